@@ -1,0 +1,69 @@
+// The majority of one query's neighbours, some of them perhaps not known yet.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace pdepth {
+
+class Ballot {
+public:
+    explicit Ballot(int32_t classes) : votes_(classes, 0), possible_(classes, 0) {}
+
+    void clear() {
+        for (int32_t c : seen_) votes_[c] = possible_[c] = 0;
+        seen_.clear();
+    }
+    void add(int32_t c) { see(c), votes_[c]++; }
+    void add_possible(int32_t c) { see(c), possible_[c]++; }
+
+    // `open` more neighbours come out of the `total` possible ones. Where those are of one class,
+    // or all of them come, the counts are known: they are completed, and the answer is true.
+    bool complete(int64_t open, int64_t total) {
+        if (open == 0) return true;
+        for (int32_t c : seen_)
+            if (open == total || possible_[c] == total) {
+                votes_[c] += static_cast<int32_t>(std::min<int64_t>(open, possible_[c]));
+                possible_[c] = 0;
+                if (open != total) return true;
+            }
+        return open == total;
+    }
+
+    // The class that wins alone however the open votes fall, or -1.
+    int32_t certain_winner(int64_t open, int64_t total) const {
+        int32_t best = -1;
+        int64_t least = -1;
+        for (int32_t c : seen_) {
+            const int64_t sure = votes_[c] + std::max<int64_t>(0, open - (total - possible_[c]));
+            if (sure > least) best = c, least = sure;
+        }
+        for (int32_t c : seen_)
+            if (c != best && votes_[c] + std::min<int64_t>(open, possible_[c]) >= least) return -1;
+        return best;
+    }
+
+    // Of complete counts: most votes, of equals the smallest class.
+    int32_t winner() const {
+        int32_t best = seen_[0];
+        for (int32_t c : seen_)
+            if (votes_[c] > votes_[best] || (votes_[c] == votes_[best] && c < best)) best = c;
+        return best;
+    }
+    bool tied() const {
+        const int32_t most = votes_[winner()];
+        return std::count_if(seen_.begin(), seen_.end(),
+                             [&](int32_t c) { return votes_[c] == most; }) > 1;
+    }
+    const std::vector<int32_t>& counts() const { return votes_; }
+
+private:
+    void see(int32_t c) {
+        if (votes_[c] + possible_[c] == 0) seen_.push_back(c);
+    }
+
+    std::vector<int32_t> votes_, possible_, seen_;
+};
+
+}  // namespace pdepth

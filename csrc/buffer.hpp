@@ -1,0 +1,47 @@
+// Uninitialised memory, aligned for any vector and kept while it is large enough.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace pdepth {
+
+template <class T>
+class Buffer {
+public:
+    Buffer() = default;
+    ~Buffer() { std::free(data_); }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+
+    // Room for `count` elements; what it held is lost where it has to grow.
+    T* reserve(int64_t count) {
+        if (count <= capacity_) return data_;
+        constexpr std::size_t kHugePage = std::size_t(1) << 21;
+        std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
+        const std::size_t alignment = bytes >= kHugePage ? kHugePage : 64;
+        bytes = (bytes + alignment - 1) / alignment * alignment;
+        std::free(data_);
+        capacity_ = 0;
+        data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
+        if (!data_) throw std::bad_alloc();
+        capacity_ = count;
+#if defined(__linux__)
+        if (alignment == kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
+        return data_;
+    }
+
+    T* get() const { return data_; }
+
+private:
+    T* data_ = nullptr;
+    int64_t capacity_ = 0;
+};
+
+}  // namespace pdepth

@@ -1,0 +1,474 @@
+#include "engine.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <memory>
+
+#include "ballot.hpp"
+#include "bound.hpp"
+#include "buffer.hpp"
+#include "support.hpp"
+#include "team.hpp"
+
+namespace pdepth {
+namespace {
+
+// Sizes of the work. None of them changes a vote.
+constexpr int64_t kQueryBlock = 96;                   // queries of one item of work
+constexpr int64_t kQueryBytes = int64_t(32) << 20;    // packed queries and lists held at once,
+constexpr int64_t kQueryFloor = 768;                  // but never fewer queries than this
+constexpr int64_t kSupportBytes = int64_t(64) << 20;  // packed support held at once
+constexpr int64_t kDifferencesUpTo = 12;              // columns
+
+// Norms are scaled to just below 2^60: their squares are far from float32's end, and the squares
+// of values 2^-120 times as large are still above its beginning.
+constexpr int kScaledExponent = 60;
+constexpr float kLargestScaled = 0x1p62f;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+struct Neighbour {
+    double distance;
+    int64_t row;
+
+    bool operator<(const Neighbour& other) const {
+        return distance != other.distance ? distance < other.distance : row < other.row;
+    }
+};
+
+// What one thread works with.
+struct Scratch {
+    explicit Scratch(int32_t classes) : ballot(classes) {}
+
+    Ballot ballot;
+    Buffer<float> partial;
+    std::vector<double> query;  // widened
+    std::vector<double> lower, upper, sorted;
+    std::vector<Neighbour> neighbours;
+};
+
+struct PackedRows {
+    Buffer<float> values, half_norms, norms, residuals;
+
+    // Values of `held` rows at a time, norms of all `rows`.
+    Panel reserve(int64_t held, int64_t rows, int64_t width) {
+        return {values.reserve(held * width), half_norms.reserve(rows), norms.reserve(rows),
+                residuals.reserve(rows)};
+    }
+};
+
+// The layer at hand, how it may be scaled, and everything that answers a query once its possible
+// neighbours are known.
+class Call {
+public:
+    Call(const Question& question, const Answers& answers, const Level& level, int threads,
+         const Progress& progress)
+        : ask(question), out(answers), level(level), progress_(progress),
+          team(threads, [this] { poll(); }) {
+        for (int t = 0; t < team.size(); t++)
+            scratch.push_back(std::make_unique<Scratch>(question.classes));
+    }
+
+    void probe(const Layer& layer, int64_t index, const std::vector<int64_t>& who);
+
+    int64_t source_row(int64_t query) const { return ask.query_rows ? ask.query_rows[query] : query; }
+    bool leaves_out() const { return layer->own_rows && ask.exclude_self; }
+
+    void begin_query(int64_t query, Scratch& s) const {
+        s.ballot.clear();
+        s.neighbours.clear();
+        level.widen(layer->queries.row(source_row(query)), layer->queries.type, 0,
+                    layer->queries.width, s.query.data());
+    }
+    Neighbour neighbour(int64_t row, const Scratch& s) const {
+        return {level.squared_distance(s.query.data(), layer->support.row(row),
+                                       layer->support.type, layer->support.width),
+                row};
+    }
+    // The `open` nearest of s.neighbours, whose distances are known, join those of the ballot.
+    void settle(int64_t query, int64_t open, Scratch& s) const {
+        std::sort(s.neighbours.begin(), s.neighbours.end());
+        s.neighbours.resize(open);
+        for (const Neighbour& n : s.neighbours) s.ballot.add(ask.codes[n.row]);
+        const int64_t at = index * ask.queries + query;
+        for (int64_t j = 0; out.rows && j < open; j++) {
+            out.distances[at * ask.k + j] = s.neighbours[j].distance;
+            out.rows[at * ask.k + j] = s.neighbours[j].row;
+        }
+        answer(query, s.ballot);
+    }
+    void answer(int64_t query, const Ballot& ballot) const {
+        const int64_t at = index * ask.queries + query;
+        if (out.votes) out.votes[at] = ballot.winner();
+        if (out.tied) out.tied[at] = ballot.tied();
+        if (out.counts)
+            std::copy(ballot.counts().begin(), ballot.counts().end(),
+                      out.counts + at * ask.classes);
+    }
+    void answer_winner(int64_t query, int32_t winner) const {
+        const int64_t at = index * ask.queries + query;
+        out.votes[at] = winner;
+        if (out.tied) out.tied[at] = 0;
+    }
+
+    const Question& ask;
+    const Answers& out;
+    const Level& level;
+    const Layer* layer = nullptr;
+    const Support* support = nullptr;
+    double scale = 1;
+    int64_t index = 0;
+    std::atomic<int64_t> done{0};
+    int64_t total = 1;
+    std::vector<std::unique_ptr<Scratch>> scratch;
+    PackedRows packed_support, packed_queries;
+    Buffer<Candidate> items;
+
+private:
+    void settle_completely(const std::vector<int64_t>& who);
+    void poll();
+
+    const Progress& progress_;
+    std::chrono::steady_clock::time_point polled_ = std::chrono::steady_clock::now();
+    int64_t asked_ = 0;
+
+public:
+    Team team;
+};
+
+// ---- the filter ----
+
+// One pass of a level's scan over the support for many queries, with the bound that belongs to it.
+template <class Bound>
+class Filter {
+public:
+    using Scan = void (*)(const Block&);
+
+    Filter(Call& call, Scan scan, const Bound& bound, const double* centre)
+        : call_(call), scan_(scan), bound_(bound), transform_{centre, call.scale},
+          width_(call.layer->support.width),
+          rows_(static_cast<int64_t>(call.support->order.size())) {
+        const Level& level = call.level;
+        const int64_t k = call.ask.k, tile = level.support_rows;
+        soft_limit_ = std::max<int64_t>(128, k + k / 2 + 2 * tile);
+        capacity_ = std::min(std::max(512 + tile, 4 * soft_limit_), round_up(rows_, tile) + 2 * tile);
+    }
+
+    // Answers the queries of `who` and returns those whose candidates did not fit in their lists.
+    std::vector<int64_t> run(const std::vector<int64_t>& who) {
+        const Level& level = call_.level;
+        const auto asked = static_cast<int64_t>(who.size());
+        const int64_t bytes = width_ * 4 + capacity_ * static_cast<int64_t>(sizeof(Candidate));
+        const int64_t tiles = ceil_div(asked, std::max(kQueryFloor, kQueryBytes / bytes));
+        const int64_t tile = round_up(ceil_div(asked, tiles), level.query_rows);
+        const int64_t group = level.group * level.support_rows;
+        const int64_t held = std::min(
+            round_up(rows_, level.support_rows),
+            std::max(group, kSupportBytes / (width_ * 4) / group * group));
+        const int64_t per_thread = ceil_div(tile, 4 * call_.team.size());
+        block_ = round_up(std::min(per_thread, kQueryBlock), level.query_rows);
+        if (block_ > kQueryBlock) block_ -= level.query_rows;
+
+        support_ = call_.packed_support.reserve(held, round_up(rows_, level.support_rows), width_);
+        queries_ = call_.packed_queries.reserve(tile, tile, width_);
+        items_ = call_.items.reserve(tile * capacity_);
+        for (auto& s : call_.scratch) s->partial.reserve(block_ * group);
+        call_.done = 0;
+        call_.total = ceil_div(asked, tile) * ceil_div(rows_, held) * ceil_div(tile, block_);
+
+        std::vector<int64_t> overflowed;
+        int64_t packed = -1;  // the first position of the support that is held
+        for (int64_t begin = 0; begin < asked; begin += tile) {
+            const int64_t count = std::min(tile, asked - begin);
+            start(who.data() + begin, count);
+            for (int64_t first = 0; first < rows_; first += held) {
+                const int64_t stretch = std::min(held, rows_ - first);
+                if (packed != first) {
+                    pack(call_.layer->support, call_.support->order.data() + first, stretch,
+                         {support_.values, support_.half_norms + first, support_.norms + first,
+                          support_.residuals + first},
+                         level.support_rows);
+                    packed = first;
+                }
+                call_.team.run(ceil_div(count, block_), [&](int64_t item, int thread) {
+                    const int64_t q = item * block_, end = std::min(count, q + block_);
+                    scan_block(q, ceil_div(end - q, level.query_rows), first, stretch,
+                               *call_.scratch[thread]);
+                    if (first + stretch == rows_)
+                        for (int64_t i = q; i < end; i++) finish(i, *call_.scratch[thread]);
+                    call_.done++;
+                });
+            }
+            for (int64_t i = 0; i < count; i++)
+                if (overflowed_[i]) overflowed.push_back(who[begin + i]);
+        }
+        return overflowed;
+    }
+
+private:
+    void pack(const Matrix& source, const int64_t* rows, int64_t count, const Panel& panel,
+              int64_t tile) {
+        call_.team.run(ceil_div(count, tile), [&](int64_t i, int) {
+            call_.level.pack(source, rows + i * tile, std::min(tile, count - i * tile), transform_,
+                             panel, tile, i);
+        });
+    }
+
+    void start(const int64_t* who, int64_t count) {
+        const int64_t padded = round_up(count, call_.level.query_rows);
+        std::vector<int64_t> rows(count);
+        for (int64_t i = 0; i < count; i++) rows[i] = call_.source_row(who[i]);
+        pack(call_.layer->queries, rows.data(), count, queries_, call_.level.query_rows);
+
+        who_ = who;
+        limits_.resize(count);
+        cut_.assign(padded, -kInfinity);  // the padding takes no candidates
+        size_.assign(padded, 0);
+        limit_.assign(padded, static_cast<int32_t>(std::min(soft_limit_, capacity_)));
+        self_.assign(padded, kNoPosition);
+        overflowed_.assign(count, 0);
+        for (int64_t i = 0; i < count; i++) {
+            limits_[i] = bound_.query(queries_.norms[i], queries_.residuals[i]);
+            if (call_.leaves_out()) self_[i] = call_.support->positions[rows[i]];
+            if (queries_.norms[i] <= kLargestScaled)
+                cut_[i] = kInfinity;
+            else
+                overflowed_[i] = 1;
+        }
+    }
+
+    void scan_block(int64_t query, int64_t query_tiles, int64_t first, int64_t count, Scratch& s) {
+        struct Context {
+            Filter* filter;
+            int64_t first_query;
+        } context{this, query};
+        Block block;
+        block.queries = queries_.values + query * width_;
+        block.support = support_.values;
+        block.half_norms = support_.half_norms + first;
+        block.width = width_;
+        block.query_tiles = query_tiles;
+        block.support_count = count;
+        block.first_position = static_cast<uint32_t>(first);
+        block.partial = s.partial.get();
+        block.lists = {cut_.data() + query,  size_.data() + query,       limit_.data() + query,
+                       self_.data() + query, items_ + query * capacity_, capacity_,
+                       [](void* c, int64_t q) {
+                           auto* in = static_cast<Context*>(c);
+                           in->filter->make_room(in->first_query + q);
+                       },
+                       &context};
+        scan_(block);
+    }
+
+    void make_room(int64_t q) {
+        tighten(q);
+        const int64_t needed = size_[q] + call_.level.support_rows;
+        if (needed > limit_[q])
+            limit_[q] = static_cast<int32_t>(std::min(capacity_, 2 * needed));
+        if (needed > capacity_) {
+            overflowed_[q] = 1;
+            cut_[q] = -kInfinity;
+            size_[q] = 0;
+        }
+    }
+
+    // Lowers the cut to what the k best candidates prove, and drops the candidates above it.
+    void tighten(int64_t q) {
+        const int64_t k = call_.ask.k;
+        Candidate* const begin = items_ + q * capacity_;
+        Candidate* end = begin + size_[q];
+        if (size_[q] < k) return;
+        std::nth_element(begin, begin + (k - 1), end,
+                         [](Candidate a, Candidate b) { return a.score < b.score; });
+        double proven = -std::numeric_limits<double>::infinity();
+        for (const Candidate* c = begin; c < begin + k; c++)
+            proven = std::max(proven, upper(q, *c));
+        const float cut = cut_[q] = std::min(cut_[q], bound_.cut(limits_[q], proven));
+        end = std::partition(begin + k, end, [cut](Candidate c) { return c.score < cut; });
+        size_[q] = static_cast<int32_t>(end - begin);
+    }
+
+    double upper(int64_t q, Candidate c) const {
+        return bound_.upper(limits_[q], c.score, support_.norms[c.position]);
+    }
+    double lower(int64_t q, Candidate c) const {
+        return bound_.lower(limits_[q], c.score, support_.norms[c.position]);
+    }
+
+    // Sorts the candidates into neighbours for certain, possible ones and others; asks for float64
+    // distances only where the vote hangs on them.
+    void finish(int64_t q, Scratch& s) {
+        if (overflowed_[q]) return;
+        const int64_t k = call_.ask.k, query = who_[q];
+        tighten(q);
+        Candidate* const items = items_ + q * capacity_;
+        int64_t count = size_[q];
+
+        s.sorted.resize(count);
+        for (int64_t i = 0; i < count; i++) s.sorted[i] = upper(q, items[i]);
+        std::nth_element(s.sorted.begin(), s.sorted.begin() + (k - 1), s.sorted.end());
+        const double farthest = s.sorted[k - 1];  // the k-th neighbour is at most this far
+        count = std::partition(items, items + count,
+                               [&](Candidate c) { return lower(q, c) <= farthest; }) - items;
+
+        // Certain: at most k candidates, itself among them, may be as near.
+        double others = std::numeric_limits<double>::infinity();
+        if (count > k) {
+            s.sorted.resize(count);
+            for (int64_t i = 0; i < count; i++) s.sorted[i] = lower(q, items[i]);
+            std::nth_element(s.sorted.begin(), s.sorted.begin() + k, s.sorted.end());
+            others = s.sorted[k];
+        }
+        const auto row = [&](const Candidate& c) { return call_.support->order[c.position]; };
+        const auto code = [&](const Candidate& c) { return call_.ask.codes[row(c)]; };
+        const Candidate* const end = items + count;
+        const Candidate* possible = end;
+        call_.begin_query(query, s);
+        if (call_.out.rows) {
+            possible = items;
+        } else {
+            possible = std::partition(items, items + count,
+                                      [&](Candidate c) { return upper(q, c) < others; });
+            for (const Candidate* c = items; c < possible; c++) s.ballot.add(code(*c));
+            for (const Candidate* c = possible; c < end; c++) s.ballot.add_possible(code(*c));
+            const int64_t open = k - (possible - items), total = end - possible;
+            if (s.ballot.complete(open, total)) return call_.answer(query, s.ballot);
+            const int32_t winner = s.ballot.certain_winner(open, total);
+            if (winner >= 0 && !call_.out.counts) return call_.answer_winner(query, winner);
+        }
+        for (const Candidate* c = possible; c < end; c++)
+            s.neighbours.push_back(call_.neighbour(row(*c), s));
+        call_.settle(query, k - (possible - items), s);
+    }
+
+    Call& call_;
+    Scan scan_;
+    Bound bound_;
+    Transform transform_;
+    int64_t width_, rows_, soft_limit_, capacity_, block_ = 0;
+    Panel support_{}, queries_{};
+    Candidate* items_ = nullptr;
+    const int64_t* who_ = nullptr;
+    std::vector<typename Bound::Query> limits_;
+    std::vector<float> cut_;
+    std::vector<int32_t> size_, limit_;
+    std::vector<uint32_t> self_;
+    std::vector<uint8_t> overflowed_;
+};
+
+// ---- the call ----
+
+void Call::probe(const Layer& present, int64_t number, const std::vector<int64_t>& who) {
+    layer = &present;
+    index = number;
+    asked_ = static_cast<int64_t>(who.size());
+    const int64_t width = present.support.width;
+    for (auto& s : scratch) s->query.resize(width);
+
+    const Support summary(present.support, ask.k + 1, leaves_out(), level, team);
+    support = &summary;
+    const double norm = summary.largest_norm;
+    std::vector<int64_t> left = who;
+    if (norm == 0 || (norm > 0x1p-400 && norm < 0x1p400)) {
+        scale = norm == 0 ? 1 : std::ldexp(1.0, kScaledExponent - 1 - std::ilogb(norm));
+        const double scaled = norm * scale;
+        if (width > kDifferencesUpTo) {
+            const ProductsBound bound(level, width, scaled);
+            left = Filter<ProductsBound>(*this, level.scan_products, bound,
+                                         summary.centre.data()).run(left);
+        }
+        if (!left.empty()) {
+            // Rows that float32 holds as they are need no centre, which would round them.
+            const DifferencesBound bound(level, width, summary.exact ? 0 : scaled);
+            left = Filter<DifferencesBound>(*this, level.scan_differences, bound,
+                                            summary.exact ? nullptr : summary.centre.data())
+                       .run(left);
+        }
+    }
+    settle_completely(left);
+}
+
+// Every distance in float64, for the queries that no filter can serve.
+void Call::settle_completely(const std::vector<int64_t>& who) {
+    done = 0;
+    total = static_cast<int64_t>(who.size());
+    team.run(total, [&](int64_t item, int thread) {
+        Scratch& s = *scratch[thread];
+        const int64_t query = who[item];
+        const int64_t own = leaves_out() ? source_row(query) : -1;
+        begin_query(query, s);
+        const auto k = static_cast<std::size_t>(ask.k);
+        std::vector<Neighbour>& nearest = s.neighbours;  // a heap, the farthest in front
+        for (int64_t row : support->order) {
+            if (row == own) continue;
+            const Neighbour next = neighbour(row, s);
+            if (nearest.size() == k) {
+                if (!(next < nearest.front())) continue;
+                std::pop_heap(nearest.begin(), nearest.end());
+                nearest.back() = next;
+            } else {
+                nearest.push_back(next);
+            }
+            std::push_heap(nearest.begin(), nearest.end());
+        }
+        settle(query, ask.k, s);
+        done++;
+    });
+}
+
+void Call::poll() {
+    const auto now = std::chrono::steady_clock::now();
+    if (!progress_ || now - polled_ < std::chrono::milliseconds(100)) return;
+    polled_ = now;
+    progress_(index, static_cast<double>(done) / static_cast<double>(std::max<int64_t>(1, total)),
+              asked_);
+}
+
+}  // namespace
+
+void probe(const std::vector<Layer>& layers, const Question& ask, const Answers& out,
+           const Level& level, int threads, const Progress& progress) {
+    Call call(ask, out, level, threads, progress);
+    std::vector<int64_t> who(ask.queries);
+    for (int64_t i = 0; i < ask.queries; i++) who[i] = i;
+    const auto count = static_cast<int64_t>(layers.size());
+    for (int64_t step = 0; step < count && !who.empty(); step++) {
+        const int64_t index = ask.wanted ? count - 1 - step : step;
+        call.probe(layers[index], index, who);
+        if (!ask.wanted) continue;
+        const int32_t* votes = out.votes + index * ask.queries;
+        who.erase(std::remove_if(who.begin(), who.end(),
+                                 [&](int64_t i) { return votes[i] != ask.wanted[i]; }),
+                  who.end());
+    }
+}
+
+int64_t first_not_finite(const Matrix& matrix, const Level& level, int threads) {
+    std::atomic<int64_t> first{matrix.rows};
+    constexpr int64_t kRows = 64, kPiece = 256;
+    Team team(threads, [] {});
+    team.run(ceil_div(matrix.rows, kRows), [&](int64_t item, int) {
+        double wide[kPiece];
+        const int64_t end = std::min(matrix.rows, (item + 1) * kRows);
+        for (int64_t row = item * kRows; row < end && row < first; row++)
+            for (int64_t begin = 0; begin < matrix.width; begin += kPiece) {
+                const int64_t columns = std::min(kPiece, matrix.width - begin);
+                level.widen(matrix.row(row), matrix.type, begin, columns, wide);
+                double sum = 0;  // value - value is zero, or NaN for NaN and the infinities
+                for (int64_t c = 0; c < columns; c++) sum += wide[c] - wide[c];
+                if (sum == 0) continue;
+                int64_t known = first;
+                while (row < known && !first.compare_exchange_weak(known, row)) {}
+                return;
+            }
+    });
+    return first < matrix.rows ? first.load() : -1;
+}
+
+}  // namespace pdepth

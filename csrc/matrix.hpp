@@ -1,0 +1,21 @@
+// A borrowed view of rows in the caller's memory, of any of the element types that pdepth reads.
+#pragma once
+
+#include <cstdint>
+
+namespace pdepth {
+
+enum class DType { u8, i8, u16, i16, u32, i32, u64, i64, f16, bf16, f32, f64 };
+
+struct Matrix {
+    const char* data = nullptr;
+    int64_t rows = 0;
+    int64_t width = 0;
+    int64_t stride = 0;  // bytes from one row to the next; the elements of a row are contiguous
+    int64_t item_size = 0;
+    DType type = DType::f32;
+
+    const void* row(int64_t i) const { return data + i * stride; }
+};
+
+}  // namespace pdepth

@@ -1,0 +1,111 @@
+// The threads of one call. They live as long as the call and share its items by a counter.
+#pragma once
+
+#include <cfenv>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace pdepth {
+
+// Round to nearest and subnormal numbers kept, whatever the caller's thread had set; a new thread
+// inherits it. torch.set_flush_denormal(True), for one, would change distances.
+class DefaultArithmetic {
+public:
+    DefaultArithmetic() {
+        std::fegetenv(&saved_);
+        std::fesetenv(FE_DFL_ENV);
+    }
+    ~DefaultArithmetic() { std::fesetenv(&saved_); }
+
+private:
+    std::fenv_t saved_;
+};
+
+class Team {
+public:
+    // `poll` runs on the calling thread between items; what it throws ends the call.
+    Team(int size, std::function<void()> poll) : poll_(std::move(poll)) {
+        for (int t = 1; t < size; t++) threads_.emplace_back([this, t] { work_until_closed(t); });
+    }
+
+    ~Team() {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            closed_ = true;
+        }
+        wake_.notify_all();
+        for (auto& thread : threads_) thread.join();
+    }
+
+    Team(const Team&) = delete;
+    Team& operator=(const Team&) = delete;
+
+    int size() const { return static_cast<int>(threads_.size()) + 1; }
+
+    // Calls item(i, thread) for i in [0, count), each once, and returns when all are done.
+    void run(int64_t count, const std::function<void(int64_t, int)>& item) {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            item_ = &item;
+            count_ = count;
+            next_ = 0;
+            busy_ = static_cast<int>(threads_.size());
+            round_++;
+        }
+        wake_.notify_all();
+        take_items(0);
+        std::unique_lock<std::mutex> lock(mutex_);
+        done_.wait(lock, [this] { return busy_ == 0; });
+        if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+    }
+
+private:
+    void work_until_closed(int thread) {
+        for (int64_t seen = 0;;) {
+            {
+                std::unique_lock<std::mutex> lock(mutex_);
+                wake_.wait(lock, [&] { return closed_ || round_ != seen; });
+                if (closed_) return;
+                seen = round_;
+            }
+            take_items(thread);
+            std::lock_guard<std::mutex> lock(mutex_);
+            if (--busy_ == 0) done_.notify_one();
+        }
+    }
+
+    void take_items(int thread) {
+        try {
+            for (int64_t i; (i = next_.fetch_add(1)) < count_;) {
+                (*item_)(i, thread);
+                if (thread == 0) poll_();
+            }
+        } catch (...) {
+            std::lock_guard<std::mutex> lock(mutex_);
+            if (!error_) error_ = std::current_exception();
+            next_ = count_;  // the others stop after their present item
+        }
+    }
+
+    DefaultArithmetic arithmetic_;
+    std::function<void()> poll_;
+    std::vector<std::thread> threads_;
+    std::mutex mutex_;
+    std::condition_variable wake_, done_;
+    const std::function<void(int64_t, int)>* item_ = nullptr;
+    std::atomic<int64_t> next_{0};
+    int64_t count_ = 0, round_ = 0;
+    int busy_ = 0;
+    bool closed_ = false;
+    std::exception_ptr error_;
+};
+
+}  // namespace pdepth

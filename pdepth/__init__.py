@@ -1,0 +1,34 @@
+"""Exact prediction depth for whole datasets (Baldock, Maennel, Neyshabur, arXiv 2106.09647)."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pdepth.backends import availability as backends
+from pdepth.engine import depth_from_embeddings, depth_from_votes, kneighbors, probe_votes
+from pdepth.result import DepthResult, Votes
+
+if TYPE_CHECKING:
+    from pdepth.depth import prediction_depth
+    from pdepth.report.plots import plot
+
+__version__ = "0.1.0"
+__all__ = [
+    "DepthResult",
+    "Votes",
+    "backends",
+    "depth_from_embeddings",
+    "depth_from_votes",
+    "kneighbors",
+    "plot",
+    "prediction_depth",
+    "probe_votes",
+]
+
+_LATER = {"prediction_depth": "pdepth.depth", "plot": "pdepth.report.plots"}
+
+
+def __getattr__(name: str) -> Any:
+    """Names that bring torch or matplotlib are imported when they are first used."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'pdepth' has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)

@@ -1,0 +1,28 @@
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+_Rows = tuple[NDArray[Any], str]
+
+def levels() -> list[tuple[str, bool]]: ...
+def first_not_finite(array: NDArray[Any], type: str, level: str, threads: int) -> int: ...
+def run(
+    *,
+    layers: list[tuple[_Rows, _Rows | None]],
+    codes: NDArray[Any],
+    classes: int,
+    k: int,
+    exclude_self: bool,
+    query_rows: NDArray[Any] | None,
+    queries: int,
+    wanted: NDArray[Any] | None,
+    votes: NDArray[Any] | None,
+    tied: NDArray[Any] | None,
+    counts: NDArray[Any] | None,
+    distances: NDArray[Any] | None,
+    rows: NDArray[Any] | None,
+    level: str,
+    threads: int,
+    progress: Callable[[int, float, int], None] | None,
+) -> None: ...

@@ -1,0 +1,38 @@
+"""The engines that answer a checked problem, by name.
+
+A backend is a module with three functions:
+
+    available() -> str | None       None, or the reason why it cannot be used here
+    votes(problem, wanted, need, progress) -> Coded
+    neighbours(problem) -> (distances (N, k) float64, rows (N, k) int64) of a problem of one layer
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from pdepth.backends import cpu, reference
+from pdepth.backends.common import Coded, Progress
+
+__all__ = ["Coded", "Progress", "availability", "backend"]
+
+_MODULES: dict[str, ModuleType] = {"cpu": cpu, "reference": reference}
+
+
+def availability() -> dict[str, str]:
+    """Each backend's name, and "available" or why it is not."""
+    return {name: module.available() or "available" for name, module in _MODULES.items()}
+
+
+def backend(name: str) -> ModuleType:
+    """The backend of that name; "auto" is the fastest one that the arrays allow.
+
+    Raises ValueError for a name that does not exist or a backend that is not available.
+    """
+    chosen = "cpu" if name == "auto" else name
+    if chosen not in _MODULES:
+        raise ValueError(f"backend is {name!r}; one of auto, {', '.join(_MODULES)} is wanted.")
+    reason = _MODULES[chosen].available()
+    if reason is not None:
+        raise ValueError(f"backend {chosen!r} is not available: {reason}")
+    return _MODULES[chosen]

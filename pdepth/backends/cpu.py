@@ -1,0 +1,65 @@
+"""The compiled engine: distance, selection, certificate and vote in one C++ kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth import _native, native
+from pdepth.backends.common import Coded, Progress, empty_votes
+from pdepth.validate import Problem
+
+
+def available() -> str | None:
+    """None: the portable level runs on any machine."""
+    return None
+
+
+def votes(
+    problem: Problem,
+    wanted: NDArray[np.int32] | None,
+    return_counts: bool,
+    progress: Progress | None,
+) -> Coded:
+    """All votes; or with `wanted` (N,) those of each query back to its first other vote."""
+    shape = (len(problem.layers), problem.count)
+    out = Coded(
+        votes=empty_votes(*shape),
+        tied=None if wanted is not None else np.empty(shape, dtype=np.bool_),
+        counts=np.empty((*shape, len(problem.classes)), np.int32) if return_counts else None,
+    )
+    _run(problem, progress, wanted=wanted, votes=out.votes, tied=out.tied, counts=out.counts)
+    return out
+
+
+def neighbours(problem: Problem) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Squared distances (N, k) and rows (N, k), in the order (distance, row)."""
+    shape = (problem.count, problem.k)
+    distances, rows = np.empty(shape), np.empty(shape, dtype=np.int64)
+    _run(problem, None, distances=distances, rows=rows)
+    return distances, rows
+
+
+def _run(problem: Problem, progress: Progress | None, **answers: NDArray[Any] | None) -> None:
+    asked = dict.fromkeys(("wanted", "votes", "tied", "counts", "distances", "rows")) | answers
+    _native.run(
+        layers=[
+            (
+                (layer.support.array, layer.support.type),
+                None if layer.queries is None else (layer.queries.array, layer.queries.type),
+            )
+            for layer in problem.layers
+        ],
+        codes=problem.codes,
+        classes=len(problem.classes),
+        k=problem.k,
+        exclude_self=problem.exclude_self,
+        query_rows=problem.query_rows,
+        queries=problem.count,
+        level=native.simd_level(),
+        threads=problem.threads,
+        progress=progress,
+        **asked,
+    )

@@ -1,0 +1,66 @@
+"""The definition itself as a backend: float64 NumPy, for checking the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth import definition
+from pdepth.backends.common import Coded, Progress, empty_votes
+from pdepth.validate import Layer, Problem
+
+
+def available() -> str | None:
+    """None: it needs nothing but NumPy."""
+    return None
+
+
+def votes(
+    problem: Problem,
+    wanted: NDArray[np.int32] | None,
+    return_counts: bool,
+    progress: Progress | None,
+) -> Coded:
+    """All votes; or with `wanted` (N,) those of each query back to its first other vote."""
+    tables = []
+    for number, layer in enumerate(problem.layers):
+        if progress is not None:
+            progress(number, 0.0, problem.count)
+        table = definition.probe_votes(*_arrays(problem, layer), **_options(problem))
+        tables.append(table)
+    coded = Coded(
+        votes=np.stack([table.votes for table in tables]).astype(np.int32),
+        tied=np.stack([table.tied for table in tables]),
+        counts=np.stack([table.counts for table in tables]).astype(np.int32)
+        if return_counts
+        else None,
+    )
+    if wanted is None:
+        return coded
+    kept = empty_votes(*coded.votes.shape)
+    alive = np.ones(problem.count, dtype=np.bool_)
+    for number in reversed(range(len(tables))):
+        kept[number, alive] = coded.votes[number, alive]
+        alive &= coded.votes[number] == wanted
+    return Coded(kept)
+
+
+def neighbours(problem: Problem) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Squared distances (N, k) and rows (N, k), in the order (distance, row)."""
+    support, _, queries = _arrays(problem, problem.layers[0])
+    return definition.kneighbors(support, queries, **_options(problem))
+
+
+def _arrays(problem: Problem, layer: Layer) -> tuple[Any, Any, Any]:
+    queries = None if layer.queries is None else layer.queries.widened()
+    return layer.support.widened(), problem.codes, queries
+
+
+def _options(problem: Problem) -> dict[str, Any]:
+    return {
+        "query_rows": problem.query_rows,
+        "k": problem.k,
+        "exclude_self": problem.exclude_self,
+    }

@@ -1,0 +1,115 @@
+"""Votes and prediction depth in float64 NumPy, slow and obvious: the oracle of every test.
+
+Source of the definition: Baldock, Maennel, Neyshabur, "Deep Learning Through the Lens of Example
+Difficulty", NeurIPS 2021, arXiv 2106.09647. Where the paper is silent, the rules below decide:
+
+1. Squared L2 distance, in float64, from the stored values.
+2. Neighbours in the order (distance, support row). The k first vote.
+3. A query that is a support row is left out by its row number, never by "drop the nearest".
+4. One vote a neighbour. The class with most votes wins; of tied classes, the smallest label.
+5. Labels are any integers.
+
+Every backend of pdepth returns exactly these votes. Nothing here is fast; nothing here is clever.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+
+
+class VoteTable(NamedTuple):
+    """The votes of one probe: `votes` (N,), `tied` (N,), `counts` (N, C), `classes` (C,)."""
+
+    votes: Int
+    tied: NDArray[np.bool_]
+    counts: Int
+    classes: Int
+
+
+def as_rows(array: Any, metric: str = "sqeuclidean") -> Float:
+    """`array` (n, ...) as float64 rows (n, D); for `metric="cosine"` each divided by its norm."""
+    if hasattr(array, "detach"):  # a torch tensor: NumPy has no bfloat16 of its own
+        array = array.detach().cpu().double().numpy()
+    rows = np.ascontiguousarray(array, dtype=np.float64)
+    rows = rows.reshape(len(rows), -1)
+    if metric == "cosine":
+        rows = rows / np.sqrt((rows * rows).sum(axis=1, keepdims=True))
+    return rows
+
+
+def neighbours(
+    support: Float, query: Float, k: int, left_out: int | None = None
+) -> tuple[Float, Int]:
+    """The k nearest rows of `support` (M, D) to `query` (D,), in the order (distance, row).
+
+    Returns squared distances (k,) and rows (k,). `left_out` is a row that may not be one of them.
+    """
+    difference = support - query
+    distances = (difference * difference).sum(axis=1)
+    rows = np.arange(len(support))
+    if left_out is not None:
+        rows = rows[rows != left_out]
+    order = np.lexsort((rows, distances[rows]))[:k]
+    return distances[rows[order]], rows[order]
+
+
+def kneighbors(
+    support: Any,
+    queries: Any = None,
+    *,
+    query_rows: ArrayLike | None = None,
+    k: int = 30,
+    exclude_self: bool = True,
+    metric: str = "sqeuclidean",
+) -> tuple[Float, Int]:
+    """Squared distances (N, k) and rows (N, k) of each query's k nearest support rows.
+
+    Without `queries`, the queries are the support's own rows (or those of `query_rows`), each
+    left out of its own neighbours unless `exclude_self` is false.
+    """
+    source = as_rows(support, metric)
+    if queries is not None:
+        asked, left_out = as_rows(queries, metric), None
+    else:
+        left_out = np.arange(len(source)) if query_rows is None else np.asarray(query_rows)
+        asked = source[left_out]
+    distances, rows = np.empty((len(asked), k)), np.empty((len(asked), k), dtype=np.int64)
+    for i, query in enumerate(asked):
+        own = int(left_out[i]) if left_out is not None and exclude_self else None
+        distances[i], rows[i] = neighbours(source, query, k, own)
+    return distances, rows
+
+
+def probe_votes(support: Any, labels: ArrayLike, queries: Any = None, **options: Any) -> VoteTable:
+    """The vote of one probe for each query; `options` are those of `kneighbors`."""
+    classes, codes = np.unique(np.asarray(labels), return_inverse=True)
+    _, rows = kneighbors(support, queries, **options)
+    counts = np.zeros((len(rows), len(classes)), dtype=np.int64)
+    for i, own in enumerate(rows):
+        for row in own:
+            counts[i, codes[row]] += 1
+    most = counts.max(axis=1, keepdims=True)
+    votes = classes[(counts == most).argmax(axis=1)]  # the first of equals: the smallest label
+    return VoteTable(votes, (counts == most).sum(axis=1) > 1, counts, classes)
+
+
+def depth_from_votes(votes: ArrayLike, reference: ArrayLike) -> tuple[Int, NDArray[np.bool_]]:
+    """Depth (N,) of votes (L, N) against `reference` (N,), and where it is undefined (N,).
+
+    depth(i) = min { l : votes[m, i] == reference[i] for every m in l..L-1 }; where not even the
+    last probe agrees no such l exists: the depth is L and the example is marked undefined.
+    """
+    votes, reference = np.asarray(votes), np.asarray(reference)
+    depth = np.full(votes.shape[1], len(votes), dtype=np.int64)
+    for i in range(votes.shape[1]):
+        for probe in reversed(range(len(votes))):
+            if votes[probe, i] != reference[i]:
+                break
+            depth[i] = probe
+    return depth, depth == len(votes)

@@ -1,0 +1,275 @@
+"""Votes, neighbours and depths of embeddings: the public functions over arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pdepth import backends, validate
+from pdepth.backends import Coded, Progress
+from pdepth.backends.common import UNKNOWN
+from pdepth.result import DepthResult, Votes
+from pdepth.rows import is_array, is_torch
+
+_NO_CLASS = -2  # the code of a prediction that no support row has: no vote equals it
+
+
+def probe_votes(
+    support: Any,
+    labels: Any,
+    queries: Any = None,
+    *,
+    query_rows: Any = None,
+    k: int = 30,
+    metric: str = "sqeuclidean",
+    exclude_self: bool = True,
+    backend: str = "auto",
+    num_threads: int | None = None,
+    return_counts: bool = False,
+) -> Votes:
+    """The k-NN majority votes of queries at one probe or several: exactly those of the definition.
+
+    Args:
+        support: (M, D) array, or a sequence, mapping or iterator of them, one a probe, of any
+            widths. NumPy or torch; float16, bfloat16, float32, float64 or integers; further
+            dimensions are flattened. An iterator is read one probe at a time.
+        labels: (M,) integers, the classes of the support.
+        queries: (N, D), or one such array a probe. None: the support's own rows, each left out of
+            its own vote by its row number unless `exclude_self` is false.
+        query_rows: (N,) rows of the support to ask instead of all, where `queries` is None.
+        k: neighbours that vote, in the order (float64 squared distance, row).
+        metric: "sqeuclidean", or "cosine": rows are divided by their norms first, into float64
+            copies of the arrays.
+        backend: "auto", or a name of `pdepth.backends()`.
+        num_threads: threads of the CPU engine; None for the process's share of the cores.
+        return_counts: also return how many votes each class had.
+
+    Returns:
+        Votes, in arrays of the support's kind and device.
+
+    Raises:
+        ValueError, TypeError: before any work, one sentence that names the argument.
+    """
+    if isinstance(support, Iterator):
+        return _votes_one_by_one(
+            support,
+            labels,
+            queries,
+            query_rows=query_rows,
+            k=k,
+            metric=metric,
+            exclude_self=exclude_self,
+            backend=backend,
+            num_threads=num_threads,
+            return_counts=return_counts,
+        )
+    engine = backends.backend(backend)
+    pairs = validate.pairs(support, queries)
+    problem = validate.problem(
+        pairs,
+        labels,
+        query_rows=query_rows,
+        k=k,
+        metric=metric,
+        exclude_self=exclude_self,
+        num_threads=num_threads,
+    )
+    coded: Coded = engine.votes(problem, None, return_counts, None)
+
+    def given_back(array: NDArray[Any] | None) -> Any:
+        if array is not None and is_array(support):
+            array = array[0]
+        return _like(pairs[0][1], array)
+
+    return Votes(
+        votes=given_back(problem.classes[coded.votes]),
+        classes=_like(pairs[0][1], problem.classes),
+        tied=given_back(coded.tied),
+        counts=given_back(coded.counts),
+    )
+
+
+def kneighbors(
+    support: Any,
+    queries: Any = None,
+    *,
+    query_rows: Any = None,
+    k: int = 30,
+    metric: str = "sqeuclidean",
+    exclude_self: bool = True,
+    backend: str = "auto",
+    num_threads: int | None = None,
+) -> tuple[Any, Any]:
+    """Squared distances (N, k) float64 and rows (N, k) int64 of each query's k nearest rows.
+
+    Sorted by (distance, row). Arguments, array kinds and errors as in `probe_votes`, for one
+    array (M, D); with `metric="cosine"` the distances are those of the normalised rows.
+    """
+    if not is_array(support):
+        raise TypeError(f"support is a {type(support).__name__}; one array is wanted.")
+    engine = backends.backend(backend)
+    problem = validate.problem(
+        validate.pairs(support, queries),
+        None,
+        query_rows=query_rows,
+        k=k,
+        metric=metric,
+        exclude_self=exclude_self,
+        num_threads=num_threads,
+    )
+    distances, rows = engine.neighbours(problem)
+    return _like(support, distances), _like(support, rows)
+
+
+def depth_from_votes(votes: Any, reference: Any) -> tuple[Any, Any]:
+    """Depth (N,) int64 of votes (L, N) against `reference` (N,), and where it is undefined (N,).
+
+    The depth is the start of the last unbroken run of votes that equal the reference; where the
+    last vote does not, it is L and the example is undefined (arXiv 2106.09647, section 2). With
+    predictions at checkpoints for votes, it is the iteration learned. Arrays of the votes' kind.
+
+    Raises ValueError or TypeError for shapes that do not fit or votes that are not integers.
+    """
+    given = votes.detach().cpu().numpy() if is_torch(votes) else np.asarray(votes)
+    if given.ndim != 2 or given.shape[0] == 0:
+        raise ValueError(f"votes has shape {given.shape}; (probes, examples) is wanted.")
+    if given.dtype.kind not in "iub":
+        raise TypeError(f"votes has elements of type {given.dtype}; integers are wanted.")
+    agrees = given == validate.integers(reference, "reference", given.shape[1])
+    depth, undefined = _depth(agrees)
+    return _like(votes, depth), _like(votes, undefined)
+
+
+def depth_from_embeddings(
+    support: Any,
+    labels: Any,
+    predictions: Any,
+    queries: Any = None,
+    *,
+    query_rows: Any = None,
+    k: int = 30,
+    early_exit: bool = True,
+    exclude_self: bool = True,
+    metric: str = "sqeuclidean",
+    backend: str = "auto",
+    num_threads: int | None = None,
+    probes: Sequence[str] | None = None,
+    query_labels: Any = None,
+    progress: Progress | None = None,
+) -> DepthResult:
+    """The prediction depth of queries whose embeddings are at hand, one array a probe.
+
+    Arguments as in `probe_votes`, and:
+
+    Args:
+        predictions: (N,) integers, the network's class of each query.
+        early_exit: walk from the last probe backward and drop each query at its first other vote:
+            the same depths, and votes that were not asked are marked in `known`. An iterator is
+            read forward and answers all votes.
+        probes: names, one a probe; by default the mapping's keys, or "probe 0" and so on.
+        query_labels: (N,) the queries' own labels, kept in the result; with `queries=None` they
+            are those of the support.
+        progress: called with (probe, fraction of it done, queries asked), some times a second.
+
+    Raises:
+        ValueError, TypeError: before any work, one sentence that names the argument.
+    """
+    if isinstance(support, Iterator):
+        support = [support] if is_array(support) else list(support)
+        queries = list(queries) if isinstance(queries, Iterator) else queries
+    engine = backends.backend(backend)
+    pairs = validate.pairs(support, queries)
+    if probes is not None:
+        if len(probes) != len(pairs):
+            raise ValueError(f"probes has {len(probes)} names; {len(pairs)} are wanted.")
+        pairs = [(str(name), *pair[1:]) for name, pair in zip(probes, pairs, strict=True)]
+    problem = validate.problem(
+        pairs,
+        labels,
+        query_rows=query_rows,
+        k=k,
+        metric=metric,
+        exclude_self=exclude_self,
+        num_threads=num_threads,
+    )
+    predicted = validate.integers(predictions, "predictions", problem.count)
+    if query_labels is not None:
+        query_labels = validate.integers(query_labels, "query_labels", problem.count)
+    elif queries is None:
+        own = problem.classes[problem.codes]
+        query_labels = own if problem.query_rows is None else own[problem.query_rows]
+    wanted = _codes_of(predicted, problem.classes)
+    coded: Coded = engine.votes(problem, wanted if early_exit else None, False, progress)
+    known = coded.votes != UNKNOWN
+    depth, undefined = _depth(coded.votes == wanted)
+    return DepthResult(
+        depth=depth,
+        undefined=undefined,
+        votes=np.where(known, problem.classes[coded.votes], -1),
+        known=known,
+        predictions=predicted,
+        labels=query_labels,
+        probes=tuple(layer.name for layer in problem.layers),
+        k=problem.k,
+        widths=tuple(layer.support.width for layer in problem.layers),
+        leave_one_out=queries is None and exclude_self,
+    )
+
+
+def _depth(agrees: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Where the last run of True begins in each column; the number of rows where there is none."""
+    run = np.logical_and.accumulate(agrees[::-1], axis=0).sum(axis=0, dtype=np.int64)
+    return len(agrees) - run, run == 0
+
+
+def _codes_of(labels: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Each label's place in `classes`, or _NO_CLASS."""
+    places = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
+    return np.where(classes[places] == labels, places, _NO_CLASS).astype(np.int32)
+
+
+def _like(given: ArrayLike, array: NDArray[Any] | None) -> Any:
+    """`array` as the kind of `given`: NumPy, or a torch tensor on the same device."""
+    if array is None or not is_torch(given):
+        return array
+    import torch
+
+    return torch.from_numpy(array).to(given.device)  # type: ignore[union-attr]
+
+
+def _votes_one_by_one(
+    support: Iterator[Any], labels: Any, queries: Any, **options: Any
+) -> Votes:
+    """The votes of probes that come one at a time; no two are held at once."""
+    found: list[Votes] = []
+    asked = None if queries is None else iter(queries)
+    for number, array in enumerate(support):
+        query = None
+        if asked is not None:
+            query = next(asked, None)
+            if query is None:
+                raise ValueError(f"queries has {number} probes and support more; as many are wanted.")
+        found.append(probe_votes([array], labels, None if asked is None else [query], **options))
+    if not found:
+        raise ValueError("support holds no probe.")
+    if asked is not None and next(asked, None) is not None:
+        raise ValueError(f"queries has more probes than support's {len(found)}; as many are wanted.")
+
+    def joined(arrays: list[Any]) -> Any:
+        if arrays[0] is None:
+            return None
+        if is_torch(arrays[0]):
+            import torch
+
+            return torch.cat(arrays)
+        return np.concatenate(arrays)
+
+    return Votes(
+        votes=joined([one.votes for one in found]),
+        classes=found[0].classes,
+        tied=joined([one.tied for one in found]),
+        counts=joined([one.counts for one in found]),
+    )

@@ -1,0 +1,45 @@
+"""The compiled engine's choices that are the machine's: instruction set and threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pdepth import _native
+
+SIMD = "PDEPTH_SIMD"
+
+
+def simd_levels() -> dict[str, bool]:
+    """The compiled levels, from the plainest to the fastest, and whether this machine runs each."""
+    return dict(_native.levels())
+
+
+def simd_level() -> str:
+    """The level in use: the fastest one, or the one that the environment variable PDEPTH_SIMD names.
+
+    Raises ValueError for a level that does not exist or that this machine lacks.
+    """
+    levels = simd_levels()
+    usable = [name for name, runs in levels.items() if runs]
+    asked = os.environ.get(SIMD)
+    if not asked:
+        return usable[-1]
+    if asked not in levels:
+        raise ValueError(f"{SIMD}={asked} names no level; there are {', '.join(levels)}.")
+    if asked not in usable:
+        raise ValueError(f"{SIMD}={asked}: this machine lacks it and runs {', '.join(usable)}.")
+    return asked
+
+
+def default_threads() -> int:
+    """This process's share of the cores: its affinity, and its control group's quota if any."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        cores = os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or "max": no quota
+        return cores

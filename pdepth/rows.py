@@ -1,0 +1,89 @@
+"""Arrays as the engine sees them: rows of numbers, borrowed and never copied without need."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TYPES = (
+    *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
+    *("float16", "bfloat16", "float32", "float64"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """n rows of D elements.
+
+    `array` (n, D) has contiguous rows; `type` names its elements, one of `TYPES`. bfloat16, which
+    NumPy lacks, is held as its bits in uint16.
+    """
+
+    array: NDArray[Any]
+    type: str
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @property
+    def width(self) -> int:
+        return int(self.array.shape[1])
+
+    def widened(self) -> NDArray[np.float64]:
+        """(n, D) float64."""
+        if self.type == "bfloat16":
+            return (self.array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return self.array.astype(np.float64)
+
+
+def is_torch(value: object) -> bool:
+    """Whether it is a torch tensor; torch is not imported for the question."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def is_array(value: object) -> bool:
+    """Whether it is one array, not a collection of arrays."""
+    return is_torch(value) or isinstance(value, np.ndarray)
+
+
+def rows_of(value: Any, what: str) -> Rows:
+    """`value` (n, ...) as rows (n, D), further dimensions flattened.
+
+    Copies only where the elements of a row do not lie side by side, or not in native byte order.
+    Raises TypeError for what is no array of numbers, ValueError for a scalar or an empty array.
+    """
+    if not is_array(value):
+        raise TypeError(f"{what} is a {type(value).__name__}; a NumPy array or torch tensor is wanted.")
+    if value.ndim == 0:
+        raise ValueError(f"{what} is a scalar; an array of shape (rows, width) is wanted.")
+    kind = str(value.dtype).removeprefix("torch.")
+    if kind == "bool":
+        kind = "uint8"
+    if is_torch(value):
+        import torch
+
+        host = value.detach().cpu()
+        array = host.view(torch.int16).numpy() if kind == "bfloat16" else host.numpy()
+    else:
+        array = value
+        kind = array.dtype.newbyteorder("=").name if kind != "uint8" else kind
+    if kind not in TYPES:
+        raise TypeError(f"{what} has elements of type {kind}; integers or floats of 16 to 64 bits are wanted.")
+    if array.size == 0:
+        raise ValueError(f"{what} is empty, with shape {tuple(value.shape)}.")
+    if array.ndim != 2:
+        array = array.reshape(len(array), -1)
+    if array.shape[1] > 1 and array.strides[1] != array.itemsize:
+        array = np.ascontiguousarray(array)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if kind == "bfloat16":
+        array = array.view(np.uint16)
+    elif array.dtype == np.bool_:
+        array = array.view(np.uint8)
+    return Rows(array, kind)

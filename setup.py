@@ -1,0 +1,55 @@
+"""Builds `pdepth._native` from csrc/: one source per instruction set, each with its own flags."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from pybind11.setup_helpers import Pybind11Extension
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+
+COMMON = ["-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
+LEVELS = {"csrc/level_portable.cpp": []}  # source -> the flags that only this source may have
+if platform.machine() in ("x86_64", "AMD64"):
+    LEVELS["csrc/level_avx2.cpp"] = ["-mavx2", "-mfma", "-mf16c"]
+    LEVELS["csrc/level_avx512.cpp"] = [
+        *("-mavx2", "-mfma", "-mf16c"),
+        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
+        "-mprefer-vector-width=512",
+    ]
+
+
+class BuildLevels(build_ext):
+    """Compiles each level's source apart, so that no instruction of one leaks into another."""
+
+    def build_extension(self, ext: Pybind11Extension) -> None:
+        objects = []
+        for source, flags in LEVELS.items():
+            objects += self.compiler.compile(
+                [source],
+                output_dir=self.build_temp,
+                include_dirs=ext.include_dirs,
+                depends=ext.depends,
+                extra_postargs=[*COMMON, *flags],
+            )
+        ext.extra_objects = objects
+        super().build_extension(ext)
+
+
+# Paths relative to this file, whatever directory the build was started from.
+os.chdir(Path(__file__).parent)
+
+setup(
+    ext_modules=[
+        Pybind11Extension(
+            "pdepth._native",
+            ["csrc/module.cpp", "csrc/engine.cpp", "csrc/support.cpp", "csrc/dispatch.cpp"],
+            depends=[str(path) for path in sorted(Path("csrc").glob("*.hpp"))],
+            extra_compile_args=COMMON,
+            extra_link_args=["-pthread"],
+        )
+    ],
+    cmdclass={"build_ext": BuildLevels},
+)
