@@ -10,7 +10,7 @@ from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
-COMMON = ["-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
+COMMON = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
 LEVELS = {"csrc/level_portable.cpp": []}  # source -> the flags that only this source may have
 if platform.machine() in ("x86_64", "AMD64"):
     LEVELS["csrc/level_avx2.cpp"] = ["-mavx2", "-mfma", "-mf16c"]

@@ -17,7 +17,7 @@ namespace {
 
 // Sizes of the work. None of them changes a vote.
 constexpr int64_t kQueryBlock = 96;                   // queries of one item of work
-constexpr int64_t kQueryBytes = int64_t(32) << 20;    // packed queries and lists held at once,
+constexpr int64_t kQueryBytes = int64_t(16) << 20;    // packed queries and lists held at once,
 constexpr int64_t kQueryFloor = 768;                  // but never fewer queries than this
 constexpr int64_t kSupportBytes = int64_t(64) << 20;  // packed support held at once
 constexpr int64_t kDifferencesUpTo = 12;              // columns
@@ -49,6 +49,7 @@ struct Scratch {
     Buffer<float> partial;
     std::vector<double> query;  // widened
     std::vector<double> lower, upper, sorted;
+    std::vector<int64_t> possible;
     std::vector<Neighbour> neighbours;
 };
 
@@ -79,8 +80,7 @@ public:
     int64_t source_row(int64_t query) const { return ask.query_rows ? ask.query_rows[query] : query; }
     bool leaves_out() const { return layer->own_rows && ask.exclude_self; }
 
-    void begin_query(int64_t query, Scratch& s) const {
-        s.ballot.clear();
+    void begin_distances(int64_t query, Scratch& s) const {
         s.neighbours.clear();
         level.widen(layer->queries.row(source_row(query)), layer->queries.type, 0,
                     layer->queries.width, s.query.data());
@@ -127,14 +127,15 @@ public:
     int64_t total = 1;
     std::vector<std::unique_ptr<Scratch>> scratch;
     PackedRows packed_support, packed_queries;
-    Buffer<Candidate> items;
+    Buffer<float> scores;
+    Buffer<uint32_t> positions;
 
 private:
     void settle_completely(const std::vector<int64_t>& who);
     void poll();
 
     const Progress& progress_;
-    std::chrono::steady_clock::time_point polled_ = std::chrono::steady_clock::now();
+    std::chrono::steady_clock::time_point polled_;
     int64_t asked_ = 0;
 
 public:
@@ -163,20 +164,23 @@ public:
     std::vector<int64_t> run(const std::vector<int64_t>& who) {
         const Level& level = call_.level;
         const auto asked = static_cast<int64_t>(who.size());
-        const int64_t bytes = width_ * 4 + capacity_ * static_cast<int64_t>(sizeof(Candidate));
-        const int64_t tiles = ceil_div(asked, std::max(kQueryFloor, kQueryBytes / bytes));
-        const int64_t tile = round_up(ceil_div(asked, tiles), level.query_rows);
         const int64_t group = level.group * level.support_rows;
         const int64_t held = std::min(
             round_up(rows_, level.support_rows),
             std::max(group, kSupportBytes / (width_ * 4) / group * group));
+        // Each tile of queries has the support packed anew, unless all of it is held.
+        const int64_t budget = held >= rows_ ? kQueryBytes : 2 * kQueryBytes;
+        const int64_t tiles =
+            ceil_div(asked, std::max(kQueryFloor, budget / (width_ * 4 + capacity_ * 8)));
+        const int64_t tile = round_up(ceil_div(asked, tiles), level.query_rows);
         const int64_t per_thread = ceil_div(tile, 4 * call_.team.size());
         block_ = round_up(std::min(per_thread, kQueryBlock), level.query_rows);
         if (block_ > kQueryBlock) block_ -= level.query_rows;
 
         support_ = call_.packed_support.reserve(held, round_up(rows_, level.support_rows), width_);
         queries_ = call_.packed_queries.reserve(tile, tile, width_);
-        items_ = call_.items.reserve(tile * capacity_);
+        scores_ = call_.scores.reserve(tile * capacity_);
+        positions_ = call_.positions.reserve(tile * capacity_);
         for (auto& s : call_.scratch) s->partial.reserve(block_ * group);
         call_.done = 0;
         call_.total = ceil_div(asked, tile) * ceil_div(rows_, held) * ceil_div(tile, block_);
@@ -257,7 +261,8 @@ private:
         block.first_position = static_cast<uint32_t>(first);
         block.partial = s.partial.get();
         block.lists = {cut_.data() + query,  size_.data() + query,       limit_.data() + query,
-                       self_.data() + query, items_ + query * capacity_, capacity_,
+                       self_.data() + query, scores_ + query * capacity_,
+                       positions_ + query * capacity_, capacity_,
                        [](void* c, int64_t q) {
                            auto* in = static_cast<Context*>(c);
                            in->filter->make_room(in->first_query + q);
@@ -280,71 +285,84 @@ private:
 
     // Lowers the cut to what the k best candidates prove, and drops the candidates above it.
     void tighten(int64_t q) {
-        const int64_t k = call_.ask.k;
-        Candidate* const begin = items_ + q * capacity_;
-        Candidate* end = begin + size_[q];
-        if (size_[q] < k) return;
-        std::nth_element(begin, begin + (k - 1), end,
-                         [](Candidate a, Candidate b) { return a.score < b.score; });
+        const float* const scores = scores_ + q * capacity_;
+        const uint32_t* const positions = positions_ + q * capacity_;
+        if (size_[q] < call_.ask.k) return;
+        const float best = call_.level.near_kth(scores, size_[q], call_.ask.k);
         double proven = -std::numeric_limits<double>::infinity();
-        for (const Candidate* c = begin; c < begin + k; c++)
-            proven = std::max(proven, upper(q, *c));
+        for (int64_t i = 0; i < size_[q]; i++)
+            if (scores[i] <= best)
+                proven = std::max(proven,
+                                  bound_.upper(limits_[q], scores[i], support_.norms[positions[i]]));
         const float cut = cut_[q] = std::min(cut_[q], bound_.cut(limits_[q], proven));
-        end = std::partition(begin + k, end, [cut](Candidate c) { return c.score < cut; });
-        size_[q] = static_cast<int32_t>(end - begin);
+        keep(q, [&](int64_t i) { return scores[i] < cut; });
     }
 
-    double upper(int64_t q, Candidate c) const {
-        return bound_.upper(limits_[q], c.score, support_.norms[c.position]);
-    }
-    double lower(int64_t q, Candidate c) const {
-        return bound_.lower(limits_[q], c.score, support_.norms[c.position]);
+    template <class Kept>
+    void keep(int64_t q, Kept kept) {
+        float* const scores = scores_ + q * capacity_;
+        uint32_t* const positions = positions_ + q * capacity_;
+        int64_t size = 0;
+        for (int64_t i = 0; i < size_[q]; i++) {
+            const bool stays = kept(i);
+            scores[size] = scores[i];
+            positions[size] = positions[i];
+            size += stays;
+        }
+        size_[q] = static_cast<int32_t>(size);
     }
 
-    // Sorts the candidates into neighbours for certain, possible ones and others; asks for float64
+    // Parts the candidates into neighbours for certain, possible ones and others; asks for float64
     // distances only where the vote hangs on them.
     void finish(int64_t q, Scratch& s) {
         if (overflowed_[q]) return;
-        const int64_t k = call_.ask.k, query = who_[q];
         tighten(q);
-        Candidate* const items = items_ + q * capacity_;
-        int64_t count = size_[q];
-
-        s.sorted.resize(count);
-        for (int64_t i = 0; i < count; i++) s.sorted[i] = upper(q, items[i]);
-        std::nth_element(s.sorted.begin(), s.sorted.begin() + (k - 1), s.sorted.end());
-        const double farthest = s.sorted[k - 1];  // the k-th neighbour is at most this far
-        count = std::partition(items, items + count,
-                               [&](Candidate c) { return lower(q, c) <= farthest; }) - items;
-
-        // Certain: at most k candidates, itself among them, may be as near.
-        double others = std::numeric_limits<double>::infinity();
-        if (count > k) {
-            s.sorted.resize(count);
-            for (int64_t i = 0; i < count; i++) s.sorted[i] = lower(q, items[i]);
-            std::nth_element(s.sorted.begin(), s.sorted.begin() + k, s.sorted.end());
-            others = s.sorted[k];
+        const int64_t k = call_.ask.k, query = who_[q], count = size_[q];
+        const float* const scores = scores_ + q * capacity_;
+        const uint32_t* const positions = positions_ + q * capacity_;
+        s.lower.resize(count);
+        s.upper.resize(count);
+        for (int64_t i = 0; i < count; i++) {
+            const float norm = support_.norms[positions[i]];
+            s.lower[i] = bound_.lower(limits_[q], scores[i], norm);
+            s.upper[i] = bound_.upper(limits_[q], scores[i], norm);
         }
-        const auto row = [&](const Candidate& c) { return call_.support->order[c.position]; };
-        const auto code = [&](const Candidate& c) { return call_.ask.codes[row(c)]; };
-        const Candidate* const end = items + count;
-        const Candidate* possible = end;
-        call_.begin_query(query, s);
-        if (call_.out.rows) {
-            possible = items;
-        } else {
-            possible = std::partition(items, items + count,
-                                      [&](Candidate c) { return upper(q, c) < others; });
-            for (const Candidate* c = items; c < possible; c++) s.ballot.add(code(*c));
-            for (const Candidate* c = possible; c < end; c++) s.ballot.add_possible(code(*c));
-            const int64_t open = k - (possible - items), total = end - possible;
+        // The k-th neighbour is at most this far; nothing that surely is farther can be one.
+        const double farthest = kth_smallest(s.upper, k - 1, s.sorted);
+        // With k others surely or possibly nearer than this, one below it is surely among the k.
+        const double nearest_other =
+            count > k ? kth_smallest(s.lower, k, s.sorted) : std::numeric_limits<double>::infinity();
+
+        s.ballot.clear();
+        s.possible.clear();
+        int64_t open = k;
+        for (int64_t i = 0; i < count; i++) {
+            if (s.lower[i] > farthest) continue;
+            const int64_t row = call_.support->order[positions[i]];
+            if (s.upper[i] < nearest_other && !call_.out.rows) {
+                s.ballot.add(call_.ask.codes[row]);
+                open--;
+            } else {
+                s.ballot.add_possible(call_.ask.codes[row]);
+                s.possible.push_back(row);
+            }
+        }
+        if (!call_.out.rows) {
+            const auto total = static_cast<int64_t>(s.possible.size());
             if (s.ballot.complete(open, total)) return call_.answer(query, s.ballot);
             const int32_t winner = s.ballot.certain_winner(open, total);
             if (winner >= 0 && !call_.out.counts) return call_.answer_winner(query, winner);
         }
-        for (const Candidate* c = possible; c < end; c++)
-            s.neighbours.push_back(call_.neighbour(row(*c), s));
-        call_.settle(query, k - (possible - items), s);
+        call_.begin_distances(query, s);
+        for (int64_t row : s.possible) s.neighbours.push_back(call_.neighbour(row, s));
+        call_.settle(query, open, s);
+    }
+
+    static double kth_smallest(const std::vector<double>& values, int64_t k,
+                               std::vector<double>& room) {
+        room = values;
+        std::nth_element(room.begin(), room.begin() + k, room.end());
+        return room[k];
     }
 
     Call& call_;
@@ -353,7 +371,8 @@ private:
     Transform transform_;
     int64_t width_, rows_, soft_limit_, capacity_, block_ = 0;
     Panel support_{}, queries_{};
-    Candidate* items_ = nullptr;
+    float* scores_ = nullptr;
+    uint32_t* positions_ = nullptr;
     const int64_t* who_ = nullptr;
     std::vector<typename Bound::Query> limits_;
     std::vector<float> cut_;
@@ -368,6 +387,7 @@ void Call::probe(const Layer& present, int64_t number, const std::vector<int64_t
     layer = &present;
     index = number;
     asked_ = static_cast<int64_t>(who.size());
+    polled_ = {};  // each layer is reported at least once
     const int64_t width = present.support.width;
     for (auto& s : scratch) s->query.resize(width);
 
@@ -402,7 +422,8 @@ void Call::settle_completely(const std::vector<int64_t>& who) {
         Scratch& s = *scratch[thread];
         const int64_t query = who[item];
         const int64_t own = leaves_out() ? source_row(query) : -1;
-        begin_query(query, s);
+        s.ballot.clear();
+        begin_distances(query, s);
         const auto k = static_cast<std::size_t>(ask.k);
         std::vector<Neighbour>& nearest = s.neighbours;  // a heap, the farthest in front
         for (int64_t row : support->order) {

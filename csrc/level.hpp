@@ -10,22 +10,18 @@
 
 namespace pdepth {
 
-// A support row that may be a neighbour: its score in the filter and its packed position.
-struct Candidate {
-    float score;
-    uint32_t position;
-};
-
 constexpr uint32_t kNoPosition = 0xffffffffu;
 
-// Candidates of the queries of one block. `room` makes place in the list of query q for another
-// `support_rows` candidates and lowers its cut; a query whose list overflows gets a cut of -inf.
+// The candidates of a block's queries, support rows that may be neighbours: a score in the filter
+// and a packed position each. `room` makes place in the list of query q for another `support_rows`
+// of them and lowers its cut; a query whose list overflows gets a cut of -inf.
 struct Lists {
     float* cut;            // a score below it survives
     int32_t* size;
     int32_t* limit;        // no more than this many before `room` is asked
     uint32_t* self;        // the packed position that is the query itself, or kNoPosition
-    Candidate* items;      // `capacity` for each query
+    float* scores;         // `capacity` for each query
+    uint32_t* positions;   // likewise
     int64_t capacity;
     void (*room)(void* context, int64_t query);
     void* context;
@@ -73,6 +69,8 @@ struct Level {
     // Packs rows[0..count) into tile number `index` of a panel of `tile` rows a tile.
     void (*pack)(const Matrix& source, const int64_t* rows, int64_t count, Transform transform,
                  const Panel& panel, int64_t tile, int64_t index);
+    // A value that at least k of the scores do not exceed, and hardly more than k where they differ.
+    float (*near_kth)(const float* scores, int64_t count, int64_t k);
     // score = |y|^2 / 2 - x.y: half the squared distance less |x|^2 / 2.
     void (*scan_products)(const Block& block);
     // score = |x - y|^2: twice the work, and an error relative to the distance itself.

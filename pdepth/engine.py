@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pdepth import backends, validate
-from pdepth.backends import Coded, Progress
+from pdepth import validate
+from pdepth.backends import Coded, Progress, backend_named
 from pdepth.backends.common import UNKNOWN
 from pdepth.result import DepthResult, Votes
 from pdepth.rows import is_array, is_torch
@@ -66,7 +66,7 @@ def probe_votes(
             num_threads=num_threads,
             return_counts=return_counts,
         )
-    engine = backends.backend(backend)
+    engine = backend_named(backend)
     pairs = validate.pairs(support, queries)
     problem = validate.problem(
         pairs,
@@ -110,7 +110,7 @@ def kneighbors(
     """
     if not is_array(support):
         raise TypeError(f"support is a {type(support).__name__}; one array is wanted.")
-    engine = backends.backend(backend)
+    engine = backend_named(backend)
     problem = validate.problem(
         validate.pairs(support, queries),
         None,
@@ -180,7 +180,7 @@ def depth_from_embeddings(
     if isinstance(support, Iterator):
         support = [support] if is_array(support) else list(support)
         queries = list(queries) if isinstance(queries, Iterator) else queries
-    engine = backends.backend(backend)
+    engine = backend_named(backend)
     pairs = validate.pairs(support, queries)
     if probes is not None:
         if len(probes) != len(pairs):
@@ -240,9 +240,7 @@ def _like(given: ArrayLike, array: NDArray[Any] | None) -> Any:
     return torch.from_numpy(array).to(given.device)  # type: ignore[union-attr]
 
 
-def _votes_one_by_one(
-    support: Iterator[Any], labels: Any, queries: Any, **options: Any
-) -> Votes:
+def _votes_one_by_one(support: Iterator[Any], labels: Any, queries: Any, **options: Any) -> Votes:
     """The votes of probes that come one at a time; no two are held at once."""
     found: list[Votes] = []
     asked = None if queries is None else iter(queries)
@@ -251,12 +249,16 @@ def _votes_one_by_one(
         if asked is not None:
             query = next(asked, None)
             if query is None:
-                raise ValueError(f"queries has {number} probes and support more; as many are wanted.")
+                raise ValueError(
+                    f"queries has {number} probes and support more; as many are wanted."
+                )
         found.append(probe_votes([array], labels, None if asked is None else [query], **options))
     if not found:
         raise ValueError("support holds no probe.")
     if asked is not None and next(asked, None) is not None:
-        raise ValueError(f"queries has more probes than support's {len(found)}; as many are wanted.")
+        raise ValueError(
+            f"queries has more probes than support's {len(found)}; as many are wanted."
+        )
 
     def joined(arrays: list[Any]) -> Any:
         if arrays[0] is None:

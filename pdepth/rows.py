@@ -58,7 +58,9 @@ def rows_of(value: Any, what: str) -> Rows:
     Raises TypeError for what is no array of numbers, ValueError for a scalar or an empty array.
     """
     if not is_array(value):
-        raise TypeError(f"{what} is a {type(value).__name__}; a NumPy array or torch tensor is wanted.")
+        raise TypeError(
+            f"{what} is a {type(value).__name__}; a NumPy array or torch tensor is wanted."
+        )
     if value.ndim == 0:
         raise ValueError(f"{what} is a scalar; an array of shape (rows, width) is wanted.")
     kind = str(value.dtype).removeprefix("torch.")
@@ -73,7 +75,9 @@ def rows_of(value: Any, what: str) -> Rows:
         array = value
         kind = array.dtype.newbyteorder("=").name if kind != "uint8" else kind
     if kind not in TYPES:
-        raise TypeError(f"{what} has elements of type {kind}; integers or floats of 16 to 64 bits are wanted.")
+        raise TypeError(
+            f"{what} has elements of type {kind}; integers or floats of 16 to 64 bits are wanted."
+        )
     if array.size == 0:
         raise ValueError(f"{what} is empty, with shape {tuple(value.shape)}.")
     if array.ndim != 2:

@@ -14,7 +14,7 @@ from types import ModuleType
 from pdepth.backends import cpu, reference
 from pdepth.backends.common import Coded, Progress
 
-__all__ = ["Coded", "Progress", "availability", "backend"]
+__all__ = ["Coded", "Progress", "availability", "backend_named"]
 
 _MODULES: dict[str, ModuleType] = {"cpu": cpu, "reference": reference}
 
@@ -24,7 +24,7 @@ def availability() -> dict[str, str]:
     return {name: module.available() or "available" for name, module in _MODULES.items()}
 
 
-def backend(name: str) -> ModuleType:
+def backend_named(name: str) -> ModuleType:
     """The backend of that name; "auto" is the fastest one that the arrays allow.
 
     Raises ValueError for a name that does not exist or a backend that is not available.

@@ -1,0 +1,334 @@
+"""The command line: `pdepth demo` and `pdepth run`.
+
+What takes long to import (torch, rich's tables) is imported inside the commands, so that
+`pdepth --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pdepth import __version__
+from pdepth.extras import require
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pdepth.result import DepthResult
+
+TABLE, PICTURE, SUPPORT_TABLE = "depth.parquet", "depth.png", "support.parquet"
+SAID = (ValueError, TypeError, ImportError, MemoryError, OSError)  # errors that are one sentence
+USAGE, INTERRUPTED, UNREAD = 2, 130, 141  # the last two: 128 and the signal's number
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results in --out.")]
+
+
+def main() -> None:
+    """The entry point `pdepth`."""
+    with _sentences():
+        app()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"pdepth {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _pdepth(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_version, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
+    """Exact prediction depth: from which layer on does a network's answer stand?"""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("pdepth-demo"),
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train and measure a small network in seconds.
+
+    It learns scikit-learn's digits: 1,797 real images, each moved to a random place.
+    Writes depth.parquet and depth.png (500 held-out images) and support.parquet (the 1,297
+    training images, each left out of its own vote).
+
+    Example: pdepth demo --out digits
+    """
+    with _sentences():
+        _check_out(out, (TABLE, PICTURE, SUPPORT_TABLE), overwrite)
+        require("matplotlib", "The demo", "demo")
+        start = time.monotonic()
+        from pdepth.demo import run_demo
+
+        found = run_demo(progress=not quiet)
+        written = _write(found.held_out, out, found.images)
+        found.support.save(out / SUPPORT_TABLE)
+        if not quiet:
+            _show([found.support, found.held_out], start)
+            typer.echo(f"Wrote {', '.join(map(str, [*written, out / SUPPORT_TABLE]))}.")
+
+
+@app.command()
+def run(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="torchvision:NAME, timm:NAME or path/to/file.py:function."
+        ),
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="State dict: .pt, .pth or .safetensors."),
+    ] = None,
+    support: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="The training set, whose rows vote: imagefolder:DIR, parquet:FILE (columns image, "
+            "label), npz:FILE (x, y) or path/to/file.py:function.",
+        ),
+    ] = None,
+    queries: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Rows whose depth is asked; without it, the support's own, each left out.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for depth.parquet and depth.png.")
+    ] = None,
+    layers: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES", help="Modules to probe: auto, names with commas, or a pattern."
+        ),
+    ] = "auto",
+    k: Annotated[int, typer.Option("--k", "-k", help="Neighbours that vote.")] = 30,
+    batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 256,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 ...; without it, where the model is.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the CPU.")] = None,
+    backend: Annotated[str, typer.Option(help="Engine of the search.")] = "auto",
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory for embeddings, such as 8GB.")
+    ] = None,
+    early_exit: Annotated[
+        bool,
+        typer.Option(
+            "--early-exit/--all-votes",
+            help="Skip votes that no depth depends on, or ask every probe about every row.",
+        ),
+    ] = True,
+    image_size: Annotated[
+        int | None, typer.Option(help="Resize the shorter side to this and cut out the middle.")
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBERS", help="Of pixels in 0..1, with commas; ImageNet's, or timm's own."
+        ),
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="NUMBERS", help="Likewise.")] = None,
+    show_probes: Annotated[
+        bool, typer.Option("--show-probes", help="Print where the probes go and stop.")
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the prediction depth of a dataset under a trained model.
+
+    \b
+    Examples:
+      pdepth run torchvision:resnet18 --weights net.pt --support imagefolder:train --out depths
+      pdepth run timm:vit_tiny_patch16_224 --weights vit.safetensors --support parquet:train.parquet
+          --queries parquet:test.parquet --all-votes --out depths
+      pdepth run nets.py:mlp --support npz:digits.npz --layers 'blocks.*' --out depths
+      pdepth run torchvision:vgg16 --show-probes
+    """
+    with _sentences():
+        if not show_probes:
+            if support is None or out is None:
+                raise ValueError("--support DATA and --out DIR are needed (or --show-probes).")
+            _check_out(out, (TABLE, PICTURE), overwrite)
+            require("pyarrow", "pdepth run", "tables")
+        sizes = _numbers("--mean", mean), _numbers("--std", std)
+        chosen: Any = layers if "," not in layers else [name.strip() for name in layers.split(",")]
+        start = time.monotonic()
+
+        from pdepth import inputs
+
+        net = inputs.load_model(model, weights, untrained=show_probes)
+        options = inputs.ImageOptions.for_model(net, image_size, *sizes)
+        voters = None if support is None else inputs.load_data(support, options)
+        if show_probes:
+            _show_probes(net, chosen, voters)
+            return
+        assert voters is not None
+        assert out is not None
+        from pdepth.depth import prediction_depth
+
+        asked = None if queries is None else inputs.load_data(queries, options)
+        if asked is not None:
+            inputs.check_same_classes(voters, asked)
+        result = prediction_depth(
+            net,
+            voters,
+            asked,
+            layers=chosen,
+            k=k,
+            early_exit=early_exit,
+            backend=backend,
+            device=device,
+            memory=memory,
+            batch_size=batch_size,
+            num_threads=threads,
+            progress=not quiet,
+        )
+        about = {
+            "model": model,
+            "support": support or "",
+            "queries": queries or "",
+            "pdepth": __version__,
+        }
+        result = replace(result, meta={**result.meta, **about})
+        shown = voters if asked is None else asked
+        names = inputs.class_names(voters) or inputs.class_names(shown)
+        written = _write(result, out, inputs.pictures(shown, len(result)), names)
+        if not quiet:
+            _show([result], start)
+            typer.echo(f"Wrote {', '.join(map(str, written))}.")
+            if out / PICTURE not in written:
+                typer.echo("No picture: it needs matplotlib (pip install 'pdepth[plot]').")
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Turn the user's errors into one line and an exit code; bugs keep their traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:  # the reader has gone (`| head`); nothing is left to tell it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(UNREAD) from None
+    except SAID as error:
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror and error.filename is not None:
+            text = f"{error.filename}: {error.strerror}."
+        text = " ".join(text.split()) or f"{type(error).__name__}."
+        print(f"Error: {text}", file=sys.stderr)
+        raise SystemExit(USAGE) from None
+
+
+def _check_out(out: Path, names: tuple[str, ...], overwrite: bool) -> None:
+    """Raise, before any work, where the results could not be written. Creates nothing."""
+    held = [name for name in names if (out / name).exists()]
+    if held and not overwrite:
+        raise FileExistsError(f"--out {out} already holds {', '.join(held)}; pass --overwrite.")
+    nearest = next(folder for folder in [out, *out.absolute().parents] if folder.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"--out {out}: {nearest} is a file, not a folder.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(f"--out {out}: the folder {nearest} is not writable.")
+
+
+def _write(
+    result: DepthResult, out: Path, images: Any = None, class_names: Any = None
+) -> list[Path]:
+    """Write depth.parquet, and depth.png where matplotlib is there; return what was written."""
+    out.mkdir(parents=True, exist_ok=True)
+    table, picture = out / TABLE, out / PICTURE
+    result.save(table)
+    if importlib.util.find_spec("matplotlib") is None:
+        picture.unlink(missing_ok=True)  # one of older results must not stay beside new ones
+        return [table]
+    from pdepth.report.plots import plot
+
+    plot(result, picture, images, class_names)
+    return [table, picture]
+
+
+def _show(results: list[DepthResult], start: float) -> None:
+    from rich.console import Console
+
+    from pdepth.progress import clock
+    from pdepth.report.summary import print_summary
+
+    console = Console()
+    for result in results:
+        print_summary(result, console)
+        console.print()
+    typer.echo(f"{clock(time.monotonic() - start)}{_peak_memory()}.")
+
+
+def _show_probes(model: nn.Module, layers: Any, data: Any) -> None:
+    """Print the probes; with data, those that a forward pass of it confirms, and their shapes."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from pdepth.embeddings.capture import at_rest, inspect
+    from pdepth.embeddings.data import Source
+    from pdepth.embeddings.placement import place
+
+    placement = place(model, layers)
+    table = Table("probe", "module", "taken", "as", box=SIMPLE_HEAD, pad_edge=False)
+    probes = placement.probes
+    shapes: list[tuple[str, ...]] = [()] * len(probes)
+    if data is not None:
+        with at_rest(model, None):
+            layout = inspect(model, placement, Source(data, "support", batch_size=2).first[0])
+        probes, shapes = layout.probes, [(" x ".join(map(str, s)),) for s in layout.shapes]
+        table.add_column("shape")
+    for probe, shape in zip(probes, shapes, strict=True):
+        table.add_row(probe.name, probe.module or "(the network)", probe.at, probe.pool, *shape)
+    Console().print(table)
+    typer.echo(f"{len(probes)} probes, placed by the rule {placement.rule!r}.")
+
+
+def _peak_memory() -> str:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f", peak memory {peak / 2**30:.1f} GiB"
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} {text!r} is not numbers with commas (0.5,0.5,0.5).") from None

@@ -1,0 +1,136 @@
+"""From a model and its data to prediction depths."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from pdepth import validate
+from pdepth.backends import backend_named
+from pdepth.embeddings.capture import Captured, Layout, at_rest, capture, check_memory, inspect
+from pdepth.embeddings.data import Source
+from pdepth.embeddings.memory import Budget
+from pdepth.embeddings.placement import Layers, place, unwrap
+from pdepth.engine import depth_from_embeddings
+from pdepth.progress import Event, Observer, ProbeMeter, RowMeter, watch
+from pdepth.result import DepthResult
+
+
+def prediction_depth(
+    model: nn.Module,
+    support: Any,
+    queries: Any = None,
+    *,
+    layers: Layers = "auto",
+    k: int = 30,
+    early_exit: bool = True,
+    backend: str = "auto",
+    device: str | torch.device | None = None,
+    memory: int | str | None = None,
+    batch_size: int = 256,
+    num_threads: int | None = None,
+    progress: bool | Observer = True,
+) -> DepthResult:
+    """The prediction depth of `queries` (N rows) under `model`, by votes of `support` (M rows).
+
+    model: a classifier; its output is (batch, classes), alone, first in a tuple or as .logits. It
+        runs in evaluation mode and comes back as it was: training flags, device, hooks.
+    support, queries: a Dataset or DataLoader of (input, integer label), read in the dataset's
+        order. queries=None asks for the support itself, each row left out of its own vote.
+    layers: where to probe, see `pdepth.embeddings.placement.place`.
+    k: neighbours that vote.
+    early_exit: search from the softmax backward and drop each row at its first disagreement; the
+        depths are the same, the votes not asked for are unknown.
+    backend, num_threads: of the search, as in `depth_from_embeddings`.
+    device: where the forward pass runs; None leaves the model where it is.
+    memory: most that the embeddings may take, in bytes or as "8GiB"; None: what is free.
+    batch_size: rows per forward pass, unless a DataLoader brings its own.
+    progress: True (standard error), False, or a callable that takes `pdepth.progress.Event`s.
+
+    Raises ValueError and TypeError for wrong arguments, before any work where the argument alone
+    shows it, and MemoryError when the embeddings would not fit.
+    """
+    k, batch_size = validate.whole(k, "k"), validate.whole(batch_size, "batch_size")
+    if num_threads is not None:
+        validate.whole(num_threads, "num_threads")
+    backend_named(backend)
+    target = _device(device)
+    placement = place(model, layers)
+    with watch(progress) as observer:
+        source = Source(support, "support", batch_size)
+        asked = None if queries is None else Source(queries, "queries", batch_size)
+        if source.rows is not None:
+            _check_k(k, source.rows, leave_one_out=asked is None)
+        budget = Budget.of(memory)
+        with at_rest(model, target):
+            layout = inspect(model, placement, source.first[0])
+            if asked and inspect(model, placement, asked.first[0]) != layout:
+                raise ValueError(
+                    "queries gives other embeddings than support: inputs of shape "
+                    f"{tuple(asked.first[0].shape[1:])} and {tuple(source.first[0].shape[1:])}; "
+                    "wanted inputs of one kind."
+                )
+            sources = [source] if asked is None else [source, asked]
+            expected = sum(s.rows or 0 for s in sources)
+            if expected:
+                observer(Event("note", check_memory(layout, expected, budget)))
+            captured: list[Captured] = []
+            for each in sources:
+                meter = RowMeter(observer, each.what, each.rows)
+                held = sum(len(c.labels) for c in captured)
+                captured.append(
+                    capture(
+                        model,
+                        layout,
+                        each,
+                        on_rows=meter,
+                        make_room=partial(_make_room, layout, budget, held),
+                    )
+                )
+                meter(len(captured[-1].labels), finished=True)
+        rows = len(captured[0].labels)
+        _check_k(k, rows, leave_one_out=asked is None)
+        search = ProbeMeter(observer, layout.names, layout.widths, rows)
+        result = depth_from_embeddings(
+            captured[0].embeddings,
+            captured[0].labels,
+            captured[-1].predictions,
+            None if asked is None else captured[1].embeddings,
+            k=k,
+            early_exit=early_exit,
+            backend=backend,
+            num_threads=num_threads,
+            probes=layout.names,
+            query_labels=captured[-1].labels,
+            progress=search,
+        )
+        search.finish(result.known.sum(axis=1).tolist())
+    meta = {"model": type(unwrap(model)).__name__, "placement": placement.rule}
+    return dataclasses.replace(result, meta=result.meta | meta)
+
+
+def _make_room(layout: Layout, budget: Budget, held: int, rows: int) -> None:
+    check_memory(layout, held + rows, budget)
+
+
+def _check_k(k: int, rows: int, *, leave_one_out: bool) -> None:
+    most = rows - leave_one_out
+    if k > most:
+        left = ", less the row left out" if leave_one_out else ""
+        raise ValueError(f"k is {k} and support has {rows} rows{left}; at most {most} is wanted.")
+
+
+def _device(device: str | torch.device | None) -> torch.device | None:
+    if device is None:
+        return None
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device is {str(device)!r}, which cannot be used: {reason}") from None
+    return found

@@ -1,0 +1,312 @@
+"""One forward pass that fills an embedding matrix for every probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pdepth.embeddings.data import Source
+from pdepth.embeddings.memory import Budget, human
+from pdepth.embeddings.placement import Placement, Probe, unwrap
+
+DRY_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What each probe of a network holds for one row, learnt from a dry pass.
+
+    probes: in the order in which the forward pass runs them. shapes: of one row's value, tokens
+    already pooled. dtypes: as the model computes. probabilities: the model's output is already
+    what a softmax would give.
+    """
+
+    probes: tuple[Probe, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[torch.dtype, ...]
+    probabilities: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(probe.name for probe in self.probes)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(prod(shape) for shape in self.shapes)
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """What one pass over a source gave, all of it on the CPU.
+
+    embeddings: for each probe (n, D), contiguous. labels, predictions: (n,) int64.
+    """
+
+    embeddings: list[Tensor]
+    labels: Tensor
+    predictions: Tensor
+
+
+def footprint(layout: Layout, rows: int) -> int:
+    """Bytes that the embeddings of `rows` rows take."""
+    sizes = zip(layout.widths, layout.dtypes, strict=True)
+    return rows * sum(width * dtype.itemsize for width, dtype in sizes)
+
+
+def check_memory(layout: Layout, rows: int, budget: Budget) -> str:
+    """What the embeddings take, in a sentence; a MemoryError where the budget does not suffice."""
+    bytes_needed = footprint(layout, rows)
+    need = f"{human(bytes_needed)} in memory for {rows:,} rows x {len(layout.probes)} probes"
+    if budget.size is None:
+        return f"embeddings: {need}"
+    if bytes_needed > budget.size:
+        raise MemoryError(
+            f"The embeddings need {need}, more than the {budget}; "
+            "probe fewer layers or use fewer rows."
+        )
+    return f"embeddings: {need} ({budget})"
+
+
+@contextmanager
+def at_rest(model: nn.Module, device: torch.device | None = None) -> Iterator[None]:
+    """Evaluation mode, no gradients and plain eager execution, on `device` if one is given.
+
+    On leaving, however that happens, every submodule has its training flag back and the model is
+    where it was. Flags are set directly: train() may be overridden, and eval() may have effects.
+    Raises ValueError when a model spread over several devices is asked to move.
+    """
+    model = unwrap(model)
+    flags = [(module, module.training) for module in model.modules()]
+    homes = {tensor.device for tensor in _tensors(model)}
+    if device is not None and len(homes) > 1:
+        raise ValueError(
+            f"device is {str(device)!r}, but the model is spread over "
+            f"{', '.join(sorted(map(str, homes)))}; wanted device=None for such a model."
+        )
+    try:
+        if device is not None:
+            model.to(device)
+        for module, _ in flags:
+            module.training = False
+        # Code compiled before the hooks came would not run them. And not inference_mode: what a
+        # model caches or initialises under it could never be trained with again.
+        with torch.compiler.set_stance("force_eager"), torch.no_grad():
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training
+        if device is not None and homes:
+            model.to(homes.pop())
+
+
+def inspect(model: nn.Module, placement: Placement, inputs: Tensor) -> Layout:
+    """The layout of a network's probes, from a dry pass over the first rows of `inputs`.
+
+    Call it inside `at_rest`. Raises ValueError for an output that is not (batch, classes), and
+    for a probed module that does not run exactly once or does not give one row per input; only
+    under the rule "chain" such probes are left out instead.
+    """
+    model = unwrap(model)
+    inputs = inputs[:DRY_ROWS]
+    values: dict[Probe, list[Any]] = {}
+
+    def note(probe: Probe, value: Any) -> None:
+        # What a later in-place operation does to the value changes neither shape nor type.
+        values.setdefault(probe, []).append(value)
+
+    first, *middle, last = placement.probes
+    with _hooks(model, (first, *middle), note):
+        scores = _scores(_forward(model, inputs), len(inputs))
+    # Dictionaries keep the order of the first call, which is the order of the forward pass.
+    ran = sorted(values, key=lambda probe: probe != first)
+    kept: dict[Probe, Tensor] = {}
+    for probe in (*ran, *(p for p in middle if p not in values)):
+        try:
+            kept[probe] = _only(probe, values.get(probe, []), len(inputs))
+        except ValueError:
+            if placement.rule != "chain":
+                raise
+    probabilities = _sums_to_one(scores)
+    kept[last] = scores if probabilities else _softmax(scores)
+    return Layout(
+        tuple(kept),
+        tuple(tuple(value.shape[1:]) for value in kept.values()),
+        tuple(value.dtype for value in kept.values()),
+        probabilities,
+    )
+
+
+def capture(
+    model: nn.Module,
+    layout: Layout,
+    source: Source,
+    *,
+    on_rows: Callable[[int], None] = lambda done: None,
+    make_room: Callable[[int], object] = lambda rows: None,
+) -> Captured:
+    """Run the model over all of `source`; its probes' values are copied as they arise.
+
+    Call it inside `at_rest`. on_rows: told how many rows are done after each batch. make_room:
+    told for how many rows memory is about to be taken, more than once where a source does not
+    know its length; it may refuse with a MemoryError.
+    Raises ValueError when a row's shape differs from the layout's.
+    """
+    model = unwrap(model)
+    rows = source.rows or 0
+    make_room(rows)
+    matrices = {
+        probe: torch.empty((rows, *shape), dtype=dtype)
+        for probe, shape, dtype in zip(layout.probes, layout.shapes, layout.dtypes, strict=True)
+    }
+    labels: list[Tensor] = []
+    predictions: list[Tensor] = []
+    start = stop = 0
+    filled: set[Probe] = set()
+
+    def store(probe: Probe, value: Any) -> None:
+        if probe in filled:
+            raise _not_once(probe, 2)
+        filled.add(probe)
+        value = _pooled(probe, value, stop - start)
+        target = matrices[probe][start:stop]
+        if value.shape != target.shape:
+            raise ValueError(
+                f"{source.what}: probe {probe.name!r} gives values of shape "
+                f"{tuple(value.shape[1:])} in rows {start}-{stop - 1}; wanted "
+                f"{tuple(target.shape[1:])}, as in the first rows."
+            )
+        target.copy_(value)
+
+    *hooked, last = layout.probes
+    with _hooks(model, hooked, store):
+        for inputs, batch_labels in source:
+            start, stop = stop, stop + len(inputs)
+            if source.rows is None and stop > rows:
+                rows = max(stop, rows + rows // 2)
+                make_room(rows)
+                for matrix in matrices.values():
+                    matrix.resize_(rows, *matrix.shape[1:])
+            elif stop > rows:
+                raise ValueError(f"{source.what} yields more rows than its length, {rows}.")
+            filled.clear()
+            scores = _scores(_forward(model, inputs), len(inputs))
+            for probe in hooked:
+                if probe not in filled:
+                    raise _not_once(probe, 0)
+            store(last, scores if layout.probabilities else _softmax(scores))
+            predictions.append(scores.argmax(dim=1).cpu())
+            labels.append(batch_labels)
+            on_rows(stop)
+    if source.rows is not None and stop < rows:
+        raise ValueError(f"{source.what} yields {stop} rows; its length says {rows}.")
+    embeddings = [matrix[:stop].reshape(stop, -1) for matrix in matrices.values()]
+    return Captured(embeddings, torch.cat(labels), torch.cat(predictions))
+
+
+@contextmanager
+def _hooks(
+    model: nn.Module, probes: list[Probe] | tuple[Probe, ...], receive: Callable[[Probe, Any], None]
+) -> Iterator[None]:
+    """Give `receive` each probe's value the moment it exists, before later code can change it."""
+
+    def output_hook(probe: Probe) -> Callable[..., None]:
+        return lambda module, args, output: receive(probe, output)
+
+    def input_hook(probe: Probe) -> Callable[..., None]:
+        return lambda module, args, kwargs: receive(probe, (*args, *kwargs.values()))
+
+    handles = []
+    try:
+        for probe in probes:
+            module = model.get_submodule(probe.module)
+            if probe.at == "input":
+                hook = input_hook(probe)
+                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            else:
+                handles.append(module.register_forward_hook(output_hook(probe)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _forward(model: nn.Module, inputs: Tensor) -> Any:
+    """Run the model on inputs moved to its device and, if both are floating, to its precision."""
+    for tensor in _tensors(model):
+        dtype = tensor.dtype if inputs.is_floating_point() else inputs.dtype
+        if tensor.is_floating_point():
+            return model(inputs.to(tensor.device, dtype))
+    return model(inputs)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _only(probe: Probe, values: list[Any], rows: int) -> Tensor:
+    if len(values) != 1:
+        raise _not_once(probe, len(values))
+    return _pooled(probe, values[0], rows)
+
+
+def _not_once(probe: Probe, times: int) -> ValueError:
+    found = "more than once" if times else "never"
+    return ValueError(
+        f"layers: module {probe.module!r} runs {found} in a forward pass; wanted modules that run "
+        "exactly once."
+    )
+
+
+def _pooled(probe: Probe, value: Any, rows: int) -> Tensor:
+    """A probe's tensor (rows, ...) from a module's input or output, tokens pooled."""
+    while isinstance(value, (tuple, list)) and value:
+        value = value[0]
+    value = value.detach() if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != rows:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"layers: the {probe.at} of module {probe.module!r} is {found} for {rows} inputs; "
+            "wanted a tensor with one row for each."
+        )
+    if value.ndim > 2 and probe.pool == "token":
+        return value[:, 0]
+    if value.ndim > 2 and probe.pool == "mean":
+        return value.flatten(1, -2).mean(dim=1)
+    return value
+
+
+def _scores(output: Any, rows: int) -> Tensor:
+    """The class scores (rows, C) in a model's output."""
+    found = type(output).__name__
+    if isinstance(output, Mapping):
+        output = output.get("logits")
+    elif hasattr(output, "logits"):
+        output = output.logits
+    elif isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if isinstance(output, Tensor):
+        if output.ndim == 2 and len(output) == rows and output.shape[1] > 1:
+            return output
+        found = f"of shape {tuple(output.shape)} for {rows} inputs"
+    raise ValueError(
+        f"The model's output is {found}; wanted class scores (batch, classes) with at least two "
+        "classes, alone, first in a tuple or as .logits."
+    )
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    # 16 bits round confident rows to the same probability; neighbours need them apart.
+    return scores.softmax(dim=1, dtype=torch.promote_types(scores.dtype, torch.float32))
+
+
+def _sums_to_one(scores: Tensor) -> bool:
+    tolerance = 1e-2 if scores.dtype.itemsize < 4 else 1e-4
+    off = (scores.double().sum(dim=1) - 1).abs()
+    return bool((scores >= 0).all() and (off < tolerance).all())

@@ -1,0 +1,118 @@
+"""Rows and labels from a Dataset or a DataLoader: in the dataset's order, in fixed batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, Subset, SubsetRandomSampler
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Source:
+    """One reading of a dataset, whose first batch is known before the rest is read.
+
+    first: the first batch, checked: inputs (B, ...) and labels (B,) int64.
+    rows: how many rows will come, or None where the dataset does not say.
+    Iterating yields every batch, the first included, once.
+    """
+
+    def __init__(self, data: Any, what: str, batch_size: int) -> None:
+        """`what` is the argument's name in error sentences.
+
+        Datasets are read in batches of `batch_size`; a DataLoader keeps its own batch size,
+        collation and workers, but neither its shuffling nor its drop_last. A SubsetRandomSampler's
+        rows, and no others, are read in the dataset's order. IterableDatasets are read in theirs.
+
+        Raises TypeError for what is neither Dataset nor DataLoader, ValueError for empty data and
+        for batches that are not (input, integer label); batches after the first are checked as
+        they are read.
+        """
+        self.what = what
+        loader = _in_order(data, what, batch_size)
+        unsized = isinstance(loader.dataset, IterableDataset) or loader.batch_size is None
+        self.rows: int | None = None if unsized else len(loader.dataset)  # type: ignore[arg-type]
+        self._batches = iter(loader) if self.rows != 0 else iter(())
+        first = next(self._batches, None)
+        if first is None:
+            raise ValueError(f"{what} is empty; wanted at least one (input, label) row.")
+        self.first: Batch = self._checked(first)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return chain([self.first], map(self._checked, self._batches))
+
+    def _checked(self, batch: Any) -> Batch:
+        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            raise ValueError(
+                f"{self.what} yields {_described(batch)} and no labels; wanted (input, label) rows."
+            )
+        inputs, labels = batch[0], _labels(batch[1], self.what)
+        if isinstance(inputs, np.ndarray):
+            inputs = torch.from_numpy(inputs)
+        if not isinstance(inputs, torch.Tensor) or inputs.ndim == 0:
+            raise ValueError(f"{self.what} yields {_described(inputs)} as input; wanted a tensor.")
+        if len(inputs) != len(labels):
+            raise ValueError(
+                f"{self.what} yields {len(inputs)} inputs with {len(labels)} labels in a batch; "
+                "wanted one label for each input."
+            )
+        return inputs, labels
+
+
+def _in_order(data: Any, what: str, batch_size: int) -> DataLoader[Any]:
+    # A generator of its own: the loader would otherwise draw from the caller's random state.
+    generator = torch.Generator()
+    if isinstance(data, DataLoader):
+        dataset = data.dataset
+        if isinstance(data.sampler, SubsetRandomSampler):
+            dataset = Subset(dataset, sorted(data.sampler.indices))
+        by_itself = data.batch_size is None and data.batch_sampler is None
+        return DataLoader(
+            dataset,
+            batch_size=None if by_itself else data.batch_size or batch_size,
+            num_workers=data.num_workers,
+            collate_fn=data.collate_fn,
+            pin_memory=data.pin_memory,
+            timeout=data.timeout,
+            worker_init_fn=data.worker_init_fn,
+            multiprocessing_context=data.multiprocessing_context,
+            prefetch_factor=data.prefetch_factor,
+            generator=generator,
+        )
+    if isinstance(data, IterableDataset) or (
+        hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    ):
+        return DataLoader(data, batch_size=batch_size, generator=generator)
+    raise TypeError(
+        f"{what} is a {type(data).__name__}; wanted a DataLoader, a Dataset with a length or an "
+        "IterableDataset."
+    )
+
+
+def _labels(labels: Any, what: str) -> torch.Tensor:
+    if not isinstance(labels, torch.Tensor):
+        try:
+            labels = torch.as_tensor(np.asarray(labels))
+        except (TypeError, ValueError):  # text; rows of unequal length
+            raise ValueError(
+                f"{what} yields labels of type {_described(labels)}; wanted integers."
+            ) from None
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"{what} yields labels of type {labels.dtype}; wanted integers.")
+    if labels.ndim != 1:
+        raise ValueError(
+            f"{what} yields labels of shape {tuple(labels.shape)} for a batch; wanted one integer "
+            "for each row."
+        )
+    found: torch.Tensor = labels.to("cpu", torch.int64)
+    return found
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, (tuple, list)) and value:
+        return f"{type(value).__name__} of {type(value[0]).__name__}"
+    return type(value).__name__

@@ -1,0 +1,98 @@
+"""How much memory there is, and how people write amounts of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Memory that may be taken. size: bytes, or None where nobody knows; given: by the caller."""
+
+    size: int | None
+    given: bool = False
+
+    @classmethod
+    def of(cls, memory: int | str | None) -> Budget:
+        """What the caller named, or what is free now. Raises as `parse_bytes`."""
+        return cls(free_bytes()) if memory is None else cls(parse_bytes(memory), given=True)
+
+    def __str__(self) -> str:
+        if self.size is None:
+            return "unknown"
+        return f"budget of {human(self.size)}" if self.given else f"{human(self.size)} free"
+
+
+def parse_bytes(memory: int | str) -> int:
+    """Bytes of an amount such as 8_000_000_000, "8GB" (10^9) or "7.5 GiB" (2^30).
+
+    Raises ValueError for amounts that cannot be read or are not positive, TypeError for others.
+    """
+    if isinstance(memory, str):
+        match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([kmgt]?i?)b?\s*", memory.lower())
+        if not match or match[2] not in _UNITS:
+            raise ValueError(f"memory is {memory!r}; wanted bytes or an amount such as '8GiB'.")
+        amount = int(float(match[1]) * _UNITS[match[2]])
+    elif isinstance(memory, int) and not isinstance(memory, bool):
+        amount = memory
+    else:
+        raise TypeError(f"memory is a {type(memory).__name__}; wanted bytes or a string.")
+    if amount < 1:
+        raise ValueError(f"memory is {memory!r}; wanted a positive amount.")
+    return amount
+
+
+def human(count: int) -> str:
+    """Bytes for people, in powers of ten: "15.1 GB"."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} GB"
+
+
+def free_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Memory this process can still take: the kernel's estimate or what its control group leaves.
+
+    None where neither is told (other systems than Linux). The folders are arguments for tests.
+    """
+    found = []
+    if (proc / "meminfo").is_file():
+        for line in (proc / "meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    if (proc / "self/cgroup").is_file():
+        for line in (proc / "self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                found += _headroom(cgroups, path, "memory.max", "memory.current", "inactive_file")
+            elif "memory" in controllers.split(","):
+                found += _headroom(
+                    cgroups / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes",
+                    "total_inactive_file",
+                )  # fmt: skip
+    return max(min(found), 0) if found else None
+
+
+def _headroom(root: Path, path: str, limit: str, usage: str, cache: str) -> list[int]:
+    """What each group from `path` up to the root leaves; inside a container only some exist."""
+    left = []
+    group = root / path.strip("/")
+    for folder in (group, *group.parents):
+        if not folder.is_relative_to(root):
+            break
+        try:
+            most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except OSError:
+            continue
+        if most != "max":
+            # Cached file pages count as used but are given up on demand.
+            left.append(int(most) - used + int(stat.get(cache, 0)))
+    return left

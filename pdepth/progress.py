@@ -1,0 +1,179 @@
+"""Who is told how far a run has come: bars, plain lines, silence or the caller's own function."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TextIO
+
+
+@dataclass(frozen=True)
+class Event:
+    """One step forward.
+
+    stage: "note" (a sentence, in `text`), "support" or "queries" (a forward pass; counts are rows)
+        or "probes" (the search; counts are floating-point operations, `text` names the probe).
+    done, total: how much of the stage is behind; total is None while nobody knows.
+    detail: speed, rows still alive and time left, ready to be shown.
+    """
+
+    stage: str
+    text: str
+    done: float = 0.0
+    total: float | None = None
+    detail: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return self.done == self.total
+
+
+Observer = Callable[[Event], None]
+
+
+@contextmanager
+def watch(progress: bool | Observer = True, stream: TextIO | None = None) -> Iterator[Observer]:
+    """The observer that `progress` asks for, closed on leaving.
+
+    True: bars where `stream` (standard error unless given) is a terminal, plain lines elsewhere.
+    False: silence. A callable receives each `Event`. Anything else is a TypeError.
+    """
+    if not isinstance(progress, bool):
+        if not callable(progress):
+            raise TypeError(
+                f"progress is a {type(progress).__name__}; wanted True, False or a callable."
+            )
+        yield progress
+        return
+    stream = stream or sys.stderr
+    if not progress:
+        yield lambda event: None
+    elif stream.isatty():
+        with _bars(stream) as observer:
+            yield observer
+    else:
+        yield _Lines(stream)
+
+
+@contextmanager
+def _bars(stream: TextIO) -> Iterator[Observer]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+    columns = (
+        TextColumn("{task.description:<8}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[detail]}", markup=False),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(file=stream)) as bars:
+
+        def observer(event: Event) -> None:
+            if event.stage == "note":
+                bars.console.print(event.text, highlight=False, markup=False)
+                return
+            if event.stage not in tasks:
+                tasks[event.stage] = bars.add_task(event.stage, total=None, detail="")
+            detail = event.detail if event.finished else f"{event.text}  {event.detail}".strip()
+            bars.update(tasks[event.stage], completed=event.done, total=event.total, detail=detail)
+
+        yield observer
+
+
+class _Lines:
+    """Plain lines for logs: one when a stage ends, and one now and then on the way."""
+
+    interval = 15.0  # seconds; a log of an hour's run still fits on a few screens
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.last: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        quiet = now - self.last.setdefault(event.stage, now) < self.interval
+        if event.stage == "note":
+            line = event.text
+        elif event.finished or not quiet:
+            self.last[event.stage] = now
+            share = f" {event.done / event.total:.0%}" if event.total else ""
+            place = "" if event.finished else f" {event.text}".rstrip()
+            line = f"{event.stage}{share}{place}: {event.detail}"
+        else:
+            return
+        print(line, file=self.stream, flush=True)
+
+
+class RowMeter:
+    """Turns rows read in a forward pass into events with speed and time left."""
+
+    def __init__(self, observer: Observer, stage: str, total: int | None) -> None:
+        self.observer, self.stage, self.total = observer, stage, total
+        self.start = time.monotonic()
+
+    def __call__(self, done: int, *, finished: bool = False) -> None:
+        if done == self.total and not finished:
+            return  # the end is told once
+        seconds = max(time.monotonic() - self.start, 1e-9)
+        detail = f"{done:,} rows, {done / seconds:,.0f} rows/s"
+        if finished:
+            detail += f", {clock(seconds)}"
+        elif self.total and done:
+            detail += f", {clock(seconds * (self.total - done) / done)} left"
+        self.observer(Event(self.stage, "", done, done if finished else self.total, detail))
+
+
+class ProbeMeter:
+    """Turns the engine's (probe, fraction, rows alive) into events with GFLOP/s and time left.
+
+    Work at a probe is 2 x rows alive x support rows x width; what lies ahead is counted with the
+    rows alive now, hence an upper bound where early exit drops more of them.
+    """
+
+    def __init__(
+        self, observer: Observer, probes: Sequence[str], widths: Sequence[int], support_rows: int
+    ) -> None:
+        self.observer, self.probes, self.widths = observer, probes, widths
+        self.support_rows = support_rows
+        self.start = time.monotonic()
+        self.work: dict[int, float] = {}  # of each probe seen so far, in floating-point operations
+        self.fraction: dict[int, float] = {}
+
+    def _cost(self, probe: int, alive: int) -> float:
+        return 2.0 * alive * self.support_rows * self.widths[probe]
+
+    def __call__(self, probe: int, fraction: float, alive: int) -> None:
+        self.work.setdefault(probe, self._cost(probe, alive))
+        self.fraction[probe] = fraction
+        done = sum(self.work[p] * self.fraction[p] for p in self.work)
+        ahead = sum(self._cost(p, alive) for p in range(len(self.widths)) if p not in self.work)
+        total = sum(self.work.values()) + ahead
+        rate = done / max(time.monotonic() - self.start, 1e-9)
+        detail = f"{alive:,} rows alive, {rate / 1e9:,.0f} GFLOP/s"
+        if rate:
+            detail += f", {clock((total - done) / rate)} left"
+        # Only `finish` says that the search is over: rows may all be decided before probe 0.
+        total = max(total, done * (1 + 1e-9) + 1)
+        self.observer(Event("probes", self.probes[probe], done, total, detail))
+
+    def finish(self, asked: Sequence[int]) -> None:
+        """Say that the search is over; `asked` is how many rows each probe voted on."""
+        seconds = max(time.monotonic() - self.start, 1e-9)
+        done = sum(self._cost(probe, rows) for probe, rows in enumerate(asked))
+        detail = f"{sum(map(bool, asked))} of {len(self.probes)} probes searched"
+        detail += f", {done / seconds / 1e9:,.0f} GFLOP/s, {clock(seconds)}"
+        self.observer(Event("probes", "", done or 1.0, done or 1.0, detail))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: "4.2 s", "3 min 20 s", "2 h 05 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,0 +1,1 @@
+"""Results for people: pictures and the terminal's tables."""

@@ -1,0 +1,72 @@
+"""A DepthResult on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pdepth.result import DepthResult
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+BAR = 24  # columns of the longest bar
+
+
+def print_summary(result: DepthResult, console: Console) -> None:
+    """Print one line per probe (width, k-NN accuracy, how many examples settle), and the totals.
+
+    The k-NN accuracy of a probe with unknown votes is left out, as its known votes are a biased
+    sample (early exit asks only where all later probes agreed with the network).
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    block = "█" if console.encoding.startswith("utf") else "#"
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    kind = "support examples, each left out of its own vote"
+    table.title = f"{len(result):,} {kind if result.leave_one_out else 'held-out examples'}"
+    table.title_style = "bold"
+    table.add_column("probe", overflow="fold")
+    for heading in ("width", "k-NN accuracy", "settle here"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+
+    complete = result.complete()
+    accuracy = np.full(len(complete), np.nan)
+    if result.labels is not None:
+        accuracy[complete] = result.probe_accuracy()[complete]
+    settled = result.settled()
+    for layer, name in enumerate([*result.probes, "undefined"]):
+        is_probe = layer < len(result.probes)
+        if not is_probe and not settled[layer]:
+            continue
+        table.add_row(
+            Text(name, style="" if is_probe else "italic"),
+            f"{result.widths[layer]:,}" if is_probe and result.widths else "",
+            f"{100 * accuracy[layer]:.1f} %" if is_probe and complete[layer] else "",
+            f"{settled[layer]:,}",
+            Text(block * round(BAR * settled[layer] / settled.max()), style="blue"),
+        )
+    console.print(table)
+    console.print(_totals(result), highlight=False, soft_wrap=True)
+    if not complete.all():
+        console.print(
+            "Early exit left votes unknown: no k-NN accuracy there (--all-votes asks them all).",
+            style="dim",
+            soft_wrap=True,
+        )
+
+
+def _totals(result: DepthResult) -> str:
+    defined = result.depth[~result.undefined]
+    parts = [f"k = {result.k}"]
+    if len(defined):
+        parts.append(f"mean depth {defined.mean():.2f} of at most {len(result.probes) - 1}")
+    parts.append(f"{len(result) - len(defined):,} undefined")
+    if result.labels is not None:
+        right = 100 * np.mean(result.predictions == result.labels)
+        parts.append(f"the network is right on {right:.1f} %")
+    return ", ".join(parts)

@@ -1,0 +1,239 @@
+"""What pdepth returns: votes, and the prediction depths that follow from them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth.atomic import replacing
+from pdepth.extras import require
+
+FORMAT = 1  # of the Parquet file; raised when an older pdepth could not read it
+METADATA_KEY = b"pdepth"
+
+
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """The k-NN majority votes of one embedding or of several.
+
+    Attributes:
+        votes: (N,) for one array of embeddings, (L, N) for L of them; class labels, as integers.
+        classes: (C,) the distinct labels of the support, ascending.
+        tied: bool, shaped like `votes`: the winner shared the top count and won as the smallest.
+        counts: (N, C) or (L, N, C): how many of the k neighbours had each class; None unless asked.
+    """
+
+    votes: Any
+    classes: Any
+    tied: Any
+    counts: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class DepthResult:
+    """The prediction depth of N examples under L probes, and the votes that it rests on.
+
+    Attributes:
+        depth: (N,) int64, 0..L; L where `undefined`.
+        undefined: (N,) bool, the last probe disagrees with the network's own prediction.
+        votes: (L, N) int64 class labels; -1 where not `known`.
+        known: (L, N) bool, False where early exit never asked. -1 can be a class: mask with this.
+        predictions: (N,) int64, the network's classes.
+        labels: (N,) int64, the given classes, or None.
+        probes: L distinct names, in forward order.
+        k: neighbours per vote.
+        widths: L embedding widths, or None.
+        leave_one_out: the examples are the support itself, each left out of its own vote.
+        meta: free text by name (model, data, version).
+
+    Raises:
+        ValueError: shapes that do not fit together, or a probe name used twice.
+    """
+
+    depth: NDArray[np.int64]
+    undefined: NDArray[np.bool_]
+    votes: NDArray[np.int64]
+    known: NDArray[np.bool_]
+    predictions: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    probes: tuple[str, ...]
+    k: int
+    widths: tuple[int, ...] | None = None
+    leave_one_out: bool = False
+    meta: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n, layers = len(self.depth), len(self.probes)
+        wanted = {
+            "undefined": (n,),
+            "votes": (layers, n),
+            "known": (layers, n),
+            "predictions": (n,),
+            "labels": (n,),
+            "widths": (layers,),
+        }
+        for name, shape in wanted.items():
+            value = getattr(self, name)
+            if value is not None and np.shape(value) != shape:
+                raise ValueError(
+                    f"DepthResult.{name} has shape {np.shape(value)}; {shape} was wanted for "
+                    f"{n} examples and {layers} probes."
+                )
+        if len(set(self.probes)) != layers:
+            twice = next(p for p in self.probes if self.probes.count(p) > 1)
+            raise ValueError(f"DepthResult.probes names {twice!r} twice; names must be distinct.")
+
+    def __len__(self) -> int:
+        return len(self.depth)
+
+    def __repr__(self) -> str:
+        kind = "leave-one-out" if self.leave_one_out else "held-out"
+        return (
+            f"DepthResult({len(self)} {kind} examples, {len(self.probes)} probes, k={self.k}, "
+            f"{int(self.undefined.sum())} undefined)"
+        )
+
+    def complete(self) -> NDArray[np.bool_]:
+        """(L,) bool: the probes that have a known vote for every example."""
+        return np.asarray(self.known.all(axis=1), bool)
+
+    def probe_accuracy(self) -> NDArray[np.float64]:
+        """(L,) float64: the share of each probe's known votes that equal the label.
+
+        nan where a probe has no known vote. After early exit, an early probe's votes are known
+        only for the examples whose later probes all agreed with the network: a biased share.
+
+        Raises:
+            ValueError: the result has no labels.
+        """
+        if self.labels is None:
+            raise ValueError("probe_accuracy() needs labels, and this DepthResult has none.")
+        right = ((self.votes == self.labels) & self.known).sum(axis=1)
+        asked = self.known.sum(axis=1)
+        share = np.full(len(asked), np.nan)
+        np.divide(right, asked, out=share, where=asked > 0)
+        return share
+
+    def settled(self) -> NDArray[np.int64]:
+        """(L + 1,) int64: how many examples have depth 0..L-1; the last entry, the undefined."""
+        return np.bincount(self.depth, minlength=len(self.probes) + 1)
+
+    def normalised(self) -> NDArray[np.float64]:
+        """(N,) float64: depth / L, comparable between networks; 1 where undefined."""
+        return self.depth / len(self.probes)
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame, one example a row: the columns that `save` writes.
+
+        Columns with unknown entries are of the nullable type Int64. Needs the extra `tables`.
+        """
+        pandas = require("pandas", "DepthResult.to_pandas", "tables")
+        return pandas.DataFrame(
+            {
+                name: values if missing is None else pandas.arrays.IntegerArray(values, missing)
+                for name, (values, missing) in self._columns().items()
+            }
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one Parquet file, whole or not at all.
+
+        Columns: row, label, prediction, depth, undefined, and `vote_<probe>` for each probe (null
+        where not known). The rest of the result is JSON in the schema's metadata, under `pdepth`.
+        Needs the extra `tables`.
+        """
+        pa = require("pyarrow", "DepthResult.save", "tables")
+        pq = require("pyarrow.parquet", "DepthResult.save", "tables")
+        table = pa.table(
+            {
+                name: pa.array(values, mask=missing)
+                for name, (values, missing) in self._columns().items()
+            }
+        )
+        about = {
+            "format": FORMAT,
+            "probes": self.probes,
+            "k": self.k,
+            "widths": self.widths,
+            "leave_one_out": self.leave_one_out,
+            "labelled": self.labels is not None,
+            "meta": self.meta,
+        }
+        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about)})
+        with replacing(path) as temporary:
+            pq.write_table(table, temporary)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DepthResult:
+        """Read what `save` wrote. Needs the extra `tables`.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a Parquet file, or one that pdepth did not write.
+        """
+        pa = require("pyarrow", "DepthResult.load", "tables")
+        pq = require("pyarrow.parquet", "DepthResult.load", "tables")
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no file {path} to load a DepthResult from.")
+        try:
+            table = pq.read_table(path, partitioning=None)
+        except pa.ArrowInvalid:
+            raise ValueError(f"{path} is not a readable Parquet file.") from None
+        about = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"null"))
+        if about is None:
+            raise ValueError(
+                f"{path} was not written by pdepth: its metadata has no entry 'pdepth'."
+            )
+        if about["format"] > FORMAT:
+            raise ValueError(
+                f"{path} has format {about['format']}, from a newer pdepth; this one reads up to "
+                f"{FORMAT}."
+            )
+
+        def column(name: str) -> NDArray[Any]:
+            return np.array(table[name].to_numpy())  # a copy: Arrow's own memory is read-only
+
+        probes, n = tuple(about["probes"]), table.num_rows
+        votes, known = np.empty((len(probes), n), np.int64), np.empty((len(probes), n), bool)
+        for layer, probe in enumerate(probes):
+            vote = table[_vote_column(probe)]
+            votes[layer] = vote.fill_null(-1).to_numpy()
+            known[layer] = vote.is_valid().to_numpy()
+        return cls(
+            depth=column("depth"),
+            undefined=column("undefined"),
+            votes=votes,
+            known=known,
+            predictions=column("prediction"),
+            labels=column("label") if about["labelled"] else None,
+            probes=probes,
+            k=about["k"],
+            widths=None if about["widths"] is None else tuple(about["widths"]),
+            leave_one_out=about["leave_one_out"],
+            meta=about["meta"],
+        )
+
+    def _columns(self) -> dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]]:
+        """Each column of the table: its values, and where they are missing (None: nowhere)."""
+        n = len(self)
+        unlabelled = (np.full(n, -1, np.int64), np.ones(n, bool))
+        columns: dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]] = {
+            "row": (np.arange(n), None),
+            "label": unlabelled if self.labels is None else (self.labels, None),
+            "prediction": (self.predictions, None),
+            "depth": (self.depth, None),
+            "undefined": (self.undefined, None),
+        }
+        for probe, votes, known in zip(self.probes, self.votes, self.known, strict=True):
+            columns[_vote_column(probe)] = (votes, ~known)
+        return columns
+
+
+def _vote_column(probe: str) -> str:
+    return f"vote_{probe}"

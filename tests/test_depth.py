@@ -1,0 +1,260 @@
+"""prediction_depth from end to end against the definition, its arguments, and what it reports."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from pdepth import definition
+from pdepth.depth import prediction_depth
+from pdepth.progress import Event, ProbeMeter, RowMeter, clock, watch
+
+K = 3
+
+
+def blobs(rows, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(rows) % 3
+    x = torch.randn(rows, 6, generator=generator) + 1.2 * nn.functional.one_hot(labels, 6)
+    return TensorDataset(x, labels)
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 8), nn.ReLU(inplace=True),
+        nn.Dropout(), nn.Linear(8, 3),
+    )  # fmt: skip
+
+
+def depth(model, support, queries=None, **options):
+    settings = {"k": K, "progress": False, "backend": "reference"}
+    return prediction_depth(model, support, queries, **(settings | options))
+
+
+@torch.no_grad()
+def by_hand(model, support, queries=None):
+    """(depth, undefined, votes, predictions), from a forward pass and the definition alone."""
+    model = model.eval()
+
+    def embed(x):
+        first = model[0](x)
+        second = model[2](first.relu())
+        scores = model[5](second.relu())
+        return [x, first, second, scores.softmax(1)], scores.argmax(1)
+
+    mine, predictions = embed(support.tensors[0])
+    others = [None] * len(mine)
+    if queries is not None:
+        others, predictions = embed(queries.tensors[0])
+    labels = support.tensors[1].numpy()
+    votes = np.stack(
+        [definition.probe_votes(s, labels, q, k=K).votes for s, q in zip(mine, others, strict=True)]
+    )
+    return (*definition.depth_from_votes(votes, predictions), votes, predictions.numpy())
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+@pytest.mark.parametrize("early_exit", [False, True])
+@pytest.mark.parametrize("held_out", [False, True])
+def test_depths_are_the_definitions(held_out, early_exit, backend):
+    support, queries = blobs(40), blobs(25, seed=1) if held_out else None
+    result = depth(network(), support, queries, early_exit=early_exit, backend=backend)
+    wanted, undefined, votes, predictions = by_hand(network(), support, queries)
+    assert len(set(wanted)) > 2  # the case is not a trivial one
+    np.testing.assert_array_equal(result.depth, wanted)
+    np.testing.assert_array_equal(result.undefined, undefined)
+    np.testing.assert_array_equal(result.votes[result.known], votes[result.known])
+    np.testing.assert_array_equal(result.predictions, predictions)
+    np.testing.assert_array_equal(result.labels, (queries or support).tensors[1])
+    assert result.probes == ("input", "0", "2", "softmax")
+    assert result.widths == (6, 8, 8, 3)
+    assert result.leave_one_out is not held_out
+    assert result.meta["model"] == "Sequential"
+
+
+def same(one, other):
+    np.testing.assert_array_equal(one.depth, other.depth)
+    np.testing.assert_array_equal(one.votes, other.votes)
+    np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_a_shuffling_loader_gives_the_datasets_order():
+    data = blobs(40)
+    plain = depth(network(), data, blobs(20, 1), batch_size=8)
+    loaders = [DataLoader(d, batch_size=8, shuffle=True) for d in (data, blobs(20, 1))]
+    same(depth(network(), *loaders), plain)
+
+
+class Stream(IterableDataset):
+    def __init__(self, data):
+        self.data = data
+
+    def __iter__(self):
+        yield from self.data
+
+
+def test_streams_of_unknown_length():
+    plain = depth(network(), blobs(40), blobs(20, 1), batch_size=8)
+    same(depth(network(), Stream(blobs(40)), Stream(blobs(20, 1)), batch_size=8), plain)
+
+
+def test_the_users_layers():
+    assert depth(network(), blobs(20), layers=["2"]).probes == ("input", "2", "softmax")
+
+
+def test_the_model_comes_back_as_it_was():
+    model = network().train()
+    model[4].eval()
+    before = [m.training for m in model.modules()]
+    same(depth(model, blobs(40), device="cpu"), depth(network(), blobs(40)))
+    assert [m.training for m in model.modules()] == before
+    assert next(model.parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        (
+            {"k": 20},
+            ValueError,
+            r"k is 20 and support has 20 rows, less the row left out; at most 19",
+        ),
+        (
+            {"k": 21, "queries": blobs(4)},
+            ValueError,
+            r"k is 21 and support has 20 rows; at most 20 is",
+        ),
+        ({"k": 0}, ValueError, "k is 0; at least 1 is wanted"),
+        ({"k": 2.0}, TypeError, r"k is 2\.0; an integer is wanted"),
+        ({"k": True}, TypeError, "k is True"),
+        ({"batch_size": 0}, ValueError, "batch_size is 0; at least 1"),
+        ({"num_threads": 0}, ValueError, "num_threads is 0; at least 1"),
+        ({"device": "toaster"}, ValueError, "device is 'toaster', which cannot be used"),
+        ({"layers": ["9"]}, ValueError, "layers names '9', which the model lacks"),
+        ({"memory": "lots"}, ValueError, "memory is 'lots'; wanted bytes"),
+        ({"memory": "1kB"}, MemoryError, r"need 2\.0 kB in memory for 20 rows x 4 probes, more"),
+        ({"queries": 3}, TypeError, "queries is a int; wanted a DataLoader"),
+        ({"queries": TensorDataset(torch.zeros(4, 6))}, ValueError, "queries yields .* no labels"),
+        ({"progress": "loud"}, TypeError, "progress is a str; wanted True, False or a callable"),
+        ({"backend": "abacus"}, ValueError, "abacus"),
+    ],
+)
+def test_wrong_arguments_show_before_the_forward_pass(options, error, sentence):
+    passes = []
+    model = network()
+    model.register_forward_hook(lambda module, args, output: passes.append(len(output)))
+    with pytest.raises(error, match=sentence) as caught:
+        depth(model, blobs(20), **options)
+    assert all(rows <= 2 for rows in passes)  # no more than the dry pass
+    assert "\n" not in str(caught.value)
+
+
+def test_k_of_a_stream_is_checked_when_its_length_is_known():
+    with pytest.raises(ValueError, match=r"k is 30 and support has 20 rows, less the row"):
+        depth(network(), Stream(blobs(20)), k=30)
+
+
+def test_memory_of_support_and_queries_is_one_budget():
+    need = (6 + 8 + 8 + 3) * 4 * 30
+    depth(network(), blobs(20), blobs(10), memory=need)
+    with pytest.raises(MemoryError, match="30 rows"):
+        depth(network(), blobs(20), blobs(10), memory=need - 1)
+    with pytest.raises(MemoryError):
+        depth(network(), blobs(20), Stream(blobs(10)), memory=need - 1)
+
+
+def test_queries_of_another_shape():
+    model = nn.Sequential(nn.AdaptiveAvgPool1d(6), network())
+    other = TensorDataset(torch.zeros(5, 9), torch.zeros(5).long())
+    sentence = r"queries gives other embeddings than support: inputs of shape \(9,\) and \(6,\)"
+    with pytest.raises(ValueError, match=sentence):
+        depth(model, blobs(20), other)
+
+
+def test_an_interruption_comes_through():
+    def interrupt(event):
+        if event.stage == "support" and event.done:
+            raise KeyboardInterrupt
+
+    model = network().train()
+    with pytest.raises(KeyboardInterrupt):
+        depth(model, blobs(20), progress=interrupt)
+    assert all(m.training for m in model.modules())
+
+
+def test_an_observer_hears_of_every_stage():
+    events: list[Event] = []
+    depth(
+        network(), blobs(40), blobs(20, 1), batch_size=8, early_exit=False, progress=events.append
+    )
+    stages = list(dict.fromkeys(event.stage for event in events))
+    assert stages == ["note", "support", "queries", "probes"]
+    support = [event for event in events if event.stage == "support"]
+    assert [e.done for e in support] == [8, 16, 24, 32, 40]
+    assert [e.finished for e in support] == [False] * 4 + [True]
+    assert re.fullmatch(r"[\d,]+ rows, [\d,]+ rows/s, .* left", support[0].detail)
+    probes = [event for event in events if event.stage == "probes"]
+    assert [e.finished for e in probes] == [False] * (len(probes) - 1) + [True]
+    assert "20 rows alive" in probes[0].detail
+    assert probes[-1].done == 2 * 20 * 40 * (6 + 8 + 8 + 3)
+
+
+def test_plain_lines_where_there_is_no_terminal(capsys):
+    depth(network(), blobs(40), progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert len(lines) == 3
+    assert re.match(r"embeddings: 4\.0 kB in memory for 40 rows x 4 probes \(.* free\)", lines[0])
+    assert re.match(r"support 100%: 40 rows, [\d,]+ rows/s, ", lines[1])
+    assert re.match(r"probes 100%: 4 of 4 probes searched, ", lines[2])
+
+
+def test_silence(capsys):
+    depth(network(), blobs(20), progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_bars_on_a_terminal():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    with watch(True, stream) as observer:
+        observer(Event("note", "embeddings: [little]"))
+        rows = RowMeter(observer, "support", 10)
+        rows(5)
+        rows(10, finished=True)
+        search = ProbeMeter(observer, ["a", "b"], [4, 2], 10)
+        search(1, 0.5, 10)
+        search.finish([0, 10])
+    text = stream.getvalue()
+    assert "embeddings: [little]" in text
+    assert "10 rows" in text
+    assert "1 of 2 probes searched" in text
+
+
+def test_work_ahead_is_counted_with_the_rows_alive():
+    events: list[Event] = []
+    meter = ProbeMeter(events.append, ["a", "b", "c"], [5, 3, 2], 100)
+    meter(2, 0.5, 10)
+    meter(2, 1.0, 10)
+    meter(1, 0.0, 4)
+    assert events[0].done == 2 * 10 * 100 * 2 * 0.5
+    assert events[0].total == 2 * 10 * 100 * (2 + 3 + 5)
+    assert events[2].total == 2 * 100 * (10 * 2 + 4 * 3 + 4 * 5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.21, "4.2 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
+)
+def test_clock(seconds, text):
+    assert clock(seconds) == text

@@ -1,0 +1,248 @@
+"""Equality of every fast path with the float64 definition."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pdepth
+from cases import Case, activations, assert_exact, case, cast, first_difference, oracle_of
+from pdepth import definition, native
+
+BLOCKS = 24
+LEVELS = [name for name, runs in native.simd_levels().items() if runs]
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_fuzz(block: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each oracle vote is compared at every level this machine has; counted once a level."""
+    share = -(-request.config.getoption("--votes") // BLOCKS)
+    compared, number = 0, block
+    while compared < share:
+        problem = case(number)
+        oracle = oracle_of(problem)
+        for level in LEVELS:
+            monkeypatch.setenv(native.SIMD, level)
+            compared += assert_exact(problem, oracle, num_threads=1 + number % 3)
+        number += BLOCKS
+    assert compared >= share
+
+
+@pytest.mark.parametrize("width", [3, 40, 400])
+def test_every_dtype_at_every_level(level: str, width: int) -> None:
+    rng = np.random.default_rng(width)
+    for dtype in ("float16", "bfloat16", "float32", "float64", "uint8", "int64"):
+        values = activations(rng, 1200, width)
+        problem = Case(
+            f"{dtype} {width} {level}",
+            cast(values[:1000], dtype),
+            rng.integers(0, 10, 1000),
+            cast(values[1000:], dtype),
+            {"k": 30},
+        )
+        assert assert_exact(problem, oracle_of(problem)) == 200
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int16", "uint32", "int32", "uint64", "bool"])
+def test_other_integers(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 2 if dtype == "bool" else 120, (300, 20)).astype(dtype)
+    problem = Case(dtype, values, rng.integers(0, 3, 300), None, {"k": 7})
+    assert_exact(problem, oracle_of(problem))
+
+
+def test_neighbours_and_distances_have_the_bits_of_the_definition(level: str) -> None:
+    for number in range(0, 600, 7):
+        problem = case(number)
+        with np.errstate(over="ignore"):
+            distances, rows = definition.kneighbors(
+                problem.support, problem.queries, **problem.options
+            )
+        found_distances, found_rows = pdepth.kneighbors(
+            problem.support, problem.queries, **problem.options
+        )
+        assert first_difference(found_rows, rows) is None, problem.name
+        assert first_difference(found_distances, distances) is None, problem.name
+
+
+def test_large_widths_sum_in_the_definitions_order(level: str) -> None:
+    rng = np.random.default_rng(5)
+    for width in (127, 128, 129, 1000, 4097, 20011):
+        support = rng.standard_normal((60, width)).astype(np.float32)
+        distances, rows = definition.kneighbors(support, k=30)
+        found = pdepth.kneighbors(support, k=30)
+        assert first_difference(found[0], distances) is None
+        assert first_difference(found[1], rows) is None
+
+
+def test_cosine(level: str) -> None:
+    rng = np.random.default_rng(1)
+    support, queries = rng.standard_normal((500, 33)), rng.standard_normal((80, 33))
+    labels = rng.integers(0, 5, 500)
+    problem = Case("cosine", support, labels, queries, {"k": 30, "metric": "cosine"})
+    assert_exact(problem, oracle_of(problem))
+
+
+def test_votes_do_not_depend_on_threads(level: str) -> None:
+    rng = np.random.default_rng(2)
+    support = activations(rng, 3000, 50).astype(np.float32)
+    labels = rng.integers(0, 100, 3000)
+    wanted = pdepth.kneighbors(support, k=30, num_threads=1)
+    votes = pdepth.probe_votes(support, labels, num_threads=1).votes
+    for threads in (2, 3, 7):
+        found = pdepth.kneighbors(support, k=30, num_threads=threads)
+        assert first_difference(found[1], wanted[1]) is None
+        assert first_difference(found[0], wanted[0]) is None
+        again = pdepth.probe_votes(support, labels, num_threads=threads).votes
+        assert first_difference(again, votes) is None
+
+
+def test_many_rows_cross_every_tile(level: str) -> None:
+    """Several tiles of queries and stretches of the support, with lists that must carry over."""
+    rng = np.random.default_rng(3)
+    support = rng.standard_normal((9000, 2048)).astype(np.float32)  # more than is packed at once
+    queries = np.concatenate([support[:900:3], rng.standard_normal((1500, 2048))]).astype("f4")
+    labels = rng.integers(0, 10, 9000)
+    found = pdepth.probe_votes(support, labels, queries)
+    sample = rng.choice(len(queries), 60, replace=False)
+    oracle = definition.probe_votes(support, labels, queries[sample])
+    assert first_difference(found.votes[sample], oracle.votes) is None
+    assert first_difference(found.tied[sample], oracle.tied) is None
+
+
+@pytest.mark.parametrize("early_exit", [True, False])
+@pytest.mark.parametrize("held_out", [True, False])
+def test_depth(level: str, early_exit: bool, held_out: bool) -> None:
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 4, 400) * 7 - 5
+    centres = rng.standard_normal((30, 4, 64))
+    layers = [
+        (0.2 * depth * centres[depth][(labels + 5) // 7] + rng.standard_normal((400, 64))).astype(
+            np.float32
+        )[:, : 8 + 8 * depth]
+        for depth in range(7)
+    ]
+    queries = [layer[300:] for layer in layers] if held_out else None
+    support = [layer[:300] for layer in layers] if held_out else layers
+    own = labels[:300] if held_out else labels
+    predictions = np.where(rng.random(400) < 0.8, labels, 2)[300 if held_out else 0 :]
+    predictions[:3] = 99  # a class that the support does not have
+    found = pdepth.depth_from_embeddings(
+        support, own, predictions, queries, k=15, early_exit=early_exit
+    )
+    votes = np.stack(
+        [
+            definition.probe_votes(layer, own, None if queries is None else queries[i], k=15).votes
+            for i, layer in enumerate(support)
+        ]
+    )
+    depth, undefined = definition.depth_from_votes(votes, predictions)
+    assert len(set(depth.tolist())) > 4  # the case has something to tell apart
+    assert first_difference(found.depth, depth) is None
+    assert first_difference(found.undefined, undefined) is None
+    assert undefined[:3].all()
+    assert first_difference(found.votes[found.known], votes[found.known]) is None
+    assert found.known.all() == (not early_exit)
+    asked = np.arange(len(layers))[:, None] >= depth - 1  # down to the first that disagrees
+    assert first_difference(found.known, asked if early_exit else np.ones_like(asked)) is None
+
+
+def test_depth_from_votes_is_the_definitions() -> None:
+    rng = np.random.default_rng(6)
+    for classes in (1, 2, 3):
+        votes, reference = rng.integers(0, classes, (6, 500)), rng.integers(0, classes, 500)
+        found, wanted = (
+            f(votes, reference)
+            for f in (
+                pdepth.depth_from_votes,
+                definition.depth_from_votes,
+            )
+        )
+        assert first_difference(found[0], wanted[0]) is None
+        assert first_difference(found[1], wanted[1]) is None
+
+
+def test_layouts_are_read_as_they_are() -> None:
+    rng = np.random.default_rng(7)
+    base = rng.standard_normal((400, 90)).astype(np.float32)
+    labels = rng.integers(0, 10, 200)
+    for view in (base[::2, :41], base[::-2, 3:44], base[:200, ::-2], base.T[:41].T[:200]):
+        plain = np.ascontiguousarray(view)
+        wanted = definition.probe_votes(plain, labels, k=11)
+        assert first_difference(pdepth.probe_votes(view, labels, k=11).votes, wanted.votes) is None
+    swapped = plain.astype(plain.dtype.newbyteorder())
+    assert first_difference(pdepth.probe_votes(swapped, labels, k=11).votes, wanted.votes) is None
+    plain.setflags(write=False)
+    images = plain[:, :40].reshape(200, 2, 4, 5)
+    wanted = definition.probe_votes(images, labels, k=11)
+    assert first_difference(pdepth.probe_votes(images, labels, k=11).votes, wanted.votes) is None
+
+
+def test_memory_map(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    values = rng.standard_normal((300, 30)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", values)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    labels = rng.integers(0, 10, 300)
+    wanted = definition.probe_votes(values, labels).votes
+    assert first_difference(pdepth.probe_votes(mapped, labels).votes, wanted) is None
+
+
+def test_collections_and_kinds_of_arrays() -> None:
+    rng = np.random.default_rng(9)
+    layers = [rng.standard_normal((120, width)).astype(np.float32) for width in (5, 40)]
+    labels = rng.integers(0, 3, 120)
+    wanted = np.stack([definition.probe_votes(layer, labels, k=9).votes for layer in layers])
+    for given in (layers, tuple(layers), dict(zip("ab", layers, strict=True)), iter(layers)):
+        found = pdepth.probe_votes(given, labels, k=9)
+        assert isinstance(found.votes, np.ndarray)
+        assert first_difference(found.votes, wanted) is None
+    tensors = [torch.from_numpy(layer) for layer in layers]
+    found = pdepth.probe_votes(tensors, torch.from_numpy(labels), k=9, return_counts=True)
+    assert all(isinstance(a, torch.Tensor) for a in (found.votes, found.tied, found.counts))
+    assert first_difference(found.votes.numpy(), wanted) is None
+    distances, rows = pdepth.kneighbors(tensors[0], k=9)
+    assert isinstance(distances, torch.Tensor)
+    assert first_difference(rows.numpy(), definition.kneighbors(layers[0], k=9)[1]) is None
+    named = pdepth.depth_from_embeddings(dict(zip("ab", layers, strict=True)), labels, labels, k=9)
+    assert named.probes == ("a", "b")
+
+
+def test_flushed_subnormals_and_rounding_mode_of_the_caller_do_not_matter() -> None:
+    rng = np.random.default_rng(10)
+    support = (rng.standard_normal((200, 20)) * 1e-310).astype(np.float64)
+    labels = rng.integers(0, 5, 200)
+    wanted = pdepth.kneighbors(support + 0.0, k=30)[1]
+    torch.set_flush_denormal(True)
+    try:
+        found = pdepth.kneighbors(support, k=30, num_threads=2)[1]
+    finally:
+        torch.set_flush_denormal(False)
+    assert first_difference(found, wanted) is None
+    assert labels.size
+
+
+def test_fresh_memory_is_never_read() -> None:
+    """The same problems with every fresh allocation filled with a pattern that is no number."""
+    code = (
+        "from cases import assert_exact, case, oracle_of\n"
+        "for number in range(48):\n"
+        "    problem = case(number)\n"
+        "    assert assert_exact(problem, oracle_of(problem)) > 0\n"
+    )
+    for pattern in ("1", "129"):  # filled with its complement: 0xfe.., 0x7e..
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parent,
+            env={**os.environ, "MALLOC_PERTURB_": pattern},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
