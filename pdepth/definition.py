@@ -43,20 +43,27 @@ def as_rows(array: Any, metric: str = "sqeuclidean") -> Float:
     return rows
 
 
-def neighbours(
-    support: Float, query: Float, k: int, left_out: int | None = None
-) -> tuple[Float, Int]:
-    """The k nearest rows of `support` (M, D) to `query` (D,), in the order (distance, row).
-
-    Returns squared distances (k,) and rows (k,). `left_out` is a row that may not be one of them.
-    """
+def squared_distances(support: Float, query: Float) -> Float:
+    """(M,) from each row of `support` (M, D) to `query` (D,)."""
     difference = support - query
-    distances = (difference * difference).sum(axis=1)
-    rows = np.arange(len(support))
+    return (difference * difference).sum(axis=1)
+
+
+def nearest(distances: Float, k: int, left_out: int | None = None) -> Int:
+    """The k first rows (k,) in the order (distance, row), without the row `left_out`."""
+    rows = np.arange(len(distances))
     if left_out is not None:
         rows = rows[rows != left_out]
-    order = np.lexsort((rows, distances[rows]))[:k]
-    return distances[rows[order]], rows[order]
+    return rows[np.lexsort((rows, distances[rows]))[:k]]
+
+
+def majority(counts: Int) -> tuple[Int, NDArray[np.bool_]]:
+    """The class with most votes in each row of `counts` (N, C), and whether it shares the top.
+
+    Of equals the first, which is the smallest label.
+    """
+    most = counts == counts.max(axis=1, keepdims=True)
+    return most.argmax(axis=1), most.sum(axis=1) > 1
 
 
 def kneighbors(
@@ -82,7 +89,9 @@ def kneighbors(
     distances, rows = np.empty((len(asked), k)), np.empty((len(asked), k), dtype=np.int64)
     for i, query in enumerate(asked):
         own = int(left_out[i]) if left_out is not None and exclude_self else None
-        distances[i], rows[i] = neighbours(source, query, k, own)
+        every = squared_distances(source, query)
+        rows[i] = nearest(every, k, own)
+        distances[i] = every[rows[i]]
     return distances, rows
 
 
@@ -94,9 +103,8 @@ def probe_votes(support: Any, labels: ArrayLike, queries: Any = None, **options:
     for i, own in enumerate(rows):
         for row in own:
             counts[i, codes[row]] += 1
-    most = counts.max(axis=1, keepdims=True)
-    votes = classes[(counts == most).argmax(axis=1)]  # the first of equals: the smallest label
-    return VoteTable(votes, (counts == most).sum(axis=1) > 1, counts, classes)
+    winners, tied = majority(counts)
+    return VoteTable(classes[winners], tied, counts, classes)
 
 
 def depth_from_votes(votes: ArrayLike, reference: ArrayLike) -> tuple[Int, NDArray[np.bool_]]:

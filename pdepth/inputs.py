@@ -341,24 +341,14 @@ def _zoo_model(kind: str, name: str, state: Mapping[str, Tensor]) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about initial values, which the weights replace
         model = make(name)
-        classifier = _classifier(model)
-        classes = len(state[classifier]) if classifier in state else None
-        if classes is None or classes == len(model.state_dict()[classifier]):
-            return model
-        return make(name, num_classes=classes)
-
-
-def _classifier(model: nn.Module) -> str:
-    """The name of the last weight or bias: as long as there are classes.
-
-    Asked of the model, because a file may list its tensors in any order (safetensors: by name).
-    """
-    own = getattr(model, "pretrained_cfg", None) or {}
-    names = [name for name in model.state_dict() if name.endswith((".weight", ".bias"))]
-    head = own.get("classifier")
-    if isinstance(head, str) and f"{head}.weight" in names:
-        return f"{head}.weight"
-    return names[-1]
+        # The last weight or bias is as long as there are classes. The model says which it is: a
+        # file may list its tensors in any order (safetensors: by name).
+        own = model.state_dict()
+        last = [key for key in own if key.endswith((".weight", ".bias"))][-1]
+        head = state.get(last, own[last])
+        if head.ndim and len(head) != len(own[last]):
+            return make(name, num_classes=len(head))
+        return model
 
 
 def _fit(model: nn.Module, state: Mapping[str, Tensor], spec: str, weights: Any) -> None:

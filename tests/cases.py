@@ -33,6 +33,13 @@ def near_duplicates(rng: np.random.Generator, rows: int, width: int) -> NDArray[
     return duplicates(rng, rows, width) + noise * normal(rng, rows, width)
 
 
+def tight_clusters(rng: np.random.Generator, rows: int, width: int) -> NDArray[Any]:
+    """A few far places, and near each of them rows that differ by less than float32 resolves."""
+    spread = 10.0 ** rng.uniform(-9, -3)
+    places = normal(rng, 3, width)[rng.integers(0, 3, rows)]
+    return places + spread * normal(rng, rows, width)
+
+
 def constant(rng: np.random.Generator, rows: int, width: int) -> NDArray[Any]:
     return np.full((rows, width), rng.choice([0.0, 1.0, -2.5, 1 / 3]))
 
@@ -77,8 +84,8 @@ def overflowing(rng: np.random.Generator, rows: int, width: int) -> NDArray[Any]
 
 
 KINDS = (
-    *(normal, grid, duplicates, near_duplicates, constant, huge_and_tiny, far_away),
-    *(outlier, activations, saturated, subnormal, overflowing),
+    *(normal, grid, duplicates, near_duplicates, tight_clusters, constant, huge_and_tiny),
+    *(far_away, outlier, activations, saturated, subnormal, overflowing),
 )
 
 

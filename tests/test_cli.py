@@ -131,6 +131,35 @@ def test_weights_and_layers(tmp_path, mine):
     assert {"0", "2"} <= set(saved.probes)
 
 
+def test_every_option_reaches_prediction_depth(tmp_path, mine, monkeypatch):
+    asked = {}
+
+    def record(model, support, queries, **options):
+        asked.update(options, rows=len(support), queries=queries)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("pdepth.depth.prediction_depth", record)
+    sentence = refused(
+        "run", f"{mine}:net", "--support", f"{mine}:support", "--out", tmp_path / "o", "-k", 7,
+        "--layers", "0, 2", "--batch-size", 11, "--device", "cpu", "--threads", 3,
+        "--backend", "cpu", "--memory", "2GiB", "--all-votes", "--quiet",
+    )  # fmt: skip
+    assert sentence == "Error: far enough\n"
+    assert asked == {
+        "rows": 60,
+        "queries": None,
+        "k": 7,
+        "layers": ["0", "2"],
+        "batch_size": 11,
+        "device": "cpu",
+        "num_threads": 3,
+        "backend": "cpu",
+        "memory": "2GiB",
+        "early_exit": False,
+        "progress": False,
+    }
+
+
 def test_show_probes(mine):
     result = call("run", f"{mine}:net", "--show-probes", "--support", f"{mine}:support")
     assert result.exit_code == 0, result.output

@@ -131,6 +131,12 @@ def test_sheet_shows_shallowest_and_deepest_with_label_prediction_depth():
     assert depths == [0] * 10 + [2] * 10  # the undefined have no depth to be ranked by
 
 
+def test_sheet_begins_with_the_shallowest_and_with_the_deepest():
+    shown = [ax for ax in figure(example(8), np.zeros((8, 4, 4))).axes if ax.images]
+    depths = [ax.get_xlabel().splitlines()[2] for ax in shown]
+    assert depths == [f"depth {depth}" for depth in (0, 0, 1, 2, 2, 1)]
+
+
 def test_class_names_are_used_cut_and_never_parsed():
     names = {i: f"{i} $kind$ of a very long name" for i in range(10)}
     drawn = figure(example(), np.zeros((40, 4, 4)), names)
