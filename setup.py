@@ -46,7 +46,7 @@ setup(
         Pybind11Extension(
             "pdepth._native",
             ["csrc/module.cpp", "csrc/engine.cpp", "csrc/support.cpp", "csrc/dispatch.cpp"],
-            depends=[str(path) for path in sorted(Path("csrc").glob("*.hpp"))],
+            depends=[str(path) for path in sorted(Path("csrc").iterdir())],
             extra_compile_args=COMMON,
             extra_link_args=["-pthread"],
         )

@@ -195,7 +195,9 @@ def machine() -> dict[str, Any]:
             return None
 
     info = Path("/proc/cpuinfo")
-    named = [li for li in info.read_text().splitlines() if "model name" in li] if info.exists() else []
+    named = (
+        [li for li in info.read_text().splitlines() if "model name" in li] if info.exists() else []
+    )
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=HERE,
