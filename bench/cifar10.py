@@ -27,7 +27,8 @@ def _source() -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}; PDEPTH_DATA names the folder that holds it.")
     spec = importlib.util.spec_from_file_location("cifar10_data", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -50,7 +51,7 @@ def queries() -> Dataset:
 
 
 def check(folder: Path, asked: int = 50) -> None:
-    """Recompute the votes of random queries by the definition, a stretch of the support at a time."""
+    """Recompute random queries' votes by the definition, a stretch of the support at a time."""
     from pdepth import DepthResult, definition
     from pdepth.embeddings.capture import at_rest, capture, inspect
     from pdepth.embeddings.data import Source

@@ -175,7 +175,7 @@ def special_layers(rounds: int, rows: int = 50_000, asked: int = 10_000) -> list
     ):
         layers = {"random": random(width), "special": make(width)}
         times: dict[str, list[float]] = {kind: [] for kind in layers}
-        for kind, layer in layers.items():
+        for layer in layers.values():
             votes = pdepth.probe_votes(layer[:rows], labels, layer[rows:], k=K).votes
             gate(layer[:rows], labels, layer[rows:], votes, sample=40)
         for _ in range(rounds):

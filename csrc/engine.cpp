@@ -17,6 +17,7 @@ namespace {
 
 // Sizes of the work. None of them changes a vote.
 constexpr int64_t kQueryBlock = 96;                   // queries of one item of work
+constexpr int64_t kSmallBlock = 24;                   // towards the end, so that none is waited for
 constexpr int64_t kQueryBytes = int64_t(16) << 20;    // packed queries and lists held at once,
 constexpr int64_t kQueryFloor = 768;                  // but never fewer queries than this
 constexpr int64_t kSupportBytes = int64_t(64) << 20;  // packed support held at once
@@ -157,7 +158,8 @@ public:
         const Level& level = call.level;
         const int64_t k = call.ask.k, tile = level.support_rows;
         soft_limit_ = std::max<int64_t>(128, k + k / 2 + 2 * tile);
-        capacity_ = std::min(std::max(512 + tile, 4 * soft_limit_), round_up(rows_, tile) + 2 * tile);
+        capacity_ = std::min(std::max<int64_t>(256, 2 * soft_limit_),
+                             round_up(rows_, tile) + 2 * tile);
     }
 
     // Answers the queries of `who` and returns those whose candidates did not fit in their lists.
@@ -169,26 +171,23 @@ public:
             round_up(rows_, level.support_rows),
             std::max(group, kSupportBytes / (width_ * 4) / group * group));
         // Each tile of queries has the support packed anew, unless all of it is held.
-        const int64_t budget = held >= rows_ ? kQueryBytes : 2 * kQueryBytes;
+        const int64_t budget = held >= rows_ ? kQueryBytes : 4 * kQueryBytes;
         const int64_t tiles =
             ceil_div(asked, std::max(kQueryFloor, budget / (width_ * 4 + capacity_ * 8)));
         const int64_t tile = round_up(ceil_div(asked, tiles), level.query_rows);
-        const int64_t per_thread = ceil_div(tile, 4 * call_.team.size());
-        block_ = round_up(std::min(per_thread, kQueryBlock), level.query_rows);
-        if (block_ > kQueryBlock) block_ -= level.query_rows;
-
         support_ = call_.packed_support.reserve(held, round_up(rows_, level.support_rows), width_);
         queries_ = call_.packed_queries.reserve(tile, tile, width_);
         scores_ = call_.scores.reserve(tile * capacity_);
         positions_ = call_.positions.reserve(tile * capacity_);
-        for (auto& s : call_.scratch) s->partial.reserve(block_ * group);
+        for (auto& s : call_.scratch) s->partial.reserve(kQueryBlock * group);
         call_.done = 0;
-        call_.total = ceil_div(asked, tile) * ceil_div(rows_, held) * ceil_div(tile, block_);
+        call_.total = asked * ceil_div(rows_, held);
 
         std::vector<int64_t> overflowed;
         int64_t packed = -1;  // the first position of the support that is held
         for (int64_t begin = 0; begin < asked; begin += tile) {
             const int64_t count = std::min(tile, asked - begin);
+            const std::vector<int64_t> blocks = blocks_of(count);
             start(who.data() + begin, count);
             for (int64_t first = 0; first < rows_; first += held) {
                 const int64_t stretch = std::min(held, rows_ - first);
@@ -199,13 +198,14 @@ public:
                          level.support_rows);
                     packed = first;
                 }
-                call_.team.run(ceil_div(count, block_), [&](int64_t item, int thread) {
-                    const int64_t q = item * block_, end = std::min(count, q + block_);
+                const auto items = static_cast<int64_t>(blocks.size()) - 1;
+                call_.team.run(items, [&](int64_t item, int thread) {
+                    const int64_t q = blocks[item], end = blocks[item + 1];
                     scan_block(q, ceil_div(end - q, level.query_rows), first, stretch,
                                *call_.scratch[thread]);
                     if (first + stretch == rows_)
                         for (int64_t i = q; i < end; i++) finish(i, *call_.scratch[thread]);
-                    call_.done++;
+                    call_.done += end - q;
                 });
             }
             for (int64_t i = 0; i < count; i++)
@@ -215,6 +215,21 @@ public:
     }
 
 private:
+    // Where blocks of queries begin, and their end: large ones first, for reuse of the support in
+    // the caches, and then smaller ones, so that threads end together.
+    std::vector<int64_t> blocks_of(int64_t count) const {
+        const int64_t tile = call_.level.query_rows;
+        const int64_t largest = kQueryBlock / tile * tile;
+        std::vector<int64_t> begins{0};
+        while (begins.back() < count) {
+            const int64_t left = count - begins.back();
+            const int64_t share = round_up(ceil_div(left, 2 * call_.team.size()), tile);
+            const int64_t size = std::min(largest, std::max(round_up(kSmallBlock, tile), share));
+            begins.push_back(begins.back() + std::min(size, left));
+        }
+        return begins;
+    }
+
     void pack(const Matrix& source, const int64_t* rows, int64_t count, const Panel& panel,
               int64_t tile) {
         call_.team.run(ceil_div(count, tile), [&](int64_t i, int) {
@@ -369,7 +384,7 @@ private:
     Scan scan_;
     Bound bound_;
     Transform transform_;
-    int64_t width_, rows_, soft_limit_, capacity_, block_ = 0;
+    int64_t width_, rows_, soft_limit_, capacity_;
     Panel support_{}, queries_{};
     float* scores_ = nullptr;
     uint32_t* positions_ = nullptr;
@@ -481,9 +496,9 @@ int64_t first_not_finite(const Matrix& matrix, const Level& level, int threads) 
             for (int64_t begin = 0; begin < matrix.width; begin += kPiece) {
                 const int64_t columns = std::min(kPiece, matrix.width - begin);
                 level.widen(matrix.row(row), matrix.type, begin, columns, wide);
-                double sum = 0;  // value - value is zero, or NaN for NaN and the infinities
-                for (int64_t c = 0; c < columns; c++) sum += wide[c] - wide[c];
-                if (sum == 0) continue;
+                int64_t bad = 0;  // value - value is zero, or NaN for NaN and the infinities
+                for (int64_t c = 0; c < columns; c++) bad += wide[c] - wide[c] != 0;
+                if (bad == 0) continue;
                 int64_t known = first;
                 while (row < known && !first.compare_exchange_weak(known, row)) {}
                 return;

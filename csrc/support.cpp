@@ -39,12 +39,13 @@ struct RowSummary {
 
 RowSummary summary_of(const Matrix& rows, int64_t row, const Level& level, double* wide) {
     level.widen(rows.row(row), rows.type, 0, rows.width, wide);
-    double sum = 0;
+    double sums[4] = {};  // apart, so that the additions overlap
     int inexact = 0;
     for (int64_t c = 0; c < rows.width; c++) {
-        sum += wide[c] * wide[c];
+        sums[c % 4] += wide[c] * wide[c];
         inexact |= static_cast<double>(static_cast<float>(wide[c])) != wide[c];
     }
+    const double sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     return {std::sqrt(sum) * (1 + 0x1p-20), inexact == 0};
 }
 

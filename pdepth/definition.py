@@ -46,7 +46,8 @@ def as_rows(array: Any, metric: str = "sqeuclidean") -> Float:
 def squared_distances(support: Float, query: Float) -> Float:
     """(M,) from each row of `support` (M, D) to `query` (D,)."""
     difference = support - query
-    return (difference * difference).sum(axis=1)
+    distances: Float = (difference * difference).sum(axis=1)
+    return distances
 
 
 def nearest(distances: Float, k: int, left_out: int | None = None) -> Int:

@@ -16,7 +16,7 @@ def simd_levels() -> dict[str, bool]:
 
 
 def simd_level() -> str:
-    """The level in use: the fastest one, or the one that the environment variable PDEPTH_SIMD names.
+    """The level in use: the fastest one, or that which the environment variable PDEPTH_SIMD names.
 
     Raises ValueError for a level that does not exist or that this machine lacks.
     """

@@ -1,4 +1,4 @@
-"""Every check of the engine's arguments: wrong input ends here, in one sentence, before any work."""
+"""Every check of the engine's arguments: wrong input ends here, in one sentence, before work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_ROWS = 2**31 - 1
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One probe's embeddings: `support` (M, D), and `queries` or None for the support's own rows."""
+    """One probe's rows: `support` (M, D), and `queries` (N, D) or None for the support's own."""
 
     name: str
     support: Rows

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import pdepth
-from cases import Case, activations, assert_exact, case, cast, first_difference, oracle_of
 from pdepth import definition, native
+
+from cases import Case, activations, assert_exact, case, cast, first_difference, oracle_of
 
 BLOCKS = 24
 LEVELS = [name for name, runs in native.simd_levels().items() if runs]
