@@ -64,7 +64,7 @@ def prediction_depth(
         source = Source(support, "support", batch_size)
         asked = None if queries is None else Source(queries, "queries", batch_size)
         if source.rows is not None:
-            _check_k(k, source.rows, leave_one_out=asked is None)
+            validate.enough_rows(k, source.rows, leave_one_out=asked is None)
         budget = Budget.of(memory)
         with at_rest(model, target):
             layout = inspect(model, placement, source.first[0])
@@ -93,7 +93,7 @@ def prediction_depth(
                 )
                 meter(len(captured[-1].labels), finished=True)
         rows = len(captured[0].labels)
-        _check_k(k, rows, leave_one_out=asked is None)
+        validate.enough_rows(k, rows, leave_one_out=asked is None)
         search = ProbeMeter(observer, layout.names, layout.widths, rows)
         result = depth_from_embeddings(
             captured[0].embeddings,
@@ -115,13 +115,6 @@ def prediction_depth(
 
 def _make_room(layout: Layout, budget: Budget, held: int, rows: int) -> None:
     check_memory(layout, held + rows, budget)
-
-
-def _check_k(k: int, rows: int, *, leave_one_out: bool) -> None:
-    most = rows - leave_one_out
-    if k > most:
-        left = ", less the row left out" if leave_one_out else ""
-        raise ValueError(f"k is {k} and support has {rows} rows{left}; at most {most} is wanted.")
 
 
 def _device(device: str | torch.device | None) -> torch.device | None:

@@ -52,6 +52,14 @@ def whole(value: Any, what: str, least: int = 1) -> int:
     return int(value)
 
 
+def enough_rows(k: int, rows: int, *, leave_one_out: bool) -> None:
+    """A query has k neighbours among `rows` rows."""
+    most = rows - leave_one_out
+    if k > most:
+        left = ", less the row left out" if leave_one_out else ""
+        raise ValueError(f"k is {k} and support has {rows} rows{left}; at most {most} is wanted.")
+
+
 def integers(value: Any, what: str, length: int | None = None) -> NDArray[np.int64]:
     """`value` as (length,) int64."""
     if is_torch(value):
@@ -185,10 +193,7 @@ def problem(
             count = len(query_rows)
     else:
         count = _common([(len(one.queries or ()), one.name) for one in layers], "queries")
-    most = rows - 1 if own_rows and exclude_self else rows
-    if k > most:
-        left = ", less the row left out" if most < rows else ""
-        raise ValueError(f"k is {k} and support has {rows} rows{left}; at most {most} is wanted.")
+    enough_rows(k, rows, leave_one_out=own_rows and exclude_self)
     if labels is None:
         labels = np.zeros(rows, dtype=np.int64)
     classes, codes = coded(labels, rows)
