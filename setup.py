@@ -13,9 +13,9 @@ from setuptools.command.build_ext import build_ext
 COMMON = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
 LEVELS = {"csrc/level_portable.cpp": []}  # source -> the flags that only this source may have
 if platform.machine() in ("x86_64", "AMD64"):
-    LEVELS["csrc/level_avx2.cpp"] = ["-mavx2", "-mfma", "-mf16c"]
+    LEVELS["csrc/level_avx2.cpp"] = ["-mavx2", "-mfma"]
     LEVELS["csrc/level_avx512.cpp"] = [
-        *("-mavx2", "-mfma", "-mf16c"),
+        *("-mavx2", "-mfma"),
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
         "-mprefer-vector-width=512",
     ]

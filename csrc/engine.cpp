@@ -1,7 +1,6 @@
 #include "engine.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -18,8 +17,9 @@ namespace {
 // Sizes of the work. None of them changes a vote.
 constexpr int64_t kQueryBlock = 96;                   // queries of one item of work
 constexpr int64_t kSmallBlock = 24;                   // towards the end, so that none is waited for
-constexpr int64_t kQueryBytes = int64_t(16) << 20;    // packed queries and lists held at once,
-constexpr int64_t kQueryFloor = 768;                  // but never fewer queries than this
+constexpr int64_t kQueryBytes = int64_t(16) << 20;    // packed queries and lists held at once;
+constexpr int64_t kQueryFloor = 768;                  // more for so many queries, since each tile
+constexpr int64_t kFloorBytes = int64_t(256) << 20;   // has the support packed anew; but no more
 constexpr int64_t kSupportBytes = int64_t(64) << 20;  // packed support held at once
 constexpr int64_t kDifferencesUpTo = 12;              // columns
 
@@ -71,12 +71,19 @@ public:
     Call(const Question& question, const Answers& answers, const Level& level, int threads,
          const Progress& progress)
         : ask(question), out(answers), level(level), progress_(progress),
-          team(threads, [this] { poll(); }) {
+          team(threads, [this] { report(); }) {
         for (int t = 0; t < team.size(); t++)
             scratch.push_back(std::make_unique<Scratch>(question.classes));
     }
 
     void probe(const Layer& layer, int64_t index, const std::vector<int64_t>& who);
+
+    void begin_stage(int64_t items) {
+        if (items == 0) before_ = 0;
+        else if (done) before_ += 0.9 * (1 - before_);
+        done = 0;
+        total = items;
+    }
 
     int64_t source_row(int64_t query) const { return ask.query_rows ? ask.query_rows[query] : query; }
     bool leaves_out() const { return layer->own_rows && ask.exclude_self; }
@@ -124,7 +131,7 @@ public:
     const Support* support = nullptr;
     double scale = 1;
     int64_t index = 0;
-    std::atomic<int64_t> done{0};
+    std::atomic<int64_t> done{0};  // of `total`, in the present stage of the layer
     int64_t total = 1;
     std::vector<std::unique_ptr<Scratch>> scratch;
     PackedRows packed_support, packed_queries;
@@ -133,11 +140,11 @@ public:
 
 private:
     void settle_completely(const std::vector<int64_t>& who);
-    void poll();
+    void report();
 
     const Progress& progress_;
-    std::chrono::steady_clock::time_point polled_;
     int64_t asked_ = 0;
+    double before_ = 0;  // the share of the layer's progress that earlier stages have filled
 
 public:
     Team team;
@@ -167,21 +174,23 @@ public:
         const Level& level = call_.level;
         const auto asked = static_cast<int64_t>(who.size());
         const int64_t group = level.group * level.support_rows;
-        const int64_t held = std::min(
-            round_up(rows_, level.support_rows),
-            std::max(group, kSupportBytes / (width_ * 4) / group * group));
+        int64_t held = kSupportBytes / (width_ * 4);
+        held = held < group ? round_up(std::max(held, kSmallBlock), level.support_rows)
+                            : held / group * group;
+        held = std::min(held, round_up(rows_, level.support_rows));
         // Each tile of queries has the support packed anew, unless all of it is held.
         const int64_t budget = held >= rows_ ? kQueryBytes : 4 * kQueryBytes;
-        const int64_t tiles =
-            ceil_div(asked, std::max(kQueryFloor, budget / (width_ * 4 + capacity_ * 8)));
+        const int64_t bytes = width_ * 4 + capacity_ * 8;
+        const int64_t floor = std::min(kQueryFloor, kFloorBytes / bytes);
+        const int64_t least = kQueryBlock * call_.team.size();
+        const int64_t tiles = ceil_div(asked, std::max({budget / bytes, floor, least}));
         const int64_t tile = round_up(ceil_div(asked, tiles), level.query_rows);
         support_ = call_.packed_support.reserve(held, round_up(rows_, level.support_rows), width_);
         queries_ = call_.packed_queries.reserve(tile, tile, width_);
         scores_ = call_.scores.reserve(tile * capacity_);
         positions_ = call_.positions.reserve(tile * capacity_);
         for (auto& s : call_.scratch) s->partial.reserve(kQueryBlock * group);
-        call_.done = 0;
-        call_.total = asked * ceil_div(rows_, held);
+        call_.begin_stage(asked * ceil_div(rows_, held));
 
         std::vector<int64_t> overflowed;
         int64_t packed = -1;  // the first position of the support that is held
@@ -402,7 +411,8 @@ void Call::probe(const Layer& present, int64_t number, const std::vector<int64_t
     layer = &present;
     index = number;
     asked_ = static_cast<int64_t>(who.size());
-    polled_ = {};  // each layer is reported at least once
+    begin_stage(0);
+    report();
     const int64_t width = present.support.width;
     for (auto& s : scratch) s->query.resize(width);
 
@@ -431,8 +441,8 @@ void Call::probe(const Layer& present, int64_t number, const std::vector<int64_t
 
 // Every distance in float64, for the queries that no filter can serve.
 void Call::settle_completely(const std::vector<int64_t>& who) {
-    done = 0;
-    total = static_cast<int64_t>(who.size());
+    if (who.empty()) return;
+    begin_stage(static_cast<int64_t>(who.size()));
     team.run(total, [&](int64_t item, int thread) {
         Scratch& s = *scratch[thread];
         const int64_t query = who[item];
@@ -458,12 +468,11 @@ void Call::settle_completely(const std::vector<int64_t>& who) {
     });
 }
 
-void Call::poll() {
-    const auto now = std::chrono::steady_clock::now();
-    if (!progress_ || now - polled_ < std::chrono::milliseconds(100)) return;
-    polled_ = now;
-    progress_(index, static_cast<double>(done) / static_cast<double>(std::max<int64_t>(1, total)),
-              asked_);
+// Filters fill nine tenths of what is left, since they may hand queries on.
+void Call::report() {
+    if (!progress_) return;
+    const double share = static_cast<double>(done) / static_cast<double>(std::max<int64_t>(1, total));
+    progress_(index, before_ + 0.9 * (1 - before_) * share, asked_);
 }
 
 }  // namespace
@@ -485,10 +494,11 @@ void probe(const std::vector<Layer>& layers, const Question& ask, const Answers&
     }
 }
 
-int64_t first_not_finite(const Matrix& matrix, const Level& level, int threads) {
+int64_t first_not_finite(const Matrix& matrix, const Level& level, int threads,
+                         const std::function<void()>& poll) {
     std::atomic<int64_t> first{matrix.rows};
     constexpr int64_t kRows = 64, kPiece = 256;
-    Team team(threads, [] {});
+    Team team(threads, poll);
     team.run(ceil_div(matrix.rows, kRows), [&](int64_t item, int) {
         double wide[kPiece];
         const int64_t end = std::min(matrix.rows, (item + 1) * kRows);

@@ -41,7 +41,8 @@ using Progress = std::function<void(int64_t layer, double fraction, int64_t quer
 void probe(const std::vector<Layer>& layers, const Question& question, const Answers& answers,
            const Level& level, int threads, const Progress& progress);
 
-// The first row that holds a NaN or an infinity, or -1.
-int64_t first_not_finite(const Matrix& matrix, const Level& level, int threads);
+// The first row that holds a NaN or an infinity, or -1. Throws what `poll` throws.
+int64_t first_not_finite(const Matrix& matrix, const Level& level, int threads,
+                         const std::function<void()>& poll);
 
 }  // namespace pdepth

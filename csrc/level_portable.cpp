@@ -1,7 +1,6 @@
 // Any processor: four floats at a time in plain C++, 4 queries x 8 support rows.
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "level.hpp"
 

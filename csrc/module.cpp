@@ -50,6 +50,11 @@ T* data_or_null(std::optional<Dense<T>>& array) {
     return array ? array->mutable_data() : nullptr;
 }
 
+// Python's signal handlers have their say; what they raise ends the call.
+void hear_signals() {
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
 void run(const std::vector<std::pair<Rows, std::optional<Rows>>>& layers, const Dense<int32_t>& codes,
          int32_t classes, int64_t k, bool exclude_self,
          std::optional<Dense<int64_t>> query_rows, int64_t queries,
@@ -63,6 +68,10 @@ void run(const std::vector<std::pair<Rows, std::optional<Rows>>>& layers, const 
         const Matrix own = matrix_of(support.first, support.second);
         walked.push_back({own, asked ? matrix_of(asked->first, asked->second) : own, !asked});
     }
+    for (const Layer& layer : walked)
+        if (layer.queries.width != layer.support.width ||
+            (!query_rows && layer.queries.rows != queries))
+            throw std::invalid_argument("the layers' shapes do not fit together");
     const Question question{codes.data(), classes, k, exclude_self, data_or_null(query_rows),
                             queries, data_or_null(wanted)};
     Answers answers;
@@ -73,7 +82,7 @@ void run(const std::vector<std::pair<Rows, std::optional<Rows>>>& layers, const 
     answers.rows = data_or_null(rows);
     const Progress report = [&](int64_t layer, double fraction, int64_t alive) {
         py::gil_scoped_acquire held;
-        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        hear_signals();
         if (progress) (*progress)(layer, fraction, alive);
     };
     const Level& chosen = level_named(level);
@@ -86,7 +95,10 @@ int64_t find_not_finite(const py::array& array, const std::string& type, const s
     const Matrix matrix = matrix_of(array, type);
     const Level& chosen = level_named(level);
     py::gil_scoped_release released;
-    return first_not_finite(matrix, chosen, threads);
+    return first_not_finite(matrix, chosen, threads, [] {
+        py::gil_scoped_acquire held;
+        hear_signals();
+    });
 }
 
 std::vector<std::pair<std::string, bool>> levels() {

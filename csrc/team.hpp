@@ -4,11 +4,13 @@
 #include <cfenv>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -31,9 +33,15 @@ private:
 
 class Team {
 public:
-    // `poll` runs on the calling thread between items; what it throws ends the call.
+    // `poll` runs on the calling thread, some ten times a second between items; what it throws ends
+    // the call. A system that refuses some of the threads gets its work from the others.
     Team(int size, std::function<void()> poll) : poll_(std::move(poll)) {
-        for (int t = 1; t < size; t++) threads_.emplace_back([this, t] { work_until_closed(t); });
+        threads_.reserve(size);
+        try {
+            for (int t = 1; t < size; t++)
+                threads_.emplace_back([this, t] { work_until_closed(t); });
+        } catch (const std::system_error&) {
+        }
     }
 
     ~Team() {
@@ -82,11 +90,18 @@ private:
         }
     }
 
+    void poll() {
+        const auto now = std::chrono::steady_clock::now();
+        if (now - polled_ < std::chrono::milliseconds(100)) return;
+        polled_ = now;
+        poll_();
+    }
+
     void take_items(int thread) {
         try {
             for (int64_t i; (i = next_.fetch_add(1)) < count_;) {
                 (*item_)(i, thread);
-                if (thread == 0) poll_();
+                if (thread == 0) poll();
             }
         } catch (...) {
             std::lock_guard<std::mutex> lock(mutex_);
@@ -97,6 +112,7 @@ private:
 
     DefaultArithmetic arithmetic_;
     std::function<void()> poll_;
+    std::chrono::steady_clock::time_point polled_ = std::chrono::steady_clock::now();
     std::vector<std::thread> threads_;
     std::mutex mutex_;
     std::condition_variable wake_, done_;

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pdepth.result import DepthResult
 
 TABLE, PICTURE, SUPPORT_TABLE = "depth.parquet", "depth.png", "support.parquet"
-SAID = (ValueError, TypeError, ImportError, MemoryError, OSError)  # errors that are one sentence
+SAID = (ValueError, TypeError, ImportError, MemoryError, OSError)  # errors that can be one sentence
 USAGE, INTERRUPTED, UNREAD = 2, 130, 141  # the last two: 128 and the signal's number
 
 app = typer.Typer(
@@ -82,7 +83,8 @@ def demo(
     """
     with _sentences():
         _check_out(out, (TABLE, PICTURE, SUPPORT_TABLE), overwrite)
-        require("matplotlib", "The demo", "demo")
+        for module in ("matplotlib", "pyarrow", "sklearn"):
+            require(module, "The demo", "demo")
         start = time.monotonic()
         from pdepth.demo import run_demo
 
@@ -241,12 +243,22 @@ def _sentences() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(UNREAD) from None
     except SAID as error:
+        if not _meant(error):
+            raise
         text = str(error)
         if isinstance(error, OSError) and error.strerror and error.filename is not None:
             text = f"{error.filename}: {error.strerror}."
         text = " ".join(text.split()) or f"{type(error).__name__}."
         print(f"Error: {text}", file=sys.stderr)
         raise SystemExit(USAGE) from None
+
+
+def _meant(error: BaseException) -> bool:
+    """Whether an error is a sentence of pdepth's own, and no bug in a model or a library."""
+    if not isinstance(error, ValueError | TypeError):
+        return True
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    return str(innermost.f_globals.get("__name__", "")).split(".")[0] == "pdepth"
 
 
 def _check_out(out: Path, names: tuple[str, ...], overwrite: bool) -> None:

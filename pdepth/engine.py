@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from pdepth import validate
 from pdepth.backends import Coded, Progress, backend_named
 from pdepth.backends.common import UNKNOWN
 from pdepth.result import DepthResult, Votes
 from pdepth.rows import is_array, is_torch
+from pdepth.validate import Problem
 
 _NO_CLASS = -2  # the code of a prediction that no support row has: no vote equals it
 
@@ -53,40 +55,31 @@ def probe_votes(
     Raises:
         ValueError, TypeError: before any work, one sentence that names the argument.
     """
-    if isinstance(support, Iterator):
-        return _votes_one_by_one(
+    answer = _ask(
+        validate.problems(
             support,
-            labels,
             queries,
+            labels,
             query_rows=query_rows,
             k=k,
             metric=metric,
             exclude_self=exclude_self,
-            backend=backend,
             num_threads=num_threads,
-            return_counts=return_counts,
-        )
-    engine = backend_named(backend)
-    pairs = validate.pairs(support, queries)
-    problem = validate.problem(
-        pairs,
-        labels,
-        query_rows=query_rows,
-        k=k,
-        metric=metric,
-        exclude_self=exclude_self,
-        num_threads=num_threads,
+        ),
+        backend,
+        return_counts=return_counts,
     )
-    coded: Coded = engine.votes(problem, None, return_counts, None)
+
+    problem, coded = answer.problem, answer.coded
 
     def given_back(array: NDArray[Any] | None) -> Any:
         if array is not None and is_array(support):
             array = array[0]
-        return _like(pairs[0][1], array)
+        return _on(problem.device, array)
 
     return Votes(
         votes=given_back(problem.classes[coded.votes]),
-        classes=_like(pairs[0][1], problem.classes),
+        classes=_on(problem.device, problem.classes),
         tied=given_back(coded.tied),
         counts=given_back(coded.counts),
     )
@@ -110,9 +103,9 @@ def kneighbors(
     """
     if not is_array(support):
         raise TypeError(f"support is a {type(support).__name__}; one array is wanted.")
-    engine = backend_named(backend)
-    problem = validate.problem(
-        validate.pairs(support, queries),
+    (problem,) = validate.problems(
+        support,
+        queries,
         None,
         query_rows=query_rows,
         k=k,
@@ -120,8 +113,8 @@ def kneighbors(
         exclude_self=exclude_self,
         num_threads=num_threads,
     )
-    distances, rows = engine.neighbours(problem)
-    return _like(support, distances), _like(support, rows)
+    distances, rows = backend_named(backend).neighbours(problem)
+    return _on(problem.device, distances), _on(problem.device, rows)
 
 
 def depth_from_votes(votes: Any, reference: Any) -> tuple[Any, Any]:
@@ -140,7 +133,8 @@ def depth_from_votes(votes: Any, reference: Any) -> tuple[Any, Any]:
         raise TypeError(f"votes has elements of type {given.dtype}; integers are wanted.")
     agrees = given == validate.integers(reference, "reference", given.shape[1])
     depth, undefined = _depth(agrees)
-    return _like(votes, depth), _like(votes, undefined)
+    device = votes.device if is_torch(votes) else None
+    return _on(device, depth), _on(device, undefined)
 
 
 def depth_from_embeddings(
@@ -177,46 +171,97 @@ def depth_from_embeddings(
     Raises:
         ValueError, TypeError: before any work, one sentence that names the argument.
     """
-    if isinstance(support, Iterator):
-        support = [support] if is_array(support) else list(support)
-        queries = list(queries) if isinstance(queries, Iterator) else queries
-    engine = backend_named(backend)
-    pairs = validate.pairs(support, queries)
-    if probes is not None:
-        if len(probes) != len(pairs):
-            raise ValueError(f"probes has {len(probes)} names; {len(pairs)} are wanted.")
-        pairs = [(str(name), *pair[1:]) for name, pair in zip(probes, pairs, strict=True)]
-    problem = validate.problem(
-        pairs,
-        labels,
-        query_rows=query_rows,
-        k=k,
-        metric=metric,
-        exclude_self=exclude_self,
-        num_threads=num_threads,
+    answer = _ask(
+        validate.problems(
+            support,
+            queries,
+            labels,
+            names=probes,
+            query_rows=query_rows,
+            k=k,
+            metric=metric,
+            exclude_self=exclude_self,
+            num_threads=num_threads,
+        ),
+        backend,
+        predictions=predictions,
+        query_labels=query_labels,
+        early_exit=early_exit and not isinstance(support, Iterator),
+        progress=progress,
     )
-    predicted = validate.integers(predictions, "predictions", problem.count)
-    if query_labels is not None:
-        query_labels = validate.integers(query_labels, "query_labels", problem.count)
-    elif queries is None:
-        own = problem.classes[problem.codes]
-        query_labels = own if problem.query_rows is None else own[problem.query_rows]
-    wanted = _codes_of(predicted, problem.classes)
-    coded: Coded = engine.votes(problem, wanted if early_exit else None, False, progress)
-    known = coded.votes != UNKNOWN
-    depth, undefined = _depth(coded.votes == wanted)
+    problem, votes = answer.problem, answer.coded.votes
+    given = answer.query_labels
+    if given is None and queries is None:
+        given = problem.classes[problem.codes]
+        given = given if problem.query_rows is None else given[problem.query_rows]
+    known = votes != UNKNOWN
+    depth, undefined = _depth(votes == answer.wanted)
     return DepthResult(
         depth=depth,
         undefined=undefined,
-        votes=np.where(known, problem.classes[coded.votes], -1),
+        votes=np.where(known, problem.classes[votes], -1),
         known=known,
-        predictions=predicted,
-        labels=query_labels,
-        probes=tuple(layer.name for layer in problem.layers),
+        predictions=answer.predictions,
+        labels=given,
+        probes=tuple(name for name, _ in answer.layers),
         k=problem.k,
-        widths=tuple(layer.support.width for layer in problem.layers),
+        widths=tuple(width for _, width in answer.layers),
         leave_one_out=queries is None and exclude_self,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """A call's problem (of an iterator, the first probe's), its layers' names and widths, votes."""
+
+    problem: Problem
+    layers: list[tuple[str, int]]
+    coded: Coded
+    predictions: NDArray[np.int64]
+    wanted: NDArray[np.int32]
+    query_labels: NDArray[np.int64] | None
+
+
+def _ask(
+    problems: Iterator[Problem],
+    backend: str,
+    *,
+    return_counts: bool = False,
+    predictions: Any = None,
+    query_labels: Any = None,
+    early_exit: bool = False,
+    progress: Progress | None = None,
+) -> _Answer:
+    """Check what belongs to the queries, then have every problem answered in turn."""
+    engine = backend_named(backend)
+    answer: _Answer | None = None
+    parts: list[Coded] = []
+    layers: list[tuple[str, int]] = []
+    for problem in problems:
+        if answer is None:
+            predicted = np.zeros(problem.count, dtype=np.int64)
+            if predictions is not None:
+                predicted = validate.integers(predictions, "predictions", problem.count)
+            if query_labels is not None:
+                query_labels = validate.integers(query_labels, "query_labels", problem.count)
+            answer = _Answer(
+                replace(problem, layers=()),  # holds no array of a probe that has been answered
+                layers,
+                Coded(np.empty(0, np.int32)),
+                predicted,
+                _codes_of(predicted, problem.classes),
+                query_labels,
+            )
+        report = None if progress is None else _shifted(progress, len(layers))
+        wanted = answer.wanted if early_exit else None
+        parts.append(engine.votes(problem, wanted, return_counts, report))
+        layers += [(layer.name, layer.support.width) for layer in problem.layers]
+    assert answer is not None  # a call without a probe is refused
+    return replace(answer, coded=Coded.joined(parts))
+
+
+def _shifted(progress: Progress, by: int) -> Progress:
+    return lambda layer, fraction, asked: progress(layer + by, fraction, asked)
 
 
 def _depth(agrees: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -231,47 +276,10 @@ def _codes_of(labels: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[
     return np.where(classes[places] == labels, places, _NO_CLASS).astype(np.int32)
 
 
-def _like(given: ArrayLike, array: NDArray[Any] | None) -> Any:
-    """`array` as the kind of `given`: NumPy, or a torch tensor on the same device."""
-    if array is None or not is_torch(given):
+def _on(device: Any, array: NDArray[Any] | None) -> Any:
+    """`array` as the caller's kind: NumPy for None, or a torch tensor on that device."""
+    if array is None or device is None:
         return array
     import torch
 
-    return torch.from_numpy(array).to(given.device)  # type: ignore[union-attr]
-
-
-def _votes_one_by_one(support: Iterator[Any], labels: Any, queries: Any, **options: Any) -> Votes:
-    """The votes of probes that come one at a time; no two are held at once."""
-    found: list[Votes] = []
-    asked = None if queries is None else iter(queries)
-    for number, array in enumerate(support):
-        query = None
-        if asked is not None:
-            query = next(asked, None)
-            if query is None:
-                raise ValueError(
-                    f"queries has {number} probes and support more; as many are wanted."
-                )
-        found.append(probe_votes([array], labels, None if asked is None else [query], **options))
-    if not found:
-        raise ValueError("support holds no probe.")
-    if asked is not None and next(asked, None) is not None:
-        raise ValueError(
-            f"queries has more probes than support's {len(found)}; as many are wanted."
-        )
-
-    def joined(arrays: list[Any]) -> Any:
-        if arrays[0] is None:
-            return None
-        if is_torch(arrays[0]):
-            import torch
-
-            return torch.cat(arrays)
-        return np.concatenate(arrays)
-
-    return Votes(
-        votes=joined([one.votes for one in found]),
-        classes=found[0].classes,
-        tied=joined([one.tied for one in found]),
-        counts=joined([one.counts for one in found]),
-    )
+    return torch.from_numpy(array).to(device)

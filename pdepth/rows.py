@@ -57,27 +57,20 @@ def rows_of(value: Any, what: str) -> Rows:
     Copies only where the elements of a row do not lie side by side, or not in native byte order.
     Raises TypeError for what is no array of numbers, ValueError for a scalar or an empty array.
     """
-    if not is_array(value):
+    if not is_array(value) or np.ma.isMaskedArray(value):
         raise TypeError(
             f"{what} is a {type(value).__name__}; a NumPy array or torch tensor is wanted."
         )
     if value.ndim == 0:
         raise ValueError(f"{what} is a scalar; an array of shape (rows, width) is wanted.")
     kind = str(value.dtype).removeprefix("torch.")
-    if kind == "bool":
-        kind = "uint8"
-    if is_torch(value):
-        import torch
-
-        host = value.detach().cpu()
-        array = host.view(torch.int16).numpy() if kind == "bfloat16" else host.numpy()
-    else:
-        array = value
-        kind = array.dtype.newbyteorder("=").name if kind != "uint8" else kind
-    if kind not in TYPES:
+    if not is_torch(value):
+        kind = value.dtype.newbyteorder("=").name
+    if kind not in (*TYPES, "bool"):
         raise TypeError(
             f"{what} has elements of type {kind}; integers or floats of 16 to 64 bits are wanted."
         )
+    array = _on_host(value, what) if is_torch(value) else value
     if array.size == 0:
         raise ValueError(f"{what} is empty, with shape {tuple(value.shape)}.")
     if array.ndim != 2:
@@ -86,8 +79,19 @@ def rows_of(value: Any, what: str) -> Rows:
         array = np.ascontiguousarray(array)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    if kind == "bfloat16":
-        array = array.view(np.uint16)
-    elif array.dtype == np.bool_:
-        array = array.view(np.uint8)
+    if kind == "bool":
+        return Rows(array.view(np.uint8), "uint8")
     return Rows(array, kind)
+
+
+def _on_host(tensor: Any, what: str) -> NDArray[Any]:
+    """A torch tensor's memory as NumPy's, on the CPU; bfloat16 as uint16."""
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_meta:
+        kind = "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+        raise TypeError(f"{what} is a {kind} tensor; a dense one is wanted.")
+    host = tensor.detach().cpu()
+    if host.dtype == torch.bfloat16:
+        return host.view(torch.int16).numpy().view(np.uint16)  # type: ignore[no-any-return]
+    return host.numpy()  # type: ignore[no-any-return]

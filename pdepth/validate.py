@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,10 @@ from pdepth.rows import Rows, is_array, is_torch, rows_of
 
 METRICS = ("sqeuclidean", "cosine")
 MOST_ROWS = 2**31 - 1
+MOST_THREADS = 1024
+
+Pair = tuple[str, Any, Any]
+_NONE_LEFT = object()
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,7 @@ class Problem:
 
     codes: (M,) int32, each support row's class as its place in `classes` (C,) int64, ascending.
     query_rows: (N,) int64 support rows that are asked, or None; count: N.
+    device: of the first support, where it is a torch tensor; None for NumPy.
     """
 
     layers: tuple[Layer, ...]
@@ -41,6 +46,7 @@ class Problem:
     query_rows: NDArray[np.int64] | None
     count: int
     threads: int
+    device: Any
 
 
 def whole(value: Any, what: str, least: int = 1) -> int:
@@ -60,18 +66,27 @@ def enough_rows(k: int, rows: int, *, leave_one_out: bool) -> None:
         raise ValueError(f"k is {k} and support has {rows} rows{left}; at most {most} is wanted.")
 
 
-def integers(value: Any, what: str, length: int | None = None) -> NDArray[np.int64]:
+def integers(
+    value: Any, what: str, length: int | None = None, *, booleans: bool = True
+) -> NDArray[np.int64]:
     """`value` as (length,) int64."""
     if is_torch(value):
-        value = value.detach().cpu().numpy()
-    array = np.asarray(value)
+        kind = str(value.dtype).removeprefix("torch.")
+        value = value.detach().cpu()
+        array = value.float().numpy() if kind == "bfloat16" else value.numpy()
+    else:
+        array = np.asarray(value)
+        kind = str(array.dtype)
     if array.ndim != 1:
         raise ValueError(f"{what} has shape {array.shape}; one dimension is wanted.")
-    if array.size and array.dtype.kind not in "iub":
-        raise TypeError(f"{what} has elements of type {array.dtype}; integers are wanted.")
+    if array.size and array.dtype.kind not in ("iub" if booleans else "iu"):
+        raise TypeError(f"{what} has elements of type {kind}; integers are wanted.")
     if length is not None and len(array) != length:
         raise ValueError(f"{what} has {len(array)} entries; {length} are wanted.")
-    return array.astype(np.int64)
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{what} holds {array.max()}; integers below 2^63 are wanted.")
+    whole_numbers: NDArray[np.int64] = array.astype(np.int64)
+    return whole_numbers
 
 
 def coded(labels: Any, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -80,45 +95,60 @@ def coded(labels: Any, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]
     return classes, codes.astype(np.int32)
 
 
-def pairs(support: Any, queries: Any) -> list[tuple[str, Any, Any]]:
-    """(name, support array, query array or None) of each probe, from what users may pass."""
+def pairs(support: Any, queries: Any) -> Iterator[Pair]:
+    """(name, support array, query array or None) of each probe, from what users may pass.
+
+    Lazy: of iterators no more than one array is taken at a time.
+    """
     if is_array(support):
         if queries is not None and not is_array(queries):
             raise TypeError(
                 f"queries is a {type(queries).__name__} and support one array; "
                 "one array is wanted for both, or one array a probe."
             )
-        return [("probe 0", support, queries)]
+        yield "probe 0", support, queries
+        return
+    if isinstance(support, Mapping) and isinstance(queries, Mapping):
+        if list(queries) != list(support):
+            raise ValueError(
+                f"queries has the probes {list(queries)}, support {list(support)}; "
+                "the same names in the same order are wanted."
+            )
+        queries = list(queries.values())
+    if queries is not None and not _is_collection(queries):
+        raise TypeError(
+            f"queries is a {type(queries).__name__}; one array a probe is wanted, as in support."
+        )
     if isinstance(support, Mapping):
-        names = [str(name) for name in support]
-        if isinstance(queries, Mapping):
-            if list(queries) != list(support):
-                raise ValueError(
-                    f"queries has the probes {list(queries)}, support {list(support)}; "
-                    "the same names in the same order are wanted."
-                )
-            queries = list(queries.values())
-        support = list(support.values())
-    elif isinstance(support, Sequence) and not isinstance(support, str | bytes):
-        names = [f"probe {i}" for i in range(len(support))]
+        named = ((str(name), array) for name, array in support.items())
+    elif _is_collection(support):
+        named = ((f"probe {number}", array) for number, array in enumerate(support))
     else:
         raise TypeError(
             f"support is a {type(support).__name__}; an array, or a sequence, mapping or iterator "
             "of arrays is wanted."
         )
-    if not support:
+    asked = None if queries is None else iter(queries)
+    number = 0
+    for number, (name, array) in enumerate(named, 1):
+        query = None
+        if asked is not None:
+            query = next(asked, _NONE_LEFT)
+            if query is _NONE_LEFT:
+                raise ValueError(
+                    f"queries has {number - 1} probes and support more; as many are wanted."
+                )
+            if query is None:
+                raise TypeError(f"queries ({name}) is None; one array a probe is wanted.")
+        yield name, array, query
+    if number == 0:
         raise ValueError("support holds no probe.")
-    if queries is None:
-        return [(name, array, None) for name, array in zip(names, support, strict=True)]
-    if is_array(queries) or not isinstance(queries, Sequence):
-        raise TypeError(
-            f"queries is a {type(queries).__name__}; one array a probe is wanted, as in support."
-        )
-    if len(queries) != len(support):
-        raise ValueError(
-            f"queries has {len(queries)} probes and support {len(support)}; as many are wanted."
-        )
-    return list(zip(names, support, queries, strict=True))
+    if asked is not None and next(asked, _NONE_LEFT) is not _NONE_LEFT:
+        raise ValueError(f"queries has more probes than support's {number}; as many are wanted.")
+
+
+def _is_collection(value: Any) -> bool:
+    return isinstance(value, Iterator | Sequence) and not isinstance(value, str | bytes)
 
 
 def layer(name: str, support: Any, queries: Any, metric: str, threads: int) -> Layer:
@@ -151,18 +181,44 @@ def _normalised(rows: Rows, what: str) -> Rows:
     out = np.empty(rows.array.shape)
     for begin in range(0, len(rows), 1024):
         part = Rows(rows.array[begin : begin + 1024], rows.type).widened()
-        empty = np.flatnonzero(~part.any(axis=1))
-        if len(empty):
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            normed = definition.as_rows(part, "cosine")
+            squares = (normed * normed).sum(axis=1)
+        # A norm beyond float64's range, or of nought, leaves no row of norm one.
+        if len(bad := np.flatnonzero(~(np.abs(squares - 1) < 0.5))):
             raise ValueError(
-                f"{what} is zero in row {begin + empty[0]}; metric='cosine' wants rows with a "
-                "direction."
+                f"{what} has no direction in row {begin + bad[0]}: its norm is zero or beyond "
+                "float64's range; metric='cosine' wants one."
             )
-        out[begin : begin + 1024] = definition.as_rows(part, "cosine")
+        out[begin : begin + 1024] = normed
     return Rows(out, "float64")
 
 
+def problems(
+    support: Any, queries: Any, labels: Any, *, names: Sequence[str] | None = None, **options: Any
+) -> Iterator[Problem]:
+    """The call's problem; of an iterator, one for each probe as it comes, all of one shape."""
+    found = pairs(support, queries)
+    if not isinstance(support, Iterator):
+        together = list(found)
+        if names is not None:
+            if len(names) != len(together):
+                raise ValueError(f"probes has {len(names)} names; {len(together)} are wanted.")
+            together = [(str(n), *p[1:]) for n, p in zip(names, together, strict=True)]
+        yield problem(together, labels, **options)
+        return
+    given = iter(names or ())
+    first: tuple[str, int] | None = None
+    for name, *arrays in found:
+        one = problem([(next(given, name), *arrays)], labels, **options)
+        if first is None:
+            first = (one.layers[0].name, one.count)
+        _common([(first[1], first[0]), (one.count, one.layers[0].name)], "queries")
+        yield one
+
+
 def problem(
-    pairs: list[tuple[str, Any, Any]],
+    pairs: list[Pair],
     labels: Any,
     *,
     query_rows: Any,
@@ -173,6 +229,8 @@ def problem(
 ) -> Problem:
     """The whole call, checked; `labels=None` stands for one class."""
     threads = native.default_threads() if num_threads is None else whole(num_threads, "num_threads")
+    if threads > MOST_THREADS:
+        raise ValueError(f"num_threads is {threads}; at most {MOST_THREADS} are wanted.")
     k = whole(k, "k")
     if metric not in METRICS:
         raise ValueError(f"metric is {metric!r}; one of {', '.join(METRICS)} is wanted.")
@@ -184,7 +242,7 @@ def problem(
     if own_rows:
         count = rows
         if query_rows is not None:
-            query_rows = integers(query_rows, "query_rows")
+            query_rows = integers(query_rows, "query_rows", booleans=False)
             if len(query_rows) == 0:
                 raise ValueError("query_rows is empty.")
             if query_rows.min() < 0 or query_rows.max() >= rows:
@@ -197,7 +255,10 @@ def problem(
     if labels is None:
         labels = np.zeros(rows, dtype=np.int64)
     classes, codes = coded(labels, rows)
-    return Problem(layers, codes, classes, k, bool(exclude_self), query_rows, count, threads)
+    device = pairs[0][1].device if is_torch(pairs[0][1]) else None
+    return Problem(
+        layers, codes, classes, k, bool(exclude_self), query_rows, count, threads, device
+    )
 
 
 def _common(counts: list[tuple[int, str]], what: str) -> int:

@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
+    RandomSampler,
     SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
 )
 
 from pdepth.embeddings.capture import at_rest, capture, check_memory, footprint, inspect
@@ -381,7 +384,9 @@ class Squares(Dataset):
     [
         DataLoader(images(), batch_size=BATCH, shuffle=True),
         DataLoader(images(), batch_size=BATCH, shuffle=True, drop_last=True),
-        DataLoader(images(), batch_sampler=[[3, 1], [2]]),
+        DataLoader(
+            images(), batch_sampler=BatchSampler(RandomSampler(images()), BATCH, drop_last=True)
+        ),
         DataLoader(
             images(), batch_size=BATCH, collate_fn=lambda r: (torch.stack([x for x, _ in r]),
             [int(y) for _, y in r])
@@ -539,3 +544,17 @@ def test_free_memory_heeds_the_tightest_group(tmp_path):
     (groups / "memory" / "memory.stat").write_text("total_inactive_file 0\n")
     assert free_bytes(proc, groups) == 0
     assert free_bytes(tmp_path / "none", groups) is None
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"sampler": RandomSampler(range(10), replacement=True)},
+        {"sampler": RandomSampler(range(10), num_samples=3)},
+        {"sampler": WeightedRandomSampler([1.0] * 10, 4)},
+        {"batch_sampler": [[3, 1], [2]]},
+    ],
+)
+def test_a_sampler_that_chooses_rows_is_refused(choice):
+    with pytest.raises(TypeError, match="chooses rows of its own; wanted Subset"):
+        Source(DataLoader(images(), **choice), "support", 4)

@@ -136,7 +136,7 @@ def test_every_option_reaches_prediction_depth(tmp_path, mine, monkeypatch):
 
     def record(model, support, queries, **options):
         asked.update(options, rows=len(support), queries=queries)
-        raise ValueError("far enough")
+        raise ImportError("far enough")
 
     monkeypatch.setattr("pdepth.depth.prediction_depth", record)
     sentence = refused(
@@ -229,7 +229,7 @@ def test_a_bug_keeps_its_traceback(tmp_path, mine):
     ("error", "line"),
     [
         (OSError(28, "No space left on device", "depth.parquet"), "depth.parquet: No space left"),
-        (ValueError("two\nlines"), "two lines"),
+        (ImportError("two\nlines"), "two lines"),
         (MemoryError(), "MemoryError."),
     ],
 )
@@ -238,6 +238,22 @@ def test_errors_become_one_line(capsys, error, line):
         raise error
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith(f"Error: {line}")
+
+
+def test_a_model_that_fails_keeps_its_traceback(tmp_path, mine):
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        "import torch\n"
+        "class Net(torch.nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x) + 'a'\n"
+        "def net():\n"
+        "    return Net(torch.nn.Flatten(), torch.nn.LazyLinear(3), torch.nn.Linear(3, 3))\n"
+    )
+    options = ("--support", f"{mine}:support", "--out", tmp_path / "o", "-k", 3)
+    result = call("run", f"{broken}:net", *options)
+    assert isinstance(result.exception, TypeError)
+    assert not (tmp_path / "o").exists()
 
 
 def test_version_and_help():

@@ -215,18 +215,46 @@ def test_collections_and_kinds_of_arrays() -> None:
     assert named.probes == ("a", "b")
 
 
-def test_flushed_subnormals_and_rounding_mode_of_the_caller_do_not_matter() -> None:
+def test_iterators_are_read_forward_and_answer_all_votes() -> None:
+    rng = np.random.default_rng(11)
+    layers = [rng.standard_normal((120, width)) for width in (5, 40, 9)]
+    queries = [rng.standard_normal((30, width)) for width in (5, 40, 9)]
+    labels, predictions = rng.integers(0, 3, 120), rng.integers(0, 3, 30)
+    wanted = pdepth.depth_from_embeddings(layers, labels, predictions, queries, k=9)
+    seen: list[int] = []
+    found = pdepth.depth_from_embeddings(
+        iter(layers),
+        labels,
+        predictions,
+        iter(queries),
+        k=9,
+        probes=["a", "b", "c"],
+        progress=lambda probe, fraction, asked: seen.append(probe),
+    )
+    assert first_difference(found.depth, wanted.depth) is None
+    assert found.known.all()
+    assert found.probes == ("a", "b", "c")
+    assert found.widths == wanted.widths == (5, 40, 9)
+    assert sorted(set(seen)) == [0, 1, 2]
+    again = pdepth.probe_votes(layers, labels, iter(queries), k=9, return_counts=True)
+    assert first_difference(again.votes, found.votes) is None
+    assert again.counts.shape == (3, 30, 3)
+
+
+def test_a_caller_that_flushes_subnormals_gets_the_same_bits() -> None:
     rng = np.random.default_rng(10)
-    support = (rng.standard_normal((200, 20)) * 1e-310).astype(np.float64)
-    labels = rng.integers(0, 5, 200)
-    wanted = pdepth.kneighbors(support + 0.0, k=30)[1]
+    support = rng.standard_normal((200, 20)) * 1e-160  # squares are subnormal
+    wanted = definition.kneighbors(support, k=30)
     torch.set_flush_denormal(True)
     try:
-        found = pdepth.kneighbors(support, k=30, num_threads=2)[1]
+        flushed = definition.kneighbors(support, k=30)
+        found = [pdepth.kneighbors(support, k=30, num_threads=threads) for threads in (1, 2)]
     finally:
         torch.set_flush_denormal(False)
-    assert first_difference(found, wanted) is None
-    assert labels.size
+    assert first_difference(flushed[1], wanted[1]) is not None  # flushing does change distances
+    for distances, rows in found:
+        assert first_difference(rows, wanted[1]) is None
+        assert first_difference(distances, wanted[0]) is None
 
 
 def test_fresh_memory_is_never_read() -> None:

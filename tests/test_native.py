@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -29,25 +30,27 @@ def test_levels_are_ordered_and_the_portable_one_runs() -> None:
 
 @pytest.mark.skipif(not (ROOT / "csrc").is_dir(), reason="csrc/ is not beside the tests")
 @pytest.mark.skipif(not (shutil.which("g++") and shutil.which("nm")), reason="no g++ and nm")
-@pytest.mark.parametrize("level", ["portable", "avx2", "avx512"])
-def test_a_level_shares_no_code_with_the_rest(level: str, tmp_path: Path) -> None:
+def test_a_level_shares_no_code_with_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A weak symbol in a level's object could become the copy that every machine runs."""
-    flags = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq"]}
-    made = tmp_path / "level.o"
-    source = ROOT / "csrc" / f"level_{level}.cpp"
-    subprocess.run(
-        ["g++", "-std=c++17", "-O1", *flags.get(level, []), "-c", str(source), "-o", str(made)],
-        check=True,
-    )
-    listed = subprocess.run(["nm", "-C", str(made)], capture_output=True, text=True, check=True)
-    shared = [
-        line.split(None, 2)[1:]
-        for line in listed.stdout.splitlines()
-        if line[16:].split()[0] in "WVuTDBR"
-    ]
-    assert shared == [["D", f"pdepth::{level}_level"]] or shared == [
-        ["R", f"pdepth::{level}_level"]
-    ]
+    monkeypatch.setattr("setuptools.setup", lambda **_: None)
+    monkeypatch.chdir(ROOT)
+    build = runpy.run_path(str(ROOT / "setup.py"))
+    assert set(native.simd_levels()) == {Path(source).stem[6:] for source in build["LEVELS"]}
+    for source, flags in build["LEVELS"].items():
+        made = tmp_path / "level.o"
+        subprocess.run(
+            ["g++", *build["COMMON"], *flags, "-fPIC", "-c", source, "-o", str(made)], check=True
+        )
+        listed = subprocess.run(
+            ["nm", "-C", "--defined-only", "--extern-only", str(made)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        shared = [line.split(None, 2)[2] for line in listed.stdout.splitlines()]
+        assert shared == [f"pdepth::{Path(source).stem[6:]}_level"]
 
 
 def test_other_python_threads_run_meanwhile() -> None:
@@ -79,10 +82,10 @@ def test_no_thread_outlives_a_call() -> None:
 
     rng = np.random.default_rng(0)
     support = rng.standard_normal((500, 20)).astype(np.float32)
-    pdepth.probe_votes(support, rng.integers(0, 3, 500), num_threads=5)
     before = count()
-    pdepth.probe_votes(support, rng.integers(0, 3, 500), num_threads=5)
-    assert count() == before
+    for threads in (11, 23):  # more than any call before
+        pdepth.probe_votes(support, rng.integers(0, 3, 500), num_threads=threads)
+        assert count() == before
 
 
 def test_progress_is_reported_and_its_exception_ends_the_call() -> None:
@@ -102,6 +105,53 @@ def test_progress_is_reported_and_its_exception_ends_the_call() -> None:
         )
     assert {probe for probe, _, _ in seen} == {0, 1}
     assert all(0 <= fraction <= 1 and asked == 4000 for _, fraction, asked in seen)
+
+
+def test_progress_never_goes_back() -> None:
+    """Half of the rows lie closer together than float32 tells: all three stages are needed."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((3000, 40))
+    rows[::2] = rows[0] + 1e-9 * rng.standard_normal((1500, 40))
+    seen: list[float] = []
+    pdepth.depth_from_embeddings(
+        [rows],
+        rng.integers(0, 3, 3000),
+        np.zeros(3000, dtype=int),
+        num_threads=1,
+        progress=lambda _probe, fraction, _asked: seen.append(fraction),
+    )
+    assert seen == sorted(seen)
+    assert seen[-1] > 0.9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit works so on Linux")
+def test_threads_that_the_system_refuses_are_done_without() -> None:
+    """Under a stack limit beyond the address space no thread can be made."""
+    code = (
+        "import threading\n"
+        "import numpy as np, pdepth\n"
+        "rows = np.random.default_rng(0).standard_normal((500, 20))\n"
+        "found = pdepth.probe_votes(rows, np.arange(500) % 3, num_threads=8).votes\n"
+        "wanted = pdepth.probe_votes(rows, np.arange(500) % 3, num_threads=1).votes\n"
+        "assert (found == wanted).all()\n"
+        "try:\n"
+        "    threading.Thread(target=print).start()\n"
+        "except RuntimeError:\n"
+        "    print('no thread was made')\n"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -s {2**37} && exec {sys.executable} -"],
+        input=code,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "ulimit" in done.stderr:
+        pytest.skip("the stack limit cannot be raised here")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "no thread was made\n"
 
 
 def test_ctrl_c_ends_a_long_call_soon() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,19 @@ class Coded:
     votes: NDArray[np.int32]
     tied: NDArray[np.bool_] | None = None
     counts: NDArray[np.int32] | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Coded]) -> Coded:
+        """The answers of several calls, one below the other."""
+
+        def together(arrays: list[Any]) -> Any:
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        return cls(
+            votes=np.concatenate([part.votes for part in parts]),
+            tied=together([part.tied for part in parts]),
+            counts=together([part.counts for part in parts]),
+        )
 
 
 def empty_votes(layers: int, queries: int) -> NDArray[Any]:

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, Subset, SubsetRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+)
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -67,9 +75,7 @@ def _in_order(data: Any, what: str, batch_size: int) -> DataLoader[Any]:
     # A generator of its own: the loader would otherwise draw from the caller's random state.
     generator = torch.Generator()
     if isinstance(data, DataLoader):
-        dataset = data.dataset
-        if isinstance(data.sampler, SubsetRandomSampler):
-            dataset = Subset(dataset, sorted(data.sampler.indices))
+        dataset = _sampled(data, what)
         by_itself = data.batch_size is None and data.batch_sampler is None
         return DataLoader(
             dataset,
@@ -91,6 +97,32 @@ def _in_order(data: Any, what: str, batch_size: int) -> DataLoader[Any]:
         f"{what} is a {type(data).__name__}; wanted a DataLoader, a Dataset with a length or an "
         "IterableDataset."
     )
+
+
+def _sampled(loader: DataLoader[Any], what: str) -> Any:
+    """The loader's dataset, or the part of it that its sampler draws from.
+
+    Raises TypeError for a sampler that draws other rows than each once, whose order is unknown.
+    """
+    if isinstance(loader.dataset, IterableDataset):
+        return loader.dataset
+    sampler, batches = loader.sampler, loader.batch_sampler
+    if type(batches) is BatchSampler:
+        sampler = batches.sampler
+    elif batches is not None:
+        sampler = batches
+    if isinstance(sampler, SubsetRandomSampler):
+        return Subset(loader.dataset, sorted(sampler.indices))
+    rows = len(loader.dataset)  # type: ignore[arg-type]
+    every = isinstance(sampler, RandomSampler) and (
+        not sampler.replacement and sampler.num_samples == rows
+    )
+    if not every and not isinstance(sampler, SequentialSampler):
+        raise TypeError(
+            f"{what} is a DataLoader whose {type(sampler).__name__} chooses rows of its own; "
+            "wanted Subset(dataset, rows), or a sampler that takes every row once."
+        )
+    return loader.dataset
 
 
 def _labels(labels: Any, what: str) -> torch.Tensor:
