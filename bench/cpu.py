@@ -14,14 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -32,8 +28,10 @@ import numpy as np
 import pdepth
 from pdepth import definition, native
 
-HERE = Path(__file__).parent
-STORED, README = HERE / "results" / "cpu.json", HERE.parent / "README.md"
+from common import RESULTS, machine, render, version_of, where
+
+NAME, STORED = "bench/cpu.py", RESULTS / "cpu.json"
+PACKAGES = ("numpy", "torch", "scikit-learn-intelex", "faiss-cpu")
 SHAPES = [  # support rows, queries, width
     (10_000, 10_000, 64),
     (10_000, 10_000, 512),
@@ -93,9 +91,7 @@ def engines() -> dict[str, Engine]:
         ("scikit-learn-intelex", "scikit-learn-intelex", with_sklearnex),
         ("faiss", "faiss-cpu", with_faiss),
     ):
-        try:
-            version(package)
-        except PackageNotFoundError:
+        if version_of(package) is None:
             print(f"{name} is not installed: left out", file=sys.stderr)
         else:
             found[name] = engine
@@ -199,35 +195,6 @@ def special_layers(rounds: int, rows: int = 50_000, asked: int = 10_000) -> list
     return found
 
 
-def machine() -> dict[str, Any]:
-    def package(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
-
-    info = Path("/proc/cpuinfo")
-    named = (
-        [li for li in info.read_text().splitlines() if "model name" in li] if info.exists() else []
-    )
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    packages = ("numpy", "torch", "scikit-learn-intelex", "faiss-cpu")
-    return {
-        "processor": named[0].split(":")[1].strip() if named else platform.processor(),
-        "threads": native.default_threads(),
-        "level": native.simd_level(),
-        "versions": {"python": platform.python_version()} | {p: package(p) for p in packages},
-        "commit": commit.stdout.strip(),
-        "date": date.today().isoformat(),
-    }
-
-
 def speed_table(results: dict[str, Any]) -> str:
     names = list(results["speed"][0]["times"])
     lines = [
@@ -270,21 +237,11 @@ def special_table(results: dict[str, Any]) -> str:
 
 
 def tables(results: dict[str, Any]) -> str:
-    about = results["machine"]
-    used = ", ".join(f"{name} {v}" for name, v in about["versions"].items() if v)
+    rounds = len(next(iter(results["speed"][0]["times"].values())))
     return (
-        f"Seconds, medians of {len(next(iter(results['speed'][0]['times'].values())))} interleaved "
-        f"rounds, k = {K}, {CLASSES} classes, float32, {about['threads']} threads of "
-        f"{about['processor']} (best level: {about['level']}), {about['date']}, {used}.\n\n"
-        f"{speed_table(results)}\n\n{special_table(results)}"
+        f"Seconds, medians of {rounds} interleaved rounds, k = {K}, {CLASSES} classes, float32; "
+        f"{where(results['machine'])}.\n\n{speed_table(results)}\n\n{special_table(results)}"
     )
-
-
-def render(results: dict[str, Any]) -> None:
-    begin, end = "<!-- bench/cpu.py -->\n", "\n<!-- end -->"
-    text = README.read_text()
-    head, rest = text.split(begin, 1)
-    README.write_text(head + begin + tables(results) + end + rest.split(end, 1)[1])
 
 
 def main() -> None:
@@ -294,9 +251,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     if options.render:
-        render(json.loads(STORED.read_text()))
+        render(NAME, tables(json.loads(STORED.read_text())))
         return
-    results: dict[str, Any] = {"machine": machine(), "speed": []}
+    results: dict[str, Any] = {"machine": machine(*PACKAGES), "speed": []}
     for shape in QUICK if options.quick else SHAPES:
         print(f"{shape} ...", file=sys.stderr)
         results["speed"].append(measure(shape, options.rounds))
@@ -307,7 +264,7 @@ def main() -> None:
     if not options.quick:
         STORED.parent.mkdir(exist_ok=True)
         STORED.write_text(json.dumps(results, indent=1) + "\n")
-        render(results)
+        render(NAME, tables(results))
 
 
 if __name__ == "__main__":
