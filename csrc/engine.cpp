@@ -48,7 +48,8 @@ struct Scratch {
 
     Ballot ballot;
     Buffer<float> partial;
-    std::vector<double> query;  // widened
+    std::vector<double> query;    // widened
+    std::vector<double> squares;  // of one distance
     std::vector<double> lower, upper, sorted;
     std::vector<int64_t> possible;
     std::vector<Neighbour> neighbours;
@@ -93,9 +94,10 @@ public:
         level.widen(layer->queries.row(source_row(query)), layer->queries.type, 0,
                     layer->queries.width, s.query.data());
     }
-    Neighbour neighbour(int64_t row, const Scratch& s) const {
+    Neighbour neighbour(int64_t row, Scratch& s) const {
         return {level.squared_distance(s.query.data(), layer->support.row(row),
-                                       layer->support.type, layer->support.width),
+                                       layer->support.type, layer->support.width,
+                                       s.squares.data()),
                 row};
     }
     // The `open` nearest of s.neighbours, whose distances are known, join those of the ballot.
@@ -414,7 +416,10 @@ void Call::probe(const Layer& present, int64_t number, const std::vector<int64_t
     begin_stage(0);
     report();
     const int64_t width = present.support.width;
-    for (auto& s : scratch) s->query.resize(width);
+    for (auto& s : scratch) {
+        s->query.resize(width);
+        s->squares.resize(width);
+    }
 
     const Support summary(present.support, ask.k + 1, leaves_out(), level, team);
     support = &summary;

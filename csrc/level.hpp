@@ -63,9 +63,10 @@ struct Level {
 
     // `columns` elements of a row, from `begin`, as float64.
     void (*widen)(const void* row, DType type, int64_t begin, int64_t columns, double* out);
-    // Squared distance in float64, summed in the order of NumPy's pairwise summation, so that it
-    // has the same bits at every level and in pdepth.definition.
-    double (*squared_distance)(const double* query, const void* row, DType type, int64_t width);
+    // Squared distance in float64, summed in the order of pdepth.definition: the last half is added
+    // to the first until one term is left. `squares` is room for `width` values.
+    double (*squared_distance)(const double* query, const void* row, DType type, int64_t width,
+                               double* squares);
     // Packs rows[0..count) into tile number `index` of a panel of `tile` rows a tile.
     void (*pack)(const Matrix& source, const int64_t* rows, int64_t count, Transform transform,
                  const Panel& panel, int64_t tile, int64_t index);

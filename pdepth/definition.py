@@ -3,7 +3,7 @@
 Source of the definition: Baldock, Maennel, Neyshabur, "Deep Learning Through the Lens of Example
 Difficulty", NeurIPS 2021, arXiv 2106.09647. Where the paper is silent, the rules below decide:
 
-1. Squared L2 distance, in float64, from the stored values.
+1. Squared L2 distance, in float64, from the stored values, summed as `total` does.
 2. Neighbours in the order (distance, support row). The k first vote.
 3. A query that is a support row is left out by its row number, never by "drop the nearest".
 4. One vote a neighbour. The class with most votes wins; of tied classes, the smallest label.
@@ -39,15 +39,27 @@ def as_rows(array: Any, metric: str = "sqeuclidean") -> Float:
     rows = np.ascontiguousarray(array, dtype=np.float64)
     rows = rows.reshape(len(rows), -1)
     if metric == "cosine":
-        rows = rows / np.sqrt((rows * rows).sum(axis=1, keepdims=True))
+        rows = rows / np.sqrt(total(rows * rows))[:, None]
     return rows
+
+
+def total(terms: Float) -> Float:
+    """The sums (M,) over `terms` (M, D), the last half added to the first until one is left.
+
+    A fixed order, so that a sum has the same bits everywhere: NumPy's own changes between versions.
+    """
+    while (width := terms.shape[1]) > 1:
+        half = width // 2  # the middle term of an odd number waits
+        terms = np.hstack(
+            [terms[:, :half] + terms[:, width - half :], terms[:, half : width - half]]
+        )
+    return terms[:, 0]
 
 
 def squared_distances(support: Float, query: Float) -> Float:
     """(M,) from each row of `support` (M, D) to `query` (D,)."""
     difference = support - query
-    distances: Float = (difference * difference).sum(axis=1)
-    return distances
+    return total(difference * difference)
 
 
 def nearest(distances: Float, k: int, left_out: int | None = None) -> Int:
