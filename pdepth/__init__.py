@@ -27,6 +27,10 @@ __all__ = [
 _LATER = {"prediction_depth": "pdepth.depth", "plot": "pdepth.report.plots"}
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
     """Names that bring torch or matplotlib are imported when they are first used."""
     if name not in _LATER:

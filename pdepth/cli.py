@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -155,7 +156,8 @@ def run(
     mean: Annotated[
         str | None,
         typer.Option(
-            metavar="NUMBERS", help="Of pixels in 0..1, with commas; ImageNet's, or timm's own."
+            metavar="NUMBERS",
+            help="Of pixels in 0..1, with commas (one number: grey); ImageNet's, or timm's own.",
         ),
     ] = None,
     std: Annotated[str | None, typer.Option(metavar="NUMBERS", help="Likewise.")] = None,
@@ -182,7 +184,6 @@ def run(
             _check_out(out, (TABLE, PICTURE), overwrite)
             require("pyarrow", "pdepth run", "tables")
         sizes = _numbers("--mean", mean), _numbers("--std", std)
-        chosen: Any = layers if "," not in layers else [name.strip() for name in layers.split(",")]
         start = time.monotonic()
 
         from pdepth import inputs
@@ -191,7 +192,7 @@ def run(
         options = inputs.ImageOptions.for_model(net, image_size, *sizes)
         voters = None if support is None else inputs.load_data(support, options)
         if show_probes:
-            _show_probes(net, chosen, voters)
+            _show_probes(net, layers, voters)
             return
         assert voters is not None
         assert out is not None
@@ -204,7 +205,7 @@ def run(
             net,
             voters,
             asked,
-            layers=chosen,
+            layers=layers,
             k=k,
             early_exit=early_exit,
             backend=backend,
@@ -262,15 +263,17 @@ def _meant(error: BaseException) -> bool:
 
 
 def _check_out(out: Path, names: tuple[str, ...], overwrite: bool) -> None:
-    """Raise, before any work, where the results could not be written. Creates nothing."""
+    """Raise, before any work, where the results could not be written. Leaves nothing behind."""
     held = [name for name in names if (out / name).exists()]
     if held and not overwrite:
         raise FileExistsError(f"--out {out} already holds {', '.join(held)}; pass --overwrite.")
     nearest = next(folder for folder in [out, *out.absolute().parents] if folder.exists())
     if not nearest.is_dir():
         raise NotADirectoryError(f"--out {out}: {nearest} is a file, not a folder.")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise PermissionError(f"--out {out}: the folder {nearest} is not writable.")
+    try:  # permissions alone do not tell: file systems have rules of their own
+        os.rmdir(tempfile.mkdtemp(dir=nearest, prefix=".pdepth-"))
+    except OSError:
+        raise PermissionError(f"--out {out}: the folder {nearest} is not writable.") from None
 
 
 def _write(
@@ -334,7 +337,7 @@ def _peak_memory() -> str:
         return ""
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return f", peak memory {peak / 2**30:.1f} GiB"
+    return f", peak memory {peak / 1e9:.1f} GB"
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -104,21 +104,18 @@ class DepthResult:
         return np.asarray(self.known.all(axis=1), bool)
 
     def probe_accuracy(self) -> NDArray[np.float64]:
-        """(L,) float64: the share of each probe's known votes that equal the label.
+        """(L,) float64: the share of each probe's votes that equal the label.
 
-        nan where a probe has no known vote. After early exit, an early probe's votes are known
-        only for the examples whose later probes all agreed with the network: a biased share.
+        nan where not every vote is known: after early exit an early probe's known votes are those
+        of the examples whose later probes all agreed with the network, a biased sample.
 
         Raises:
             ValueError: the result has no labels.
         """
         if self.labels is None:
             raise ValueError("probe_accuracy() needs labels, and this DepthResult has none.")
-        right = ((self.votes == self.labels) & self.known).sum(axis=1)
-        asked = self.known.sum(axis=1)
-        share = np.full(len(asked), np.nan)
-        np.divide(right, asked, out=share, where=asked > 0)
-        return share
+        shares = (self.votes == self.labels).mean(axis=1)
+        return np.where(self.complete(), shares, np.nan)
 
     def settled(self) -> NDArray[np.int64]:
         """(L + 1,) int64: how many examples have depth 0..L-1; the last entry, the undefined."""

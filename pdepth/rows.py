@@ -55,14 +55,15 @@ def rows_of(value: Any, what: str) -> Rows:
     """`value` (n, ...) as rows (n, D), further dimensions flattened.
 
     Copies only where the elements of a row do not lie side by side, or not in native byte order.
-    Raises TypeError for what is no array of numbers, ValueError for a scalar or an empty array.
+    Raises TypeError for what is no array of numbers, ValueError for fewer than two dimensions and
+    for an empty array.
     """
     if not is_array(value) or np.ma.isMaskedArray(value):
         raise TypeError(
             f"{what} is a {type(value).__name__}; a NumPy array or torch tensor is wanted."
         )
-    if value.ndim == 0:
-        raise ValueError(f"{what} is a scalar; an array of shape (rows, width) is wanted.")
+    if value.ndim < 2:
+        raise ValueError(f"{what} has shape {tuple(value.shape)}; (rows, width) is wanted.")
     kind = str(value.dtype).removeprefix("torch.")
     if not is_torch(value):
         kind = value.dtype.newbyteorder("=").name

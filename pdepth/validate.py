@@ -108,6 +108,8 @@ def pairs(support: Any, queries: Any) -> Iterator[Pair]:
             )
         yield "probe 0", support, queries
         return
+    if isinstance(support, Mapping | Sequence) and len(support) == 0:
+        raise ValueError("support holds no probe.")
     if isinstance(support, Mapping) and isinstance(queries, Mapping):
         if list(queries) != list(support):
             raise ValueError(
@@ -131,6 +133,11 @@ def pairs(support: Any, queries: Any) -> Iterator[Pair]:
     asked = None if queries is None else iter(queries)
     number = 0
     for number, (name, array) in enumerate(named, 1):
+        if not is_array(array):
+            raise TypeError(
+                f"support ({name}) is a {type(array).__name__}; a NumPy array or torch tensor is "
+                "wanted."
+            )
         query = None
         if asked is not None:
             query = next(asked, _NONE_LEFT)

@@ -149,7 +149,7 @@ def test_every_option_reaches_prediction_depth(tmp_path, mine, monkeypatch):
         "rows": 60,
         "queries": None,
         "k": 7,
-        "layers": ["0", "2"],
+        "layers": "0, 2",
         "batch_size": 11,
         "device": "cpu",
         "num_threads": 3,
@@ -199,7 +199,11 @@ def test_an_impossible_out_is_refused_before_any_work(tmp_path, mine, monkeypatc
     arguments = ("run", "file_that_is_gone.py:net", "--support", f"{mine}:support", "--out")
     (tmp_path / "file").write_text("")
     assert "is a file, not a folder" in refused(*arguments, tmp_path / "file" / "deeper")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+
+    def refuse(**_: object) -> str:
+        raise PermissionError("no")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
     assert "is not writable" in refused(*arguments, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

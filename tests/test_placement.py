@@ -165,7 +165,7 @@ def test_patterns_do_not_mean_lists_that_are_never_called():
             super().__init__()
             self.parts = nn.ModuleList([nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)])
 
-    assert place(Listed(), "part*").names == ("input", "parts.0", "parts.1", "softmax")
+    assert place(Listed(), "parts.*").names == ("input", "parts.0", "parts.1", "softmax")
 
 
 @pytest.mark.parametrize(

@@ -124,17 +124,18 @@ def test_sheet_shows_shallowest_and_deepest_with_label_prediction_depth():
     for ax in shown:
         row = round(float(ax.images[0].get_array()[0, 0]) * 255)  # an image's value is its row
         depths.append(result.depth[row])
+        depth = "undefined" if result.undefined[row] else f"depth {result.depth[row]}"
         assert ax.get_xlabel() == (
-            f"label {result.labels[row]}\nseen as {result.predictions[row]}\n"
-            f"depth {result.depth[row]}"
+            f"label {result.labels[row]}\nseen as {result.predictions[row]}\n{depth}"
         )
-    assert depths == [0] * 10 + [2] * 10  # the undefined have no depth to be ranked by
+    assert depths == [0] * 10 + [3] * 10  # the undefined are deeper than any other
 
 
 def test_sheet_begins_with_the_shallowest_and_with_the_deepest():
     shown = [ax for ax in figure(example(8), np.zeros((8, 4, 4))).axes if ax.images]
     depths = [ax.get_xlabel().splitlines()[2] for ax in shown]
-    assert depths == [f"depth {depth}" for depth in (0, 0, 1, 2, 2, 1)]
+    assert depths == [*(f"depth {depth}" for depth in (0, 0, 1, 1)), *["undefined"] * 2,
+                      *["depth 2"] * 2]  # fmt: skip
 
 
 def test_class_names_are_used_cut_and_never_parsed():

@@ -44,17 +44,14 @@ def assert_equal(a: DepthResult, b: DepthResult) -> None:
             assert type(x) is type(y), field.name
 
 
-def test_probe_accuracy_counts_known_votes_only():
-    # Probe 0: row 0 right, 1 and 3 wrong; 2 and 4 unknown, though 4's filler -1 is its label.
-    known = example().known.copy()
+def test_probe_accuracy_is_the_share_of_right_votes_where_all_are_known():
+    known = np.ones_like(example().known)
+    labels, votes = example().labels, example().votes
+    np.testing.assert_allclose(
+        example(known=known).probe_accuracy(), [(v == labels).sum() / len(labels) for v in votes]
+    )
     known[0, 4] = False
-    np.testing.assert_allclose(example(known=known).probe_accuracy(), [1 / 3, 4 / 5, 3 / 5])
-
-
-def test_probe_accuracy_is_nan_where_nothing_is_known():
-    known = example().known.copy()
-    known[0] = False
-    assert np.isnan(example(known=known).probe_accuracy()[0])
+    assert np.isnan(example(known=known).probe_accuracy()).tolist() == [True, False, False]
 
 
 def test_probe_accuracy_needs_labels():

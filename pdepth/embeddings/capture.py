@@ -122,7 +122,15 @@ def inspect(model: nn.Module, placement: Placement, inputs: Tensor) -> Layout:
 
     first, *middle, last = placement.probes
     with _hooks(model, (first, *middle), note):
-        scores = _scores(_forward(model, inputs), len(inputs))
+        try:
+            output = _forward(model, inputs)
+        except RuntimeError as error:
+            kind = str(inputs.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"the model fails on inputs of shape {tuple(inputs.shape[1:])} and type {kind}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        scores = _scores(output, len(inputs))
     # Dictionaries keep the order of the first call, which is the order of the forward pass.
     ran = sorted(values, key=lambda probe: probe != first)
     kept: dict[Probe, Tensor] = {}
@@ -155,7 +163,8 @@ def capture(
     Call it inside `at_rest`. on_rows: told how many rows are done after each batch. make_room:
     told for how many rows memory is about to be taken, more than once where a source does not
     know its length; it may refuse with a MemoryError.
-    Raises ValueError when a row's shape differs from the layout's.
+    Raises ValueError when a row's shape differs from the layout's, or a label is not one of the
+    network's classes.
     """
     model = unwrap(model)
     rows = source.rows or 0
@@ -184,6 +193,7 @@ def capture(
         target.copy_(value)
 
     *hooked, last = layout.probes
+    classes = layout.shapes[-1][0]
     with _hooks(model, hooked, store):
         for inputs, batch_labels in source:
             start, stop = stop, stop + len(inputs)
@@ -194,6 +204,12 @@ def capture(
                     matrix.resize_(rows, *matrix.shape[1:])
             elif stop > rows:
                 raise ValueError(f"{source.what} yields more rows than its length, {rows}.")
+            strange = batch_labels[(batch_labels < 0) | (batch_labels >= classes)]
+            if len(strange):
+                raise ValueError(
+                    f"{source.what} yields label {strange[0]}, and the network has {classes} "
+                    f"classes; wanted labels from 0 to {classes - 1}."
+                )
             filled.clear()
             scores = _scores(_forward(model, inputs), len(inputs))
             for probe in hooked:

@@ -89,6 +89,10 @@ def _in_order(data: Any, what: str, batch_size: int) -> DataLoader[Any]:
             prefetch_factor=data.prefetch_factor,
             generator=generator,
         )
+    if isinstance(data, (tuple, list)) and all(isinstance(part, torch.Tensor) for part in data):
+        raise TypeError(
+            f"{what} is a {type(data).__name__} of tensors; wanted TensorDataset(*{what})."
+        )
     if isinstance(data, IterableDataset) or (
         hasattr(data, "__getitem__") and hasattr(data, "__len__")
     ):

@@ -251,6 +251,8 @@ def _chosen(model: nn.Module, layers: Layers) -> list[str]:
         chosen: list[str] = []
         for pattern in filter(None, map(str.strip, layers.split(","))):
             chosen += _matching(model, pattern, names)
+        if not chosen:
+            raise ValueError("layers is empty text; wanted 'auto', names or patterns.")
         return list(dict.fromkeys(chosen))
     if callable(layers):
         given: object = layers(model)
@@ -285,13 +287,19 @@ def _matching(model: nn.Module, pattern: str, names: list[str]) -> list[str]:
     # Lists and dictionaries of modules are never called, so a pattern does not mean them.
     never = (nn.ModuleList, nn.ModuleDict)
     modules = dict(model.named_modules())
-    found = [n for n in names if fnmatchcase(n, pattern) and not isinstance(modules[n], never)]
+    found = [n for n in names if _fits(n, pattern) and not isinstance(modules[n], never)]
     if not found:
         raise ValueError(
             f"layers: the pattern {pattern!r} matches no module; the model has "
             f"{_listed(names[:8])}{' and others' if len(names) > 8 else ''}."
         )
     return found
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Part by part: a sign of the pattern does not reach over a dot."""
+    parts, signs = name.split("."), pattern.split(".")
+    return len(parts) == len(signs) and all(map(fnmatchcase, parts, signs))
 
 
 def _unknown(name: str, names: list[str]) -> ValueError:

@@ -270,7 +270,7 @@ def _examples(
     images: Any,
     class_names: Sequence[str] | Mapping[int, str] | None,
 ) -> None:
-    rows = np.random.default_rng(0).permutation(np.flatnonzero(~result.undefined))
+    rows = np.random.default_rng(0).permutation(len(result))
     rows = rows[np.argsort(result.depth[rows], kind="stable")]
     count = min(COLUMNS * ROWS, (len(rows) + 1) // 2)
     chosen = {"Shallowest": rows[:count], "Deepest": rows[len(rows) - count :][::-1]}
@@ -301,7 +301,8 @@ def _example(
     ax.set_xticks([])
     ax.set_yticks([])
     predicted = int(result.predictions[row])
-    lines = [f"seen as {_name(predicted, class_names)}", f"depth {result.depth[row]}"]
+    depth = "undefined" if result.undefined[row] else f"depth {result.depth[row]}"
+    lines = [f"seen as {_name(predicted, class_names)}", depth]
     wrong = False
     if result.labels is not None:
         label = int(result.labels[row])

@@ -37,7 +37,7 @@ def print_summary(result: DepthResult, console: Console) -> None:
     complete = result.complete()
     accuracy = np.full(len(complete), np.nan)
     if result.labels is not None:
-        accuracy[complete] = result.probe_accuracy()[complete]
+        accuracy = result.probe_accuracy()
     settled = result.settled()
     for layer, name in enumerate([*result.probes, "undefined"]):
         is_probe = layer < len(result.probes)
