@@ -311,8 +311,8 @@ private:
 
     // Lowers the cut to what the k best candidates prove, and drops the candidates above it.
     void tighten(int64_t q) {
-        const float* const scores = scores_ + q * capacity_;
-        const uint32_t* const positions = positions_ + q * capacity_;
+        float* const scores = scores_ + q * capacity_;
+        uint32_t* const positions = positions_ + q * capacity_;
         if (size_[q] < call_.ask.k) return;
         const float best = call_.level.near_kth(scores, size_[q], call_.ask.k);
         double proven = -std::numeric_limits<double>::infinity();
@@ -321,16 +321,9 @@ private:
                 proven = std::max(proven,
                                   bound_.upper(limits_[q], scores[i], support_.norms[positions[i]]));
         const float cut = cut_[q] = std::min(cut_[q], bound_.cut(limits_[q], proven));
-        keep(q, [&](int64_t i) { return scores[i] < cut; });
-    }
-
-    template <class Kept>
-    void keep(int64_t q, Kept kept) {
-        float* const scores = scores_ + q * capacity_;
-        uint32_t* const positions = positions_ + q * capacity_;
         int64_t size = 0;
         for (int64_t i = 0; i < size_[q]; i++) {
-            const bool stays = kept(i);
+            const bool stays = scores[i] < cut;
             scores[size] = scores[i];
             positions[size] = positions[i];
             size += stays;

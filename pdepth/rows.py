@@ -51,6 +51,14 @@ def is_array(value: object) -> bool:
     return is_torch(value) or isinstance(value, np.ndarray)
 
 
+def want_array(value: object, what: str) -> None:
+    """Raises TypeError for what is no array; a masked one would be read without its mask."""
+    if not is_array(value) or np.ma.isMaskedArray(value):
+        raise TypeError(
+            f"{what} is a {type(value).__name__}; a NumPy array or torch tensor is wanted."
+        )
+
+
 def rows_of(value: Any, what: str) -> Rows:
     """`value` (n, ...) as rows (n, D), further dimensions flattened.
 
@@ -58,10 +66,7 @@ def rows_of(value: Any, what: str) -> Rows:
     Raises TypeError for what is no array of numbers, ValueError for fewer than two dimensions and
     for an empty array.
     """
-    if not is_array(value) or np.ma.isMaskedArray(value):
-        raise TypeError(
-            f"{what} is a {type(value).__name__}; a NumPy array or torch tensor is wanted."
-        )
+    want_array(value, what)
     if value.ndim < 2:
         raise ValueError(f"{what} has shape {tuple(value.shape)}; (rows, width) is wanted.")
     kind = str(value.dtype).removeprefix("torch.")

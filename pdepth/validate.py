@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import _native, definition, native
-from pdepth.rows import Rows, is_array, is_torch, rows_of
+from pdepth.rows import Rows, is_array, is_torch, rows_of, want_array
 
 METRICS = ("sqeuclidean", "cosine")
 MOST_ROWS = 2**31 - 1
@@ -133,11 +133,7 @@ def pairs(support: Any, queries: Any) -> Iterator[Pair]:
     asked = None if queries is None else iter(queries)
     number = 0
     for number, (name, array) in enumerate(named, 1):
-        if not is_array(array):
-            raise TypeError(
-                f"support ({name}) is a {type(array).__name__}; a NumPy array or torch tensor is "
-                "wanted."
-            )
+        want_array(array, f"support ({name})")
         query = None
         if asked is not None:
             query = next(asked, _NONE_LEFT)
