@@ -14,11 +14,13 @@ COMMON = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off"
 LEVELS = {"csrc/level_portable.cpp": []}  # source -> the flags that only this source may have
 if platform.machine() in ("x86_64", "AMD64"):
     LEVELS["csrc/level_avx2.cpp"] = ["-mavx2", "-mfma"]
-    LEVELS["csrc/level_avx512.cpp"] = [
+    avx512 = [
         *("-mavx2", "-mfma"),
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
         "-mprefer-vector-width=512",
     ]
+    LEVELS["csrc/level_avx512.cpp"] = avx512
+    LEVELS["csrc/level_avx512vnni.cpp"] = [*avx512, "-mavx512vnni"]
 
 
 class BuildLevels(build_ext):

@@ -1,23 +1,5 @@
-// How far a filter's score may lie from the truth, and what that proves.
-//
-// Notation: u = 2^-24, the rounding of float32; x, y the exact rows after the layer's transform;
-// x^, y^ their float32 images; S the true score; s the computed one. Accumulation bounds are those
-// of Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1 (a sum of n
-// products errs by at most n u / (1 - n u) times the sum of their magnitudes, whatever its order).
-//
-// Products, S = |y|^2 / 2 - x.y. With n the longest chain of roundings a product passes through
-// (its own, one chunk, then the chunks' sums):
-//     |x.y - x^.y^| <= 2 u |x| |y|                   images, each within u of its row
-//     |fl(x^.y^) - x^.y^| <= n u |x| |y|             Cauchy-Schwarz on the magnitudes
-//     |y|^2 / 2 and the subtraction: u |y|^2 + u |x| |y|
-//     numbers below 2^-126, lost or flushed: at most 2^-126 a product, 2^-126 sqrt(D) a row
-//     the centring, and the float64 settlement that has the last word: 2^-45 (|x|^2 + |y|^2)
-// so |s - S| <= fixed + |y| (linear + quadratic |y|), with the coefficients of `ProductsBound`.
-//
-// Differences, S = |x - y|^2: every operation's rounding is relative to a term of the sum, so
-//     |s - |x^ - y^|^2| <= n u |x^ - y^|^2 + lost, and | |x - y| - |x^ - y^| | <= r,
-// with r the sum of the measured |x - x^| and a bound on |y - y^|: nought for float32 data, but for
-// numbers below 2^-126.
+// How far a pass's score may lie from the truth, and what that proves. Derived, with the sources of
+// its formulas, in pdepth/certify.py; the tests hold this file to that one, to the last bit.
 #pragma once
 
 #include <algorithm>
@@ -28,17 +10,16 @@
 
 namespace pdepth {
 
-constexpr double kUnit = 0x1p-24;
-constexpr double kLost = 0x1p-126;
-// Every bound is enlarged by this: it covers (1 + u)^n against 1 + n u for n u < 1 / 64, and the
-// float64 roundings of the bound's own computation.
-constexpr double kMargin = 1.0625;
-constexpr double kSettlement = 0x1p-45;
+constexpr double kUnit = 0x1p-24;        // one rounding of float32
+constexpr double kLost = 0x1p-126;       // of a product that is lost below float32's normal numbers
+constexpr double kMargin = 1.0625;       // on every bound, for the roundings of the bound itself
+constexpr double kSettlement = 0x1p-45;  // of squared norms: centring, and float64's own sum
 
-// The longest chain of roundings that one term of a scan's sum passes through.
-inline double chain(const Level& level, int64_t width) {
-    const int64_t chunks = (width + level.chunk - 1) / level.chunk;
-    return static_cast<double>(std::min(width, level.chunk) + chunks + 6);
+// The most roundings that one term of a score passes through.
+inline double roundings(const Pass& pass, int64_t width) {
+    const int64_t columns = pass.columns(width);
+    const int64_t chunks = (columns + pass.chunk - 1) / pass.chunk;
+    return static_cast<double>(std::min(columns, pass.chain) + chunks + 6);
 }
 
 inline float float_above(double value) {
@@ -50,23 +31,33 @@ inline float float_above(double value) {
 struct ProductsBound {
     struct Query {
         double norm;
-        double fixed;
-        double linear;
+        double image;    // at least the norm of what was packed
+        double residual;
     };
 
-    ProductsBound(const Level& level, int64_t width, double largest_norm)
-        : largest_norm_(largest_norm), lost_(kLost * (width + 8)),
-          lost_row_(kLost * std::sqrt(static_cast<double>(width))) {
-        relative_ = kMargin * kUnit * chain(level, width);
+    ProductsBound(const Pass& pass, int64_t width, double largest_norm)
+        : largest_norm_(largest_norm), lost_(kMargin * kLost * (pass.columns(width) + 8)),
+          products_(kUnit * roundings(pass, width)),
+          norms_(pass.norms_first ? products_ : kUnit) {}
+
+    // Takes note of support rows before they are scanned.
+    void see(const float* norms, const float* residuals, int64_t count) {
+        for (int64_t i = 0; i < count; i++)
+            if (residuals[i] > kNegligible)
+                relative_ = std::max(relative_, static_cast<double>(residuals[i]) / norms[i]);
     }
 
-    Query query(float norm, float /*residual*/) const {
-        const double n = norm;
-        return {n, lost_ + lost_row_ * n + kSettlement * n * n, relative_ * n + lost_row_};
+    Query query(float norm, float residual) const {
+        return {norm, static_cast<double>(norm) + residual, residual};
     }
 
+    // Of a support row of that norm.
     double error(const Query& q, double norm) const {
-        return q.fixed + norm * (q.linear + kQuadratic * norm);
+        const double residual = relative_ * norm + kNegligible;
+        return kMargin * (q.residual * norm + q.image * residual +
+                          products_ * q.image * (norm + residual) + norms_ * norm * norm +
+                          kSettlement * (q.norm * q.norm + norm * norm)) +
+               lost_;
     }
     double lower(const Query& q, float score, float norm) const { return score - error(q, norm); }
     double upper(const Query& q, float score, float norm) const { return score + error(q, norm); }
@@ -80,8 +71,8 @@ struct ProductsBound {
     }
 
 private:
-    static constexpr double kQuadratic = kMargin * (kUnit + kSettlement);
-    double largest_norm_, lost_, lost_row_, relative_;
+    double largest_norm_, lost_, products_, norms_;
+    double relative_ = 0;  // the largest residual seen, as a share of its row's norm
 };
 
 struct DifferencesBound {
@@ -90,11 +81,13 @@ struct DifferencesBound {
     };
 
     // `inexact_norm`: the largest norm of a support row that float32 does not hold as it is.
-    DifferencesBound(const Level& level, int64_t width, double inexact_norm)
+    DifferencesBound(const Pass& pass, int64_t width, double inexact_norm)
         : largest_residual_(kUnit * inexact_norm +
                             kLost * std::sqrt(static_cast<double>(width))),
           lost_(kMargin * kLost * (width + 8)),
-          relative_(kMargin * kUnit * chain(level, width)) {}
+          relative_(kMargin * kUnit * roundings(pass, width)) {}
+
+    void see(const float*, const float*, int64_t) {}
 
     Query query(float /*norm*/, float residual) const {
         return {kMargin * (residual + largest_residual_)};

@@ -4,10 +4,13 @@
 namespace pdepth {
 
 #if defined(__x86_64__) || defined(_M_X64)
-static const Level* const kLevels[] = {&portable_level, &avx2_level, &avx512_level};
+static const Level* const kLevels[] = {&portable_level, &avx2_level, &avx512_level,
+                                      &avx512vnni_level};
 
-// A further level (AMX is next) adds a line above and its question here.
+// A further level adds a line above and its question here.
 bool usable(const Level& level) {
+    if (&level == &avx512vnni_level)
+        return __builtin_cpu_supports("avx512vnni") && usable(avx512_level);
     if (&level == &avx512_level)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

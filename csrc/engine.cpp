@@ -15,8 +15,7 @@ namespace pdepth {
 namespace {
 
 // Sizes of the work. None of them changes a vote.
-constexpr int64_t kQueryBlock = 96;                   // queries of one item of work
-constexpr int64_t kSmallBlock = 24;                   // towards the end, so that none is waited for
+constexpr int64_t kSmallBlock = 24;                   // queries, towards the end of the work
 constexpr int64_t kQueryBytes = int64_t(16) << 20;    // packed queries and lists held at once;
 constexpr int64_t kQueryFloor = 768;                  // more for so many queries, since each tile
 constexpr int64_t kFloorBytes = int64_t(256) << 20;   // has the support packed anew; but no more
@@ -56,12 +55,13 @@ struct Scratch {
 };
 
 struct PackedRows {
-    Buffer<float> values, half_norms, norms, residuals;
+    Buffer<char> values;
+    Buffer<float> half_norms, norms, residuals, units;
 
     // Values of `held` rows at a time, norms of all `rows`.
-    Panel reserve(int64_t held, int64_t rows, int64_t width) {
-        return {values.reserve(held * width), half_norms.reserve(rows), norms.reserve(rows),
-                residuals.reserve(rows)};
+    Panel reserve(int64_t held, int64_t rows, int64_t row_bytes) {
+        return {values.reserve(held * row_bytes), half_norms.reserve(rows), norms.reserve(rows),
+                residuals.reserve(rows), units.reserve(rows)};
     }
 };
 
@@ -154,18 +154,15 @@ public:
 
 // ---- the filter ----
 
-// One pass of a level's scan over the support for many queries, with the bound that belongs to it.
+// One pass over the support for many queries, with the bound that belongs to it.
 template <class Bound>
 class Filter {
 public:
-    using Scan = void (*)(const Block&);
-
-    Filter(Call& call, Scan scan, const Bound& bound, const double* centre)
-        : call_(call), scan_(scan), bound_(bound), transform_{centre, call.scale},
-          width_(call.layer->support.width),
+    Filter(Call& call, const Pass& pass, const Bound& bound, const double* centre)
+        : call_(call), pass_(pass), bound_(bound), transform_{centre, call.scale},
+          columns_(pass.columns(call.layer->support.width)), row_bytes_(columns_ * pass.item_size),
           rows_(static_cast<int64_t>(call.support->order.size())) {
-        const Level& level = call.level;
-        const int64_t k = call.ask.k, tile = level.support_rows;
+        const int64_t k = call.ask.k, tile = pass.support_rows;
         soft_limit_ = std::max<int64_t>(128, k + k / 2 + 2 * tile);
         capacity_ = std::min(std::max<int64_t>(256, 2 * soft_limit_),
                              round_up(rows_, tile) + 2 * tile);
@@ -173,25 +170,25 @@ public:
 
     // Answers the queries of `who` and returns those whose candidates did not fit in their lists.
     std::vector<int64_t> run(const std::vector<int64_t>& who) {
-        const Level& level = call_.level;
         const auto asked = static_cast<int64_t>(who.size());
-        const int64_t group = level.group * level.support_rows;
-        int64_t held = kSupportBytes / (width_ * 4);
-        held = held < group ? round_up(std::max(held, kSmallBlock), level.support_rows)
+        const int64_t group = pass_.group * pass_.support_rows;
+        int64_t held = kSupportBytes / row_bytes_;
+        held = held < group ? round_up(std::max(held, kSmallBlock), pass_.support_rows)
                             : held / group * group;
-        held = std::min(held, round_up(rows_, level.support_rows));
+        held = std::min(held, round_up(rows_, pass_.support_rows));
         // Each tile of queries has the support packed anew, unless all of it is held.
         const int64_t budget = held >= rows_ ? kQueryBytes : 4 * kQueryBytes;
-        const int64_t bytes = width_ * 4 + capacity_ * 8;
+        const int64_t bytes = row_bytes_ + capacity_ * 8;
         const int64_t floor = std::min(kQueryFloor, kFloorBytes / bytes);
-        const int64_t least = kQueryBlock * call_.team.size();
+        const int64_t least = pass_.block * call_.team.size();
         const int64_t tiles = ceil_div(asked, std::max({budget / bytes, floor, least}));
-        const int64_t tile = round_up(ceil_div(asked, tiles), level.query_rows);
-        support_ = call_.packed_support.reserve(held, round_up(rows_, level.support_rows), width_);
-        queries_ = call_.packed_queries.reserve(tile, tile, width_);
+        const int64_t tile = round_up(ceil_div(asked, tiles), pass_.query_rows);
+        support_ = call_.packed_support.reserve(held, round_up(rows_, pass_.support_rows),
+                                                row_bytes_);
+        queries_ = call_.packed_queries.reserve(tile, tile, row_bytes_);
         scores_ = call_.scores.reserve(tile * capacity_);
         positions_ = call_.positions.reserve(tile * capacity_);
-        for (auto& s : call_.scratch) s->partial.reserve(kQueryBlock * group);
+        for (auto& s : call_.scratch) s->partial.reserve(pass_.block * group);
         call_.begin_stage(asked * ceil_div(rows_, held));
 
         std::vector<int64_t> overflowed;
@@ -202,18 +199,17 @@ public:
             start(who.data() + begin, count);
             for (int64_t first = 0; first < rows_; first += held) {
                 const int64_t stretch = std::min(held, rows_ - first);
+                const Panel support = panel_at(first);
                 if (packed != first) {
                     pack(call_.layer->support, call_.support->order.data() + first, stretch,
-                         {support_.values, support_.half_norms + first, support_.norms + first,
-                          support_.residuals + first},
-                         level.support_rows);
+                         support, Side::support, pass_.support_rows);
+                    bound_.see(support.norms, support.residuals, stretch);
                     packed = first;
                 }
                 const auto items = static_cast<int64_t>(blocks.size()) - 1;
                 call_.team.run(items, [&](int64_t item, int thread) {
                     const int64_t q = blocks[item], end = blocks[item + 1];
-                    scan_block(q, ceil_div(end - q, level.query_rows), first, stretch,
-                               *call_.scratch[thread]);
+                    scan_block(q, end, first, stretch, *call_.scratch[thread]);
                     if (first + stretch == rows_)
                         for (int64_t i = q; i < end; i++) finish(i, *call_.scratch[thread]);
                     call_.done += end - q;
@@ -229,34 +225,40 @@ private:
     // Where blocks of queries begin, and their end: large ones first, for reuse of the support in
     // the caches, and then smaller ones, so that threads end together.
     std::vector<int64_t> blocks_of(int64_t count) const {
-        const int64_t tile = call_.level.query_rows;
-        const int64_t largest = kQueryBlock / tile * tile;
+        const int64_t tile = pass_.query_rows;
         std::vector<int64_t> begins{0};
         while (begins.back() < count) {
             const int64_t left = count - begins.back();
             const int64_t share = round_up(ceil_div(left, 2 * call_.team.size()), tile);
-            const int64_t size = std::min(largest, std::max(round_up(kSmallBlock, tile), share));
+            const int64_t size = std::min(pass_.block, std::max(round_up(kSmallBlock, tile), share));
             begins.push_back(begins.back() + std::min(size, left));
         }
         return begins;
     }
 
+    // The values of the held stretch, and what is known of each of its rows.
+    Panel panel_at(int64_t first) const {
+        return {support_.values, support_.half_norms + first, support_.norms + first,
+                support_.residuals + first, support_.units + first};
+    }
+
     void pack(const Matrix& source, const int64_t* rows, int64_t count, const Panel& panel,
-              int64_t tile) {
+              Side side, int64_t tile) {
         call_.team.run(ceil_div(count, tile), [&](int64_t i, int) {
-            call_.level.pack(source, rows + i * tile, std::min(tile, count - i * tile), transform_,
-                             panel, tile, i);
+            pass_.pack(source, rows + i * tile, std::min(tile, count - i * tile), transform_, panel,
+                       side, i);
         });
     }
 
     void start(const int64_t* who, int64_t count) {
-        const int64_t padded = round_up(count, call_.level.query_rows);
+        const int64_t padded = round_up(count, pass_.query_rows);
         std::vector<int64_t> rows(count);
         for (int64_t i = 0; i < count; i++) rows[i] = call_.source_row(who[i]);
-        pack(call_.layer->queries, rows.data(), count, queries_, call_.level.query_rows);
+        pack(call_.layer->queries, rows.data(), count, queries_, Side::query, pass_.query_rows);
 
         who_ = who;
         limits_.resize(count);
+        proven_.assign(count, kInfinity);
         cut_.assign(padded, -kInfinity);  // the padding takes no candidates
         size_.assign(padded, 0);
         limit_.assign(padded, static_cast<int32_t>(std::min(soft_limit_, capacity_)));
@@ -265,24 +267,26 @@ private:
         for (int64_t i = 0; i < count; i++) {
             limits_[i] = bound_.query(queries_.norms[i], queries_.residuals[i]);
             if (call_.leaves_out()) self_[i] = call_.support->positions[rows[i]];
-            if (queries_.norms[i] <= kLargestScaled)
-                cut_[i] = kInfinity;
-            else
-                overflowed_[i] = 1;
+            overflowed_[i] = !(queries_.norms[i] <= kLargestScaled);
         }
     }
 
-    void scan_block(int64_t query, int64_t query_tiles, int64_t first, int64_t count, Scratch& s) {
+    void scan_block(int64_t query, int64_t end, int64_t first, int64_t count, Scratch& s) {
         struct Context {
             Filter* filter;
             int64_t first_query;
         } context{this, query};
+        // The bound may have grown with this stretch.
+        for (int64_t q = query; q < end; q++) lower_cut(q);
+        const Panel support = panel_at(first);
         Block block;
-        block.queries = queries_.values + query * width_;
-        block.support = support_.values;
-        block.half_norms = support_.half_norms + first;
-        block.width = width_;
-        block.query_tiles = query_tiles;
+        block.queries = static_cast<char*>(queries_.values) + query * row_bytes_;
+        block.support = support.values;
+        block.half_norms = support.half_norms;
+        block.query_units = queries_.units + query;
+        block.support_units = support.units;
+        block.columns = columns_;
+        block.query_tiles = ceil_div(end - query, pass_.query_rows);
         block.support_count = count;
         block.first_position = static_cast<uint32_t>(first);
         block.partial = s.partial.get();
@@ -294,12 +298,16 @@ private:
                            in->filter->make_room(in->first_query + q);
                        },
                        &context};
-        scan_(block);
+        pass_.scan(block);
+    }
+
+    void lower_cut(int64_t q) {
+        cut_[q] = overflowed_[q] ? -kInfinity : bound_.cut(limits_[q], proven_[q]);
     }
 
     void make_room(int64_t q) {
         tighten(q);
-        const int64_t needed = size_[q] + call_.level.support_rows;
+        const int64_t needed = size_[q] + pass_.support_rows;
         if (needed > limit_[q])
             limit_[q] = static_cast<int32_t>(std::min(capacity_, 2 * needed));
         if (needed > capacity_) {
@@ -320,7 +328,9 @@ private:
             if (scores[i] <= best)
                 proven = std::max(proven,
                                   bound_.upper(limits_[q], scores[i], support_.norms[positions[i]]));
-        const float cut = cut_[q] = std::min(cut_[q], bound_.cut(limits_[q], proven));
+        proven_[q] = std::min(proven_[q], proven);
+        lower_cut(q);
+        const float cut = cut_[q];
         int64_t size = 0;
         for (int64_t i = 0; i < size_[q]; i++) {
             const bool stays = scores[i] < cut;
@@ -385,15 +395,16 @@ private:
     }
 
     Call& call_;
-    Scan scan_;
+    const Pass& pass_;
     Bound bound_;
     Transform transform_;
-    int64_t width_, rows_, soft_limit_, capacity_;
+    int64_t columns_, row_bytes_, rows_, soft_limit_, capacity_;
     Panel support_{}, queries_{};
     float* scores_ = nullptr;
     uint32_t* positions_ = nullptr;
     const int64_t* who_ = nullptr;
     std::vector<typename Bound::Query> limits_;
+    std::vector<double> proven_;  // the k-th neighbour's true score is no more than this
     std::vector<float> cut_;
     std::vector<int32_t> size_, limit_;
     std::vector<uint32_t> self_;
@@ -421,15 +432,16 @@ void Call::probe(const Layer& present, int64_t number, const std::vector<int64_t
     if (norm == 0 || (norm > 0x1p-400 && norm < 0x1p400)) {
         scale = norm == 0 ? 1 : std::ldexp(1.0, kScaledExponent - 1 - std::ilogb(norm));
         const double scaled = norm * scale;
-        if (width > kDifferencesUpTo) {
-            const ProductsBound bound(level, width, scaled);
-            left = Filter<ProductsBound>(*this, level.scan_products, bound,
-                                         summary.centre.data()).run(left);
+        for (int i = 0; i < level.products_count && width > kDifferencesUpTo; i++) {
+            if (left.empty()) break;
+            const Pass& pass = level.products[i];
+            left = Filter<ProductsBound>(*this, pass, {pass, width, scaled}, summary.centre.data())
+                       .run(left);
         }
         if (!left.empty()) {
             // Rows that float32 holds as they are need no centre, which would round them.
-            const DifferencesBound bound(level, width, summary.exact ? 0 : scaled);
-            left = Filter<DifferencesBound>(*this, level.scan_differences, bound,
+            const DifferencesBound bound(level.differences, width, summary.exact ? 0 : scaled);
+            left = Filter<DifferencesBound>(*this, level.differences, bound,
                                             summary.exact ? nullptr : summary.centre.data())
                        .run(left);
         }

@@ -27,13 +27,17 @@ struct Lists {
     void* context;
 };
 
-// Rows in the order of the register tiles: `tile` rows interleaved, width x tile floats each.
+// Rows in the order of the register tiles, in the numbers of a pass: tile after tile.
 struct Panel {
-    float* values;         // [tiles][width][tile]
+    void* values;
     float* half_norms;     // |row|^2 / 2
     float* norms;          // |row|, rounded up
-    float* residuals;      // |row - its float32 image|, rounded up
+    float* residuals;      // |row - what was packed of it|, rounded up
+    float* units;          // what 1 stands for, where rows are packed as integers
 };
+
+// Rows whose norm, after the transform, is below this may be packed as zero.
+constexpr double kNegligible = 0x1p-40;
 
 // What a row becomes before it is packed: (row - centre) * scale. centre may be null.
 struct Transform {
@@ -43,10 +47,12 @@ struct Transform {
 
 // One block of queries against a stretch of the packed support.
 struct Block {
-    const float* queries;  // [query_tiles][width][query_rows]
-    const float* support;  // [support_tiles][width][support_rows]
-    const float* half_norms;
-    int64_t width;
+    const void* queries;
+    const void* support;
+    const float* half_norms;    // of the support
+    const float* query_units;
+    const float* support_units;
+    int64_t columns;       // of a packed row
     int64_t query_tiles;
     int64_t support_count; // rows, without the padding of the last tile
     uint32_t first_position;
@@ -54,12 +60,35 @@ struct Block {
     Lists lists;           // of the block's first query
 };
 
-struct Level {
+enum class Side { query, support };
+
+// One way to score every query against every support row: the numbers that rows are packed into,
+// and the loop that multiplies them and keeps what falls below the cut.
+struct Pass {
     const char* name;
     int64_t query_rows;    // of a register tile
     int64_t support_rows;
-    int64_t chunk;         // columns summed in one chain of float32 additions
+    int64_t block;         // queries of one item of work
     int64_t group;         // support tiles whose partial sums are kept between two chunks
+    int64_t item_size;     // bytes of a packed element
+    int64_t multiple;      // a packed row has this many times the width, after the width is
+    int64_t step;          // rounded up to a multiple of this
+    int64_t chunk;         // packed columns summed before the sum joins those of other chunks
+    int64_t chain;         // float32 roundings of that sum
+    bool norms_first;      // the chunks are added to |y|^2 / 2, not subtracted from it at the end
+
+    // Packs rows[0..count) into tile number `index` of a panel.
+    void (*pack)(const Matrix& source, const int64_t* rows, int64_t count, Transform transform,
+                 const Panel& panel, Side side, int64_t index);
+    void (*scan)(const Block& block);
+
+    int64_t columns(int64_t width) const { return multiple * ((width + step - 1) / step * step); }
+};
+
+// Products score |y|^2 / 2 - x.y: half the squared distance less |x|^2 / 2. Differences score
+// |x - y|^2: twice the work, and an error relative to the distance itself.
+struct Level {
+    const char* name;
 
     // `columns` elements of a row, from `begin`, as float64.
     void (*widen)(const void* row, DType type, int64_t begin, int64_t columns, double* out);
@@ -67,15 +96,13 @@ struct Level {
     // to the first until one term is left. `squares` is room for `width` values.
     double (*squared_distance)(const double* query, const void* row, DType type, int64_t width,
                                double* squares);
-    // Packs rows[0..count) into tile number `index` of a panel of `tile` rows a tile.
-    void (*pack)(const Matrix& source, const int64_t* rows, int64_t count, Transform transform,
-                 const Panel& panel, int64_t tile, int64_t index);
     // A value that at least k of the scores do not exceed, and hardly more than k where they differ.
     float (*near_kth)(const float* scores, int64_t count, int64_t k);
-    // score = |y|^2 / 2 - x.y: half the squared distance less |x|^2 / 2.
-    void (*scan_products)(const Block& block);
-    // score = |x - y|^2: twice the work, and an error relative to the distance itself.
-    void (*scan_differences)(const Block& block);
+
+    Pass differences;
+    // From the fastest to the finest; a query whose candidates overflow goes on to the next.
+    int products_count;
+    Pass products[3];
 };
 
 // Levels compiled in, best last; usable() asks the processor.
@@ -86,6 +113,7 @@ extern const Level portable_level;
 #if defined(__x86_64__) || defined(_M_X64)
 extern const Level avx2_level;
 extern const Level avx512_level;
+extern const Level avx512vnni_level;
 #endif
 
 }  // namespace pdepth

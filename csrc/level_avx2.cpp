@@ -14,7 +14,9 @@ struct Simd {
     static constexpr int kLanes = 8;
     static constexpr int kQueryRows = 6;
     static constexpr int kSupportVectors = 2;
+    using Whole = __m256i;
     static constexpr int kChunk = 320;  // a 16-row panel of it takes 20 KB of the first cache
+    static constexpr int kIntegerChunk = 640;  // likewise
     static constexpr int kGroup = 16;
 
     static Vector zero() { return _mm256_setzero_ps(); }
@@ -24,9 +26,29 @@ struct Simd {
     static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
     static Vector sub(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
     static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+    static Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
+    static Vector subtract_product(Vector a, Vector b, Vector c) {
+        return _mm256_fnmadd_ps(a, b, c);
+    }
     static uint64_t below(Vector v, Vector cut) {
         return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(v, cut, _CMP_LT_OQ)));
     }
+
+    static Whole no_sum() { return _mm256_setzero_si256(); }
+    static Whole load_pairs(const int16_t* from) {
+        return _mm256_load_si256(reinterpret_cast<const __m256i*>(from));
+    }
+    static Whole broadcast_pair(const int16_t* from) {
+        int32_t pair;
+        memcpy(&pair, from, sizeof pair);
+        return _mm256_set1_epi32(pair);
+    }
+    static Whole add_pairs(Whole sum, Whole x, Whole y) {
+        // Written out: gcc would take all products of a step before it adds them, and spill.
+        asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16(x, y)));
+        return sum;
+    }
+    static Vector rounded(Whole sum) { return _mm256_cvtepi32_ps(sum); }
 };
 
 #include "tile.inc"
@@ -34,5 +56,6 @@ struct Simd {
 }  // namespace
 
 namespace pdepth {
-constexpr Level avx2_level = make_level("avx2");
+constexpr Level avx2_level{"avx2", widen, squared_distance, near_kth, kDifferences,
+                           2, {kIntegerProducts, kFloatProducts}};
 }

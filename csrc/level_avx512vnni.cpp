@@ -1,0 +1,24 @@
+// AVX-512 with VNNI: the tiles of AVX-512, and 16-bit products two a lane in one instruction.
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "level.hpp"
+
+namespace {
+
+#include "avx512.inc"
+
+struct Simd : Avx512 {
+    static Whole add_pairs(Whole sum, Whole x, Whole y) { return _mm512_dpwssd_epi32(sum, x, y); }
+};
+
+#include "tile.inc"
+
+}  // namespace
+
+namespace pdepth {
+constexpr Level avx512vnni_level{"avx512vnni", widen, squared_distance, near_kth, kDifferences,
+                                 2, {kIntegerProducts, kFloatProducts}};
+}
