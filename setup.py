@@ -11,7 +11,8 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 COMMON = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
-LEVELS = {"csrc/level_portable.cpp": []}  # source -> the flags that only this source may have
+# source -> the flags that only this source may have
+LEVELS: dict[str, list[str]] = {"csrc/level_bf16.cpp": [], "csrc/level_portable.cpp": []}
 if platform.machine() in ("x86_64", "AMD64"):
     LEVELS["csrc/level_avx2.cpp"] = ["-mavx2", "-mfma"]
     avx512 = [
@@ -21,6 +22,7 @@ if platform.machine() in ("x86_64", "AMD64"):
     ]
     LEVELS["csrc/level_avx512.cpp"] = avx512
     LEVELS["csrc/level_avx512vnni.cpp"] = [*avx512, "-mavx512vnni"]
+    LEVELS["csrc/level_amx.cpp"] = avx512
 
 
 class BuildLevels(build_ext):

@@ -36,7 +36,7 @@ struct ProductsBound {
     };
 
     ProductsBound(const Pass& pass, int64_t width, double largest_norm)
-        : largest_norm_(largest_norm), lost_(kMargin * kLost * (pass.columns(width) + 8)),
+        : largest_norm_(largest_norm), lost_(2 * kLost * (pass.columns(width) + 8)),
           products_(kUnit * roundings(pass, width)),
           norms_(pass.norms_first ? products_ : kUnit) {}
 
@@ -84,7 +84,7 @@ struct DifferencesBound {
     DifferencesBound(const Pass& pass, int64_t width, double inexact_norm)
         : largest_residual_(kUnit * inexact_norm +
                             kLost * std::sqrt(static_cast<double>(width))),
-          lost_(kMargin * kLost * (width + 8)),
+          lost_(2 * kLost * (width + 8)),
           relative_(kMargin * kUnit * roundings(pass, width)) {}
 
     void see(const float*, const float*, int64_t) {}

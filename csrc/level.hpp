@@ -109,11 +109,13 @@ struct Level {
 const Level* const* compiled_levels(int* count);
 bool usable(const Level& level);
 
+extern const Level bf16_level;
 extern const Level portable_level;
 #if defined(__x86_64__) || defined(_M_X64)
 extern const Level avx2_level;
 extern const Level avx512_level;
 extern const Level avx512vnni_level;
+extern const Level amx_level;
 #endif
 
 }  // namespace pdepth
