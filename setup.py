@@ -49,7 +49,10 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "pdepth._native",
-            ["csrc/module.cpp", "csrc/engine.cpp", "csrc/support.cpp", "csrc/dispatch.cpp"],
+            [
+                f"csrc/{name}.cpp"
+                for name in ("module", "engine", "inspect", "support", "dispatch")
+            ],
             depends=[str(path) for path in sorted(Path("csrc").iterdir())],
             extra_compile_args=COMMON,
             extra_link_args=["-pthread"],

@@ -7,7 +7,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "bound.hpp"
 #include "engine.hpp"
+#include "inspect.hpp"
 
 namespace py = pybind11;
 
@@ -43,6 +45,13 @@ const Level& level_named(const std::string& name) {
     for (int i = 0; i < count; i++)
         if (levels[i]->name == name && usable(*levels[i])) return *levels[i];
     throw std::invalid_argument("this machine or build lacks the level " + name);
+}
+
+const Pass& pass_named(const Level& level, const std::string& name) {
+    if (level.differences.name == name) return level.differences;
+    for (int i = 0; i < level.products_count; i++)
+        if (level.products[i].name == name) return level.products[i];
+    throw std::invalid_argument("the level has no pass " + name);
 }
 
 template <class T>
@@ -109,6 +118,48 @@ std::vector<std::pair<std::string, bool>> levels() {
     return found;
 }
 
+py::dict facts_of(const Pass& pass) {
+    using namespace py::literals;
+    return py::dict("name"_a = pass.name, "multiple"_a = pass.multiple, "step"_a = pass.step,
+                    "chunk"_a = pass.chunk, "chain"_a = pass.chain,
+                    "norms_first"_a = pass.norms_first);
+}
+
+std::vector<py::dict> passes(const std::string& name) {
+    const Level& level = level_named(name);
+    std::vector<py::dict> found;
+    for (int i = 0; i < level.products_count; i++) found.push_back(facts_of(level.products[i]));
+    found.push_back(facts_of(level.differences));
+    return found;
+}
+
+py::dict constants() {
+    using namespace py::literals;
+    return py::dict("UNIT"_a = kUnit, "LOST"_a = kLost, "MARGIN"_a = kMargin,
+                    "SETTLEMENT"_a = kSettlement, "NEGLIGIBLE"_a = kNegligible);
+}
+
+py::dict lay_open(const Rows& support, const Rows& queries, const std::string& level_name,
+                  const std::string& pass_name) {
+    using namespace py::literals;
+    const Matrix y = matrix_of(support.first, support.second);
+    const Matrix x = matrix_of(queries.first, queries.second);
+    if (x.width != y.width || x.width < 1 || x.rows < 1 || y.rows < 1)
+        throw std::invalid_argument("rows of one width are wanted");
+    const Level& level = level_named(level_name);
+    const Pass& pass = pass_named(level, pass_name);
+    Dense<float> scores({x.rows, y.rows}), y_norms(y.rows), y_residuals(y.rows), x_norms(x.rows),
+        x_residuals(x.rows);
+    Dense<double> lower({x.rows, y.rows}), upper({x.rows, y.rows});
+    inspect(y, x, pass, &pass == &level.differences,
+            {scores.mutable_data(), lower.mutable_data(), upper.mutable_data(),
+             y_norms.mutable_data(), y_residuals.mutable_data(), x_norms.mutable_data(),
+             x_residuals.mutable_data()});
+    return py::dict("scores"_a = scores, "lower"_a = lower, "upper"_a = upper,
+                    "support_norms"_a = y_norms, "support_residuals"_a = y_residuals,
+                    "query_norms"_a = x_norms, "query_residuals"_a = x_residuals);
+}
+
 }  // namespace
 }  // namespace pdepth
 
@@ -116,6 +167,11 @@ PYBIND11_MODULE(_native, m) {
     using namespace pdepth;
     m.doc() = "The compiled CPU engine; pdepth.backends.cpu calls it.";
     m.def("levels", &levels, "Compiled levels, best last, and whether this machine runs each.");
+    m.def("passes", &passes, "A level's passes as the bound knows them, differences last.",
+          py::arg("level"));
+    m.def("constants", &constants, "Of the bound; those of pdepth.certify.");
+    m.def("inspect", &lay_open, "Every score of one pass, and the bound on the true one.",
+          py::arg("support"), py::arg("queries"), py::arg("level"), py::arg("pass_name"));
     m.def("first_not_finite", &find_not_finite, py::arg("array"), py::arg("type"),
           py::arg("level"), py::arg("threads"));
     m.def("run", &run, py::kw_only(), py::arg("layers"), py::arg("codes"), py::arg("classes"),
