@@ -22,6 +22,11 @@ inline double roundings(const Pass& pass, int64_t width) {
     return static_cast<double>(std::min(columns, pass.chain) + chunks + 6);
 }
 
+// The bounds hold up to here: widths of some ten million.
+inline bool bounded(const Pass& pass, int64_t width) {
+    return kUnit * roundings(pass, width) < 1.0 / 32;
+}
+
 inline float float_above(double value) {
     const float rounded = static_cast<float>(value);
     if (static_cast<double>(rounded) > value) return rounded;

@@ -433,12 +433,12 @@ void Call::probe(const Layer& present, int64_t number, const std::vector<int64_t
         scale = norm == 0 ? 1 : std::ldexp(1.0, kScaledExponent - 1 - std::ilogb(norm));
         const double scaled = norm * scale;
         for (int i = 0; i < level.products_count && width > kDifferencesUpTo; i++) {
-            if (left.empty()) break;
             const Pass& pass = level.products[i];
+            if (left.empty() || !bounded(pass, width)) continue;
             left = Filter<ProductsBound>(*this, pass, {pass, width, scaled}, summary.centre.data())
                        .run(left);
         }
-        if (!left.empty()) {
+        if (!left.empty() && bounded(level.differences, width)) {
             // Rows that float32 holds as they are need no centre, which would round them.
             const DifferencesBound bound(level.differences, width, summary.exact ? 0 : scaled);
             left = Filter<DifferencesBound>(*this, level.differences, bound,

@@ -1,0 +1,172 @@
+"""How far a filter's score may lie from the truth, and what that proves.
+
+A filter scores every query x against every support row y in narrow numbers. It may decide only what
+its error bound proves; this module derives the bound, and `csrc/bound.hpp` computes the same in C++
+(the tests compare the two bit by bit, and try to break them with rows made for it).
+
+**Notation.** x and y are the rows after the layer's transform (a centre subtracted, a common scale);
+x^ and y^ what was packed of them, in float32, bfloat16 or 16-bit integers times a unit of the row's
+own; u = 2^-24 is float32's unit roundoff. |x| and the residual |x - x^| are not estimated but
+measured in float64 while a row is packed, and rounded up. S is the true score, s the computed one.
+
+**Products**, S = |y|^2 / 2 - x.y, which is half the squared distance less |x|^2 / 2.
+
+1. *Rounding of the inputs.* x.y - x^.y^ = (x - x^).y + x^.(y - y^), so by Cauchy-Schwarz it is at
+   most |x - x^| |y| + |x^| |y - y^|, with |x^| <= |x| + |x - x^|. Where numbers are split in two,
+   x^ = h + l, the three products h.h + l.h + h.l leave out l.l, at most |l_x| |l_y|; since a
+   number's low part is at most 2^-9 of it, 2^-9 |l_x| is counted to x's residual. A row's residual
+   is taken as r |y| + NEGLIGIBLE, with r the largest share among the rows of the support; rows
+   shorter than NEGLIGIBLE may be packed as zero.
+2. *Order and length of the summation.* A sum whose terms pass through at most n roundings each is
+   off by at most n u / (1 - n u) times the sum of the terms' magnitudes, whatever the order (Higham,
+   Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002, sections 3.1 and 4.2), and
+   that sum is at most |x^| |y^|. `Pass.roundings` counts n: one chain of multiply-adds a chunk of
+   columns, then one addition a chunk. 16-bit integers are multiplied and summed in 32 bits without
+   any rounding: their units are chosen so that no chunk's sum can pass 2^31. The bfloat16 tiles take
+   32 columns an instruction: sixteen fused multiply-adds in each of two chains, the chains' sum, and
+   its addition to the tile (TDPBF16PS in Intel's Architectures Software Developer's Manual, vol. 2).
+3. *Rounding of the norm.* |y|^2 / 2 is rounded once, and once more when the product is subtracted;
+   where the sum begins with it (`norms_first`) it passes through all n.
+4. *Denormals.* A product or sum below 2^-126 may be flushed to zero, as the tiles do: at most LOST
+   each, and there are no more than twice as many as columns. Packed numbers below it are zeroed, and
+   so counted among the residuals.
+5. *The last word* is `pdepth.definition`'s distance in float64, of rows that were centred in
+   float64: their own roundings are below SETTLEMENT (|x|^2 + |y|^2).
+
+Everything is enlarged by MARGIN, which covers n u / (1 - n u) against n u as long as n u < 1 / 32,
+the second-order terms that were left out, and the roundings of the bound's own computation.
+
+**Differences**, S = |x - y|^2. Each rounding is relative to a term of the sum, so the computed score
+is within n u of |x^ - y^|^2, and | |x - y| - |x^ - y^| | <= |x - x^| + |y - y^|. Support rows that
+float32 holds as they are have no residual; else it is at most u times the largest norm.
+
+**What a bound proves.** With lower <= S <= upper for every candidate: the k-th smallest upper bound
+is no less than the k-th neighbour's score, so a row whose lower bound exceeds it is no neighbour; a
+row whose upper bound is below the (k+1)-th smallest lower bound is one (`neighbours`). If the winner
+is the same whichever of the rest complete the k, the vote stands; else float64 distances of the rest
+settle it. No row outside the list can matter: the list takes every score below `Products.cut`, which
+is at least the computed score of any row whose true score is no more than what k rows prove.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNIT = 2.0**-24
+LOST = 2.0**-126
+MARGIN = 1.0625
+SETTLEMENT = 2.0**-45
+NEGLIGIBLE = 2.0**-40
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How a filter packs and sums; `pdepth._native.passes` lists those of a level."""
+
+    name: str
+    multiple: int  # a packed row has this many times the width, after the width is
+    step: int  # rounded up to a multiple of this
+    chunk: int  # packed columns summed before the sum joins those of other chunks
+    chain: int  # roundings of such a sum
+    norms_first: bool  # the chunks are added to |y|^2 / 2, not subtracted from it at the end
+
+    def columns(self, width: int) -> int:
+        """How many numbers are packed of a row."""
+        return self.multiple * -(-width // self.step) * self.step
+
+    def roundings(self, width: int) -> int:
+        """n, the most roundings that one term of a score passes through."""
+        columns = self.columns(width)
+        return min(columns, self.chain) + -(-columns // self.chunk) + 6
+
+
+@dataclass(frozen=True)
+class Products:
+    """The bound on scores |y|^2 / 2 - x.y of one layer."""
+
+    by: Pass
+    width: int
+    relative: float  # the largest |y - y^| / |y| among support rows with a residual above NEGLIGIBLE
+
+    @classmethod
+    def of(cls, by: Pass, width: int, norms: Float, residuals: Float) -> Products:
+        """From the support's measured norms and residuals, (M,) each."""
+        shares = [r / n for n, r in zip(norms, residuals, strict=True) if r > NEGLIGIBLE]
+        return cls(by, width, max(shares, default=0.0))
+
+    def error(self, query_norm: Float, query_residual: Float, norm: Float) -> Float:
+        """The most by which a score may be off; arguments broadcast."""
+        products = UNIT * self.by.roundings(self.width)
+        norms = products if self.by.norms_first else UNIT
+        image = query_norm + query_residual
+        residual = self.relative * norm + NEGLIGIBLE
+        error = MARGIN * (
+            query_residual * norm
+            + image * residual
+            + products * image * (norm + residual)
+            + norms * norm * norm
+            + SETTLEMENT * (query_norm * query_norm + norm * norm)
+        )
+        return error + 2 * LOST * (self.by.columns(self.width) + 8)
+
+    def bounds(
+        self, scores: Float, query_norm: Float, query_residual: Float, norm: Float
+    ) -> tuple[Float, Float]:
+        """Lower and upper bounds of the true scores."""
+        error = self.error(query_norm, query_residual, norm)
+        return scores - error, scores + error
+
+    def cut(self, query_norm: float, query_residual: float, proven: float, largest: float) -> float:
+        """No row whose true score is at most `proven` is computed above this.
+
+        Such a row is within sqrt(2 proven + |x|^2) of x, which bounds its norm; `largest` is the
+        largest norm of the support.
+        """
+        distance = math.sqrt(max(0.0, 2 * proven + query_norm * query_norm))
+        norm = np.float64(min(largest, (query_norm + distance) * MARGIN))
+        return proven + float(
+            self.error(np.float64(query_norm), np.float64(query_residual), norm)
+        )
+
+
+@dataclass(frozen=True)
+class Differences:
+    """The bound on scores |x - y|^2 of one layer."""
+
+    by: Pass
+    width: int
+    inexact_norm: float  # the largest norm of a support row that float32 does not hold as it is
+
+    def bounds(self, scores: Float, query_residual: Float) -> tuple[Float, Float]:
+        """Lower and upper bounds of the true scores; arguments broadcast."""
+        lost = 2 * LOST * (self.width + 8)
+        relative = MARGIN * UNIT * self.by.roundings(self.width)
+        largest = UNIT * self.inexact_norm + LOST * math.sqrt(self.width)
+        residual = MARGIN * (query_residual + largest)
+        least = np.sqrt(np.maximum(0.0, (scores - lost) * (1 - relative)))
+        near = np.maximum(0.0, least - residual)
+        far = np.sqrt((scores + lost) * (1 + relative)) + residual
+        return near * near * (1 - SETTLEMENT), far * far * (1 + SETTLEMENT)
+
+
+def neighbours(lower: Float, upper: Float, k: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which rows are among the k nearest for certain, and which others may be.
+
+    Args:
+        lower: (M,) at most each row's true score.
+        upper: (M,) at least each row's true score.
+        k: of the neighbours, 1 .. M.
+
+    Returns:
+        (M,) certain, and (M,) possible but not certain.
+    """
+    farthest = np.partition(upper, k - 1)[k - 1]
+    other = np.partition(lower, k)[k] if k < len(lower) else np.inf
+    certain = (lower <= farthest) & (upper < other)
+    return certain, (lower <= farthest) & ~certain
