@@ -34,14 +34,26 @@ public:
     // The class that wins alone however the open votes fall, or -1.
     int32_t certain_winner(int64_t open, int64_t total) const {
         int32_t best = -1;
-        int64_t least = -1;
-        for (int32_t c : seen_) {
-            const int64_t sure = votes_[c] + std::max<int64_t>(0, open - (total - possible_[c]));
-            if (sure > least) best = c, least = sure;
-        }
         for (int32_t c : seen_)
-            if (c != best && votes_[c] + std::min<int64_t>(open, possible_[c]) >= least) return -1;
+            if (best < 0 || least(c, open, total) > least(best, open, total)) best = c;
+        for (int32_t c : seen_)
+            if (c != best && most(c, open) >= least(best, open, total)) return -1;
         return best;
+    }
+
+    enum class Wins { never, perhaps, always };
+
+    // Whether class c wins, ties and all, however the open votes fall.
+    Wins wins(int32_t c, int64_t open, int64_t total) const {
+        if (c < 0) return Wins::never;  // no class of the support
+        bool always = true;
+        for (int32_t other : seen_) {
+            if (other == c) continue;
+            // Of equal counts the smaller class is ahead.
+            if (least(other, open, total) + (other < c) > most(c, open)) return Wins::never;
+            always &= least(c, open, total) + (c < other) > most(other, open);
+        }
+        return always ? Wins::always : Wins::perhaps;
     }
 
     // Of complete counts: most votes, of equals the smallest class.
@@ -59,6 +71,12 @@ public:
     const std::vector<int32_t>& counts() const { return votes_; }
 
 private:
+    int64_t least(int32_t c, int64_t open, int64_t total) const {
+        return votes_[c] + std::max<int64_t>(0, open - (total - possible_[c]));
+    }
+    int64_t most(int32_t c, int64_t open) const {
+        return votes_[c] + std::min<int64_t>(open, possible_[c]);
+    }
     void see(int32_t c) {
         if (votes_[c] + possible_[c] == 0) seen_.push_back(c);
     }

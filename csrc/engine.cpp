@@ -114,7 +114,7 @@ public:
     }
     void answer(int64_t query, const Ballot& ballot) const {
         const int64_t at = index * ask.queries + query;
-        if (out.votes) out.votes[at] = ballot.winner();
+        if (out.votes) out.votes[at] = asked_of(query, ballot.winner());
         if (out.tied) out.tied[at] = ballot.tied();
         if (out.counts)
             std::copy(ballot.counts().begin(), ballot.counts().end(),
@@ -122,8 +122,12 @@ public:
     }
     void answer_winner(int64_t query, int32_t winner) const {
         const int64_t at = index * ask.queries + query;
-        out.votes[at] = winner;
+        out.votes[at] = asked_of(query, winner);
         if (out.tied) out.tied[at] = 0;
+    }
+    // For depth only, which other class wins is not asked, whether or not it came to light.
+    int32_t asked_of(int64_t query, int32_t winner) const {
+        return !ask.wanted || winner == ask.wanted[query] ? winner : kNotAsked;
     }
 
     const Question& ask;
@@ -376,8 +380,13 @@ private:
                 s.possible.push_back(row);
             }
         }
-        if (!call_.out.rows) {
-            const auto total = static_cast<int64_t>(s.possible.size());
+        const auto total = static_cast<int64_t>(s.possible.size());
+        if (call_.ask.wanted) {
+            const int32_t wanted = call_.ask.wanted[query];
+            const Ballot::Wins wins = s.ballot.wins(wanted, open, total);
+            if (wins == Ballot::Wins::always) return call_.answer_winner(query, wanted);
+            if (wins == Ballot::Wins::never) return call_.answer_winner(query, kNotAsked);
+        } else if (!call_.out.rows) {
             if (s.ballot.complete(open, total)) return call_.answer(query, s.ballot);
             const int32_t winner = s.ballot.certain_winner(open, total);
             if (winner >= 0 && !call_.out.counts) return call_.answer_winner(query, winner);

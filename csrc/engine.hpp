@@ -25,9 +25,11 @@ struct Question {
     const int32_t* wanted;      // (N,) for depth only: a query leaves at its first other vote
 };
 
+constexpr int32_t kNotAsked = -1;  // as a vote
+
 // Where answers go; each may be null. Of layer l, the answers of query i lie at [l][i].
 struct Answers {
-    int32_t* votes = nullptr;    // (L, N), -1 where not asked
+    int32_t* votes = nullptr;    // (L, N); with `wanted`, that or kNotAsked
     uint8_t* tied = nullptr;     // (L, N)
     int32_t* counts = nullptr;   // (L, N, classes)
     double* distances = nullptr; // (L, N, k)

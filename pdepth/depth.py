@@ -44,7 +44,7 @@ def prediction_depth(
     layers: where to probe, see `pdepth.embeddings.placement.place`.
     k: neighbours that vote.
     early_exit: search from the softmax backward and drop each row at its first disagreement; the
-        depths are the same, the votes not asked for are unknown.
+        depths are the same; votes are known from a row's depth on.
     backend, num_threads: of the search, as in `depth_from_embeddings`.
     device: where the forward pass runs; None leaves the model where it is.
     memory: most that the embeddings may take, in bytes or as "8GiB"; None: what is free.
@@ -108,9 +108,16 @@ def prediction_depth(
             query_labels=captured[-1].labels,
             progress=search,
         )
-        search.finish(result.known.sum(axis=1).tolist())
+        search.finish(_asked(result, early_exit))
     meta = {"model": type(unwrap(model)).__name__, "placement": placement.rule}
     return dataclasses.replace(result, meta=result.meta | meta)
+
+
+def _asked(result: DepthResult, early_exit: bool) -> list[int]:
+    """Of how many examples each probe's vote was asked."""
+    if not early_exit:
+        return [len(result)] * len(result.probes)
+    return [int((result.depth <= probe + 1).sum()) for probe in range(len(result.probes))]
 
 
 def _make_room(layout: Layout, budget: Budget, held: int, rows: int) -> None:

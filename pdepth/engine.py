@@ -160,9 +160,9 @@ def depth_from_embeddings(
 
     Args:
         predictions: (N,) integers, the network's class of each query.
-        early_exit: walk from the last probe backward and drop each query at its first other vote:
-            the same depths, and votes that were not asked are marked in `known`. An iterator is
-            read forward and answers all votes.
+        early_exit: walk from the last probe backward, ask only whether each query's vote is its
+            prediction, and drop it where it is not: the same depths, sooner. Votes are `known` from
+            a query's depth on. An iterator is read forward and answers all votes.
         probes: names, one a probe; by default the mapping's keys, or "probe 0" and so on.
         query_labels: (N,) the queries' own labels, kept in the result; with `queries=None` they
             are those of the support.

@@ -43,7 +43,8 @@ class DepthResult:
         depth: (N,) int64, 0..L; L where `undefined`.
         undefined: (N,) bool, the last probe disagrees with the network's own prediction.
         votes: (L, N) int64 class labels; -1 where not `known`.
-        known: (L, N) bool, False where early exit never asked. -1 can be a class: mask with this.
+        known: (L, N) bool; after early exit, from an example's depth on. -1 can be a class: mask
+            with this.
         predictions: (N,) int64, the network's classes.
         labels: (N,) int64, the given classes, or None.
         probes: L distinct names, in forward order.

@@ -153,7 +153,10 @@ def first_difference(found: Any, wanted: Any) -> tuple[int, ...] | None:
 
 
 def assert_exact(problem: Case, oracle: definition.VoteTable, **engine_options: Any) -> int:
-    """The engine's votes, ties and counts equal the oracle's; returns how many votes that were."""
+    """The engine's votes, ties and counts equal the oracle's; returns how many votes that were.
+
+    So does what it says where only "is the vote the prediction?" is asked.
+    """
     found = pdepth.probe_votes(
         problem.support, problem.labels, problem.queries, **problem.options, **engine_options
     )
@@ -172,6 +175,17 @@ def assert_exact(problem: Case, oracle: definition.VoteTable, **engine_options: 
     assert where is None, f"{problem.name}: counts differ first at {where}"
     where = first_difference(counted.votes, oracle.votes)
     assert where is None, f"{problem.name}: votes beside counts differ first at {where}"
+    predictions = np.where(np.arange(len(oracle.votes)) % 2, np.roll(oracle.votes, 3), oracle.votes)
+    depth = pdepth.depth_from_embeddings(
+        [problem.support],
+        problem.labels,
+        predictions,
+        None if problem.queries is None else [problem.queries],
+        **problem.options,
+        **engine_options,
+    )
+    where = first_difference(depth.undefined, oracle.votes != predictions)
+    assert where is None, f"{problem.name}: a vote is taken for the prediction, or not, at {where}"
     return len(oracle.votes)
 
 

@@ -150,8 +150,8 @@ def test_depth(level: str, early_exit: bool, held_out: bool) -> None:
     assert undefined[:3].all()
     assert first_difference(found.votes[found.known], votes[found.known]) is None
     assert found.known.all() == (not early_exit)
-    asked = np.arange(len(layers))[:, None] >= depth - 1  # down to the first that disagrees
-    assert first_difference(found.known, asked if early_exit else np.ones_like(asked)) is None
+    settled = np.arange(len(layers))[:, None] >= depth
+    assert first_difference(found.known, settled if early_exit else np.ones_like(settled)) is None
 
 
 def test_depth_from_votes_is_the_definitions() -> None:

@@ -17,7 +17,7 @@ UNKNOWN = -1  # as a code: this vote was not asked
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """Votes as codes: `votes` (L, N) int32, UNKNOWN where not asked.
+    """Votes as codes: `votes` (L, N) int32, UNKNOWN where not asked or, for depth only, another's.
 
     With all votes asked: `tied` (L, N) bool, and `counts` (L, N, C) int32 or None.
     """

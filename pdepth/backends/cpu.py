@@ -23,7 +23,7 @@ def votes(
     return_counts: bool,
     progress: Progress | None,
 ) -> Coded:
-    """All votes; or with `wanted` (N,) those of each query back to its first other vote."""
+    """All votes; or with `wanted` (N,) only those that equal it from there to the last probe."""
     shape = (len(problem.layers), problem.count)
     out = Coded(
         votes=empty_votes(*shape),

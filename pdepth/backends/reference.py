@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import definition
-from pdepth.backends.common import Coded, Progress, empty_votes
+from pdepth.backends.common import UNKNOWN, Coded, Progress
 from pdepth.validate import Layer, Problem
 
 
@@ -23,7 +23,7 @@ def votes(
     return_counts: bool,
     progress: Progress | None,
 ) -> Coded:
-    """All votes; or with `wanted` (N,) those of each query back to its first other vote."""
+    """All votes; or with `wanted` (N,) only those that equal it from there to the last probe."""
     tables = []
     for number, layer in enumerate(problem.layers):
         if progress is not None:
@@ -39,12 +39,8 @@ def votes(
     )
     if wanted is None:
         return coded
-    kept = empty_votes(*coded.votes.shape)
-    alive = np.ones(problem.count, dtype=np.bool_)
-    for number in reversed(range(len(tables))):
-        kept[number, alive] = coded.votes[number, alive]
-        alive &= coded.votes[number] == wanted
-    return Coded(kept)
+    settled = np.logical_and.accumulate((coded.votes == wanted)[::-1])[::-1]
+    return Coded(np.where(settled, coded.votes, UNKNOWN).astype(np.int32))
 
 
 def neighbours(problem: Problem) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
