@@ -49,10 +49,7 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "pdepth._native",
-            [
-                f"csrc/{name}.cpp"
-                for name in ("module", "engine", "inspect", "support", "dispatch")
-            ],
+            [f"csrc/{name}.cpp" for name in ("module", "engine", "inspect", "support", "dispatch")],
             depends=[str(path) for path in sorted(Path("csrc").iterdir())],
             extra_compile_args=COMMON,
             extra_link_args=["-pthread"],

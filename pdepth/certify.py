@@ -1,51 +1,54 @@
 """How far a filter's score may lie from the truth, and what that proves.
 
-A filter scores every query x against every support row y in narrow numbers. It may decide only what
-its error bound proves; this module derives the bound, and `csrc/bound.hpp` computes the same in C++
-(the tests compare the two bit by bit, and try to break them with rows made for it).
+A filter scores every query x against every support row y in narrow numbers. It may decide only
+what its error bound proves; this module derives the bound, and `csrc/bound.hpp` computes the same
+in C++ (the tests compare the two bit by bit, and try to break them with rows made for it).
 
-**Notation.** x and y are the rows after the layer's transform (a centre subtracted, a common scale);
-x^ and y^ what was packed of them, in float32, bfloat16 or 16-bit integers times a unit of the row's
-own; u = 2^-24 is float32's unit roundoff. |x| and the residual |x - x^| are not estimated but
-measured in float64 while a row is packed, and rounded up. S is the true score, s the computed one.
+**Notation.** x and y are the rows after the layer's transform (a centre subtracted, a common
+scale); x^ and y^ what was packed of them, in float32, bfloat16 or 16-bit integers times a unit of
+the row's own; u = 2^-24 is float32's unit roundoff. |x| and the residual |x - x^| are not
+estimated but measured in float64 while a row is packed, and rounded up. S is the true score, s
+the computed one.
 
 **Products**, S = |y|^2 / 2 - x.y, which is half the squared distance less |x|^2 / 2.
 
 1. *Rounding of the inputs.* x.y - x^.y^ = (x - x^).y + x^.(y - y^), so by Cauchy-Schwarz it is at
    most |x - x^| |y| + |x^| |y - y^|, with |x^| <= |x| + |x - x^|. Where numbers are split in two,
    x^ = h + l, the three products h.h + l.h + h.l leave out l.l, at most |l_x| |l_y|; since a
-   number's low part is at most 2^-9 of it, 2^-9 |l_x| is counted to x's residual. A row's residual
-   is taken as r |y| + NEGLIGIBLE, with r the largest share among the rows of the support; rows
-   shorter than NEGLIGIBLE may be packed as zero.
+   number's low part is at most 2^-9 of it, 2^-9 |l_x| is counted to x's residual. A row's
+   residual is taken as r |y| + NEGLIGIBLE, with r the largest share among the rows of the
+   support; rows shorter than NEGLIGIBLE may be packed as zero.
 2. *Order and length of the summation.* A sum whose terms pass through at most n roundings each is
-   off by at most n u / (1 - n u) times the sum of the terms' magnitudes, whatever the order (Higham,
-   Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002, sections 3.1 and 4.2), and
-   that sum is at most |x^| |y^|. `Pass.roundings` counts n: one chain of multiply-adds a chunk of
-   columns, then one addition a chunk. 16-bit integers are multiplied and summed in 32 bits without
-   any rounding: their units are chosen so that no chunk's sum can pass 2^31. The bfloat16 tiles take
-   32 columns an instruction: sixteen fused multiply-adds in each of two chains, the chains' sum, and
-   its addition to the tile (TDPBF16PS in Intel's Architectures Software Developer's Manual, vol. 2).
-3. *Rounding of the norm.* |y|^2 / 2 is rounded once, and once more when the product is subtracted;
-   where the sum begins with it (`norms_first`) it passes through all n.
-4. *Denormals.* A product or sum below 2^-126 may be flushed to zero, as the tiles do: at most LOST
-   each, and there are no more than twice as many as columns. Packed numbers below it are zeroed, and
-   so counted among the residuals.
+   off by at most n u / (1 - n u) times the sum of the terms' magnitudes, whatever the order
+   (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002, sections 3.1 and
+   4.2), and that sum is at most |x^| |y^|. `Pass.roundings` counts n: one chain of multiply-adds
+   a chunk of columns, then one addition a chunk. 16-bit integers are multiplied and summed in 32
+   bits without any rounding: their units are chosen so that no chunk's sum can pass 2^31. The
+   bfloat16 tiles take 32 columns an instruction: sixteen fused multiply-adds in each of two
+   chains, the chains' sum, and its addition to the tile (TDPBF16PS in Intel's Architectures
+   Software Developer's Manual, vol. 2).
+3. *Rounding of the norm.* |y|^2 / 2 is rounded once, and once more when the product is
+   subtracted; where the sum begins with it (`norms_first`) it passes through all n.
+4. *Denormals.* A product or sum below 2^-126 may be flushed to zero, as the tiles do: at most
+   LOST each, and there are no more than twice as many as columns. Packed numbers below it are
+   zeroed, and so counted among the residuals.
 5. *The last word* is `pdepth.definition`'s distance in float64, of rows that were centred in
    float64: their own roundings are below SETTLEMENT (|x|^2 + |y|^2).
 
-Everything is enlarged by MARGIN, which covers n u / (1 - n u) against n u as long as n u < 1 / 32,
-the second-order terms that were left out, and the roundings of the bound's own computation.
+Everything is enlarged by MARGIN, which covers n u / (1 - n u) against n u as long as n u < 1 /
+32, the second-order terms that were left out, and the roundings of the bound's own computation.
 
-**Differences**, S = |x - y|^2. Each rounding is relative to a term of the sum, so the computed score
-is within n u of |x^ - y^|^2, and | |x - y| - |x^ - y^| | <= |x - x^| + |y - y^|. Support rows that
-float32 holds as they are have no residual; else it is at most u times the largest norm.
+**Differences**, S = |x - y|^2. Each rounding is relative to a term of the sum, so the computed
+score is within n u of |x^ - y^|^2, and | |x - y| - |x^ - y^| | <= |x - x^| + |y - y^|. Support
+rows that float32 holds as they are have no residual; else it is at most u times the largest norm.
 
-**What a bound proves.** With lower <= S <= upper for every candidate: the k-th smallest upper bound
-is no less than the k-th neighbour's score, so a row whose lower bound exceeds it is no neighbour; a
-row whose upper bound is below the (k+1)-th smallest lower bound is one (`neighbours`). If the winner
-is the same whichever of the rest complete the k, the vote stands; else float64 distances of the rest
-settle it. No row outside the list can matter: the list takes every score below `Products.cut`, which
-is at least the computed score of any row whose true score is no more than what k rows prove.
+**What a bound proves.** With lower <= S <= upper for every candidate: the k-th smallest upper
+bound is no less than the k-th neighbour's score, so a row whose lower bound exceeds it is no
+neighbour; a row whose upper bound is below the (k+1)-th smallest lower bound is one
+(`neighbours`). If the winner is the same whichever of the rest complete the k, the vote stands;
+else float64 distances of the rest settle it. No row outside the list can matter: the list takes
+every score below `Products.cut`, which is at least the computed score of any row whose true score
+is no more than what k rows prove.
 """
 
 from __future__ import annotations
@@ -92,7 +95,7 @@ class Products:
 
     by: Pass
     width: int
-    relative: float  # the largest |y - y^| / |y| among support rows with a residual above NEGLIGIBLE
+    relative: float  # the largest |y - y^| / |y| of rows with a residual above NEGLIGIBLE
 
     @classmethod
     def of(cls, by: Pass, width: int, norms: Float, residuals: Float) -> Products:
@@ -130,9 +133,7 @@ class Products:
         """
         distance = math.sqrt(max(0.0, 2 * proven + query_norm * query_norm))
         norm = np.float64(min(largest, (query_norm + distance) * MARGIN))
-        return proven + float(
-            self.error(np.float64(query_norm), np.float64(query_residual), norm)
-        )
+        return proven + float(self.error(np.float64(query_norm), np.float64(query_residual), norm))
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def test_measured_norms_and_residuals_are_no_less_than_the_true_ones(level: str,
 
 @pytest.mark.parametrize(("level", "name"), PASSES)
 def test_what_is_certain_is_so(level: str, name: str) -> None:
-    """Of random rows: every certain neighbour is one, and every neighbour is certain or possible."""
+    """Every certain neighbour is one, and every neighbour is certain or possible."""
     k, told = 10, 0
     for seed in range(5):
         support, queries = scaled(random(np.random.default_rng(seed), 64))
