@@ -326,7 +326,7 @@ private:
         float* const scores = scores_ + q * capacity_;
         uint32_t* const positions = positions_ + q * capacity_;
         if (size_[q] < call_.ask.k) return;
-        const float best = call_.level.near_kth(scores, size_[q], call_.ask.k);
+        const float best = call_.level.kth_score(scores, size_[q], call_.ask.k);
         double proven = -std::numeric_limits<double>::infinity();
         for (int64_t i = 0; i < size_[q]; i++)
             if (scores[i] <= best)

@@ -96,8 +96,8 @@ struct Level {
     // to the first until one term is left. `squares` is room for `width` values.
     double (*squared_distance)(const double* query, const void* row, DType type, int64_t width,
                                double* squares);
-    // A value that at least k of the scores do not exceed, and hardly more than k where they differ.
-    float (*near_kth)(const float* scores, int64_t count, int64_t k);
+    // A value that k of the scores do not exceed, and more only where they tie.
+    float (*kth_score)(const float* scores, int64_t count, int64_t k);
 
     Pass differences;
     // From the fastest to the finest; a query whose candidates overflow goes on to the next.

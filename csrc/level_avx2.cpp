@@ -56,6 +56,6 @@ struct Simd {
 }  // namespace
 
 namespace pdepth {
-constexpr Level avx2_level{"avx2", widen, squared_distance, near_kth, kDifferences,
+constexpr Level avx2_level{"avx2", widen, squared_distance, kth_score, kDifferences,
                            2, {kIntegerProducts, kFloatProducts}};
 }
