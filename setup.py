@@ -11,6 +11,11 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 COMMON = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
+SANITIZE = []  # of compiling and of linking; the last of flags that contradict each other holds
+if sanitizers := os.environ.get("PDEPTH_SANITIZE"):  # "address,undefined": see .ci/sanitize
+    SANITIZE = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+    # CPython's own -fwrapv would make signed overflow lawful, and unseen.
+    COMMON += [*SANITIZE, "-O1", "-g", "-fno-omit-frame-pointer", "-fno-wrapv"]
 LEVELS = {"csrc/level_portable.cpp": []}  # source -> the flags that only this source may have
 if platform.machine() in ("x86_64", "AMD64"):
     LEVELS["csrc/level_avx2.cpp"] = ["-mavx2", "-mfma"]
@@ -48,7 +53,7 @@ setup(
             ["csrc/module.cpp", "csrc/engine.cpp", "csrc/support.cpp", "csrc/dispatch.cpp"],
             depends=[str(path) for path in sorted(Path("csrc").iterdir())],
             extra_compile_args=COMMON,
-            extra_link_args=["-pthread"],
+            extra_link_args=["-pthread", *SANITIZE],
         )
     ],
     cmdclass={"build_ext": BuildLevels},
