@@ -11,6 +11,12 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 COMMON = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
+SANITIZE: list[str] = []  # of compiling and of linking
+if sanitizers := os.environ.get("PDEPTH_SANITIZE"):  # "address,undefined": see .ci/sanitize
+    SANITIZE = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+    # The last of contradicting flags holds. CPython's own -fwrapv would make signed overflow
+    # lawful, and unseen.
+    COMMON += [*SANITIZE, "-O1", "-g", "-fno-omit-frame-pointer", "-fno-wrapv"]
 # source -> the flags that only this source may have
 LEVELS: dict[str, list[str]] = {"csrc/level_bf16.cpp": [], "csrc/level_portable.cpp": []}
 if platform.machine() in ("x86_64", "AMD64"):
@@ -52,7 +58,7 @@ setup(
             [f"csrc/{name}.cpp" for name in ("module", "engine", "inspect", "support", "dispatch")],
             depends=[str(path) for path in sorted(Path("csrc").iterdir())],
             extra_compile_args=COMMON,
-            extra_link_args=["-pthread"],
+            extra_link_args=["-pthread", *SANITIZE],
         )
     ],
     cmdclass={"build_ext": BuildLevels},

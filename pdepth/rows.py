@@ -84,7 +84,7 @@ def rows_of(value: Any, what: str) -> Rows:
     if array.shape[1] > 1 and array.strides[1] != array.itemsize:
         array = np.ascontiguousarray(array)
     if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
+        array = array.astype(array.dtype.newbyteorder("="), order="C")
     if kind == "bool":
         return Rows(array.view(np.uint8), "uint8")
     return Rows(array, kind)
@@ -97,7 +97,7 @@ def _on_host(tensor: Any, what: str) -> NDArray[Any]:
     if tensor.layout != torch.strided or tensor.is_meta:
         kind = "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
         raise TypeError(f"{what} is a {kind} tensor; a dense one is wanted.")
-    host = tensor.detach().cpu()
+    host = tensor.detach().cpu().resolve_neg()  # NumPy has no such view
     if host.dtype == torch.bfloat16:
         return host.view(torch.int16).numpy().view(np.uint16)  # type: ignore[no-any-return]
     return host.numpy()  # type: ignore[no-any-return]

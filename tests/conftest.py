@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 
 from pdepth import native
+
+# The same examples at each run; `--hypothesis-profile=long` looks for others, and takes minutes.
+hypothesis.settings.register_profile("same", max_examples=150, derandomize=True, deadline=None)
+hypothesis.settings.register_profile("long", max_examples=5000, deadline=None)
+hypothesis.settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
