@@ -516,22 +516,16 @@ void probe(const std::vector<Layer>& layers, const Question& ask, const Answers&
 int64_t first_not_finite(const Matrix& matrix, const Level& level, int threads,
                          const std::function<void()>& poll) {
     std::atomic<int64_t> first{matrix.rows};
-    constexpr int64_t kRows = 64, kPiece = 256;
+    constexpr int64_t kRows = 64;
     Team team(threads, poll);
     team.run(ceil_div(matrix.rows, kRows), [&](int64_t item, int) {
-        double wide[kPiece];
         const int64_t end = std::min(matrix.rows, (item + 1) * kRows);
-        for (int64_t row = item * kRows; row < end && row < first; row++)
-            for (int64_t begin = 0; begin < matrix.width; begin += kPiece) {
-                const int64_t columns = std::min(kPiece, matrix.width - begin);
-                level.widen(matrix.row(row), matrix.type, begin, columns, wide);
-                int64_t bad = 0;  // value - value is zero, or NaN for NaN and the infinities
-                for (int64_t c = 0; c < columns; c++) bad += wide[c] - wide[c] != 0;
-                if (bad == 0) continue;
-                int64_t known = first;
-                while (row < known && !first.compare_exchange_weak(known, row)) {}
-                return;
-            }
+        for (int64_t row = item * kRows; row < end && row < first; row++) {
+            if (level.finite(matrix.row(row), matrix.type, matrix.width)) continue;
+            int64_t known = first;
+            while (row < known && !first.compare_exchange_weak(known, row)) {}
+            return;
+        }
     });
     return first < matrix.rows ? first.load() : -1;
 }

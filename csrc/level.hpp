@@ -39,7 +39,8 @@ struct Panel {
 // Rows whose norm, after the transform, is below this may be packed as zero.
 constexpr double kNegligible = 0x1p-40;
 
-// What a row becomes before it is packed: (row - centre) * scale. centre may be null.
+// What a row becomes before it is packed: (row - centre) * scale. centre may be null; zeros fill it
+// up to a multiple of 8 columns.
 struct Transform {
     const double* centre;
     double scale;
@@ -85,6 +86,11 @@ struct Pass {
     int64_t columns(int64_t width) const { return multiple * ((width + step - 1) / step * step); }
 };
 
+struct RowSummary {
+    double norm;  // rounded up
+    bool exact;   // float32 holds every value
+};
+
 // Products score |y|^2 / 2 - x.y: half the squared distance less |x|^2 / 2. Differences score
 // |x - y|^2: twice the work, and an error relative to the distance itself.
 struct Level {
@@ -92,6 +98,9 @@ struct Level {
 
     // `columns` elements of a row, from `begin`, as float64.
     void (*widen)(const void* row, DType type, int64_t begin, int64_t columns, double* out);
+    // Whether the row holds neither NaN nor infinity.
+    bool (*finite)(const void* row, DType type, int64_t width);
+    RowSummary (*summarise)(const void* row, DType type, int64_t width);
     // Squared distance in float64, summed in the order of pdepth.definition: the last half is added
     // to the first until one term is left. `squares` is room for `width` values.
     double (*squared_distance)(const double* query, const void* row, DType type, int64_t width,

@@ -12,6 +12,7 @@ namespace {
 struct Simd {
     using Vector = __m256;
     static constexpr int kLanes = 8;
+    static constexpr int kDoubles = 4;  // of a register
     static constexpr int kQueryRows = 6;
     static constexpr int kSupportVectors = 2;
     using Whole = __m256i;
@@ -56,6 +57,6 @@ struct Simd {
 }  // namespace
 
 namespace pdepth {
-constexpr Level avx2_level{"avx2", widen, squared_distance, kth_score, kDifferences,
-                           2, {kIntegerProducts, kFloatProducts}};
+constexpr Level avx2_level{"avx2", widen, finite, summarise, squared_distance, kth_score,
+                           kDifferences, 2, {kIntegerProducts, kFloatProducts}};
 }

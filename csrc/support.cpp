@@ -32,23 +32,6 @@ uint64_t hash_of(const char* bytes, int64_t size) {
     return mix(mix(mix(lanes[0]) ^ lanes[1]) ^ mix(lanes[2]) ^ (lanes[3] << 1));
 }
 
-struct RowSummary {
-    double norm;
-    bool exact;
-};
-
-RowSummary summary_of(const Matrix& rows, int64_t row, const Level& level, double* wide) {
-    level.widen(rows.row(row), rows.type, 0, rows.width, wide);
-    double sums[4] = {};  // apart, so that the additions overlap
-    int inexact = 0;
-    for (int64_t c = 0; c < rows.width; c++) {
-        sums[c % 4] += wide[c] * wide[c];
-        inexact |= static_cast<double>(static_cast<float>(wide[c])) != wide[c];
-    }
-    const double sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    return {std::sqrt(sum) * (1 + 0x1p-20), inexact == 0};
-}
-
 // The first `keep` of each set of equal rows, in ascending order.
 std::vector<int64_t> first_of_equals(const Matrix& rows, int64_t keep,
                                      const std::vector<uint64_t>& hashes) {
@@ -103,7 +86,7 @@ std::vector<double> centre_of(const Matrix& rows, const std::vector<int64_t>& or
     std::nth_element(sampled.begin(), sampled.begin() + sample / 2, sampled.end());
     const double ordinary = 8 * sampled[sample / 2];
 
-    std::vector<double> centre(rows.width, 0.0), wide(rows.width);
+    std::vector<double> centre((rows.width + 7) / 8 * 8, 0.0), wide(rows.width);
     int64_t counted = 0;
     for (int64_t i = 0; i < sample; i++) {
         if (norms[order[i]] > ordinary) continue;
@@ -122,13 +105,12 @@ Support::Support(const Matrix& rows, int64_t keep, bool need_positions, const Le
     std::vector<uint64_t> hashes(rows.rows);
     std::vector<double> norms(rows.rows);
     std::atomic<bool> all_exact{true};
-    std::vector<std::vector<double>> wide(team.size(), std::vector<double>(rows.width));
-    team.run((rows.rows + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item, int thread) {
+    team.run((rows.rows + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item, int) {
         const int64_t end = std::min(rows.rows, (item + 1) * kRowsPerItem);
         for (int64_t row = item * kRowsPerItem; row < end; row++) {
             hashes[row] = hash_of(static_cast<const char*>(rows.row(row)),
                                   rows.width * rows.item_size);
-            const RowSummary summary = summary_of(rows, row, level, wide[thread].data());
+            const RowSummary summary = level.summarise(rows.row(row), rows.type, rows.width);
             norms[row] = summary.norm;
             if (!summary.exact) all_exact = false;
         }

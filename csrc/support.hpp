@@ -12,7 +12,7 @@ namespace pdepth {
 struct Support {
     std::vector<int64_t> order;      // packed position -> support row
     std::vector<uint32_t> positions; // support row -> packed position, or kNoPosition; if asked
-    std::vector<double> centre;
+    std::vector<double> centre;      // with zeros up to a multiple of 8 columns
     double largest_norm;             // at least that of any row, with and without the centre
     bool exact;                      // float32 holds every value
 
