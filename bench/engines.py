@@ -1,0 +1,300 @@
+"""Who is asked: pdepth, its peers, and the ceilings of the machine.
+
+Another engine is a subclass of `Engine` in any file: `pdepth bench --with file.py:Class`.
+
+Every peer here searches by brute force in float32 or better, as its users run it: `exact`. None of
+them is copied; "way" names our own writing of how a library computes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+import pdepth
+from pdepth import native
+
+from .shapes import Labels, Problem, Rows
+
+PDEPTH, PEER, CEILING = "pdepth", "peer", "ceiling"
+
+
+class Engine:
+    """Casts votes; what it needs is named here, and imported before any clock runs.
+
+    Attributes:
+        name: in tables.
+        kind: PDEPTH (its votes must be the definition's), PEER or CEILING (no votes).
+        module, package: what must be importable, and the distribution whose version is stored.
+        exact: it searches all rows in float32 or better; the fastest such peer is the one to beat.
+        limit: most floating-point operations of a shape that it is asked for.
+        spec: where a user's own class came from.
+    """
+
+    name: str
+    kind = PEER
+    module = package = ""
+    exact = True
+    limit = math.inf
+    spec = ""
+
+    def missing(self) -> str | None:
+        """None, or why it cannot run here."""
+        if self.module and find_spec(self.module.partition(".")[0]) is None:
+            return f"{self.package or self.module} is not installed"
+        return None
+
+    def start(self) -> None:
+        """Import what it needs and give it this process's share of the cores."""
+        if self.module:
+            importlib.import_module(self.module)
+
+    def take(self, problem: Problem) -> Any:
+        """What `run` is given; not timed."""
+        return problem
+
+    def run(self, taken: Any, k: int) -> Any:
+        """The votes (L, N) of all probes: what is timed."""
+        return np.stack([self.votes(y, taken.labels, x, k) for y, x in taken.layers])
+
+    def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
+        """The votes (N,) of one probe."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> Any:  # to a process that has not read the user's file
+        return (own, (self.spec,)) if self.spec else super().__reduce__()
+
+
+class Pdepth(Engine):
+    """One instruction set of the CPU engine, or another backend."""
+
+    kind = PDEPTH
+
+    def __init__(
+        self,
+        level: str | None = None,
+        backend: str = "cpu",
+        threads: int | None = None,
+        limit: float = math.inf,
+    ) -> None:
+        self.level, self.backend, self.threads, self.limit = level, backend, threads, limit
+        one = ", 1 thread" if threads == 1 else ""
+        self.name = f"pdepth {level or backend}{one}"
+
+    def run(self, taken: Problem, k: int) -> Any:
+        before = os.environ.get(native.SIMD)
+        if self.level:
+            os.environ[native.SIMD] = self.level
+        try:
+            supports, queries = zip(*taken.layers, strict=True)
+            options = {"k": k, "backend": self.backend, "num_threads": self.threads}
+            return pdepth.probe_votes(supports, taken.labels, queries, **options).votes
+        finally:
+            if self.level:
+                os.environ.pop(native.SIMD)
+                if before is not None:
+                    os.environ[native.SIMD] = before
+
+
+class ScikitLearn(Engine):
+    name, module, package = "scikit-learn", "sklearn.neighbors", "scikit-learn"
+    limit = 1e12
+
+    def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
+        from sklearn.neighbors import KNeighborsClassifier
+
+        return KNeighborsClassifier(k, algorithm="brute").fit(support, labels).predict(queries)
+
+
+class ScikitLearnIntelex(Engine):
+    name = package = "scikit-learn-intelex"
+    module = "sklearnex.neighbors"
+
+    def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
+        from sklearnex.neighbors import KNeighborsClassifier
+
+        return KNeighborsClassifier(k, algorithm="brute").fit(support, labels).predict(queries)
+
+
+class Faiss(Engine):
+    name, module, package = "faiss", "faiss", "faiss-cpu"
+
+    def start(self) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(native.default_threads())
+
+    def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
+        import faiss
+
+        index = faiss.IndexFlatL2(support.shape[1])
+        index.add(support)
+        return _majority(labels[index.search(queries, k)[1]])
+
+
+class Torch(Engine):
+    """Blocks of distances in memory, then `topk`."""
+
+    module = package = "torch"
+    block = 1024
+
+    def start(self) -> None:
+        import torch
+
+        torch.set_num_threads(native.default_threads())
+
+    def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
+        import torch
+
+        distances, voters = self.distances_to(torch.from_numpy(support)), torch.from_numpy(labels)
+        near = [
+            voters[distances(x).topk(k, largest=False).indices]
+            for x in torch.from_numpy(queries).split(self.block)
+        ]
+        return self.vote(torch.cat(near))
+
+    def distances_to(self, support: Any) -> Callable[[Any], Any]:
+        raise NotImplementedError
+
+    def vote(self, near: Any) -> Labels:
+        return _majority(near.numpy())
+
+
+class TorchMatmul(Torch):
+    name = "torch matmul + topk"
+
+    def distances_to(self, support: Any) -> Callable[[Any], Any]:
+        import torch
+
+        norms = torch.linalg.vector_norm(support, dim=1).square()
+        # less the query's own norm, which moves no neighbour
+        return lambda x: torch.addmm(norms, x, support.T, alpha=-2)
+
+
+class TorchCdist(Torch):
+    name = "torch.cdist + topk"
+
+    def distances_to(self, support: Any) -> Callable[[Any], Any]:
+        import torch
+
+        return lambda x: torch.cdist(x, support)
+
+
+class Aucurriculum(TorchCdist):
+    """Batches of 1024 queries, distances, their k smallest, and the mode of the labels."""
+
+    name = "aucurriculum's way"
+    limit = 1e12
+
+    def vote(self, near: Any) -> Labels:
+        votes: Labels = near.mode(dim=1).values.numpy()
+        return votes
+
+
+class NnExampleDifficulty(Engine):
+    """scikit-learn's neighbours with its own choice of algorithm, then a vote."""
+
+    name, module, package = "nn_example_difficulty's way", "sklearn.neighbors", "scikit-learn"
+    limit = 1e12
+
+    def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
+        from sklearn.neighbors import NearestNeighbors
+
+        found = NearestNeighbors(n_neighbors=k).fit(support)
+        return _majority(labels[found.kneighbors(queries, return_distance=False)])
+
+
+class MatrixProduct(Torch):
+    """The products of support and queries alone: any engine's limit, were selection free."""
+
+    kind = CEILING
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype, self.name = dtype, f"{dtype} product"
+
+    def start(self) -> None:
+        import torch
+
+        super().start()
+        if self.dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            self.limit = 3e10  # emulated, and slower than float32
+
+    def take(self, problem: Problem) -> Any:
+        import torch
+
+        def given(rows: Rows) -> Any:
+            return torch.from_numpy(rows).to(getattr(torch, self.dtype))
+
+        return [(given(y), given(x)) for y, x in problem.layers]
+
+    def run(self, taken: Any, k: int) -> None:
+        import torch
+
+        for y, x in taken:
+            out = torch.empty(self.block, len(y), dtype=y.dtype)
+            for part in x.split(self.block):
+                torch.matmul(part, y.T, out=out[: len(part)])
+
+
+class MemoryRead(Torch):
+    """Every row read once."""
+
+    name, kind = "memory read", CEILING
+
+    def run(self, taken: Problem, k: int) -> None:
+        import torch
+
+        for y, x in taken.layers:
+            torch.from_numpy(y).sum()
+            torch.from_numpy(x).sum()
+
+
+def _majority(near: Any) -> Labels:
+    """The most frequent label in each row of `near` (N, k); of equals the smallest."""
+    classes, codes = np.unique(near, return_inverse=True)
+    codes = codes.reshape(near.shape)
+    counts = np.stack([(codes == c).sum(axis=1) for c in range(len(classes))])
+    return classes[counts.argmax(axis=0)]
+
+
+FLOAT32, BFLOAT16, MEMORY = MatrixProduct("float32"), MatrixProduct("bfloat16"), MemoryRead()
+
+
+def registry() -> list[Engine]:
+    """Every engine, pdepth's levels from the fastest on; whether each can run says `missing`."""
+    fastest, *slower = [level for level, runs in native.simd_levels().items() if runs][::-1]
+    others = [name for name, state in pdepth.backends().items() if state == "available"]
+    return [
+        Pdepth(fastest),
+        *(Pdepth(level, limit=2e11) for level in slower),
+        *(Pdepth(backend=name) for name in others if name not in ("cpu", "reference")),
+        Pdepth(fastest, threads=1, limit=1e12),
+        Pdepth(backend="reference", limit=1e8),
+        ScikitLearnIntelex(),
+        Faiss(),
+        TorchMatmul(),
+        TorchCdist(),
+        ScikitLearn(),
+        NnExampleDifficulty(),
+        Aucurriculum(),
+        FLOAT32,
+        BFLOAT16,
+        MEMORY,
+    ]
+
+
+def own(spec: str) -> Engine:
+    """The user's engine at file.py:Class."""
+    from pdepth.inputs import call_file
+
+    engine = call_file(spec, spec)
+    if not isinstance(engine, Engine):
+        raise TypeError(f"--with {spec} is a {type(engine).__name__}; an Engine is wanted.")
+    engine.spec = spec
+    return engine
