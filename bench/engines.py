@@ -23,6 +23,7 @@ from pdepth import native
 from .shapes import Labels, Problem, Rows
 
 PDEPTH, PEER, CEILING = "pdepth", "peer", "ceiling"
+ONE_THREAD = ", 1 thread"  # after the name of the engine that has one
 
 
 class Engine:
@@ -84,8 +85,7 @@ class Pdepth(Engine):
         limit: float = math.inf,
     ) -> None:
         self.level, self.backend, self.threads, self.limit = level, backend, threads, limit
-        one = ", 1 thread" if threads == 1 else ""
-        self.name = f"pdepth {level or backend}{one}"
+        self.name = f"pdepth {level or backend}" + (ONE_THREAD if threads == 1 else "")
 
     def run(self, taken: Problem, k: int) -> Any:
         before = os.environ.get(native.SIMD)
@@ -104,7 +104,7 @@ class Pdepth(Engine):
 
 class ScikitLearn(Engine):
     name, module, package = "scikit-learn", "sklearn.neighbors", "scikit-learn"
-    limit = 1e12
+    limit = 2e12
 
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
         from sklearn.neighbors import KNeighborsClassifier
@@ -190,7 +190,7 @@ class Aucurriculum(TorchCdist):
     """Batches of 1024 queries, distances, their k smallest, and the mode of the labels."""
 
     name = "aucurriculum's way"
-    limit = 1e12
+    limit = 2e12
 
     def vote(self, near: Any) -> Labels:
         votes: Labels = near.mode(dim=1).values.numpy()
@@ -201,7 +201,7 @@ class NnExampleDifficulty(Engine):
     """scikit-learn's neighbours with its own choice of algorithm, then a vote."""
 
     name, module, package = "nn_example_difficulty's way", "sklearn.neighbors", "scikit-learn"
-    limit = 1e12
+    limit = 2e12
 
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
         from sklearn.neighbors import NearestNeighbors
@@ -274,7 +274,7 @@ def registry() -> list[Engine]:
         Pdepth(fastest),
         *(Pdepth(level, limit=2e11) for level in slower),
         *(Pdepth(backend=name) for name in others if name not in ("cpu", "reference")),
-        Pdepth(fastest, threads=1, limit=1e12),
+        Pdepth(fastest, threads=1, limit=2e12),
         Pdepth(backend="reference", limit=1e8),
         ScikitLearnIntelex(),
         Faiss(),

@@ -52,7 +52,7 @@ class Shape:
 
     @property
     def size(self) -> str:
-        width = str(self.widths[0]) if len(self.widths) == 1 else f"{sum(self.widths)} (all)"
+        width = self.widths[0] if len(self.widths) == 1 else f"{len(self.widths)} probes"
         return f"{self.support:,} x {self.queries:,} x {width}"
 
     @property
