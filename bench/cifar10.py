@@ -26,12 +26,12 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from pdepth import DepthResult
-from pdepth.bench.common import RESULTS, definition_votes, machine, real_data, render, where
+from pdepth.bench.common import HOME, RESULTS, definition_votes, machine, real_data, render, where
 from pdepth.embeddings.capture import at_rest, capture, inspect
 from pdepth.embeddings.data import Source
 from pdepth.embeddings.placement import place
 
-NAME, STORED = "bench/cifar10.py", RESULTS / "cifar10.json"
+NAME, STORED = "bench/cifar10.py", HOME / RESULTS / "cifar10.json"
 FILE = Path(__file__).resolve()
 SUPPORT, QUERIES = 10_000, 2_000
 
@@ -42,12 +42,12 @@ def resnet18() -> nn.Module:
     return model
 
 
-def support() -> Dataset:
+def support() -> Dataset[Any]:
     """The first 10,000 training images."""
     return Subset(real_data().dataset("train"), range(SUPPORT))
 
 
-def queries() -> Dataset:
+def queries() -> Dataset[Any]:
     """The first 2,000 test images."""
     return Subset(real_data().dataset("test"), range(QUERIES))
 

@@ -19,10 +19,8 @@ from pdepth import __version__, definition, native
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = (HERE.parent / "csrc").is_dir()  # and no installed copy
-HOME = HERE.parent if CHECKOUT else Path("pdepth-bench")
-README = HOME / "README.md"
-RESULTS = HERE / "results" if CHECKOUT else HOME
-PICTURE = HOME / "docs" / "bench.png" if CHECKOUT else HOME / "bench.png"
+HOME = HERE.parent if CHECKOUT else Path("pdepth-bench")  # of what is written
+README, PICTURE, RESULTS = Path("README.md"), Path("docs", "bench.png"), Path("bench", "results")
 DATA = Path(os.environ.get("PDEPTH_DATA", HERE.parents[1] / "shared" / "data"))
 
 
@@ -90,6 +88,15 @@ def definition_votes(
     return classes[definition.majority(counts)[0]]
 
 
+def first_difference(found: NDArray[Any], wanted: NDArray[Any]) -> tuple[int, str]:
+    """How many elements (N,) differ, and in words where the first does."""
+    wrong = np.flatnonzero(found != wanted)
+    if not len(wrong):
+        return 0, ""
+    first = wrong[0]
+    return len(wrong), f", the first at {first}: {found[first]} for {wanted[first]}"
+
+
 def real_data() -> ModuleType:
     """The reader of CIFAR-10 and its trained network, from the folder of the data."""
     path = DATA / "cifar10.py"
@@ -103,8 +110,9 @@ def real_data() -> ModuleType:
     return module
 
 
-def render(name: str, text: str, page: Path = README) -> None:
-    """Put `text` between the marks of the benchmark `name` on a page, which is made if missing."""
+def render(name: str, text: str) -> None:
+    """Put `text` between the marks of the benchmark `name` in README.md, made if there is none."""
+    page = HOME / README
     begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
     old = page.read_text() if page.exists() else f"{begin}{end}\n"
     if begin not in old or end not in old:

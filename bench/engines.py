@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 import pdepth
 from pdepth import native
 
-from .shapes import Labels, Problem, Rows
+from .shapes import Labels, Problem, Rows, chosen
 
 PDEPTH, PEER, CEILING = "pdepth", "peer", "ceiling"
 ONE_THREAD = ", 1 thread"  # after the name of the engine that has one
@@ -51,10 +52,14 @@ class Engine:
             return f"{self.package or self.module} is not installed"
         return None
 
+    @property
+    def library(self) -> Any:
+        return importlib.import_module(self.module)
+
     def start(self) -> None:
         """Import what it needs and give it this process's share of the cores."""
         if self.module:
-            importlib.import_module(self.module)
+            _ = self.library
 
     def take(self, problem: Problem) -> Any:
         """What `run` is given; not timed."""
@@ -87,19 +92,23 @@ class Pdepth(Engine):
         self.level, self.backend, self.threads, self.limit = level, backend, threads, limit
         self.name = f"pdepth {level or backend}" + (ONE_THREAD if threads == 1 else "")
 
-    def run(self, taken: Problem, k: int) -> Any:
+    @contextmanager
+    def at_level(self) -> Iterator[None]:
+        """Calls inside use this instruction set."""
         before = os.environ.get(native.SIMD)
-        if self.level:
-            os.environ[native.SIMD] = self.level
+        os.environ[native.SIMD] = self.level or ""
         try:
-            supports, queries = zip(*taken.layers, strict=True)
-            options = {"k": k, "backend": self.backend, "num_threads": self.threads}
-            return pdepth.probe_votes(supports, taken.labels, queries, **options).votes
+            yield
         finally:
-            if self.level:
-                os.environ.pop(native.SIMD)
-                if before is not None:
-                    os.environ[native.SIMD] = before
+            os.environ.pop(native.SIMD)
+            if before is not None:
+                os.environ[native.SIMD] = before
+
+    def run(self, taken: Problem, k: int) -> Any:
+        supports, queries = zip(*taken.layers, strict=True)
+        options: dict[str, Any] = {"k": k, "backend": self.backend, "num_threads": self.threads}
+        with self.at_level():
+            return pdepth.probe_votes(supports, taken.labels, queries, **options).votes
 
 
 class ScikitLearn(Engine):
@@ -107,33 +116,36 @@ class ScikitLearn(Engine):
     limit = 2e12
 
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
-        from sklearn.neighbors import KNeighborsClassifier
+        found = self.library.KNeighborsClassifier(k, algorithm="brute").fit(support, labels)
+        votes: Labels = found.predict(queries)
+        return votes
 
-        return KNeighborsClassifier(k, algorithm="brute").fit(support, labels).predict(queries)
 
-
-class ScikitLearnIntelex(Engine):
+class ScikitLearnIntelex(ScikitLearn):
     name = package = "scikit-learn-intelex"
     module = "sklearnex.neighbors"
+    limit = math.inf
+
+
+class NnExampleDifficulty(Engine):
+    """scikit-learn's neighbours, by an algorithm of its own choice, then a vote."""
+
+    name, module, package = "nn_example_difficulty's way", "sklearn.neighbors", "scikit-learn"
+    limit = 2e12
 
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
-        from sklearnex.neighbors import KNeighborsClassifier
-
-        return KNeighborsClassifier(k, algorithm="brute").fit(support, labels).predict(queries)
+        found = self.library.NearestNeighbors(n_neighbors=k).fit(support)
+        return _majority(labels[found.kneighbors(queries, return_distance=False)])
 
 
 class Faiss(Engine):
     name, module, package = "faiss", "faiss", "faiss-cpu"
 
     def start(self) -> None:
-        import faiss
-
-        faiss.omp_set_num_threads(native.default_threads())
+        self.library.omp_set_num_threads(native.default_threads())
 
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
-        import faiss
-
-        index = faiss.IndexFlatL2(support.shape[1])
+        index = self.library.IndexFlatL2(support.shape[1])
         index.add(support)
         return _majority(labels[index.search(queries, k)[1]])
 
@@ -145,13 +157,10 @@ class Torch(Engine):
     block = 1024
 
     def start(self) -> None:
-        import torch
-
-        torch.set_num_threads(native.default_threads())
+        self.library.set_num_threads(native.default_threads())
 
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
-        import torch
-
+        torch = self.library
         distances, voters = self.distances_to(torch.from_numpy(support)), torch.from_numpy(labels)
         near = [
             voters[distances(x).topk(k, largest=False).indices]
@@ -170,20 +179,16 @@ class TorchMatmul(Torch):
     name = "torch matmul + topk"
 
     def distances_to(self, support: Any) -> Callable[[Any], Any]:
-        import torch
-
-        norms = torch.linalg.vector_norm(support, dim=1).square()
+        norms = self.library.linalg.vector_norm(support, dim=1).square()
         # less the query's own norm, which moves no neighbour
-        return lambda x: torch.addmm(norms, x, support.T, alpha=-2)
+        return lambda x: self.library.addmm(norms, x, support.T, alpha=-2)
 
 
 class TorchCdist(Torch):
     name = "torch.cdist + topk"
 
     def distances_to(self, support: Any) -> Callable[[Any], Any]:
-        import torch
-
-        return lambda x: torch.cdist(x, support)
+        return lambda x: self.library.cdist(x, support)
 
 
 class Aucurriculum(TorchCdist):
@@ -197,19 +202,6 @@ class Aucurriculum(TorchCdist):
         return votes
 
 
-class NnExampleDifficulty(Engine):
-    """scikit-learn's neighbours with its own choice of algorithm, then a vote."""
-
-    name, module, package = "nn_example_difficulty's way", "sklearn.neighbors", "scikit-learn"
-    limit = 2e12
-
-    def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
-        from sklearn.neighbors import NearestNeighbors
-
-        found = NearestNeighbors(n_neighbors=k).fit(support)
-        return _majority(labels[found.kneighbors(queries, return_distance=False)])
-
-
 class MatrixProduct(Torch):
     """The products of support and queries alone: any engine's limit, were selection free."""
 
@@ -219,27 +211,23 @@ class MatrixProduct(Torch):
         self.dtype, self.name = dtype, f"{dtype} product"
 
     def start(self) -> None:
-        import torch
-
         super().start()
-        if self.dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if self.dtype == "bfloat16" and not self.library.ops.mkldnn._is_mkldnn_bf16_supported():
             self.limit = 3e10  # emulated, and slower than float32
 
     def take(self, problem: Problem) -> Any:
-        import torch
-
-        def given(rows: Rows) -> Any:
-            return torch.from_numpy(rows).to(getattr(torch, self.dtype))
-
-        return [(given(y), given(x)) for y, x in problem.layers]
+        torch = self.library
+        dtype = getattr(torch, self.dtype)
+        return [
+            (torch.from_numpy(y).to(dtype), torch.from_numpy(x).to(dtype))
+            for y, x in problem.layers
+        ]
 
     def run(self, taken: Any, k: int) -> None:
-        import torch
-
         for y, x in taken:
-            out = torch.empty(self.block, len(y), dtype=y.dtype)
+            out = self.library.empty(self.block, len(y), dtype=y.dtype)
             for part in x.split(self.block):
-                torch.matmul(part, y.T, out=out[: len(part)])
+                self.library.matmul(part, y.T, out=out[: len(part)])
 
 
 class MemoryRead(Torch):
@@ -248,19 +236,18 @@ class MemoryRead(Torch):
     name, kind = "memory read", CEILING
 
     def run(self, taken: Problem, k: int) -> None:
-        import torch
-
         for y, x in taken.layers:
-            torch.from_numpy(y).sum()
-            torch.from_numpy(x).sum()
+            self.library.from_numpy(y).sum()
+            self.library.from_numpy(x).sum()
 
 
-def _majority(near: Any) -> Labels:
+def _majority(near: Labels) -> Labels:
     """The most frequent label in each row of `near` (N, k); of equals the smallest."""
     classes, codes = np.unique(near, return_inverse=True)
     codes = codes.reshape(near.shape)
     counts = np.stack([(codes == c).sum(axis=1) for c in range(len(classes))])
-    return classes[counts.argmax(axis=0)]
+    votes: Labels = classes[counts.argmax(axis=0)]
+    return votes
 
 
 FLOAT32, BFLOAT16, MEMORY = MatrixProduct("float32"), MatrixProduct("bfloat16"), MemoryRead()
@@ -272,7 +259,7 @@ def registry() -> list[Engine]:
     others = [name for name, state in pdepth.backends().items() if state == "available"]
     return [
         Pdepth(fastest),
-        *(Pdepth(level, limit=2e11) for level in slower),
+        *(Pdepth(level, limit=5e10 if level == "portable" else 2e12) for level in slower),
         *(Pdepth(backend=name) for name in others if name not in ("cpu", "reference")),
         Pdepth(fastest, threads=1, limit=2e12),
         Pdepth(backend="reference", limit=1e8),
@@ -298,3 +285,21 @@ def own(spec: str) -> Engine:
         raise TypeError(f"--with {spec} is a {type(engine).__name__}; an Engine is wanted.")
     engine.spec = spec
     return engine
+
+
+def pick(pattern: str | None, spec: str | None) -> tuple[list[Engine], list[str]]:
+    """The engines of a run, and why others are left out.
+
+    pdepth's fastest comes first, since votes and ratios refer to it, and the ceilings last;
+    the pattern chooses among the rest.
+    """
+    ours, *others = registry()
+    ceilings = [engine for engine in others if engine.kind == CEILING]
+    others = chosen("--engine", pattern, [each for each in others if each not in ceilings])
+    users = [own(spec)] if spec else []
+    every = [ours, *others, *users, *ceilings]
+    reasons = {engine.name: engine.missing() for engine in every}
+    return (
+        [engine for engine in every if reasons[engine.name] is None],
+        [f"{name} is left out: {why}." for name, why in reasons.items() if why is not None],
+    )

@@ -11,6 +11,7 @@ import gc
 import json
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -21,13 +22,12 @@ from typing import Any
 import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
-from pytest_benchmark.session import BenchmarkSession
+from pytest_benchmark.logger import PytestBenchmarkWarning
 
-from .common import commit, definition_votes, machine
+from .common import commit, definition_votes, first_difference, machine
 from .engines import CEILING, PDEPTH, PEER, Engine
 from .shapes import CLASSES, K, Labels, Problem, Shape, image_source
 
-PATIENCE = 600  # seconds after which a shape begins no further round
 REST = 0.02  # seconds before each call: threads of the engine before it spin a while longer
 BRIEF = 1e10  # floating-point operations under which a call is so short that ten are one round
 APART = 2e12  # ... over which only pdepth is also started in a process of its own
@@ -35,7 +35,7 @@ SAMPLE = 1e8  # float64 differences that the gate may compute for one probe
 PACKAGES = ("numpy", "torch", "pytest-benchmark")
 
 
-class Refused(Exception):
+class Refused(ValueError):
     """pdepth's votes are not the definition's: no number."""
 
 
@@ -45,6 +45,7 @@ class Suite:
 
     Attributes:
         rounds: of each shape; ten times as many of a brief one.
+        patience: seconds after which a shape begins no further round.
         apart: also start engines in processes of their own, for first call and memory; without
             it only pdepth's fastest.
         say: told of each step.
@@ -53,6 +54,7 @@ class Suite:
     shapes: Sequence[Shape]
     engines: Sequence[Engine]
     rounds: int
+    patience: float
     apart: bool
     say: Callable[[str], None]
     failures: list[BaseException] = field(default_factory=list)
@@ -92,6 +94,8 @@ class ShapeItem(pytest.Item):
 
     def runtest(self) -> None:
         shape, suite = self.shape, self.suite
+        if suite.failures:
+            return
         engines = [engine for engine in suite.engines if shape.work <= engine.limit]
         suite.say(f"{shape.name}: first calls")
         cold = {e.name: first_call(shape, e) for e in engines if self._goes_apart(e)}
@@ -103,7 +107,7 @@ class ShapeItem(pytest.Item):
         suite.say(f"{shape.name}: rounds")
         begin = time.monotonic()
         for number in range(self._rounds()):
-            if number and time.monotonic() - begin > PATIENCE:
+            if number and time.monotonic() - begin > suite.patience:
                 break
             for engine in engines:
                 clock = self._clock(engine, stored=not number)
@@ -131,8 +135,8 @@ class ShapeItem(pytest.Item):
 
     def _clock(self, engine: Engine, stored: bool) -> Any:
         """A fixture for one round: the first's statistics are stored, the later ones' added."""
-        session: BenchmarkSession = self.config.pluginmanager.get_plugin("pytest-benchmark")
-        clock = BenchmarkFixture(
+        session: Any = self.config.pluginmanager.get_plugin("pytest-benchmark")
+        clock: Any = BenchmarkFixture(  # type: ignore[no-untyped-call]
             self,
             add_stats=session.benchmarks.append if stored else lambda stats: None,
             logger=session.logger,
@@ -169,24 +173,28 @@ def gate(
     first = engines[0].name
     for probe, (support, queries) in enumerate(problem.layers):
         count = min(len(queries), 5 + int(SAMPLE / support.size))
-        rows = np.random.default_rng(1).choice(len(queries), count, replace=False)
+        rows = np.sort(np.random.default_rng(1).choice(len(queries), count, replace=False))
         wanted = definition_votes(support, problem.labels, queries[rows], K)
-        _same(first, "the definition's", probe, votes[first][probe, rows], wanted)
+        _same(first, "the definition's on a sample", probe, votes[first][probe, rows], wanted)
         for engine in engines:
             if engine.kind == PDEPTH:
-                _same(engine.name, f"{first}'s", probe, votes[engine.name][probe], votes[first][probe])
+                _same(
+                    engine.name, f"{first}'s", probe, votes[engine.name][probe], votes[first][probe]
+                )
     return {
-        engine.name: None if engine.kind == CEILING else int((votes[engine.name] != votes[first]).sum())
+        engine.name: None
+        if engine.kind == CEILING
+        else int((votes[engine.name] != votes[first]).sum())
         for engine in engines
     }
 
 
 def _same(name: str, whose: str, probe: int, found: Labels, wanted: Labels) -> None:
-    wrong = np.flatnonzero(found != wanted)
-    if len(wrong):
+    wrong, first = first_difference(found, wanted)
+    if wrong:
         raise Refused(
-            f"{len(wrong)} of {len(found)} votes of {name} at probe {probe} are not {whose} "
-            f"(the first is number {wrong[0]}): no number, nothing stored."
+            f"{wrong} of {len(found)} votes of {name} at probe {probe} are not {whose}{first}; "
+            "no number, nothing stored."
         )
 
 
@@ -232,15 +240,17 @@ def run(suite: Suite) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         settings, found = Path(folder) / "pytest.ini", Path(folder) / "found.json"
         settings.write_text("[pytest]\n")  # none of those of the folder that we are in
-        status = pytest.main(
-            [
-                *("-c", str(settings), "--noconftest", "-p", "no:cacheprovider"),
-                *("-x", "-qq", "--capture=no", "--tb=no", "--no-summary"),
-                *("--benchmark-disable-gc", "--benchmark-quiet"),
-                *(f"--benchmark-storage=file://{folder}", f"--benchmark-json={found}"),
-            ],
-            plugins=[suite],
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PytestBenchmarkWarning)  # of runs that store nothing
+            status = pytest.main(
+                [
+                    *("-c", str(settings), "--noconftest", "-p", "no:cacheprovider"),
+                    *("-qq", "--capture=no", "--tb=no", "--no-summary"),
+                    *("--benchmark-disable-gc", "--benchmark-quiet"),
+                    *(f"--benchmark-storage=file://{folder}", f"--benchmark-json={found}"),
+                ],
+                plugins=[suite],
+            )
         if suite.failures:
             raise suite.failures[0]
         if status == pytest.ExitCode.INTERRUPTED:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from fnmatch import fnmatchcase
+from itertools import pairwise
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,13 @@ from .common import DATA, real_data
 
 K, CLASSES = 30, 10
 
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+AnyNamed = TypeVar("AnyNamed", bound=Named)
 Rows = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
@@ -102,14 +110,13 @@ def trained(shape: Shape) -> Problem:
     torch.manual_seed(0)
     *sizes, classes = shape.widths
     blocks = [
-        nn.Sequential(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU())
-        for a, b in zip(sizes, sizes[1:], strict=False)
+        nn.Sequential(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise(sizes)
     ]
     model = nn.Sequential(*blocks, nn.Linear(sizes[-1], classes))
     optimizer = torch.optim.AdamW(model.parameters())
     y = torch.from_numpy(labels)
     for _ in range(3):
-        for rows in torch.randperm(len(y)).split(256):
+        for rows in torch.split(torch.randperm(len(y)), 256):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(torch.from_numpy(x[rows])), y[rows])
             loss.backward()  # type: ignore[no-untyped-call]
@@ -141,7 +148,9 @@ def _images(shape: Shape) -> list[tuple[Rows, Labels]]:
         rng = np.random.default_rng(0)
         patterns = rng.standard_normal((CLASSES, shape.widths[0]))
         drawn = [rng.integers(0, CLASSES, n) for n in (shape.support, shape.queries)]
-        pixels = [(patterns[y] + 4 * rng.standard_normal((len(y), shape.widths[0])), y) for y in drawn]
+        pixels = [
+            (patterns[y] + 4 * rng.standard_normal((len(y), shape.widths[0])), y) for y in drawn
+        ]
     return [
         (images[:n].astype(np.float32), y[:n].astype(np.int64))
         for (images, y), n in zip(pixels, (shape.support, shape.queries), strict=True)
@@ -159,8 +168,9 @@ def _of(shape: Shape, rows: Rows) -> Problem:
 
 
 def _softmax(logits: Rows) -> Rows:
-    values = np.exp(logits)
-    return values / values.sum(axis=1, keepdims=True)
+    values: Rows = np.exp(logits)
+    values /= values.sum(axis=1, keepdims=True)
+    return values
 
 
 def _random(support: int, queries: int, width: int, group: str = "goal") -> Shape:
@@ -182,8 +192,24 @@ SHAPES = (
     Shape("equal rows", 50_000, 10_000, (512,), equal_rows, "special"),
     Shape("half one-hot", 50_000, 10_000, (10,), half_one_hot, "special"),
     _random(50_000, 10_000, 10, "special"),
-    _random(5_000, 2_000, 64, "quick"),
-    _random(5_000, 2_000, 512, "quick"),
-    Shape("softmax", 5_000, 2_000, (10,), confident, "quick"),
-    Shape("equal rows", 5_000, 2_000, (64,), equal_rows, "quick"),
+    _random(500, 200, 64, "quick"),
+    _random(5_000, 1_000, 64, "quick"),
+    _random(5_000, 1_000, 512, "quick"),
+    Shape("softmax", 5_000, 1_000, (10,), confident, "quick"),
+    Shape("equal rows", 5_000, 1_000, (64,), equal_rows, "quick"),
 )
+
+
+def pick(pattern: str | None, quick: bool) -> list[Shape]:
+    """The shapes of a run: all but the quick ones, those alone, or those that a pattern names."""
+    offered = [shape for shape in SHAPES if quick == (shape.group == "quick")]
+    return chosen("--shape", pattern, offered)
+
+
+def chosen(option: str, pattern: str | None, offered: Sequence[AnyNamed]) -> list[AnyNamed]:
+    """Those whose name matches the pattern; ValueError, naming all, where none does."""
+    found = [each for each in offered if fnmatchcase(each.name, pattern or "*")]
+    if pattern and not found:
+        names = "; ".join(each.name for each in offered)
+        raise ValueError(f"{option} {pattern!r} matches none of: {names}.")
+    return found
