@@ -7,7 +7,6 @@ the run, and nothing is stored. How many votes of a peer differ from pdepth's is
 
 from __future__ import annotations
 
-import gc
 import json
 import tempfile
 import time
@@ -97,10 +96,11 @@ class ShapeItem(pytest.Item):
         if suite.failures:
             return
         engines = [engine for engine in suite.engines if shape.work <= engine.limit]
-        suite.say(f"{shape.name}: first calls")
-        cold = {e.name: first_call(shape, e) for e in engines if self._goes_apart(e)}
-        suite.say(f"{shape.name}: rows and votes")
+        suite.say(f"{shape.name}: rows")
         problem = shape.fill(shape)
+        suite.say(f"{shape.name}: first calls")
+        cold = first_calls(problem, [each for each in engines if self._goes_apart(each)])
+        suite.say(f"{shape.name}: votes")
         taken = {engine.name: engine.take(problem) for engine in engines}
         differing = gate(problem, engines, taken)
         kept: dict[str, Any] = {}
@@ -198,17 +198,27 @@ def _same(name: str, whose: str, probe: int, found: Labels, wanted: Labels) -> N
         )
 
 
-def first_call(shape: Shape, engine: Engine) -> dict[str, Any]:
-    """Seconds and peak extra bytes of the first call in a fresh process, imports and rows done."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        seconds, extra = fresh.submit(_first_call, shape, engine).result()
-    return {"first": seconds, "extra_bytes": extra}
+def first_calls(problem: Problem, engines: Sequence[Engine]) -> dict[str, dict[str, Any]]:
+    """Each engine's first call in a fresh process, its imports and the rows at hand.
+
+    Seconds, and the bytes by which its peak exceeds what the process held (Linux; else None).
+    """
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.npz"
+        np.savez(rows, problem.labels, *(each for layer in problem.layers for each in layer))
+        for engine in engines:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+                seconds, extra = fresh.submit(_first_call, rows, engine).result()
+            found[engine.name] = {"first": seconds, "extra_bytes": extra}
+    return found
 
 
-def _first_call(shape: Shape, engine: Engine) -> tuple[float, int | None]:
+def _first_call(rows: Path, engine: Engine) -> tuple[float, int | None]:
     engine.start()
-    taken = engine.take(shape.fill(shape))
-    gc.collect()
+    with np.load(rows) as stored:
+        labels, *both = (stored[name] for name in stored.files)
+    taken = engine.take(Problem(labels, list(zip(both[::2], both[1::2], strict=True))))
     before = _peak_so_far()
     begin = time.perf_counter()
     engine.run(taken, K)

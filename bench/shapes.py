@@ -115,7 +115,7 @@ def trained(shape: Shape) -> Problem:
     model = nn.Sequential(*blocks, nn.Linear(sizes[-1], classes))
     optimizer = torch.optim.AdamW(model.parameters())
     y = torch.from_numpy(labels)
-    for _ in range(3):
+    for _ in range(2):
         for rows in torch.split(torch.randperm(len(y)), 256):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(torch.from_numpy(x[rows])), y[rows])
@@ -149,7 +149,7 @@ def _images(shape: Shape) -> list[tuple[Rows, Labels]]:
         patterns = rng.standard_normal((CLASSES, shape.widths[0]))
         drawn = [rng.integers(0, CLASSES, n) for n in (shape.support, shape.queries)]
         pixels = [
-            (patterns[y] + 4 * rng.standard_normal((len(y), shape.widths[0])), y) for y in drawn
+            (patterns[y] + 12 * rng.standard_normal((len(y), shape.widths[0])), y) for y in drawn
         ]
     return [
         (images[:n].astype(np.float32), y[:n].astype(np.int64))

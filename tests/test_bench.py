@@ -280,7 +280,8 @@ def test_a_whole_run_stores_and_renders(tmp_path, monkeypatch):
     mine = [engines.Pdepth(), AlmostPeer(), engines.FLOAT32]
     monkeypatch.setattr(shapes, "SHAPES", (TINY,))
     monkeypatch.setattr(engines, "registry", lambda: mine)
-    monkeypatch.setattr(measure, "first_call", lambda *_: {"first": 0.5, "extra_bytes": 10**7})
+    cold = {"pdepth cpu": {"first": 0.5, "extra_bytes": 10**7}}
+    monkeypatch.setattr(measure, "first_calls", lambda *_: cold)
     monkeypatch.setattr(common, "HOME", tmp_path)
     assert "There is no" in refused("--render")
     result = call("--rounds", 1)
