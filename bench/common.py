@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import __version__, definition, native
+from pdepth.atomic import replacing
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = (HERE.parent / "csrc").is_dir()  # and no installed copy
@@ -119,4 +120,5 @@ def render(name: str, text: str) -> None:
         raise ValueError(f"{page} has no marks <!-- {name} --> and <!-- end of {name} -->.")
     head, rest = old.split(begin, 1)
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(head + begin + text + end + rest.split(end, 1)[1])
+    with replacing(page) as temporary:
+        temporary.write_text(head + begin + text + end + rest.split(end, 1)[1])

@@ -1,6 +1,14 @@
 """Who is asked: pdepth, its peers, and the ceilings of the machine.
 
-Another engine is a subclass of `Engine` in any file: `pdepth bench --with file.py:Class`.
+Another engine is a small class in any file, `pdepth bench --with mine.py:Mine`:
+
+    from pdepth.bench.engines import Engine
+
+    class Mine(Engine):
+        name, module, package = "mine", "mylibrary.neighbors", "my-library"
+
+        def votes(self, support, labels, queries, k):
+            return self.library.vote(support, labels, queries, k)
 
 Every peer here searches by brute force in float32 or better, as its users run it: `exact`. None of
 them is copied; "way" names our own writing of how a library computes.
@@ -283,6 +291,8 @@ def own(spec: str) -> Engine:
     engine = call_file(spec, spec)
     if not isinstance(engine, Engine):
         raise TypeError(f"--with {spec} is a {type(engine).__name__}; an Engine is wanted.")
+    if engine.name in [each.name for each in registry()]:
+        raise ValueError(f"--with {spec}: the name {engine.name!r} is taken.")
     engine.spec = spec
     return engine
 

@@ -68,13 +68,14 @@ class Suite:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_benchmark_generate_machine_info(self) -> dict[str, Any]:
-        used = dict.fromkeys(engine.package for engine in self.engines if engine.package)
+        used = [engine.package for engine in self.engines if engine.package]
         about = machine(*dict.fromkeys([*PACKAGES, *used]))
         return about | {"k": K, "classes": CLASSES, "images": image_source()}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_benchmark_generate_commit_info(self) -> dict[str, Any]:
-        return {"id": commit(), "dirty": commit().endswith("-dirty")}
+        found = commit()
+        return {"id": found, "dirty": found.endswith("-dirty")}
 
     def pytest_report_teststatus(self) -> tuple[str, str, str]:
         return "", "", ""  # no dots between our own lines
@@ -121,7 +122,7 @@ class ShapeItem(pytest.Item):
             kept[engine.name].extra_info |= {
                 "kind": engine.kind,
                 "exact": engine.exact,
-                "differing": differing[engine.name],
+                "differing": differing.get(engine.name),
                 **cold.get(engine.name, {"first": None, "extra_bytes": None}),
             }
 
@@ -161,9 +162,7 @@ class ShapeItem(pytest.Item):
         return self.path, None, self.name
 
 
-def gate(
-    problem: Problem, engines: Sequence[Engine], taken: Mapping[str, Any]
-) -> dict[str, int | None]:
+def gate(problem: Problem, engines: Sequence[Engine], taken: Mapping[str, Any]) -> dict[str, int]:
     """How many votes of each engine differ from the first's, which a sample has proven.
 
     Raises Refused if the first's differ from the definition's on the sample, or those of another
@@ -178,14 +177,12 @@ def gate(
         _same(first, "the definition's on a sample", probe, votes[first][probe, rows], wanted)
         for engine in engines:
             if engine.kind == PDEPTH:
-                _same(
-                    engine.name, f"{first}'s", probe, votes[engine.name][probe], votes[first][probe]
-                )
+                found = votes[engine.name][probe]
+                _same(engine.name, f"{first}'s", probe, found, votes[first][probe])
     return {
-        engine.name: None
-        if engine.kind == CEILING
-        else int((votes[engine.name] != votes[first]).sum())
+        engine.name: int((votes[engine.name] != votes[first]).sum())
         for engine in engines
+        if engine.kind != CEILING
     }
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 NAME, STORED = "pdepth bench", common.RESULTS / "suite.json"
 GROUPS = {  # of shapes, from the picture's top
     "goal": "",
-    "quick": "",
     "layer": "layers of ResNet18, VGG16, MLP",
     "special": "layers that break engines",
 }
@@ -83,13 +82,16 @@ def tables(stored: dict[str, Any]) -> str:
     about, rows = stored["machine_info"], rows_of(stored)
     parts = [
         f"Seconds, medians of interleaved rounds, k = {about['k']}, {about['classes']} classes, "
-        f"float32; {common.where(about)}. The trained network saw {about['images']}.",
+        f"float32; in brackets, how many votes of a peer differ from the definition's; "
+        f"{common.where(about)}."
+        + f" The trained network saw {about['images']}."
+        * any(row.params["kind"] == "trained network" for row in rows),
         _goals(rows, about["threads"]),
         _networks(rows),
         _special(rows),
         _ceilings(rows),
         "<details><summary>All engines</summary>\n\n"
-        "In brackets: votes that differ from the definition's. -: not asked at this size.\n\n"
+        "A dash: not asked at this size.\n\n"
         f"{_engines(rows)}\n\n</details>",
     ]
     return "\n\n".join(part for part in parts if part)
@@ -111,7 +113,8 @@ def lines(stored: dict[str, Any]) -> str:
             if extra["extra_bytes"] is not None:
                 about.append(f"{extra['extra_bytes'] / 1e6:.0f} MB extra")
             if extra["differing"]:
-                about.append(f"{extra['differing']:,} votes differ")
+                votes = row.params["queries"] * len(row.params["widths"])
+                about.append(f"{extra['differing']:,} of {votes:,} votes differ")
             said.append(f"  {name:28}{_time(row.seconds(name)):>9} s   {', '.join(about)}")
     return "\n".join(said)
 
@@ -130,7 +133,7 @@ def _goals(rows: list[Row], threads: int) -> str:
         )
     ]
     for row in rows:
-        if row.params["group"] not in ("goal", "quick"):
+        if row.params["group"] != "goal":
             continue
         ours, peer = row.ours, next(iter(row.peers), None)
         extra = row.engines[ours]["extra_info"]
@@ -141,7 +144,7 @@ def _goals(rows: list[Row], threads: int) -> str:
             (
                 row.name,
                 _time(warm),
-                "-" if peer is None else f"{_time(row.seconds(peer))} {peer}",
+                "-" if peer is None else f"{_cell(row, peer)} {peer}",
                 _times(row.ratio(peer, ours)),
                 _times(row.ratio(ours, FLOAT32.name)),
                 _times(None if first is None else first / warm),
@@ -231,12 +234,14 @@ def _engines(rows: list[Row]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row.engines))
     table = [("support x queries x width", *names)]
     for row in rows:
-        cells = []
-        for name in names:
-            wrong = row.engines[name]["extra_info"]["differing"] if name in row.engines else None
-            cells.append(_time(row.seconds(name)) + (f" ({wrong:,})" if wrong else ""))
-        table.append((row.name, *cells))
+        table.append((row.name, *(_cell(row, name) for name in names)))
     return _markdown(table)
+
+
+def _cell(row: Row, name: str) -> str:
+    """The time, and in brackets how many votes differ from the definition's, if any."""
+    wrong = row.engines[name]["extra_info"]["differing"] if name in row.engines else 0
+    return _time(row.seconds(name)) + (f" ({wrong:,})" if wrong else "")
 
 
 def _markdown(table: Sequence[tuple[str, ...]]) -> str:
