@@ -194,6 +194,7 @@ class TorchMatmul(Torch):
 
 class TorchCdist(Torch):
     name = "torch.cdist + topk"
+    limit = 2e12
 
     def distances_to(self, support: Any) -> Callable[[Any], Any]:
         return lambda x: self.library.cdist(x, support)
@@ -203,7 +204,6 @@ class Aucurriculum(TorchCdist):
     """Batches of 1024 queries, distances, their k smallest, and the mode of the labels."""
 
     name = "aucurriculum's way"
-    limit = 2e12
 
     def vote(self, near: Any) -> Labels:
         votes: Labels = near.mode(dim=1).values.numpy()

@@ -30,7 +30,7 @@ from .shapes import CLASSES, K, Labels, Problem, Shape, image_source
 REST = 0.02  # seconds before each call: threads of the engine before it spin a while longer
 BRIEF = 1e10  # floating-point operations under which a call is so short that ten are one round
 APART = 2e12  # ... over which only pdepth is also started in a process of its own
-SAMPLE = 1e8  # float64 differences that the gate may compute for one probe
+SAMPLE = 3e7  # float64 differences that the gate computes for a probe, three queries at least
 PACKAGES = ("numpy", "torch", "pytest-benchmark")
 
 
@@ -171,7 +171,7 @@ def gate(problem: Problem, engines: Sequence[Engine], taken: Mapping[str, Any]) 
     votes = {engine.name: engine.run(taken[engine.name], K) for engine in engines}
     first = engines[0].name
     for probe, (support, queries) in enumerate(problem.layers):
-        count = min(len(queries), 5 + int(SAMPLE / support.size))
+        count = min(len(queries), 3 + int(SAMPLE / support.size))
         rows = np.sort(np.random.default_rng(1).choice(len(queries), count, replace=False))
         wanted = definition_votes(support, problem.labels, queries[rows], K)
         _same(first, "the definition's on a sample", probe, votes[first][probe, rows], wanted)

@@ -80,8 +80,9 @@ def rows_of(stored: dict[str, Any]) -> list[Row]:
 def tables(stored: dict[str, Any]) -> str:
     """All tables, as Markdown."""
     about, rows = stored["machine_info"], rows_of(stored)
+    counts = [len(found["stats"]["data"]) for found in stored["benchmarks"]]
     parts = [
-        f"Seconds, medians of interleaved rounds, k = {about['k']}, {about['classes']} classes, "
+        f"Seconds, medians of {min(counts)} to {max(counts)} interleaved rounds, k = {about['k']}, {about['classes']} classes, "
         f"float32; in brackets, how many votes of a peer differ from the definition's; "
         f"{common.where(about)}."
         + f" The trained network saw {about['images']}."
@@ -102,7 +103,7 @@ def lines(stored: dict[str, Any]) -> str:
     said = [common.where(stored["machine_info"])]
     for row in rows_of(stored):
         rounds = row.engines[row.ours]["stats"]["rounds"]
-        said.append(f"\n{row.name}, {rounds} rounds")
+        said.append(f"\n{row.name}, {rounds} round{'s' * (rounds > 1)}")
         for name, found in row.engines.items():
             extra = found["extra_info"]
             about = [f"{_times(row.ratio(name, row.ours))} x {row.ours}"]

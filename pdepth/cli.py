@@ -309,7 +309,7 @@ def bench(
             asked,
             found,
             rounds=rounds or (3 if quick else 5),
-            patience=8 if quick else 600,
+            patience=8 if quick else 300,
             apart=not quick,
             say=lambda text: typer.echo(text, err=True),
         )
