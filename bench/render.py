@@ -82,7 +82,8 @@ def tables(stored: dict[str, Any]) -> str:
     about, rows = stored["machine_info"], rows_of(stored)
     counts = [len(found["stats"]["data"]) for found in stored["benchmarks"]]
     parts = [
-        f"Seconds, medians of {min(counts)} to {max(counts)} interleaved rounds, k = {about['k']}, {about['classes']} classes, "
+        f"Seconds, medians of {min(counts)} to {max(counts)} interleaved rounds, k = {about['k']}, "
+        f"{about['classes']} classes, "
         f"float32; in brackets, how many votes of a peer differ from the definition's; "
         f"{common.where(about)}."
         + f" The trained network saw {about['images']}."
@@ -257,13 +258,9 @@ def _markdown(table: Sequence[tuple[str, ...]]) -> str:
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "-"
-    return (
-        f"{seconds:.1f}"
-        if seconds >= 10
-        else f"{seconds:.3g}"
-        if seconds < 0.1
-        else f"{seconds:.3f}"
-    )
+    if seconds < 0.1:
+        return f"{seconds:.3g}"
+    return f"{seconds:.3f}" if seconds < 10 else f"{seconds:.1f}"
 
 
 def _times(ratio: float | None) -> str:
