@@ -12,63 +12,44 @@ queries at every probe are compared with the definition's, and a difference ends
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from pdepth import DepthResult, definition
+from pdepth import DepthResult
+from pdepth.bench.common import HOME, RESULTS, definition_votes, machine, real_data, render, where
 from pdepth.embeddings.capture import at_rest, capture, inspect
 from pdepth.embeddings.data import Source
 from pdepth.embeddings.placement import place
 
-sys.path.insert(0, str(Path(__file__).parent))  # also when `pdepth run` loads this file
-
-from common import RESULTS, machine, render, where
-
-NAME, STORED = "bench/cifar10.py", RESULTS / "cifar10.json"
+NAME, STORED = "bench/cifar10.py", HOME / RESULTS / "cifar10.json"
 FILE = Path(__file__).resolve()
-DATA = Path(os.environ.get("PDEPTH_DATA", FILE.parents[2] / "shared" / "data"))
 SUPPORT, QUERIES = 10_000, 2_000
-
-
-def _source() -> ModuleType:
-    path = DATA / "cifar10.py"
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}; PDEPTH_DATA names the folder that holds it.")
-    spec = importlib.util.spec_from_file_location("cifar10_data", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def resnet18() -> nn.Module:
     """torchvision's ResNet18 with the CIFAR stem, trained."""
-    model: nn.Module = _source().resnet18()
+    model: nn.Module = real_data().resnet18()
     return model
 
 
-def support() -> Dataset:
+def support() -> Dataset[Any]:
     """The first 10,000 training images."""
-    return Subset(_source().dataset("train"), range(SUPPORT))
+    return Subset(real_data().dataset("train"), range(SUPPORT))
 
 
-def queries() -> Dataset:
+def queries() -> Dataset[Any]:
     """The first 2,000 test images."""
-    return Subset(_source().dataset("test"), range(QUERIES))
+    return Subset(real_data().dataset("test"), range(QUERIES))
 
 
 def run(out: str) -> dict[str, Any]:
@@ -95,17 +76,10 @@ def check(result: DepthResult, asked: int = 50) -> int:
     rows = np.random.default_rng(0).choice(len(result), asked, replace=False)
     labels = np.asarray(own.labels)
     for number, name in enumerate(result.probes):
-        wanted = definition.as_rows(held_out.embeddings[number][rows])
-        distances = np.concatenate(
-            [
-                [definition.squared_distances(part, query) for query in wanted]
-                for part in map(definition.as_rows, own.embeddings[number].split(250))
-            ],
-            axis=1,
+        wanted = definition_votes(
+            own.embeddings[number], labels, held_out.embeddings[number][rows], result.k
         )
-        near = [labels[definition.nearest(each, result.k)] for each in distances]
-        counts = np.stack([np.bincount(each, minlength=10) for each in near])
-        differing = int((definition.majority(counts)[0] != result.votes[number, rows]).sum())
+        differing = int((wanted != result.votes[number, rows]).sum())
         print(f"{name}: {asked} votes checked, {differing} differ", flush=True)
         if differing:
             raise SystemExit("The votes differ from the definition's: no number.")

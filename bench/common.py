@@ -1,18 +1,28 @@
-"""What every benchmark says about where it ran, and how its tables get into README.md."""
+"""What every benchmark says about where it ran, checks before it speaks, and writes into README."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import platform
 import subprocess
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from pdepth import native
+import numpy as np
+from numpy.typing import NDArray
 
-HERE = Path(__file__).parent
-RESULTS, README = HERE / "results", HERE.parent / "README.md"
+from pdepth import __version__, definition, native
+from pdepth.atomic import replacing
+
+HERE = Path(__file__).resolve().parent
+CHECKOUT = (HERE.parent / "csrc").is_dir()  # and no installed copy
+HOME = HERE.parent if CHECKOUT else Path("pdepth-bench")  # of what is written
+README, PICTURE, RESULTS = Path("README.md"), Path("docs", "bench.png"), Path("bench", "results")
+DATA = Path(os.environ.get("PDEPTH_DATA", HERE.parents[1] / "shared" / "data"))
 
 
 def version_of(package: str) -> str | None:
@@ -27,35 +37,88 @@ def machine(*packages: str) -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    commit = subprocess.run(
+    versions = {"pdepth": __version__, "python": platform.python_version()}
+    return {
+        "processor": named[0] if named else platform.processor(),
+        "system": platform.platform(),
+        "threads": native.default_threads(),
+        "level": native.simd_level(),
+        "versions": versions | {package: version_of(package) for package in packages},
+        "commit": commit(),
+        "date": date.today().isoformat(),
+    }
+
+
+def commit() -> str:
+    """The checkout's commit, "-dirty" if it was changed; empty for an installed copy."""
+    if not CHECKOUT:
+        return ""
+    found = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--exclude=*"],
         cwd=HERE,
         capture_output=True,
         text=True,
         check=False,
     )
-    return {
-        "processor": named[0] if named else platform.processor(),
-        "threads": native.default_threads(),
-        "level": native.simd_level(),
-        "versions": {"python": platform.python_version()} | {p: version_of(p) for p in packages},
-        "commit": commit.stdout.strip(),
-        "date": date.today().isoformat(),
-    }
+    return found.stdout.strip()
 
 
 def where(about: dict[str, Any]) -> str:
     """`machine()` in a line."""
     used = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if number)
+    at = f"commit {about['commit']}, " if about["commit"] else ""
     return (
         f"{about['threads']} threads of {about['processor']} (level {about['level']}), "
-        f"{about['date']}, commit {about['commit']}, {used}"
+        f"{about['date']}, {at}{used}"
     )
 
 
+def definition_votes(
+    support: Any, labels: NDArray[np.int64], queries: Any, k: int
+) -> NDArray[np.int64]:
+    """The definition's votes, a stretch of the support at a time: wide layers fit into memory."""
+    wanted = definition.as_rows(queries)
+    step = max(1, 2**24 // wanted.shape[1])
+    parts = (definition.as_rows(support[at : at + step]) for at in range(0, len(support), step))
+    distances = np.concatenate(
+        [[definition.squared_distances(part, query) for query in wanted] for part in parts], axis=1
+    )
+    classes, codes = np.unique(labels, return_inverse=True)
+    near = [codes[definition.nearest(each, k)] for each in distances]
+    counts = np.stack([np.bincount(each, minlength=len(classes)) for each in near])
+    return classes[definition.majority(counts)[0]]
+
+
+def first_difference(found: NDArray[Any], wanted: NDArray[Any]) -> tuple[int, str]:
+    """How many elements (N,) differ, and in words where the first does."""
+    wrong = np.flatnonzero(found != wanted)
+    if not len(wrong):
+        return 0, ""
+    first = wrong[0]
+    return len(wrong), f", the first at {first}: {found[first]} for {wanted[first]}"
+
+
+def real_data() -> ModuleType:
+    """The reader of CIFAR-10 and its trained network, from the folder of the data."""
+    path = DATA / "cifar10.py"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}; PDEPTH_DATA names the folder that holds it.")
+    spec = importlib.util.spec_from_file_location("cifar10_data", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def render(name: str, text: str) -> None:
-    """Put `text` between README.md's marks of the benchmark `name`."""
+    """Put `text` between the marks of the benchmark `name` in README.md, made if there is none."""
+    page = HOME / README
     begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-    page = README.read_text()
-    head, rest = page.split(begin, 1)
-    README.write_text(head + begin + text + end + rest.split(end, 1)[1])
+    old = page.read_text() if page.exists() else f"{begin}{end}\n"
+    if begin not in old or end not in old:
+        raise ValueError(f"{page} has no marks <!-- {name} --> and <!-- end of {name} -->.")
+    head, rest = old.split(begin, 1)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(page) as temporary:
+        temporary.write_text(head + begin + text + end + rest.split(end, 1)[1])

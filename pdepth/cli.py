@@ -1,4 +1,4 @@
-"""The command line: `pdepth demo` and `pdepth run`.
+"""The command line: `pdepth demo`, `pdepth run` and `pdepth bench`.
 
 What takes long to import (torch, rich's tables) is imported inside the commands, so that
 `pdepth --help` answers at once.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TABLE, PICTURE, SUPPORT_TABLE = "depth.parquet", "depth.png", "support.parquet"
 SAID = (ValueError, TypeError, ImportError, MemoryError, OSError)  # errors that can be one sentence
-USAGE, INTERRUPTED, UNREAD = 2, 130, 141  # the last two: 128 and the signal's number
+DIFFERS, USAGE, INTERRUPTED, UNREAD = 1, 2, 130, 141  # the last two: 128 and the signal's number
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -230,6 +230,107 @@ def run(
             typer.echo(f"Wrote {', '.join(map(str, written))}.")
             if out / PICTURE not in written:
                 typer.echo("No picture: it needs matplotlib (pip install 'pdepth[plot]').")
+
+
+@app.command()
+def bench(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small shapes, three rounds, under two minutes.")
+    ] = False,
+    shape: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Of shapes, such as '*x 512'.")
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Of engines beside pdepth's fastest, such as faiss."),
+    ] = None,
+    own: Annotated[
+        str | None,
+        typer.Option("--with", metavar="FILE.py:CLASS", help="Measure your own engine too."),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Of each shape; 5.")] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the results here, for pytest-benchmark."),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--list", help="Print shapes and engines and stop.")
+    ] = False,
+    render: Annotated[
+        bool, typer.Option("--render", help="Tables and picture of the stored results, and stop.")
+    ] = False,
+    reference: Annotated[
+        bool,
+        typer.Option("--reference", help="Check this pdepth against the reference set and stop."),
+    ] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="Check another implementation's answers and stop."),
+    ] = None,
+) -> None:
+    """Measure pdepth, its peers and this machine's limits, side by side.
+
+    Each number has passed its gate: votes are compared with the float64 definition first. A run of
+    all shapes and engines stores its results and renders them, in a checkout into README.md, else
+    into ./pdepth-bench; any other run prints them. --check and --reference end with 1 if anything
+    differs.
+
+    \b
+    Examples:
+      pdepth bench --quick
+      pdepth bench --shape '10,000 x 10,000 x 64' --engine faiss --json now.json
+      pdepth bench --check mine.npz
+    """
+    with _sentences():
+        if sum([show, render, reference, check is not None]) > 1:
+            raise ValueError("Only one of --list, --render, --reference and --check is wanted.")
+        if reference or check is not None:
+            _check_reference(check)
+            return
+        from pdepth.bench import engines, shapes
+        from pdepth.bench import render as report
+
+        if render:
+            typer.echo(report.publish(report.load()))
+            return
+        asked = shapes.pick(shape, quick)
+        found, missing = engines.pick(engine, own)
+        for sentence in missing:
+            typer.echo(sentence, err=True)
+        if show:
+            typer.echo("\n".join([*(each.name for each in asked), "", *(e.name for e in found)]))
+            return
+        for module in ("pytest_benchmark", "matplotlib"):
+            require(module, "pdepth bench", "bench")
+        from pdepth.bench import measure
+
+        whole = not (quick or shape or engine or own)
+        suite = measure.Suite(
+            asked,
+            found,
+            rounds=rounds or (3 if quick else 5),
+            patience=8 if quick else 300,
+            apart=not quick,
+            say=lambda text: typer.echo(text, err=True),
+        )
+        results = measure.run(suite)
+        typer.echo(report.lines(results))
+        if json is not None:
+            report.save(results, json)
+        if whole:
+            typer.echo(report.publish(results))
+
+
+def _check_reference(file: Path | None) -> None:
+    """Print what differs, of `file` or of pdepth itself; exit with 1 if anything does."""
+    from pdepth.bench import check
+
+    all_right = True
+    for right, lines in check.check_pdepth() if file is None else [check.check_file(file)]:
+        typer.echo(lines)
+        all_right = all_right and right
+    if not all_right:
+        raise typer.Exit(DIFFERS)
 
 
 @contextmanager

@@ -49,14 +49,7 @@ def run_demo(progress: bool = True) -> Demo:
 
     Needs the extra `demo` (scikit-learn, which brings its 1,797 real images of 8 x 8 pixels).
     """
-    datasets: Any = require("sklearn.datasets", "The demo", "demo")
-    digits = datasets.load_digits()
-    images = _moved(digits.images / 16)
-    x, y = torch.from_numpy(images)[:, None], torch.from_numpy(digits.target)
-    support = TensorDataset(x[:SUPPORT], y[:SUPPORT])
-    queries = TensorDataset(x[SUPPORT:], y[SUPPORT:])
-    with _reproducible():
-        model = _train(_network(), *support.tensors)
+    model, support, queries = train_demo()
     about = {"model": "pdepth.demo, a small CNN", "data": "scikit-learn's digits, moved"}
 
     def ask(queries: TensorDataset | None) -> DepthResult:
@@ -65,7 +58,19 @@ def run_demo(progress: bool = True) -> Demo:
         )
         return replace(result, meta={**result.meta, **about})
 
-    return Demo(held_out=ask(queries), support=ask(None), images=images[SUPPORT:])
+    return Demo(held_out=ask(queries), support=ask(None), images=queries.tensors[0][:, 0].numpy())
+
+
+def train_demo() -> tuple[nn.Module, TensorDataset, TensorDataset]:
+    """The demo's network, trained with a fixed seed; its training images and the held-out ones."""
+    datasets: Any = require("sklearn.datasets", "The demo", "demo")
+    digits = datasets.load_digits()
+    x = torch.from_numpy(_moved(digits.images / 16))[:, None]
+    y = torch.from_numpy(digits.target)
+    support = TensorDataset(x[:SUPPORT], y[:SUPPORT])
+    with _reproducible():
+        model = _train(_network(), *support.tensors)
+    return model, support, TensorDataset(x[SUPPORT:], y[SUPPORT:])
 
 
 @contextmanager

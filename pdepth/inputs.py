@@ -149,7 +149,7 @@ def load_model(
     kind, name = _parse(spec, "MODEL", MODEL_FORMS)
     state = None if weights is None else _strip(read_state(weights))
     if kind == "py":
-        model = _call(spec, name)
+        model = call_file(spec, name)
         if not isinstance(model, nn.Module):
             raise TypeError(
                 f"{spec} returned {type(model).__name__}; a torch.nn.Module was wanted."
@@ -181,7 +181,7 @@ def load_data(spec: str, options: ImageOptions | None = None) -> Data:
     options = options or ImageOptions()
     kind, name = _parse(spec, "DATA", DATA_FORMS)
     if kind == "py":
-        data = _call(spec, name)
+        data = call_file(spec, name)
         if not isinstance(data, (Dataset, DataLoader)):
             raise TypeError(
                 f"{spec} returned {type(data).__name__}; a torch Dataset or DataLoader was wanted."
@@ -294,7 +294,7 @@ def _parse(spec: str, argument: str, forms: Mapping[str, str]) -> tuple[str, str
     raise ValueError(f"{argument} {spec!r} is none of {wanted}, path/to/file.py:function.")
 
 
-def _call(spec: str, name: str) -> Any:
+def call_file(spec: str, name: str) -> Any:
     """Run file.py:function; what goes wrong inside is the user's own, and keeps its traceback."""
     file, _, function = name.rpartition(":")
     path = Path(file).expanduser().resolve()

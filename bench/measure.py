@@ -1,0 +1,268 @@
+"""Runs the suite under pytest: an item a shape, its engines interleaved round by round.
+
+pytest-benchmark times each round, keeps the statistics and writes the JSON that its own `compare`
+reads. No number without its gate: a difference between pdepth's votes and the definition's ends
+the run, and nothing is stored. How many votes of a peer differ from pdepth's is stored with them.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+from pytest_benchmark.logger import PytestBenchmarkWarning
+
+from .common import commit, definition_votes, first_difference, machine
+from .engines import CEILING, PDEPTH, PEER, Engine
+from .shapes import CLASSES, K, Labels, Problem, Shape, image_source
+
+REST = 0.02  # seconds before each call: threads of the engine before it spin a while longer
+BRIEF = 1e10  # floating-point operations under which a call is so short that ten are one round
+APART = 2e12  # ... over which only pdepth is also started in a process of its own
+SAMPLE = 3e7  # float64 differences that the gate computes for a probe, three queries at least
+PACKAGES = ("numpy", "torch", "pytest-benchmark")
+
+
+class Refused(ValueError):
+    """pdepth's votes are not the definition's: no number."""
+
+
+@dataclass
+class Suite:
+    """The run as a pytest plugin: what to measure, and what came of it.
+
+    Attributes:
+        rounds: of each shape; ten times as many of a brief one.
+        patience: seconds after which a shape begins no further round.
+        apart: also start engines in processes of their own, for first call and memory; without
+            it only pdepth's fastest.
+        say: told of each step.
+    """
+
+    shapes: Sequence[Shape]
+    engines: Sequence[Engine]
+    rounds: int
+    patience: float
+    apart: bool
+    say: Callable[[str], None]
+    failures: list[BaseException] = field(default_factory=list)
+
+    def pytest_collection(self, session: pytest.Session) -> bool:
+        session.items = [
+            ShapeItem.from_parent(session, name=shape.name, shape=shape, suite=self)
+            for shape in self.shapes
+        ]
+        session.testscollected = len(session.items)
+        return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_benchmark_generate_machine_info(self) -> dict[str, Any]:
+        used = [engine.package for engine in self.engines if engine.package]
+        about = machine(*dict.fromkeys([*PACKAGES, *used]))
+        return about | {"k": K, "classes": CLASSES, "images": image_source()}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_benchmark_generate_commit_info(self) -> dict[str, Any]:
+        found = commit()
+        return {"id": found, "dirty": found.endswith("-dirty")}
+
+    def pytest_report_teststatus(self) -> tuple[str, str, str]:
+        return "", "", ""  # no dots between our own lines
+
+    def pytest_exception_interact(self, call: pytest.CallInfo[Any]) -> None:
+        assert call.excinfo is not None
+        self.failures.append(call.excinfo.value)
+
+
+class ShapeItem(pytest.Item):
+    """All engines on one shape."""
+
+    def __init__(self, *, shape: Shape, suite: Suite, **options: Any) -> None:
+        super().__init__(**options)
+        self.shape, self.suite = shape, suite
+
+    def runtest(self) -> None:
+        shape, suite = self.shape, self.suite
+        if suite.failures:
+            return
+        engines = [engine for engine in suite.engines if shape.work <= engine.limit]
+        suite.say(f"{shape.name}: rows")
+        problem = shape.fill(shape)
+        suite.say(f"{shape.name}: first calls")
+        cold = first_calls(problem, [each for each in engines if self._goes_apart(each)])
+        suite.say(f"{shape.name}: votes")
+        taken = {engine.name: engine.take(problem) for engine in engines}
+        differing = gate(problem, engines, taken)
+        kept: dict[str, Any] = {}
+        suite.say(f"{shape.name}: rounds")
+        begin = time.monotonic()
+        for number in range(self._rounds()):
+            if number and time.monotonic() - begin > suite.patience:
+                break
+            for engine in engines:
+                clock = self._clock(engine, stored=not number)
+                time.sleep(REST)
+                clock.pedantic(engine.run, args=(taken[engine.name], K))
+                if number:
+                    kept[engine.name].update(clock.stats["total"])
+                else:
+                    kept[engine.name] = clock.stats
+        for engine in engines:
+            kept[engine.name].extra_info |= {
+                "kind": engine.kind,
+                "exact": engine.exact,
+                "differing": differing.get(engine.name),
+                **cold.get(engine.name, {"first": None, "extra_bytes": None}),
+            }
+
+    def _rounds(self) -> int:
+        return self.suite.rounds * (10 if self.shape.work < BRIEF else 1)
+
+    def _goes_apart(self, engine: Engine) -> bool:
+        if engine is self.suite.engines[0]:
+            return True
+        return self.suite.apart and engine.kind == PEER and self.shape.work < APART
+
+    def _clock(self, engine: Engine, stored: bool) -> Any:
+        """A fixture for one round: the first's statistics are stored, the later ones' added."""
+        session: Any = self.config.pluginmanager.get_plugin("pytest-benchmark")
+        clock: Any = BenchmarkFixture(  # type: ignore[no-untyped-call]
+            self,
+            add_stats=session.benchmarks.append if stored else lambda stats: None,
+            logger=session.logger,
+            warner=self.warn,
+            disabled=False,
+            **session.options,
+        )
+        clock.name, clock.group = engine.name, self.shape.name
+        clock.fullname = f"{self.shape.name}: {engine.name}"
+        clock.param = engine.name
+        clock.params = {
+            "engine": engine.name,
+            "kind": self.shape.kind,
+            "group": self.shape.group,
+            "support": self.shape.support,
+            "queries": self.shape.queries,
+            "widths": list(self.shape.widths),
+        }
+        return clock
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        return self.path, None, self.name
+
+
+def gate(problem: Problem, engines: Sequence[Engine], taken: Mapping[str, Any]) -> dict[str, int]:
+    """How many votes of each engine differ from the first's, which a sample has proven.
+
+    Raises Refused if the first's differ from the definition's on the sample, or those of another
+    engine of pdepth's from the first's anywhere. It also warms every engine.
+    """
+    votes = {engine.name: engine.run(taken[engine.name], K) for engine in engines}
+    first = engines[0].name
+    for probe, (support, queries) in enumerate(problem.layers):
+        count = min(len(queries), 3 + int(SAMPLE / support.size))
+        rows = np.sort(np.random.default_rng(1).choice(len(queries), count, replace=False))
+        wanted = definition_votes(support, problem.labels, queries[rows], K)
+        _same(first, "the definition's on a sample", probe, votes[first][probe, rows], wanted)
+        for engine in engines:
+            if engine.kind == PDEPTH:
+                found = votes[engine.name][probe]
+                _same(engine.name, f"{first}'s", probe, found, votes[first][probe])
+    return {
+        engine.name: int((votes[engine.name] != votes[first]).sum())
+        for engine in engines
+        if engine.kind != CEILING
+    }
+
+
+def _same(name: str, whose: str, probe: int, found: Labels, wanted: Labels) -> None:
+    wrong, first = first_difference(found, wanted)
+    if wrong:
+        raise Refused(
+            f"{wrong} of {len(found)} votes of {name} at probe {probe} are not {whose}{first}; "
+            "no number, nothing stored."
+        )
+
+
+def first_calls(problem: Problem, engines: Sequence[Engine]) -> dict[str, dict[str, Any]]:
+    """Each engine's first call in a fresh process, its imports and the rows at hand.
+
+    Seconds, and the bytes by which its peak exceeds what the process held (Linux; else None).
+    """
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.npz"
+        np.savez(rows, problem.labels, *(each for layer in problem.layers for each in layer))
+        for engine in engines:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+                seconds, extra = fresh.submit(_first_call, rows, engine).result()
+            found[engine.name] = {"first": seconds, "extra_bytes": extra}
+    return found
+
+
+def _first_call(rows: Path, engine: Engine) -> tuple[float, int | None]:
+    engine.start()
+    with np.load(rows) as stored:
+        labels, *both = (stored[name] for name in stored.files)
+    taken = engine.take(Problem(labels, list(zip(both[::2], both[1::2], strict=True))))
+    before = _peak_so_far()
+    begin = time.perf_counter()
+    engine.run(taken, K)
+    seconds = time.perf_counter() - begin
+    return seconds, None if before is None else _status("VmHWM") - before
+
+
+def _peak_so_far() -> int | None:
+    """Bytes held now, from which on the peak is counted anew; None where Linux's /proc is not."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status("VmRSS")
+    except (OSError, StopIteration):
+        return None
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
+
+
+def run(suite: Suite) -> dict[str, Any]:
+    """Measure; returns what pytest-benchmark would have stored.
+
+    Raises what ended the run: Refused by the gate, or an engine's own error.
+    """
+    for engine in suite.engines:
+        engine.start()
+    with tempfile.TemporaryDirectory() as folder:
+        settings, found = Path(folder) / "pytest.ini", Path(folder) / "found.json"
+        settings.write_text("[pytest]\n")  # none of those of the folder that we are in
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PytestBenchmarkWarning)  # of runs that store nothing
+            status = pytest.main(
+                [
+                    *("-c", str(settings), "--noconftest", "-p", "no:cacheprovider"),
+                    *("-qq", "--capture=no", "--tb=no", "--no-summary"),
+                    *("--benchmark-disable-gc", "--benchmark-quiet"),
+                    *(f"--benchmark-storage=file://{folder}", f"--benchmark-json={found}"),
+                ],
+                plugins=[suite],
+            )
+        if suite.failures:
+            raise suite.failures[0]
+        if status == pytest.ExitCode.INTERRUPTED:
+            raise KeyboardInterrupt
+        if status != pytest.ExitCode.OK:
+            raise RuntimeError(f"pytest ended with {status!r}.")
+        results: dict[str, Any] = json.loads(found.read_text())
+        return results

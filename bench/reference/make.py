@@ -1,0 +1,86 @@
+"""Makes the reference set, digits.npz and network.npz; README.md says what is in them.
+
+    python bench/reference/make.py
+
+Deterministic on one machine; on another, training may end in other weights. The votes do not
+depend on that: they belong to the embeddings as they are stored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth import definition
+from pdepth.demo import LAYERS, train_demo
+from pdepth.embeddings.capture import at_rest, capture, inspect
+from pdepth.embeddings.data import Source
+from pdepth.embeddings.placement import place
+
+K = 30
+STEPS = {"input": 16, "conv1": 63, "conv2": 63, "conv3": 63}  # stored as 0 .. this many, whole
+TYPES = {"dense": np.float16, "softmax": np.float32}
+
+
+def stored(name: str, support: Any, queries: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both arrays of a probe as rows, narrow enough to be kept in a repository."""
+    both = [each.numpy().reshape(len(each), -1) for each in (support, queries)]
+    if name in STEPS:
+        scale = STEPS[name] / max(each.max() for each in both)
+        first, second = (np.rint(each * scale).astype(np.uint8) for each in both)
+    else:
+        first, second = (each.astype(TYPES[name]) for each in both)
+    return first, second
+
+
+def expected(
+    arrays: dict[str, Any], probes: tuple[str, ...], predictions: Any, prefix: str
+) -> dict[str, Any]:
+    """Votes, ties and depths by the definition, of the queries or (prefix "own_") the support."""
+    tables = [
+        definition.probe_votes(
+            arrays[f"support_{name}"],
+            arrays["labels"],
+            None if prefix else arrays[f"queries_{name}"],
+            k=K,
+        )
+        for name in probes
+    ]
+    votes = np.stack([table.votes for table in tables])
+    depth, undefined = definition.depth_from_votes(votes, predictions)
+    found = {
+        "predictions": predictions,
+        "votes": votes,
+        "tied": np.stack([table.tied for table in tables]),
+        "depth": depth,
+        "undefined": undefined,
+    }
+    return {prefix + name: array for name, array in found.items()}
+
+
+def main() -> None:
+    here = Path(__file__).parent
+    model, *sets = train_demo()
+    sources = [Source(data, "support", 256) for data in sets]
+    with at_rest(model):
+        layout = inspect(model, place(model, LAYERS), sources[0].first[0])
+        own, asked = (capture(model, layout, source) for source in sources)
+    probes = tuple(probe.name for probe in layout.probes)
+    arrays: dict[str, Any] = {"probes": np.array(probes), "k": np.array(K)}
+    arrays |= {"labels": sets[0].tensors[1].numpy(), "query_labels": sets[1].tensors[1].numpy()}
+    for name, support, queries in zip(probes, own.embeddings, asked.embeddings, strict=True):
+        arrays[f"support_{name}"], arrays[f"queries_{name}"] = stored(name, support, queries)
+    answers = [
+        expected(arrays, probes, captured.predictions.numpy(), prefix)
+        for prefix, captured in (("", asked), ("own_", own))
+    ]
+    np.savez_compressed(here / "digits.npz", **arrays, **answers[0], **answers[1])
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    np.savez_compressed(here / "network.npz", **state)
+
+
+if __name__ == "__main__":
+    main()
