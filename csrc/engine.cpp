@@ -21,6 +21,7 @@ constexpr int64_t kQueryFloor = 768;                  // more for so many querie
 constexpr int64_t kFloorBytes = int64_t(256) << 20;   // has the support packed anew; but no more
 constexpr int64_t kSupportBytes = int64_t(64) << 20;  // packed support held at once
 constexpr int64_t kDifferencesUpTo = 12;              // columns
+constexpr int32_t kMostDrops = 128;                   // of one query's list, before it is given up
 
 // Norms are scaled to just below 2^60: their squares are far from float32's end, and the squares
 // of values 2^-120 times as large are still above its beginning.
@@ -268,6 +269,8 @@ private:
         limit_.assign(padded, static_cast<int32_t>(std::min(soft_limit_, capacity_)));
         self_.assign(padded, kNoPosition);
         overflowed_.assign(count, 0);
+        drops_.assign(count, 0);
+        dropped_.assign(count, kInfinity);
         for (int64_t i = 0; i < count; i++) {
             limits_[i] = bound_.query(queries_.norms[i], queries_.residuals[i]);
             if (call_.leaves_out()) self_[i] = call_.support->positions[rows[i]];
@@ -314,11 +317,34 @@ private:
         const int64_t needed = size_[q] + pass_.support_rows;
         if (needed > limit_[q])
             limit_[q] = static_cast<int32_t>(std::min(capacity_, 2 * needed));
-        if (needed > capacity_) {
-            overflowed_[q] = 1;
-            cut_[q] = -kInfinity;
-            size_[q] = 0;
+        if (needed <= capacity_) return;
+        if (++drops_[q] > kMostDrops) return give_up(q);
+        keep_best(q);
+    }
+
+    void give_up(int64_t q) {
+        overflowed_[q] = 1;
+        cut_[q] = -kInfinity;
+        size_[q] = 0;
+    }
+
+    // Drops all but the k best candidates and remembers the best score it dropped: far rows that
+    // tie need not be kept, if only nearer ones are to come that bring the cut below them.
+    void keep_best(int64_t q) {
+        float* const scores = scores_ + q * capacity_;
+        uint32_t* const positions = positions_ + q * capacity_;
+        const float best = call_.level.kth_score(scores, size_[q], call_.ask.k);
+        int64_t ties = call_.ask.k;  // room for those, after the better ones
+        for (int64_t i = 0; i < size_[q]; i++) ties -= scores[i] < best;
+        int64_t size = 0;
+        for (int64_t i = 0; i < size_[q]; i++) {
+            const bool stays = scores[i] < best || (scores[i] == best && ties-- > 0);
+            if (!stays) dropped_[q] = std::min(dropped_[q], scores[i]);
+            scores[size] = scores[i];
+            positions[size] = positions[i];
+            size += stays;
         }
+        size_[q] = static_cast<int32_t>(size);
     }
 
     // Lowers the cut to what the k best candidates prove, and drops the candidates above it.
@@ -350,6 +376,7 @@ private:
     void finish(int64_t q, Scratch& s) {
         if (overflowed_[q]) return;
         tighten(q);
+        if (dropped_[q] < cut_[q]) return give_up(q);
         const int64_t k = call_.ask.k, query = who_[q], count = size_[q];
         const float* const scores = scores_ + q * capacity_;
         const uint32_t* const positions = positions_ + q * capacity_;
@@ -418,6 +445,8 @@ private:
     std::vector<int32_t> size_, limit_;
     std::vector<uint32_t> self_;
     std::vector<uint8_t> overflowed_;
+    std::vector<int32_t> drops_;
+    std::vector<float> dropped_;  // the best score that was dropped for want of room
 };
 
 // ---- the call ----

@@ -117,6 +117,28 @@ def test_many_rows_cross_every_tile(level: str) -> None:
     assert first_difference(found.tied[sample], oracle.tied) is None
 
 
+@pytest.mark.parametrize("a_class", [10, 45])
+def test_far_rows_that_tie_fill_every_list(level: str, a_class: int) -> None:
+    """Nearly one-hot rows: to a filter all other classes are equally far, and they come first.
+
+    With 45 rows a class the 30 nearest are of the query's own; with 10, most are among the ties.
+    """
+    rng = np.random.default_rng(7)
+    classes = 60
+    labels = np.tile(np.arange(classes), a_class)
+    rows = np.eye(classes)[labels] + 1e-7 * rng.standard_normal((len(labels), classes))
+    queries = np.eye(classes)[:40] + 1e-7 * rng.standard_normal((40, classes))
+    for dtype in ("float32", "float64"):
+        problem = Case(
+            f"{a_class} of a class, {dtype}",
+            rows.astype(dtype),
+            rng.integers(0, 10, len(labels)),
+            queries.astype(dtype),
+            {"k": 30},
+        )
+        assert_exact(problem, oracle_of(problem))
+
+
 @pytest.mark.parametrize("early_exit", [True, False])
 @pytest.mark.parametrize("held_out", [True, False])
 def test_depth(level: str, early_exit: bool, held_out: bool) -> None:
