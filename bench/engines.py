@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -250,11 +251,12 @@ class MemoryRead(Torch):
 
 
 def _majority(near: Labels) -> Labels:
-    """The most frequent label in each row of `near` (N, k); of equals the smallest."""
-    classes, codes = np.unique(near, return_inverse=True)
-    codes = codes.reshape(near.shape)
-    counts = np.stack([(codes == c).sum(axis=1) for c in range(len(classes))])
-    votes: Labels = classes[counts.argmax(axis=0)]
+    """The most frequent label in each row of `near` (N, k), whole numbers from 0; of equals the
+    smallest."""
+    classes = int(near.max()) + 1
+    places = near + classes * np.arange(len(near))[:, None]
+    counts = np.bincount(places.ravel(), minlength=near.shape[0] * classes)
+    votes: Labels = counts.reshape(len(near), classes).argmax(axis=1)
     return votes
 
 
@@ -287,12 +289,17 @@ def registry() -> list[Engine]:
 
 
 def own(spec: str) -> Engine:
-    """The user's engine at file.py:Class."""
+    """The user's engine at FILE.py:CLASS."""
     from pdepth.inputs import call_file
+
+    if not re.fullmatch(r".+\.py:\w+", spec):
+        raise ValueError(f"--with is {spec!r}; FILE.py:CLASS is wanted.")
 
     engine = call_file(spec, spec)
     if not isinstance(engine, Engine):
         raise TypeError(f"--with {spec} is a {type(engine).__name__}; an Engine is wanted.")
+    if not isinstance(getattr(engine, "name", None), str):
+        raise TypeError(f"--with {spec} has no name; a class attribute `name` is wanted.")
     if engine.name in [each.name for each in registry()]:
         raise ValueError(f"--with {spec}: the name {engine.name!r} is taken.")
     engine.spec = spec
@@ -305,11 +312,12 @@ def pick(pattern: str | None, spec: str | None) -> tuple[list[Engine], list[str]
     pdepth's fastest comes first, since votes and ratios refer to it, and the ceilings last;
     the pattern chooses among the rest.
     """
-    ours, *others = registry()
-    ceilings = [engine for engine in others if engine.kind == CEILING]
-    others = chosen("--engine", pattern, [each for each in others if each not in ceilings])
+    offered = registry()
+    wanted = chosen("--engine", pattern, offered)
     users = [own(spec)] if spec else []
-    every = [ours, *others, *users, *ceilings]
+    ceilings = [engine for engine in offered if engine.kind == CEILING]
+    others = [each for each in wanted if each not in ceilings and each is not offered[0]]
+    every = [offered[0], *others, *users, *ceilings]
     reasons = {engine.name: engine.missing() for engine in every}
     return (
         [engine for engine in every if reasons[engine.name] is None],

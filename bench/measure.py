@@ -2,7 +2,8 @@
 
 pytest-benchmark times each round, keeps the statistics and writes the JSON that its own `compare`
 reads. No number without its gate: a difference between pdepth's votes and the definition's ends
-the run, and nothing is stored. How many votes of a peer differ from pdepth's is stored with them.
+the run, and nothing is stored; so does a timed round whose votes are others. How many votes of a
+peer differ from pdepth's is stored with them, and an engine that fails is left out of its shape.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 from pytest_benchmark.logger import PytestBenchmarkWarning
 
-from .common import commit, definition_votes, first_difference, machine
+from .common import definition_votes, first_difference, machine
 from .engines import CEILING, PDEPTH, PEER, Engine
 from .shapes import CLASSES, K, Labels, Problem, Shape, image_source
 
 REST = 0.02  # seconds before each call: threads of the engine before it spin a while longer
 BRIEF = 1e10  # floating-point operations under which a call is so short that ten are one round
 APART = 2e12  # ... over which only pdepth is also started in a process of its own
-SAMPLE = 3e7  # float64 differences that the gate computes for a probe, three queries at least
+SAMPLE = 5e8  # float64 differences that the gate computes for a probe, three queries at least
 PACKAGES = ("numpy", "torch", "pytest-benchmark")
 
 
@@ -57,6 +58,12 @@ class Suite:
     apart: bool
     say: Callable[[str], None]
     failures: list[BaseException] = field(default_factory=list)
+    about: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        used = [engine.package for engine in self.engines if engine.package]
+        about = machine(*dict.fromkeys([*PACKAGES, *used]))
+        self.about = about | {"k": K, "classes": CLASSES, "images": image_source()}
 
     def pytest_collection(self, session: pytest.Session) -> bool:
         session.items = [
@@ -68,14 +75,11 @@ class Suite:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_benchmark_generate_machine_info(self) -> dict[str, Any]:
-        used = [engine.package for engine in self.engines if engine.package]
-        about = machine(*dict.fromkeys([*PACKAGES, *used]))
-        return about | {"k": K, "classes": CLASSES, "images": image_source()}
+        return self.about
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_benchmark_generate_commit_info(self) -> dict[str, Any]:
-        found = commit()
-        return {"id": found, "dirty": found.endswith("-dirty")}
+        return {"id": self.about["commit"], "dirty": self.about["commit"].endswith("-dirty")}
 
     def pytest_report_teststatus(self) -> tuple[str, str, str]:
         return "", "", ""  # no dots between our own lines
@@ -99,21 +103,26 @@ class ShapeItem(pytest.Item):
         engines = [engine for engine in suite.engines if shape.work <= engine.limit]
         suite.say(f"{shape.name}: rows")
         problem = shape.fill(shape)
-        suite.say(f"{shape.name}: first calls")
-        cold = first_calls(problem, [each for each in engines if self._goes_apart(each)])
         suite.say(f"{shape.name}: votes")
         taken = {engine.name: engine.take(problem) for engine in engines}
-        differing = gate(problem, engines, taken)
+        votes = cast(engines, taken, problem, suite.say)
+        engines = [engine for engine in engines if engine.name in votes]
+        checked, differing = gate(problem, engines, votes)
+        suite.say(f"{shape.name}: first calls")
+        cold = first_calls(problem, [each for each in engines if self._goes_apart(each)])
         kept: dict[str, Any] = {}
         suite.say(f"{shape.name}: rounds")
         begin = time.monotonic()
         for number in range(self._rounds()):
             if number and time.monotonic() - begin > suite.patience:
                 break
-            for engine in engines:
+            turn = number % len(engines)  # none always follows the same other
+            for engine in engines[turn:] + engines[:turn]:
                 clock = self._clock(engine, stored=not number)
                 time.sleep(REST)
-                clock.pedantic(engine.run, args=(taken[engine.name], K))
+                again = clock.pedantic(engine.run, args=(taken[engine.name], K))
+                if engine.kind == PDEPTH:
+                    _same(engine.name, "those it cast before", again, votes[engine.name])
                 if number:
                     kept[engine.name].update(clock.stats["total"])
                 else:
@@ -122,6 +131,7 @@ class ShapeItem(pytest.Item):
             kept[engine.name].extra_info |= {
                 "kind": engine.kind,
                 "exact": engine.exact,
+                "checked": checked,
                 "differing": differing.get(engine.name),
                 **cold.get(engine.name, {"first": None, "extra_bytes": None}),
             }
@@ -162,35 +172,63 @@ class ShapeItem(pytest.Item):
         return self.path, None, self.name
 
 
-def gate(problem: Problem, engines: Sequence[Engine], taken: Mapping[str, Any]) -> dict[str, int]:
-    """How many votes of each engine differ from the first's, which a sample has proven.
+def cast(
+    engines: Sequence[Engine],
+    taken: Mapping[str, Any],
+    problem: Problem,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """The votes (L, N) of each engine by name, which warms it too; without those that failed.
+
+    Raises what an engine of pdepth's raises.
+    """
+    wanted = len(problem.layers), len(problem.layers[0][1])
+    votes: dict[str, Any] = {}
+    for engine in engines:
+        try:
+            votes[engine.name] = engine.run(taken[engine.name], K)
+            if engine.kind != CEILING and np.shape(votes[engine.name]) != wanted:
+                shape = np.shape(votes[engine.name])
+                raise ValueError(f"its votes have shape {shape}; {wanted} is wanted")
+        except Exception as error:
+            if engine.kind == PDEPTH:
+                raise
+            votes.pop(engine.name, None)
+            say(f"{engine.name} is left out: {type(error).__name__}: {error}")
+    return votes
+
+
+def gate(
+    problem: Problem, engines: Sequence[Engine], votes: Mapping[str, Any]
+) -> tuple[int, dict[str, int]]:
+    """How many votes a sample has checked, and how many of each engine differ from the first's.
 
     Raises Refused if the first's differ from the definition's on the sample, or those of another
-    engine of pdepth's from the first's anywhere. It also warms every engine.
+    engine of pdepth's from the first's anywhere.
     """
-    votes = {engine.name: engine.run(taken[engine.name], K) for engine in engines}
-    first = engines[0].name
+    first, checked = engines[0].name, 0
     for probe, (support, queries) in enumerate(problem.layers):
         count = min(len(queries), 3 + int(SAMPLE / support.size))
         rows = np.sort(np.random.default_rng(1).choice(len(queries), count, replace=False))
         wanted = definition_votes(support, problem.labels, queries[rows], K)
-        _same(first, "the definition's on a sample", probe, votes[first][probe, rows], wanted)
-        for engine in engines:
-            if engine.kind == PDEPTH:
-                found = votes[engine.name][probe]
-                _same(engine.name, f"{first}'s", probe, found, votes[first][probe])
-    return {
+        whose = f"the definition's at probe {probe}, on a sample"
+        _same(first, whose, votes[first][probe, rows], wanted)
+        checked += count
+    for engine in engines:
+        if engine.kind == PDEPTH:
+            _same(engine.name, f"{first}'s", votes[engine.name], votes[first])
+    return checked, {
         engine.name: int((votes[engine.name] != votes[first]).sum())
         for engine in engines
         if engine.kind != CEILING
     }
 
 
-def _same(name: str, whose: str, probe: int, found: Labels, wanted: Labels) -> None:
-    wrong, first = first_difference(found, wanted)
+def _same(name: str, whose: str, found: Labels, wanted: Labels) -> None:
+    wrong, first = first_difference(np.ravel(found), np.ravel(wanted))
     if wrong:
         raise Refused(
-            f"{wrong} of {len(found)} votes of {name} at probe {probe} are not {whose}{first}; "
+            f"{wrong} of {found.size} votes of {name} are not {whose}{first}; "
             "no number, nothing stored."
         )
 
@@ -253,6 +291,7 @@ def run(suite: Suite) -> dict[str, Any]:
                 [
                     *("-c", str(settings), "--noconftest", "-p", "no:cacheprovider"),
                     *("-qq", "--capture=no", "--tb=no", "--no-summary"),
+                    *("-p", "benchmark"),  # also where plugins are not loaded by themselves
                     *("--benchmark-disable-gc", "--benchmark-quiet"),
                     *(f"--benchmark-storage=file://{folder}", f"--benchmark-json={found}"),
                 ],

@@ -33,9 +33,6 @@ PEERS = (
 )
 
 
-WRONG = 0.01  # a peer with a larger share of other votes than the definition's is not compared
-
-
 @dataclass(frozen=True)
 class Row:
     """One shape: its sizes, and pytest-benchmark's records of its engines by name."""
@@ -55,21 +52,22 @@ class Row:
 
     @property
     def peers(self) -> list[str]:
-        """The exact ones, the fastest first; one whose votes are wrong here is not exact here."""
-        votes = self.params["queries"] * len(self.params["widths"])
+        """The exact ones, the fastest first."""
         exact = [
             name
             for name, found in self.engines.items()
-            if found["extra_info"]["kind"] == PEER
-            and found["extra_info"]["exact"]
-            and found["extra_info"]["differing"] <= WRONG * votes
+            if found["extra_info"]["kind"] == PEER and found["extra_info"]["exact"]
         ]
         return sorted(exact, key=lambda name: self.seconds(name) or 0.0)
 
     def ratio(self, over: str | None, under: str | None) -> float | None:
-        """The time of one engine over that of another; None where either was not asked."""
-        above, below = (None if name is None else self.seconds(name) for name in (over, under))
-        return None if above is None or below is None else above / below
+        """The median over rounds of one engine's time over another's; None if one has none."""
+        both = [self.engines.get(name or "") for name in (over, under)]
+        if None in both:
+            return None
+        above, below = (found["stats"]["data"] for found in both if found is not None)
+        ratios: float = median(a / b for a, b in zip(above, below, strict=True))
+        return ratios
 
     def size(self) -> tuple[int, int, tuple[int, ...]]:
         return self.params["support"], self.params["queries"], tuple(self.params["widths"])
@@ -87,11 +85,12 @@ def tables(stored: dict[str, Any]) -> str:
     """All tables, as Markdown."""
     about, rows = stored["machine_info"], rows_of(stored)
     counts = [len(found["stats"]["data"]) for found in stored["benchmarks"]]
+    checked = [found["extra_info"]["checked"] for found in stored["benchmarks"]]
     parts = [
         f"Seconds, medians of {min(counts)} to {max(counts)} interleaved rounds, k = {about['k']}, "
         f"{about['classes']} classes, "
-        f"float32; in brackets, how many votes of a peer differ from the definition's, "
-        f"and with more than {WRONG:.0%} it is not compared; "
+        "float32; in brackets, how many votes of a peer differ from pdepth's, of which "
+        f"{min(checked):,} to {max(checked):,} a shape were compared with the definition; "
         f"{common.where(about)}."
         + f" The trained network saw {about['images']}."
         * any(row.params["kind"] == "trained network" for row in rows),
@@ -166,13 +165,16 @@ def _goals(rows: list[Row], threads: int) -> str:
 
 def _networks(rows: list[Row]) -> str:
     """Whole networks, each probe at the time of its shape; "" where a shape is missing."""
-    by_width = {
-        row.params["widths"][0]: row
-        for row in rows
-        if row.params["group"] == "layer"
-    }
+    by_width = {row.params["widths"][0]: row for row in rows if row.params["group"] == "layer"}
+    sizes = {f"{rows:,} x {asked:,}" for rows, asked, _ in (r.size() for r in by_width.values())}
     table = [
-        ("all probes, 10,000 x 2,000", "probes", "pdepth", "best exact peer", "peer / pdepth")
+        (
+            f"all probes, {' or '.join(sizes)}",
+            "probes",
+            "pdepth",
+            "best exact peer",
+            "peer / pdepth",
+        )
     ]
     for name, widths in NETWORKS.items():
         if not by_width.keys() >= set(widths):
@@ -184,7 +186,8 @@ def _networks(rows: list[Row]) -> str:
             if None not in seconds:
                 sums[engine] = sum(filter(None, seconds))
         ours = layers[0].ours
-        peer = min(set(layers[0].peers) & set(sums), key=lambda each: sums[each], default=None)
+        peers = set(sums).intersection(*(layer.peers for layer in layers))
+        peer = min(peers, key=lambda each: sums[each], default=None)
         table.append(
             (
                 name,

@@ -90,7 +90,7 @@ def half_one_hot(shape: Shape) -> Problem:
     values = _softmax(3 * rng.standard_normal((_count(shape), shape.widths[0]), np.float32))
     hot = rng.random(len(values)) < 0.5
     values[hot] = np.eye(shape.widths[0], dtype=np.float32)[values[hot].argmax(axis=1)]
-    return _of(shape, values)
+    return _of(shape, values, _mostly_right(shape, values))
 
 
 def confident(shape: Shape) -> Problem:
@@ -98,7 +98,8 @@ def confident(shape: Shape) -> Problem:
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((_count(shape), shape.widths[0]), np.float32)
     logits[np.arange(len(logits)), rng.integers(0, shape.widths[0], len(logits))] += 12
-    return _of(shape, _softmax(logits))
+    values = _softmax(logits)
+    return _of(shape, values, _mostly_right(shape, values))
 
 
 def trained(shape: Shape) -> Problem:
@@ -161,10 +162,20 @@ def _count(shape: Shape) -> int:
     return shape.support + shape.queries
 
 
-def _of(shape: Shape, rows: Rows) -> Problem:
-    """The first rows as the support, with random labels; the others as the queries."""
-    labels = np.random.default_rng(1).integers(0, CLASSES, shape.support)
+def _of(shape: Shape, rows: Rows, labels: Labels | None = None) -> Problem:
+    """The first rows as the support, with random labels if none are given; the rest as queries."""
+    if labels is None:
+        labels = np.random.default_rng(1).integers(0, CLASSES, shape.support)
     return Problem(labels, [(rows[: shape.support], rows[shape.support :])])
+
+
+def _mostly_right(shape: Shape, rows: Rows) -> Labels:
+    """The largest element's place as each support row's label; one in twenty at random."""
+    rng = np.random.default_rng(1)
+    labels: Labels = rows[: shape.support].argmax(axis=1)
+    wrong = rng.random(shape.support) < 0.05
+    labels[wrong] = rng.integers(0, shape.widths[0], wrong.sum())
+    return labels
 
 
 def _softmax(logits: Rows) -> Rows:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pdepth import __version__
+from pdepth import __version__, native
 from pdepth.extras import require
 
 if TYPE_CHECKING:
@@ -248,7 +248,10 @@ def bench(
         str | None,
         typer.Option("--with", metavar="FILE.py:CLASS", help="Measure your own engine too."),
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Of each shape; 5.")] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each shape, 5; ten times as many of one that is brief."),
+    ] = None,
     json: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Also write the results here, for pytest-benchmark."),
@@ -257,7 +260,8 @@ def bench(
         bool, typer.Option("--list", help="Print shapes and engines and stop.")
     ] = False,
     render: Annotated[
-        bool, typer.Option("--render", help="Tables and picture of the stored results, and stop.")
+        bool,
+        typer.Option("--render", help="Write tables and picture of the stored results, and stop."),
     ] = False,
     reference: Annotated[
         bool,
@@ -282,8 +286,15 @@ def bench(
       pdepth bench --check mine.npz
     """
     with _sentences():
-        if sum([show, render, reference, check is not None]) > 1:
-            raise ValueError("Only one of --list, --render, --reference and --check is wanted.")
+        alone = [render, reference, check is not None]
+        chosen = [quick, shape, engine, own, rounds, json]
+        if sum([show, *alone]) > 1 or (any(alone) and any(chosen)):
+            raise ValueError("--render, --reference and --check are wanted alone, or none of them.")
+        if os.environ.get(native.SIMD):
+            raise ValueError(
+                f"{native.SIMD} is set; pdepth bench takes every level of this machine: unset it, "
+                "and choose with --engine."
+            )
         if reference or check is not None:
             _check_reference(check)
             return
@@ -305,6 +316,8 @@ def bench(
         from pdepth.bench import measure
 
         whole = not (quick or shape or engine or own)
+        if json is not None and not json.absolute().parent.is_dir():
+            raise ValueError(f"--json is {json}; there is no folder {json.absolute().parent}.")
         suite = measure.Suite(
             asked,
             found,
@@ -314,11 +327,11 @@ def bench(
             say=lambda text: typer.echo(text, err=True),
         )
         results = measure.run(suite)
-        typer.echo(report.lines(results))
+        written = [report.publish(results)] if whole else []
         if json is not None:
             report.save(results, json)
-        if whole:
-            typer.echo(report.publish(results))
+            written.append(f"Wrote {json}.")
+        typer.echo("\n".join([report.lines(results), *written]))
 
 
 def _check_reference(file: Path | None) -> None:

@@ -56,9 +56,19 @@ class AlmostPeer(engines.Engine):
         return votes
 
 
+class Fickle(engines.Pdepth):
+    """Right in the gate, and wrong in the second round."""
+
+    calls = 0
+
+    def run(self, taken: Any, k: int) -> Any:
+        self.calls += 1
+        return super().run(taken, k) + (self.calls == 3)
+
+
 def suite(*these: engines.Engine, shape: shapes.Shape = TINY, **options: Any) -> measure.Suite:
-    defaults: dict[str, Any] = {"rounds": 1, "patience": 600, "apart": False}
-    return measure.Suite([shape], these, say=lambda text: None, **(defaults | options))
+    defaults: dict[str, Any] = {"rounds": 1, "patience": 600, "apart": False, "say": str}
+    return measure.Suite([shape], these, **(defaults | options))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,19 +139,34 @@ def test_the_trained_network_needs_no_data(monkeypatch):
 
 def test_the_gate_refuses_a_wrong_engine():
     with pytest.raises(
-        measure.Refused, match="1 of 12 .* the definition's on a sample, the first at 7"
+        measure.Refused, match="1 of 12 .* the definition's at probe 0, .* sample, the first at 7"
     ):
         measure.run(suite(Wrong(), shape=shapes.Shape("random", 300, 12, (24,), whole_numbers)))
     with pytest.raises(measure.Refused, match="are not pdepth cpu's"):
         measure.run(suite(engines.Pdepth(), Wrong(), shape=TWO))
 
 
-def test_an_engines_own_error_ends_the_run():
+def test_a_peer_that_fails_is_left_out_and_named():
     class Broken(engines.Engine):
         name = "broken"
 
-    with pytest.raises(NotImplementedError):
-        measure.run(suite(engines.Pdepth(), Broken()))
+    class Short(AlmostPeer):
+        name = "short"
+
+        def votes(self, *arguments: Any) -> Any:
+            return super().votes(*arguments)[1:]
+
+    said: list[str] = []
+    asked = suite(engines.Pdepth(), Broken(), Short(), say=said.append)
+    found = measure.run(asked)
+    assert [each["name"] for each in found["benchmarks"]] == ["pdepth cpu"]
+    assert any(line.startswith("broken is left out: NotImplementedError") for line in said)
+    assert any(line.startswith("short is left out: ValueError: its votes have") for line in said)
+
+
+def test_a_round_with_other_votes_ends_the_run():
+    with pytest.raises(measure.Refused, match="those it cast before"):
+        measure.run(suite(Fickle(), rounds=4))
 
 
 def test_rounds_are_interleaved():
@@ -218,7 +243,7 @@ def test_networks_are_the_sums_of_their_layers():
             "group": shape.name,
             "name": engine,
             "params": params | {"widths": list(shape.widths)},
-            "stats": {"data": [seconds, 99.0, 0.0]},
+            "stats": {"data": [seconds, 99.0, 0.5]},
             "extra_info": {"kind": kind, "exact": True, "differing": 0},
         }
 
@@ -311,7 +336,7 @@ def test_a_refused_run_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "HOME", tmp_path)
     result = call("--json", tmp_path / "now.json")
     assert result.exit_code == 2
-    assert "Error: 1 of 40 votes of wrong at probe 0 are not the definition's" in result.stderr
+    assert "Error: 1 of 40 votes of wrong are not the definition's at probe 0" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -321,7 +346,7 @@ def test_list_and_mistakes(tmp_path):
     assert "5,000 x 1,000 x 64" in call("--list", "--quick").stdout.splitlines()
     assert "--shape 'x' matches none of: 10,000" in refused("--shape", "x")
     assert "--engine 'x' matches none of: " in refused("--list", "--engine", "x")
-    assert "Only one of" in refused("--list", "--reference")
+    assert "are wanted alone" in refused("--list", "--reference")
     assert "there is no file" in refused("--with", "gone.py:Class")
     (tmp_path / "number.py").write_text("def number():\n    return 1\n")
     assert "is a int; an Engine is wanted" in refused("--with", f"{tmp_path}/number.py:number")
