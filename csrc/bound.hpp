@@ -18,7 +18,7 @@ constexpr double kSettlement = 0x1p-45;  // of squared norms: centring, and floa
 // The most roundings that one term of a score passes through.
 inline double roundings(const Pass& pass, int64_t width) {
     const int64_t columns = pass.columns(width);
-    const int64_t chunks = (columns + pass.chunk - 1) / pass.chunk;
+    const int64_t chunks = ceil_div(columns, pass.chunk);
     return static_cast<double>(std::min(columns, pass.chain) + chunks + 6);
 }
 
@@ -41,7 +41,7 @@ struct ProductsBound {
     };
 
     ProductsBound(const Pass& pass, int64_t width, double largest_norm)
-        : largest_norm_(largest_norm), lost_(2 * kLost * (pass.columns(width) + 8)),
+        : largest_norm_(largest_norm), lost_(3 * kLost * (pass.columns(width) + 8)),
           products_(kUnit * roundings(pass, width)),
           norms_(pass.norms_first ? products_ : kUnit) {}
 
@@ -89,7 +89,7 @@ struct DifferencesBound {
     DifferencesBound(const Pass& pass, int64_t width, double inexact_norm)
         : largest_residual_(kUnit * inexact_norm +
                             kLost * std::sqrt(static_cast<double>(width))),
-          lost_(2 * kLost * (width + 8)),
+          lost_(3 * kLost * (width + 8)),
           relative_(kMargin * kUnit * roundings(pass, width)) {}
 
     void see(const float*, const float*, int64_t) {}

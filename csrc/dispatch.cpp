@@ -14,16 +14,20 @@ namespace pdepth {
 #if defined(__x86_64__)
 namespace {
 
-// The processor has bfloat16 tiles, and the system lets this process use them.
-bool may_use_tiles() {
+#if defined(__linux__)
+// Of arch_prctl: which large registers the kernel knows, and leave for this process to use one.
+constexpr int kSupported = 0x1021, kAskLeave = 0x1023;
+constexpr unsigned long kTileData = 18;
+#endif
+
+bool has_tiles() {
 #if defined(__linux__)
     constexpr unsigned kBfloat16 = 1u << 22, kTiles = 1u << 24;
-    constexpr int kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-    if (!(d & kBfloat16) || !(d & kTiles)) return false;
-    static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-    return granted;
+    unsigned long supported = 0;
+    return (d & kBfloat16) && (d & kTiles) &&
+           syscall(SYS_arch_prctl, kSupported, &supported) == 0 && (supported >> kTileData & 1);
 #else
     return false;
 #endif
@@ -36,9 +40,9 @@ const Level* const kLevels[] = {&bf16_level,   &portable_level,   &avx2_level,
 
 // A further level adds a line above and its question here.
 bool usable(const Level& level) {
-    if (&level == &amx_level) return may_use_tiles() && usable(avx512_level);
+    if (&level == &amx_level) return usable(avx512_level) && has_tiles();
     if (&level == &avx512vnni_level)
-        return __builtin_cpu_supports("avx512vnni") && usable(avx512_level);
+        return usable(avx512_level) && __builtin_cpu_supports("avx512vnni");
     if (&level == &avx512_level)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -47,10 +51,18 @@ bool usable(const Level& level) {
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     return true;
 }
+
+bool enable([[maybe_unused]] const Level& level) {
+#if defined(__linux__)
+    if (&level == &amx_level) return syscall(SYS_arch_prctl, kAskLeave, kTileData) == 0;
+#endif
+    return true;
+}
 #else
 static const Level* const kLevels[] = {&bf16_level, &portable_level};
 
 bool usable(const Level&) { return true; }
+bool enable(const Level&) { return true; }
 #endif
 
 const Level* const* compiled_levels(int* count) {

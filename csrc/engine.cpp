@@ -8,6 +8,7 @@
 #include "ballot.hpp"
 #include "bound.hpp"
 #include "buffer.hpp"
+#include "packed.hpp"
 #include "support.hpp"
 #include "team.hpp"
 
@@ -16,10 +17,9 @@ namespace {
 
 // Sizes of the work. None of them changes a vote.
 constexpr int64_t kSmallBlock = 24;                   // queries, towards the end of the work
-constexpr int64_t kQueryBytes = int64_t(16) << 20;    // packed queries and lists held at once;
-constexpr int64_t kQueryFloor = 768;                  // more for so many queries, since each tile
-constexpr int64_t kFloorBytes = int64_t(256) << 20;   // has the support packed anew; but no more
-constexpr int64_t kSupportBytes = int64_t(64) << 20;  // packed support held at once
+constexpr int64_t kQueryBytes = int64_t(16) << 20;    // packed queries and lists held at once, where
+constexpr int64_t kQueryFloor = 768;                  // all the support is: at least so many;
+constexpr int64_t kMostQueryBytes = int64_t(256) << 20;  // else, since each tile has it packed anew
 constexpr int64_t kDifferencesUpTo = 12;              // columns
 constexpr int32_t kMostDrops = 128;                   // of one query's list, before it is given up
 
@@ -29,9 +29,6 @@ constexpr int kScaledExponent = 60;
 constexpr float kLargestScaled = 0x1p62f;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 struct Neighbour {
     double distance;
@@ -55,17 +52,6 @@ struct Scratch {
     std::vector<Neighbour> neighbours;
 };
 
-struct PackedRows {
-    Buffer<char> values;
-    Buffer<float> half_norms, norms, residuals, units;
-
-    // Values of `held` rows at a time, norms of all `rows`.
-    Panel reserve(int64_t held, int64_t rows, int64_t row_bytes) {
-        return {values.reserve(held * row_bytes), half_norms.reserve(rows), norms.reserve(rows),
-                residuals.reserve(rows), units.reserve(rows)};
-    }
-};
-
 // The layer at hand, how it may be scaled, and everything that answers a query once its possible
 // neighbours are known.
 class Call {
@@ -80,9 +66,9 @@ public:
 
     void probe(const Layer& layer, int64_t index, const std::vector<int64_t>& who);
 
+    // The next pass over `items`: what came before it counts as nine tenths of what was left.
     void begin_stage(int64_t items) {
-        if (items == 0) before_ = 0;
-        else if (done) before_ += 0.9 * (1 - before_);
+        if (done) before_ += 0.9 * (1 - before_);
         done = 0;
         total = items;
     }
@@ -121,9 +107,10 @@ public:
             std::copy(ballot.counts().begin(), ballot.counts().end(),
                       out.counts + at * ask.classes);
     }
+    // One that wins alone, whatever the counts.
     void answer_winner(int64_t query, int32_t winner) const {
         const int64_t at = index * ask.queries + query;
-        out.votes[at] = asked_of(query, winner);
+        if (out.votes) out.votes[at] = asked_of(query, winner);
         if (out.tied) out.tied[at] = 0;
     }
     // For depth only, which other class wins is not asked, whether or not it came to light.
@@ -177,16 +164,15 @@ public:
     std::vector<int64_t> run(const std::vector<int64_t>& who) {
         const auto asked = static_cast<int64_t>(who.size());
         const int64_t group = pass_.group * pass_.support_rows;
-        int64_t held = kSupportBytes / row_bytes_;
+        int64_t held = call_.ask.held_bytes / row_bytes_;
         held = held < group ? round_up(std::max(held, kSmallBlock), pass_.support_rows)
                             : held / group * group;
         held = std::min(held, round_up(rows_, pass_.support_rows));
-        // Each tile of queries has the support packed anew, unless all of it is held.
-        const int64_t budget = held >= rows_ ? kQueryBytes : 4 * kQueryBytes;
         const int64_t bytes = row_bytes_ + capacity_ * 8;
-        const int64_t floor = std::min(kQueryFloor, kFloorBytes / bytes);
+        const int64_t most = kMostQueryBytes / bytes;
+        const int64_t wanted = held >= rows_ ? std::max(kQueryBytes / bytes, kQueryFloor) : most;
         const int64_t least = pass_.block * call_.team.size();
-        const int64_t tiles = ceil_div(asked, std::max({budget / bytes, floor, least}));
+        const int64_t tiles = ceil_div(asked, std::max(std::min(wanted, most), least));
         const int64_t tile = round_up(ceil_div(asked, tiles), pass_.query_rows);
         support_ = call_.packed_support.reserve(held, round_up(rows_, pass_.support_rows),
                                                 row_bytes_);
@@ -376,7 +362,8 @@ private:
     void finish(int64_t q, Scratch& s) {
         if (overflowed_[q]) return;
         tighten(q);
-        if (dropped_[q] < cut_[q]) return give_up(q);
+        // The list always holds k, or the bound would be wrong; then slowly rather than wrongly.
+        if (dropped_[q] < cut_[q] || size_[q] < call_.ask.k) return give_up(q);
         const int64_t k = call_.ask.k, query = who_[q], count = size_[q];
         const float* const scores = scores_ + q * capacity_;
         const uint32_t* const positions = positions_ + q * capacity_;
@@ -455,7 +442,8 @@ void Call::probe(const Layer& present, int64_t number, const std::vector<int64_t
     layer = &present;
     index = number;
     asked_ = static_cast<int64_t>(who.size());
-    begin_stage(0);
+    done = 0;
+    before_ = 0;
     report();
     const int64_t width = present.support.width;
     for (auto& s : scratch) {

@@ -23,6 +23,7 @@ struct Question {
     const int64_t* query_rows;  // (N,) rows of `queries` that are asked, or null for all
     int64_t queries;            // N
     const int32_t* wanted;      // (N,) for depth only: a query leaves at its first other vote
+    int64_t held_bytes;         // of packed support at a time; a larger one is packed in stretches
 };
 
 constexpr int32_t kNotAsked = -1;  // as a vote

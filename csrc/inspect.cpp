@@ -6,29 +6,23 @@
 #include <vector>
 
 #include "bound.hpp"
-#include "buffer.hpp"
+#include "packed.hpp"
 
 namespace pdepth {
 namespace {
 
-struct Packed {
-    Buffer<char> values;
-    Buffer<float> half_norms, norms, residuals, units;
-    Panel panel;
-
-    Packed(const Matrix& rows, const Pass& pass, Side side) {
-        const int64_t tile = side == Side::query ? pass.query_rows : pass.support_rows;
-        const int64_t tiles = (rows.rows + tile - 1) / tile, padded = tiles * tile;
-        panel = {values.reserve(padded * pass.columns(rows.width) * pass.item_size),
-                 half_norms.reserve(padded), norms.reserve(padded), residuals.reserve(padded),
-                 units.reserve(padded)};
-        std::vector<int64_t> numbers(rows.rows);
-        std::iota(numbers.begin(), numbers.end(), 0);
-        for (int64_t i = 0; i < tiles; i++)
-            pass.pack(rows, numbers.data() + i * tile, std::min(tile, rows.rows - i * tile),
-                      {nullptr, 1.0}, panel, side, i);
-    }
-};
+Panel packed(const Matrix& rows, Transform transform, const Pass& pass, Side side,
+             PackedRows& room) {
+    const int64_t tile = side == Side::query ? pass.query_rows : pass.support_rows;
+    const int64_t padded = round_up(rows.rows, tile);
+    const Panel panel = room.reserve(padded, padded, pass.columns(rows.width) * pass.item_size);
+    std::vector<int64_t> numbers(rows.rows);
+    std::iota(numbers.begin(), numbers.end(), 0);
+    for (int64_t i = 0; i * tile < rows.rows; i++)
+        pass.pack(rows, numbers.data() + i * tile, std::min(tile, rows.rows - i * tile), transform,
+                  panel, side, i);
+    return panel;
+}
 
 template <class Bound>
 void apply(Bound bound, const Panel& support, const Panel& queries, int64_t rows, int64_t asked,
@@ -40,17 +34,20 @@ void apply(Bound bound, const Panel& support, const Panel& queries, int64_t rows
             const int64_t at = i * rows + j;
             out.lower[at] = bound.lower(query, out.scores[at], support.norms[j]);
             out.upper[at] = bound.upper(query, out.scores[at], support.norms[j]);
+            out.cuts[at] = bound.cut(query, out.lower[at]);
         }
     }
 }
 
 }  // namespace
 
-void inspect(const Matrix& support, const Matrix& queries, const Pass& pass, bool differences,
-             const Inspection& out) {
+void inspect(const Matrix& support, const Matrix& queries, Transform transform, const Pass& pass,
+             bool differences, const Inspection& out) {
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    const Packed y(support, pass, Side::support), x(queries, pass, Side::query);
-    const int64_t query_tiles = (queries.rows + pass.query_rows - 1) / pass.query_rows;
+    PackedRows support_room, query_room;
+    const Panel y = packed(support, transform, pass, Side::support, support_room);
+    const Panel x = packed(queries, transform, pass, Side::query, query_room);
+    const int64_t query_tiles = ceil_div(queries.rows, pass.query_rows);
     const int64_t padded = query_tiles * pass.query_rows;
     const int64_t capacity = support.rows + 2 * pass.support_rows;
     std::vector<float> cut(padded, -kInfinity), scores(padded * capacity);
@@ -60,11 +57,11 @@ void inspect(const Matrix& support, const Matrix& queries, const Pass& pass, boo
     Buffer<float> partial;
 
     Block block;
-    block.queries = x.panel.values;
-    block.support = y.panel.values;
-    block.half_norms = y.panel.half_norms;
-    block.query_units = x.panel.units;
-    block.support_units = y.panel.units;
+    block.queries = x.values;
+    block.support = y.values;
+    block.half_norms = y.half_norms;
+    block.query_units = x.units;
+    block.support_units = y.units;
     block.columns = pass.columns(support.width);
     block.query_tiles = query_tiles;
     block.support_count = support.rows;
@@ -77,16 +74,16 @@ void inspect(const Matrix& support, const Matrix& queries, const Pass& pass, boo
     for (int64_t i = 0; i < queries.rows; i++)
         for (int64_t n = 0; n < size[i]; n++)
             out.scores[i * support.rows + positions[i * capacity + n]] = scores[i * capacity + n];
-    std::copy_n(y.panel.norms, support.rows, out.support_norms);
-    std::copy_n(y.panel.residuals, support.rows, out.support_residuals);
-    std::copy_n(x.panel.norms, queries.rows, out.query_norms);
-    std::copy_n(x.panel.residuals, queries.rows, out.query_residuals);
-    const double largest = *std::max_element(y.panel.norms, y.panel.norms + support.rows);
+    std::copy_n(y.norms, support.rows, out.support_norms);
+    std::copy_n(y.residuals, support.rows, out.support_residuals);
+    std::copy_n(x.norms, queries.rows, out.query_norms);
+    std::copy_n(x.residuals, queries.rows, out.query_residuals);
+    const double largest = *std::max_element(y.norms, y.norms + support.rows);
     if (differences)
-        apply(DifferencesBound(pass, support.width, largest), y.panel, x.panel, support.rows,
+        apply(DifferencesBound(pass, support.width, largest), y, x, support.rows,
               queries.rows, out);
     else
-        apply(ProductsBound(pass, support.width, largest), y.panel, x.panel, support.rows,
+        apply(ProductsBound(pass, support.width, largest), y, x, support.rows,
               queries.rows, out);
 }
 

@@ -9,14 +9,15 @@ struct Inspection {
     float* scores;             // (N, M)
     double* lower;             // (N, M) of the true score
     double* upper;             // (N, M)
+    float* cuts;               // (N, M) the cut, were the lower bound proven
     float* support_norms;      // (M,)
     float* support_residuals;  // (M,)
     float* query_norms;        // (N,)
     float* query_residuals;    // (N,)
 };
 
-// Rows are packed as they are, without centre or scale. Norms must be below 2^60.
-void inspect(const Matrix& support, const Matrix& queries, const Pass& pass, bool differences,
-             const Inspection& out);
+// Norms must be below 2^60 after the transform.
+void inspect(const Matrix& support, const Matrix& queries, Transform transform, const Pass& pass,
+             bool differences, const Inspection& out);
 
 }  // namespace pdepth

@@ -83,7 +83,7 @@ struct Pass {
                  const Panel& panel, Side side, int64_t index);
     void (*scan)(const Block& block);
 
-    int64_t columns(int64_t width) const { return multiple * ((width + step - 1) / step * step); }
+    int64_t columns(int64_t width) const { return multiple * round_up(width, step); }
 };
 
 struct RowSummary {
@@ -114,9 +114,11 @@ struct Level {
     Pass products[3];
 };
 
-// Levels compiled in, best last; usable() asks the processor.
+// Levels compiled in, best last; usable() asks the processor and the system. enable() must have said
+// yes before a level's functions run: a process asks for the tile registers before it uses them.
 const Level* const* compiled_levels(int* count);
 bool usable(const Level& level);
+bool enable(const Level& level);
 
 extern const Level bf16_level;
 extern const Level portable_level;

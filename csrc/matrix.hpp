@@ -5,6 +5,10 @@
 
 namespace pdepth {
 
+// static: also levels use them, which may share no code.
+static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
 enum class DType { u8, i8, u16, i16, u32, i32, u64, i64, f16, bf16, f32, f64 };
 
 struct Matrix {

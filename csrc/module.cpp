@@ -43,7 +43,7 @@ const Level& level_named(const std::string& name) {
     int count;
     const Level* const* levels = compiled_levels(&count);
     for (int i = 0; i < count; i++)
-        if (levels[i]->name == name && usable(*levels[i])) return *levels[i];
+        if (levels[i]->name == name && usable(*levels[i]) && enable(*levels[i])) return *levels[i];
     throw std::invalid_argument("this machine or build lacks the level " + name);
 }
 
@@ -70,7 +70,7 @@ void run(const std::vector<std::pair<Rows, std::optional<Rows>>>& layers, const 
          std::optional<Dense<int32_t>> wanted, std::optional<Dense<int32_t>> votes,
          std::optional<Dense<bool>> tied, std::optional<Dense<int32_t>> counts,
          std::optional<Dense<double>> distances, std::optional<Dense<int64_t>> rows,
-         const std::string& level, int threads,
+         const std::string& level, int threads, int64_t held_bytes,
          std::optional<std::function<void(int64_t, double, int64_t)>> progress) {
     std::vector<Layer> walked;
     for (const auto& [support, asked] : layers) {
@@ -81,8 +81,10 @@ void run(const std::vector<std::pair<Rows, std::optional<Rows>>>& layers, const 
         if (layer.queries.width != layer.support.width ||
             (!query_rows && layer.queries.rows != queries))
             throw std::invalid_argument("the layers' shapes do not fit together");
+    if (wanted && (!votes || tied || counts || rows))
+        throw std::invalid_argument("depth only gives votes");
     const Question question{codes.data(), classes, k, exclude_self, data_or_null(query_rows),
-                            queries, data_or_null(wanted)};
+                            queries, data_or_null(wanted), held_bytes};
     Answers answers;
     answers.votes = data_or_null(votes);
     answers.tied = reinterpret_cast<uint8_t*>(data_or_null(tied));
@@ -140,22 +142,24 @@ py::dict constants() {
 }
 
 py::dict lay_open(const Rows& support, const Rows& queries, const std::string& level_name,
-                  const std::string& pass_name) {
+                  const std::string& pass_name, std::optional<Dense<double>> centre, double scale) {
     using namespace py::literals;
     const Matrix y = matrix_of(support.first, support.second);
     const Matrix x = matrix_of(queries.first, queries.second);
     if (x.width != y.width || x.width < 1 || x.rows < 1 || y.rows < 1)
         throw std::invalid_argument("rows of one width are wanted");
+    if (centre && centre->size() != round_up(x.width, 8))
+        throw std::invalid_argument("a centre with zeros up to a multiple of 8 is wanted");
     const Level& level = level_named(level_name);
     const Pass& pass = pass_named(level, pass_name);
-    Dense<float> scores({x.rows, y.rows}), y_norms(y.rows), y_residuals(y.rows), x_norms(x.rows),
-        x_residuals(x.rows);
+    Dense<float> scores({x.rows, y.rows}), cuts({x.rows, y.rows}), y_norms(y.rows),
+        y_residuals(y.rows), x_norms(x.rows), x_residuals(x.rows);
     Dense<double> lower({x.rows, y.rows}), upper({x.rows, y.rows});
-    inspect(y, x, pass, &pass == &level.differences,
+    inspect(y, x, {data_or_null(centre), scale}, pass, &pass == &level.differences,
             {scores.mutable_data(), lower.mutable_data(), upper.mutable_data(),
-             y_norms.mutable_data(), y_residuals.mutable_data(), x_norms.mutable_data(),
-             x_residuals.mutable_data()});
-    return py::dict("scores"_a = scores, "lower"_a = lower, "upper"_a = upper,
+             cuts.mutable_data(), y_norms.mutable_data(), y_residuals.mutable_data(),
+             x_norms.mutable_data(), x_residuals.mutable_data()});
+    return py::dict("scores"_a = scores, "lower"_a = lower, "upper"_a = upper, "cuts"_a = cuts,
                     "support_norms"_a = y_norms, "support_residuals"_a = y_residuals,
                     "query_norms"_a = x_norms, "query_residuals"_a = x_residuals);
 }
@@ -171,12 +175,13 @@ PYBIND11_MODULE(_native, m) {
           py::arg("level"));
     m.def("constants", &constants, "Of the bound; those of pdepth.certify.");
     m.def("inspect", &lay_open, "Every score of one pass, and the bound on the true one.",
-          py::arg("support"), py::arg("queries"), py::arg("level"), py::arg("pass_name"));
+          py::arg("support"), py::arg("queries"), py::arg("level"), py::arg("pass_name"),
+          py::arg("centre") = py::none(), py::arg("scale") = 1.0);
     m.def("first_not_finite", &find_not_finite, py::arg("array"), py::arg("type"),
           py::arg("level"), py::arg("threads"));
     m.def("run", &run, py::kw_only(), py::arg("layers"), py::arg("codes"), py::arg("classes"),
           py::arg("k"), py::arg("exclude_self"), py::arg("query_rows"), py::arg("queries"),
           py::arg("wanted"), py::arg("votes").noconvert(), py::arg("tied").noconvert(),
           py::arg("counts").noconvert(), py::arg("distances").noconvert(),
-          py::arg("rows").noconvert(), py::arg("level"), py::arg("threads"), py::arg("progress"));
+          py::arg("rows").noconvert(), py::arg("level"), py::arg("threads"), py::arg("held_bytes"), py::arg("progress"));
 }

@@ -86,7 +86,7 @@ std::vector<double> centre_of(const Matrix& rows, const std::vector<int64_t>& or
     std::nth_element(sampled.begin(), sampled.begin() + sample / 2, sampled.end());
     const double ordinary = 8 * sampled[sample / 2];
 
-    std::vector<double> centre((rows.width + 7) / 8 * 8, 0.0), wide(rows.width);
+    std::vector<double> centre(round_up(rows.width, 8), 0.0), wide(rows.width);
     int64_t counted = 0;
     for (int64_t i = 0; i < sample; i++) {
         if (norms[order[i]] > ordinary) continue;
@@ -105,7 +105,7 @@ Support::Support(const Matrix& rows, int64_t keep, bool need_positions, const Le
     std::vector<uint64_t> hashes(rows.rows);
     std::vector<double> norms(rows.rows);
     std::atomic<bool> all_exact{true};
-    team.run((rows.rows + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item, int) {
+    team.run(ceil_div(rows.rows, kRowsPerItem), [&](int64_t item, int) {
         const int64_t end = std::min(rows.rows, (item + 1) * kRowsPerItem);
         for (int64_t row = item * kRowsPerItem; row < end; row++) {
             hashes[row] = hash_of(static_cast<const char*>(rows.row(row)),

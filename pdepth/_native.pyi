@@ -9,7 +9,12 @@ def levels() -> list[tuple[str, bool]]: ...
 def passes(level: str) -> list[dict[str, Any]]: ...
 def constants() -> dict[str, float]: ...
 def inspect(
-    support: _Rows, queries: _Rows, level: str, pass_name: str
+    support: _Rows,
+    queries: _Rows,
+    level: str,
+    pass_name: str,
+    centre: NDArray[Any] | None = None,
+    scale: float = 1.0,
 ) -> dict[str, NDArray[Any]]: ...
 def first_not_finite(array: NDArray[Any], type: str, level: str, threads: int) -> int: ...
 def run(
@@ -29,5 +34,6 @@ def run(
     rows: NDArray[Any] | None,
     level: str,
     threads: int,
+    held_bytes: int,
     progress: Callable[[int, float, int], None] | None,
 ) -> None: ...

@@ -14,24 +14,25 @@ the computed one.
 
 1. *Rounding of the inputs.* x.y - x^.y^ = (x - x^).y + x^.(y - y^), so by Cauchy-Schwarz it is at
    most |x - x^| |y| + |x^| |y - y^|, with |x^| <= |x| + |x - x^|. Where numbers are split in two,
-   x^ = h + l, the three products h.h + l.h + h.l leave out l.l, at most |l_x| |l_y|; since a
-   number's low part is at most 2^-9 of it, 2^-9 |l_x| is counted to x's residual. A row's
-   residual is taken as r |y| + NEGLIGIBLE, with r the largest share among the rows of the
-   support; rows shorter than NEGLIGIBLE may be packed as zero.
+   x^ = h + l, the three products h.h + l.h + h.l leave out l.l, at most |l_x| |l_y|. Either low
+   part is at most 2^-8 of its row (bfloat16 has eight significant bits), so that is at most 2^-9
+   (|l_x| |y| + |x| |l_y|): 2^-9 |l| is counted to the residual of each row. A row's residual is
+   taken as r |y| + NEGLIGIBLE, with r the largest share among the rows of the support; rows
+   shorter than NEGLIGIBLE may be packed as zero.
 2. *Order and length of the summation.* A sum whose terms pass through at most n roundings each is
    off by at most n u / (1 - n u) times the sum of the terms' magnitudes, whatever the order
    (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002, sections 3.1 and
-   4.2), and that sum is at most |x^| |y^|. `Pass.roundings` counts n: one chain of multiply-adds
-   a chunk of columns, then one addition a chunk. 16-bit integers are multiplied and summed in 32
-   bits without any rounding: their units are chosen so that no chunk's sum can pass 2^31. The
-   bfloat16 tiles take 32 columns an instruction: sixteen fused multiply-adds in each of two
-   chains, the chains' sum, and its addition to the tile (TDPBF16PS in Intel's Architectures
-   Software Developer's Manual, vol. 2).
+   4.2), and that sum is at most |x^| |y^|, or 1.02 times that for split numbers. `Pass.roundings`
+   counts n: one chain of multiply-adds a chunk of columns, then one addition a chunk. 16-bit
+   integers are multiplied and summed in 32 bits without any rounding: their units are chosen so
+   that no chunk's sum can pass 2^31. The bfloat16 tiles take 32 columns an instruction: sixteen
+   fused multiply-adds in each of two chains, the chains' sum, and its addition to the tile
+   (TDPBF16PS in Intel's Architectures Software Developer's Manual, vol. 2).
 3. *Rounding of the norm.* |y|^2 / 2 is rounded once, and once more when the product is
    subtracted; where the sum begins with it (`norms_first`) it passes through all n.
 4. *Denormals.* A product or sum below 2^-126 may be flushed to zero, as the tiles do: at most
-   LOST each, and there are no more than twice as many as columns. Packed numbers below it are
-   zeroed, and so counted among the residuals.
+   LOST each, and there are no more than three times as many as columns. Packed numbers below it
+   are zeroed, and so counted among the residuals.
 5. *The last word* is `pdepth.definition`'s distance in float64, of rows that were centred in
    float64: their own roundings are below SETTLEMENT (|x|^2 + |y|^2).
 
@@ -55,6 +56,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +118,7 @@ class Products:
             + norms * norm * norm
             + SETTLEMENT * (query_norm * query_norm + norm * norm)
         )
-        return error + 2 * LOST * (self.by.columns(self.width) + 8)
+        return error + 3 * LOST * (self.by.columns(self.width) + 8)
 
     def bounds(
         self, scores: Float, query_norm: Float, query_residual: Float, norm: Float
@@ -146,14 +148,23 @@ class Differences:
 
     def bounds(self, scores: Float, query_residual: Float) -> tuple[Float, Float]:
         """Lower and upper bounds of the true scores; arguments broadcast."""
-        lost = 2 * LOST * (self.width + 8)
-        relative = MARGIN * UNIT * self.by.roundings(self.width)
-        largest = UNIT * self.inexact_norm + LOST * math.sqrt(self.width)
-        residual = MARGIN * (query_residual + largest)
+        relative, residual, lost = self._terms(query_residual)
         least = np.sqrt(np.maximum(0.0, (scores - lost) * (1 - relative)))
         near = np.maximum(0.0, least - residual)
         far = np.sqrt((scores + lost) * (1 + relative)) + residual
         return near * near * (1 - SETTLEMENT), far * far * (1 + SETTLEMENT)
+
+    def cut(self, query_residual: float, proven: float) -> float:
+        """No row whose true score is at most `proven` is computed above this."""
+        relative, residual, lost = self._terms(query_residual)
+        distance = math.sqrt(proven) + residual
+        return float(distance * distance * (1 + relative) * (1 + SETTLEMENT) + lost)
+
+    def _terms(self, query_residual: Any) -> tuple[float, Any, float]:
+        """Relative error, distance of the rows from what was packed of them, and what is lost."""
+        relative = MARGIN * UNIT * self.by.roundings(self.width)
+        largest = UNIT * self.inexact_norm + LOST * math.sqrt(self.width)
+        return relative, MARGIN * (query_residual + largest), 3 * LOST * (self.width + 8)
 
 
 def neighbours(lower: Float, upper: Float, k: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

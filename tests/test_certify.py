@@ -9,7 +9,15 @@ import pytest
 
 from pdepth import _native, certify, definition, native
 
-from adversaries import attacks, climb, laid_open, random, scaled, share_of_bound
+from adversaries import (
+    attacks,
+    climb,
+    laid_open,
+    random,
+    scaled,
+    share_of_bound,
+    true_scores,
+)
 from cases import first_difference
 
 PASSES = [
@@ -64,12 +72,25 @@ def test_no_row_breaks_the_bound(level: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("level", "name"), PASSES)
-def test_measured_norms_and_residuals_are_no_less_than_the_true_ones(level: str, name: str) -> None:
-    for _, (support, queries) in attacks(seed=2):
-        found = laid_open(level, name, (support, queries))
-        for rows, side in ((support, "support"), (queries, "query")):
-            true = np.sqrt((rows.astype(np.longdouble) ** 2).sum(axis=1))
-            assert (found[f"{side}_norms"] >= true).all()
+@pytest.mark.parametrize("width", [7, 387, 644, 1300, 1928, 2048])
+def test_rows_are_packed_less_their_centre(level: str, name: str, width: int) -> None:
+    """Far from nought and near their centre: a column too many, or one without it, would show."""
+    rng = np.random.default_rng(width)
+    rows = (1000 + rng.standard_normal((60, width))).astype(np.float32)
+    centre = np.zeros(-(-width // 8) * 8)
+    centre[:width] = rows.mean(axis=0, dtype=float)
+    found = _native.inspect(
+        (rows[10:], "float32"), (rows[:10], "float32"), level, name, centre=centre, scale=2.0**40
+    )
+    moved = (rows - centre[:width]) * 2.0**40
+    norms = np.linalg.norm(moved, axis=1)
+    for side, wanted in (("query", norms[:10]), ("support", norms[10:])):
+        assert (found[f"{side}_norms"] >= wanted).all()
+        assert (found[f"{side}_norms"] <= wanted * (1 + 2.0**-18)).all()
+        assert (found[f"{side}_residuals"] <= wanted * 2.0**-8).all()
+    true = true_scores(moved[10:], moved[:10], differences="differences" in name)
+    assert (found["lower"] <= true).all()
+    assert (true <= found["upper"]).all()
 
 
 @pytest.mark.parametrize(("level", "name"), PASSES)
@@ -98,16 +119,29 @@ def test_neighbours_of_exact_scores() -> None:
 
 @pytest.mark.parametrize(("level", "name"), PASSES)
 def test_no_score_within_reach_is_cut(level: str, name: str) -> None:
-    """Whatever is proven, rows that are truly no farther are computed below the cut."""
-    if "differences" in name:
-        pytest.skip("the cut of products")
+    """C++'s cut is that of pdepth.certify, and spares every row as near as is proven."""
     for _, (support, queries) in attacks(seed=3):
         found = laid_open(level, name, (support, queries))
-        norms = found["support_norms"].astype(float)
-        residuals = found["support_residuals"].astype(float)
-        bound = certify.Products.of(pass_of(level, name), support.shape[1], norms, residuals)
+        norms, residuals, own_norms, own_residuals = (
+            found[f"{side}_{what}"].astype(float)
+            for side in ("support", "query")
+            for what in ("norms", "residuals")
+        )
+        by, width = pass_of(level, name), support.shape[1]
         for i in range(len(queries)):
-            own = float(found["query_norms"][i]), float(found["query_residuals"][i])
-            for proven in found["true"][i, ::5]:
-                cut = bound.cut(*own, float(proven), norms.max())
-                assert (found["scores"][i][found["true"][i] <= float(proven)] <= cut).all()
+            within = found["true"][i] <= found["lower"][i][:, None]  # [proven, row]
+            spared = found["scores"][i] < found["cuts"][i][:, None]
+            assert (spared | ~within).all()
+            for proven, cut in zip(found["lower"][i][::9], found["cuts"][i][::9], strict=True):
+                if "differences" in name:
+                    bound = certify.Differences(by, width, norms.max())
+                    wanted = bound.cut(own_residuals[i], float(proven))
+                else:
+                    products = certify.Products.of(by, width, norms, residuals)
+                    wanted = products.cut(
+                        own_norms[i], own_residuals[i], float(proven), norms.max()
+                    )
+                above = np.float32(wanted)
+                assert cut == (
+                    above if float(above) > wanted else np.nextafter(above, np.float32(np.inf))
+                )

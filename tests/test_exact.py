@@ -13,6 +13,7 @@ import torch
 
 import pdepth
 from pdepth import definition, native
+from pdepth.backends import cpu
 
 from cases import Case, activations, assert_exact, case, cast, first_difference, oracle_of
 
@@ -104,17 +105,20 @@ def test_votes_do_not_depend_on_threads(level: str) -> None:
         assert first_difference(again, votes) is None
 
 
-def test_many_rows_cross_every_tile(level: str) -> None:
-    """Several tiles of queries and stretches of the support, with lists that must carry over."""
+@pytest.mark.parametrize("held", [1, 40_000, 3 << 29])
+def test_many_rows_cross_every_tile(level: str, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tiles of queries and stretches of the support, with lists that must carry over.
+
+    The bound has to grow with the stretches: rows that 16 bits hold badly come among the last.
+    """
+    monkeypatch.setattr(cpu, "HELD", held)
     rng = np.random.default_rng(3)
-    support = rng.standard_normal((9000, 2048)).astype(np.float32)  # more than is packed at once
-    queries = np.concatenate([support[:900:3], rng.standard_normal((1500, 2048))]).astype("f4")
-    labels = rng.integers(0, 10, 9000)
-    found = pdepth.probe_votes(support, labels, queries)
-    sample = rng.choice(len(queries), 60, replace=False)
-    oracle = definition.probe_votes(support, labels, queries[sample])
-    assert first_difference(found.votes[sample], oracle.votes) is None
-    assert first_difference(found.tied[sample], oracle.tied) is None
+    support = rng.standard_normal((2000, 100)).astype(np.float32)
+    support[rng.integers(0, 2000, 5), 7] *= 1e4
+    queries = np.concatenate([support[:900:3], rng.standard_normal((700, 100))]).astype("f4")
+    queries[:, 7] = rng.choice([0, 9e3, 1e4], len(queries))
+    problem = Case(f"{held} held", support, rng.integers(0, 10, 2000), queries, {"k": 30})
+    assert_exact(problem, oracle_of(problem))
 
 
 @pytest.mark.parametrize("a_class", [10, 45])

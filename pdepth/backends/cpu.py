@@ -11,6 +11,9 @@ from pdepth import _native, native
 from pdepth.backends.common import Coded, Progress, empty_votes
 from pdepth.validate import Problem
 
+HELD = 3 << 29
+"""Bytes of one layer's packed support held at a time; a larger one is packed in stretches."""
+
 
 def available() -> str | None:
     """None: the portable level runs on any machine."""
@@ -28,7 +31,9 @@ def votes(
     out = Coded(
         votes=empty_votes(*shape),
         tied=None if wanted is not None else np.empty(shape, dtype=np.bool_),
-        counts=np.empty((*shape, len(problem.classes)), np.int32) if return_counts else None,
+        counts=np.empty((*shape, len(problem.classes)), np.int32)
+        if return_counts and wanted is None
+        else None,
     )
     _run(problem, progress, wanted=wanted, votes=out.votes, tied=out.tied, counts=out.counts)
     return out
@@ -60,6 +65,7 @@ def _run(problem: Problem, progress: Progress | None, **answers: NDArray[Any] | 
         queries=problem.count,
         level=native.simd_level(),
         threads=problem.threads,
+        held_bytes=HELD,
         progress=progress,
         **asked,
     )

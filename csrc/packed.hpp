@@ -1,0 +1,20 @@
+// Room for packed rows and for what is measured of each, kept from pass to pass.
+#pragma once
+
+#include "buffer.hpp"
+#include "level.hpp"
+
+namespace pdepth {
+
+struct PackedRows {
+    Buffer<char> values;
+    Buffer<float> half_norms, norms, residuals, units;
+
+    // Values of `held` rows at a time, norms of all `rows`.
+    Panel reserve(int64_t held, int64_t rows, int64_t row_bytes) {
+        return {values.reserve(held * row_bytes), half_norms.reserve(rows), norms.reserve(rows),
+                residuals.reserve(rows), units.reserve(rows)};
+    }
+};
+
+}  // namespace pdepth
