@@ -122,7 +122,7 @@ class Pdepth(Engine):
 
 class ScikitLearn(Engine):
     name, module, package = "scikit-learn", "sklearn.neighbors", "scikit-learn"
-    limit = 2e12
+    limit = 3e11
 
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
         found = self.library.KNeighborsClassifier(k, algorithm="brute").fit(support, labels)
@@ -140,7 +140,7 @@ class NnExampleDifficulty(Engine):
     """scikit-learn's neighbours, by an algorithm of its own choice, then a vote."""
 
     name, module, package = "nn_example_difficulty's way", "sklearn.neighbors", "scikit-learn"
-    limit = 2e12
+    limit = 3e11
 
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
         found = self.library.NearestNeighbors(n_neighbors=k).fit(support)
@@ -186,6 +186,7 @@ class Torch(Engine):
 
 class TorchMatmul(Torch):
     name = "torch matmul + topk"
+    limit = 5e12
 
     def distances_to(self, support: Any) -> Callable[[Any], Any]:
         norms = self.library.linalg.vector_norm(support, dim=1).square()
@@ -195,7 +196,7 @@ class TorchMatmul(Torch):
 
 class TorchCdist(Torch):
     name = "torch.cdist + topk"
-    limit = 2e12
+    limit = 3e11
 
     def distances_to(self, support: Any) -> Callable[[Any], Any]:
         return lambda x: self.library.cdist(x, support)

@@ -121,6 +121,29 @@ def test_many_rows_cross_every_tile(level: str, held: int, monkeypatch: pytest.M
     assert_exact(problem, oracle_of(problem))
 
 
+def test_the_cut_grows_with_the_bound(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest rows are the only ones that bfloat16 rounds, in whatever stretch they come.
+
+    Rows and their opposites: the centre is nought, so that the others are packed as they are.
+    """
+    monkeypatch.setattr(cpu, "HELD", 1)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        query = rng.choice([-3.0, -2, 2, 3], 64)
+        steps = rng.choice([-0.25, 0.25], (400, 64))
+        steps[100:, :30] *= 2
+        steps[:4] *= 1 - rng.uniform(0.001, 0.01, (4, 1))  # the nearest, by little
+        rows = query + steps
+        problem = Case(
+            f"seed {seed}",
+            np.concatenate([rows, -rows])[rng.permutation(800)].astype(np.float32),
+            np.arange(800),  # any neighbour that is missed changes the counts
+            query[None].astype(np.float32),
+            {"k": 10},
+        )
+        assert_exact(problem, oracle_of(problem))
+
+
 @pytest.mark.parametrize("a_class", [10, 45])
 def test_far_rows_that_tie_fill_every_list(level: str, a_class: int) -> None:
     """Nearly one-hot rows: to a filter all other classes are equally far, and they come first.
