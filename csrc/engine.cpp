@@ -170,9 +170,11 @@ public:
         held = std::min(held, round_up(rows_, pass_.support_rows));
         const int64_t bytes = row_bytes_ + capacity_ * 8;
         const int64_t most = kMostQueryBytes / bytes;
-        const int64_t wanted = held >= rows_ ? std::max(kQueryBytes / bytes, kQueryFloor) : most;
-        const int64_t least = pass_.block * call_.team.size();
-        const int64_t tiles = ceil_div(asked, std::max(std::min(wanted, most), least));
+        const int64_t threads = call_.team.size();
+        const int64_t wanted =
+            held >= rows_ ? std::max({kQueryBytes / bytes, kQueryFloor, pass_.block * threads}) : most;
+        const int64_t tiles =
+            ceil_div(asked, std::max(std::min(wanted, most), pass_.query_rows * threads));
         const int64_t tile = round_up(ceil_div(asked, tiles), pass_.query_rows);
         support_ = call_.packed_support.reserve(held, round_up(rows_, pass_.support_rows),
                                                 row_bytes_);
