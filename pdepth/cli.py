@@ -306,13 +306,13 @@ def bench(
             return
         asked = shapes.pick(shape, quick)
         found, missing = engines.pick(engine, own)
+        for module in () if show else ("pytest_benchmark", "matplotlib"):
+            require(module, "pdepth bench", "bench")
         for sentence in missing:
             typer.echo(sentence, err=True)
         if show:
             typer.echo("\n".join([*(each.name for each in asked), "", *(e.name for e in found)]))
             return
-        for module in ("pytest_benchmark", "matplotlib"):
-            require(module, "pdepth bench", "bench")
         from pdepth.bench import measure
 
         whole = not (quick or shape or engine or own)
