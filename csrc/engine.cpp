@@ -20,6 +20,7 @@ constexpr int64_t kSmallBlock = 24;                   // queries, towards the en
 constexpr int64_t kQueryBytes = int64_t(16) << 20;    // packed queries and lists held at once, where
 constexpr int64_t kQueryFloor = 768;                  // all the support is: at least so many;
 constexpr int64_t kMostQueryBytes = int64_t(256) << 20;  // else, since each tile has it packed anew
+constexpr int64_t kBreath = int64_t(1) << 31;  // products between two looks at whether to go on
 constexpr int64_t kDifferencesUpTo = 12;              // columns
 constexpr int32_t kMostDrops = 128;                   // of one query's list, before it is given up
 
@@ -202,7 +203,7 @@ public:
                 const auto items = static_cast<int64_t>(blocks.size()) - 1;
                 call_.team.run(items, [&](int64_t item, int thread) {
                     const int64_t q = blocks[item], end = blocks[item + 1];
-                    scan_block(q, end, first, stretch, *call_.scratch[thread]);
+                    scan_block(q, end, first, stretch, thread);
                     if (first + stretch == rows_)
                         for (int64_t i = q; i < end; i++) finish(i, *call_.scratch[thread]);
                     call_.done += end - q;
@@ -266,25 +267,22 @@ private:
         }
     }
 
-    void scan_block(int64_t query, int64_t end, int64_t first, int64_t count, Scratch& s) {
+    void scan_block(int64_t query, int64_t end, int64_t first, int64_t count, int thread) {
         struct Context {
             Filter* filter;
             int64_t first_query;
         } context{this, query};
         // The bound may have grown with this stretch.
         for (int64_t q = query; q < end; q++) lower_cut(q);
-        const Panel support = panel_at(first);
+        const int64_t group = pass_.group * pass_.support_rows;
+        const int64_t step =
+            std::max(group, kBreath / (columns_ * (end - query)) / group * group);
         Block block;
         block.queries = static_cast<char*>(queries_.values) + query * row_bytes_;
-        block.support = support.values;
-        block.half_norms = support.half_norms;
         block.query_units = queries_.units + query;
-        block.support_units = support.units;
         block.columns = columns_;
         block.query_tiles = ceil_div(end - query, pass_.query_rows);
-        block.support_count = count;
-        block.first_position = static_cast<uint32_t>(first);
-        block.partial = s.partial.get();
+        block.partial = call_.scratch[thread]->partial.get();
         block.lists = {cut_.data() + query,  size_.data() + query,       limit_.data() + query,
                        self_.data() + query, scores_ + query * capacity_,
                        positions_ + query * capacity_, capacity_,
@@ -293,7 +291,16 @@ private:
                            in->filter->make_room(in->first_query + q);
                        },
                        &context};
-        pass_.scan(block);
+        for (int64_t at = 0; at < count; at += step) {
+            const Panel support = panel_at(first + at);
+            block.support = static_cast<char*>(support.values) + at * row_bytes_;
+            block.half_norms = support.half_norms;
+            block.support_units = support.units;
+            block.support_count = std::min(step, count - at);
+            block.first_position = static_cast<uint32_t>(first + at);
+            pass_.scan(block);
+            call_.team.breathe(thread);
+        }
     }
 
     void lower_cut(int64_t q) {

@@ -33,8 +33,9 @@ private:
 
 class Team {
 public:
-    // `poll` runs on the calling thread, some ten times a second between items; what it throws ends
-    // the call. A system that refuses some of the threads gets its work from the others.
+    // `poll` runs on the calling thread, some ten times a second between items and wherever an item
+    // breathes; what it throws ends the call. A system that refuses some of the threads gets its
+    // work from the others.
     Team(int size, std::function<void()> poll) : poll_(std::move(poll)) {
         threads_.reserve(size);
         try {
@@ -67,6 +68,7 @@ public:
             next_ = 0;
             busy_ = static_cast<int>(threads_.size());
             round_++;
+            stopped_ = false;
         }
         wake_.notify_all();
         take_items(0);
@@ -75,7 +77,15 @@ public:
         if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
     }
 
+    // For items that take long: ends this one where the call is to end.
+    void breathe(int thread) {
+        if (thread == 0) poll();
+        if (stopped_) throw Stopped{};
+    }
+
 private:
+    struct Stopped {};
+
     void work_until_closed(int thread) {
         for (int64_t seen = 0;;) {
             {
@@ -106,7 +116,8 @@ private:
         } catch (...) {
             std::lock_guard<std::mutex> lock(mutex_);
             if (!error_) error_ = std::current_exception();
-            next_ = count_;  // the others stop after their present item
+            next_ = count_;
+            stopped_ = true;  // the others end where they next breathe
         }
     }
 
@@ -118,6 +129,7 @@ private:
     std::condition_variable wake_, done_;
     const std::function<void(int64_t, int)>* item_ = nullptr;
     std::atomic<int64_t> next_{0};
+    std::atomic<bool> stopped_{false};
     int64_t count_ = 0, round_ = 0;
     int busy_ = 0;
     bool closed_ = false;
