@@ -2,8 +2,8 @@
 
 pytest-benchmark times each round, keeps the statistics and writes the JSON that its own `compare`
 reads. No number without its gate: a difference between pdepth's votes and the definition's ends
-the run, and nothing is stored; so does a timed round whose votes are others. How many votes of a
-peer differ from pdepth's is stored with them, and an engine that fails is left out of its shape.
+the run; so does a timed round whose votes are others. How many votes of a peer differ from
+pdepth's is stored with them, and an engine that fails is left out of its shape.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 from pytest_benchmark.logger import PytestBenchmarkWarning
 
+from pdepth.atomic import replacing
+
 from .common import definition_votes, first_difference, machine
 from .engines import CEILING, PDEPTH, PEER, Engine
 from .shapes import CLASSES, K, Labels, Problem, Shape, image_source
@@ -41,7 +43,7 @@ class Refused(ValueError):
 
 @dataclass
 class Suite:
-    """The run as a pytest plugin: what to measure, and what came of it.
+    """A run: what to measure, how, and where; and pytest's plugin of the shape at hand.
 
     Attributes:
         rounds: of each shape; ten times as many of a brief one.
@@ -57,8 +59,9 @@ class Suite:
     patience: float
     apart: bool
     say: Callable[[str], None]
-    failures: list[BaseException] = field(default_factory=list)
     about: dict[str, Any] = field(init=False)
+    present: Shape = field(init=False)
+    failure: BaseException | None = None
 
     def __post_init__(self) -> None:
         used = [engine.package for engine in self.engines if engine.package]
@@ -66,11 +69,9 @@ class Suite:
         self.about = about | {"k": K, "classes": CLASSES, "images": image_source()}
 
     def pytest_collection(self, session: pytest.Session) -> bool:
-        session.items = [
-            ShapeItem.from_parent(session, name=shape.name, shape=shape, suite=self)
-            for shape in self.shapes
-        ]
-        session.testscollected = len(session.items)
+        shape = self.present
+        session.items = [ShapeItem.from_parent(session, name=shape.name, shape=shape, suite=self)]
+        session.testscollected = 1
         return True
 
     @pytest.hookimpl(tryfirst=True)
@@ -86,7 +87,7 @@ class Suite:
 
     def pytest_exception_interact(self, call: pytest.CallInfo[Any]) -> None:
         assert call.excinfo is not None
-        self.failures.append(call.excinfo.value)
+        self.failure = call.excinfo.value
 
 
 class ShapeItem(pytest.Item):
@@ -98,8 +99,6 @@ class ShapeItem(pytest.Item):
 
     def runtest(self) -> None:
         shape, suite = self.shape, self.suite
-        if suite.failures:
-            return
         engines = [engine for engine in suite.engines if shape.work <= engine.limit]
         suite.say(f"{shape.name}: rows")
         problem = shape.fill(shape)
@@ -227,10 +226,7 @@ def gate(
 def _same(name: str, whose: str, found: Labels, wanted: Labels) -> None:
     wrong, first = first_difference(np.ravel(found), np.ravel(wanted))
     if wrong:
-        raise Refused(
-            f"{wrong} of {found.size} votes of {name} are not {whose}{first}; "
-            "no number, nothing stored."
-        )
+        raise Refused(f"{wrong} of {found.size} votes of {name} are not {whose}{first}; no number.")
 
 
 def first_calls(problem: Problem, engines: Sequence[Engine]) -> dict[str, dict[str, Any]]:
@@ -275,13 +271,50 @@ def _status(name: str) -> int:
     return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
 
 
-def run(suite: Suite) -> dict[str, Any]:
-    """Measure; returns what pytest-benchmark would have stored.
+def run(suite: Suite, unfinished: Path | None = None) -> dict[str, Any]:
+    """Measure; returns what pytest-benchmark would have stored, of all shapes.
+
+    Args:
+        unfinished: a file that keeps each shape as it ends. A later run of the same suite on the
+            same machine, commit and versions goes on from there; it is left for the caller to
+            remove.
 
     Raises what ended the run: Refused by the gate, or an engine's own error.
     """
     for engine in suite.engines:
         engine.start()
+    same = _identity(suite)
+    kept = _kept(same, unfinished)
+    for shape in suite.shapes:
+        if shape.name in kept:
+            suite.say(f"{shape.name}: measured before")
+            continue
+        kept[shape.name] = _measure(suite, shape)
+        if unfinished is not None:
+            unfinished.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(unfinished) as temporary:
+                temporary.write_text(json.dumps({"run": same, "shapes": kept}))
+    parts: list[dict[str, Any]] = [kept[shape.name] for shape in suite.shapes]
+    return parts[0] | {"benchmarks": [found for part in parts for found in part["benchmarks"]]}
+
+
+def _identity(suite: Suite) -> dict[str, Any]:
+    """What two runs have in common whose shapes may stand in one table."""
+    about = {name: value for name, value in suite.about.items() if name != "date"}
+    names = [engine.name for engine in suite.engines]
+    return about | {"engines": names, "rounds": suite.rounds, "patience": suite.patience}
+
+
+def _kept(same: dict[str, Any], unfinished: Path | None) -> dict[str, Any]:
+    """The shapes that an interrupted run of this identity has measured, by name."""
+    if unfinished is None or not unfinished.exists() or same["commit"].endswith("-dirty"):
+        return {}
+    found = json.loads(unfinished.read_text())
+    return dict(found["shapes"]) if found["run"] == same else {}
+
+
+def _measure(suite: Suite, shape: Shape) -> dict[str, Any]:
+    suite.present, suite.failure = shape, None
     with tempfile.TemporaryDirectory() as folder:
         settings, found = Path(folder) / "pytest.ini", Path(folder) / "found.json"
         settings.write_text("[pytest]\n")  # none of those of the folder that we are in
@@ -297,8 +330,8 @@ def run(suite: Suite) -> dict[str, Any]:
                 ],
                 plugins=[suite],
             )
-        if suite.failures:
-            raise suite.failures[0]
+        if suite.failure is not None:
+            raise suite.failure
         if status == pytest.ExitCode.INTERRUPTED:
             raise KeyboardInterrupt
         if status != pytest.ExitCode.OK:

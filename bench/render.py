@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAME, STORED = "pdepth bench", common.RESULTS / "suite.json"
+UNFINISHED = STORED.with_suffix(".unfinished")
 GROUPS = {  # of shapes, from the picture's top
     "goal": "",
     "layer": "layers of ResNet18, VGG16, MLP",

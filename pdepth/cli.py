@@ -276,8 +276,8 @@ def bench(
 
     Each number has passed its gate: votes are compared with the float64 definition first. A run of
     all shapes and engines stores its results and renders them, in a checkout into README.md, else
-    into ./pdepth-bench; any other run prints them. --check and --reference end with 1 if anything
-    differs.
+    into ./pdepth-bench; interrupted, it goes on after its last whole shape. Any other run prints
+    them. --check and --reference end with 1 if anything differs.
 
     \b
     Examples:
@@ -313,7 +313,7 @@ def bench(
         if show:
             typer.echo("\n".join([*(each.name for each in asked), "", *(e.name for e in found)]))
             return
-        from pdepth.bench import measure
+        from pdepth.bench import common, measure
 
         whole = not (quick or shape or engine or own)
         if json is not None and not json.absolute().parent.is_dir():
@@ -322,12 +322,17 @@ def bench(
             asked,
             found,
             rounds=rounds or (3 if quick else 5),
-            patience=8 if quick else 300,
+            patience=8 if quick else 100,
             apart=not quick,
             say=lambda text: typer.echo(text, err=True),
         )
-        results = measure.run(suite)
-        written = [report.publish(results)] if whole else []
+        if whole:
+            unfinished = common.HOME / report.UNFINISHED
+            results = measure.run(suite, unfinished)
+            written = [report.publish(results)]
+            unfinished.unlink()
+        else:
+            results, written = measure.run(suite), []
         if json is not None:
             report.save(results, json)
             written.append(f"Wrote {json}.")

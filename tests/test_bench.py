@@ -164,6 +164,44 @@ def test_a_peer_that_fails_is_left_out_and_named():
     assert any(line.startswith("short is left out: ValueError: its votes have") for line in said)
 
 
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+    class Interrupted(AlmostPeer):
+        calls = 0
+
+        def votes(self, *arguments: Any) -> Any:
+            self.calls += 1
+            if self.calls == 3:  # the gate and the round of the first shape are over
+                raise KeyboardInterrupt
+            return super().votes(*arguments)
+
+    class Other(AlmostPeer):
+        name = "other"
+
+    def both(*these: engines.Engine, rounds: int = 1) -> measure.Suite:
+        told.clear()
+        return measure.Suite([TINY, TWO], these, rounds, 600, False, told.append)
+
+    told: list[str] = []
+    monkeypatch.setattr(measure, "machine", lambda *_: {"commit": "1234567", "date": told[:]})
+    kept = tmp_path / "deep" / "suite.unfinished"
+    with pytest.raises(KeyboardInterrupt):
+        measure.run(both(engines.Pdepth(), Interrupted()), kept)
+    first = json.loads(kept.read_text())["shapes"][TINY.name]["benchmarks"]
+    before = kept.read_bytes()
+    found = measure.run(both(engines.Pdepth(), AlmostPeer()), kept)
+    assert told[0] == f"{TINY.name}: measured before"
+    assert found["benchmarks"][:2] == first
+    assert {each["group"] for each in found["benchmarks"]} == {TINY.name, TWO.name}
+    for others in (both(engines.Pdepth(), Other()), both(engines.Pdepth(), AlmostPeer(), rounds=2)):
+        kept.write_bytes(before)
+        measure.run(others, kept)
+        assert told[0] == f"{TINY.name}: rows"
+    kept.write_bytes(before)
+    monkeypatch.setattr(measure, "machine", lambda *_: {"commit": "1234567-dirty"})
+    measure.run(both(engines.Pdepth(), AlmostPeer()), kept)
+    assert told[0] == f"{TINY.name}: rows"  # nobody knows what was changed
+
+
 def test_a_round_with_other_votes_ends_the_run():
     with pytest.raises(measure.Refused, match="those it cast before"):
         measure.run(suite(Fickle(), rounds=4))
