@@ -26,6 +26,7 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from pdepth import DepthResult
+from pdepth.atomic import replacing
 from pdepth.bench.common import HOME, RESULTS, definition_votes, machine, real_data, render, where
 from pdepth.embeddings.capture import at_rest, capture, inspect
 from pdepth.embeddings.data import Source
@@ -124,7 +125,8 @@ def main() -> None:
             "checked": check(result),
             "machine": machine("numpy", "torch", "torchvision"),
         }
-        STORED.write_text(json.dumps(stored, indent=1) + "\n")
+        with replacing(STORED) as temporary:
+            temporary.write_text(json.dumps(stored, indent=1) + "\n")
     render(NAME, table(json.loads(STORED.read_text())))
 
 
