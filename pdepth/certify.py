@@ -27,7 +27,11 @@ the computed one.
    integers are multiplied and summed in 32 bits without any rounding: their units are chosen so
    that no chunk's sum can pass 2^31. The bfloat16 tiles take 32 columns an instruction: sixteen
    fused multiply-adds in each of two chains, the chains' sum, and its addition to the tile
-   (TDPBF16PS in Intel's Architectures Software Developer's Manual, vol. 2).
+   (TDPBF16PS in Intel's Architectures Software Developer's Manual, vol. 2). A GPU's matrix units
+   take 16 products and the sum so far in one step: aligned to the largest of them and cut off
+   there, each of the 17 is off by at most one unit in the last place of float32, two roundings
+   (Fasi, Higham, Mikaitis, Pranesh, Numerical behavior of NVIDIA tensor cores, PeerJ Computer
+   Science 7:e330, 2021, who find more bits kept, not fewer): `Pass.rate` counts 34 for 16 columns.
 3. *Rounding of the norm.* |y|^2 / 2 is rounded once, and once more when the product is
    subtracted; where the sum begins with it (`norms_first`) it passes through all n.
 4. *Denormals.* A product or sum below 2^-126 may be flushed to zero, as the tiles do: at most
@@ -80,6 +84,7 @@ class Pass:
     chunk: int  # packed columns summed before the sum joins those of other chunks
     chain: int  # roundings of such a sum
     norms_first: bool  # the chunks are added to |y|^2 / 2, not subtracted from it at the end
+    rate: float = 1.0  # roundings that a packed column adds to its chunk's sum, `chain` at most
 
     def columns(self, width: int) -> int:
         """How many numbers are packed of a row."""
@@ -88,7 +93,7 @@ class Pass:
     def roundings(self, width: int) -> int:
         """n, the most roundings that one term of a score passes through."""
         columns = self.columns(width)
-        return min(columns, self.chain) + -(-columns // self.chunk) + 6
+        return min(math.ceil(self.rate * columns), self.chain) + -(-columns // self.chunk) + 6
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,8 @@ class Products:
 
     by: Pass
     width: int
-    relative: float  # the largest |y - y^| / |y| of rows with a residual above NEGLIGIBLE
+    relative: float  # the largest |y - y^| / |y| of rows with a residual above `negligible`
+    negligible: float = NEGLIGIBLE
 
     @classmethod
     def of(cls, by: Pass, width: int, norms: Float, residuals: Float) -> Products:
@@ -110,7 +116,7 @@ class Products:
         products = UNIT * self.by.roundings(self.width)
         norms = products if self.by.norms_first else UNIT
         image = query_norm + query_residual
-        residual = self.relative * norm + NEGLIGIBLE
+        residual = self.relative * norm + self.negligible
         error = MARGIN * (
             query_residual * norm
             + image * residual

@@ -19,25 +19,40 @@ TYPES = (
 class Rows:
     """n rows of D elements.
 
-    `array` (n, D) has contiguous rows; `type` names its elements, one of `TYPES`. bfloat16, which
-    NumPy lacks, is held as its bits in uint16.
+    `array` (n, D) has contiguous rows; `type` names its elements, one of `TYPES`. It is NumPy's, or
+    a torch tensor on the device where it was given. bfloat16, which NumPy lacks, is held as its
+    bits in uint16.
     """
 
-    array: NDArray[Any]
+    array: Any
     type: str
 
     def __len__(self) -> int:
         return len(self.array)
+
+    def __getitem__(self, which: Any) -> Rows:
+        """Some of the rows, by a slice or by their numbers (NumPy)."""
+        return Rows(self.array[which], self.type)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the array is a tensor elsewhere than in the host's memory."""
+        return is_torch(self.array)
+
+    def on_host(self) -> Rows:
+        """The same rows in NumPy's memory."""
+        return Rows(_on_host(self.array), self.type) if self.on_device else self
 
     @property
     def width(self) -> int:
         return int(self.array.shape[1])
 
     def widened(self) -> NDArray[np.float64]:
-        """(n, D) float64."""
+        """(n, D) float64, in NumPy's memory."""
+        array: NDArray[Any] = self.on_host().array
         if self.type == "bfloat16":
-            return (self.array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-        return self.array.astype(np.float64)
+            return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return array.astype(np.float64)
 
 
 def is_torch(value: object) -> bool:
@@ -62,7 +77,8 @@ def want_array(value: object, what: str) -> None:
 def rows_of(value: Any, what: str) -> Rows:
     """`value` (n, ...) as rows (n, D), further dimensions flattened.
 
-    Copies only where the elements of a row do not lie side by side, or not in native byte order.
+    Copies only where the elements of a row do not lie side by side, or not in native byte order;
+    a tensor on a CUDA device stays there.
     Raises TypeError for what is no array of numbers, ValueError for fewer than two dimensions and
     for an empty array.
     """
@@ -76,9 +92,17 @@ def rows_of(value: Any, what: str) -> Rows:
         raise TypeError(
             f"{what} has elements of type {kind}; integers or floats of 16 to 64 bits are wanted."
         )
-    array = _on_host(value, what) if is_torch(value) else value
-    if array.size == 0:
+    if is_torch(value) and (value.layout != _torch().strided or value.is_meta):
+        found = "meta" if value.is_meta else str(value.layout).removeprefix("torch.")
+        raise TypeError(f"{what} is a {found} tensor; a dense one is wanted.")
+    if 0 in value.shape:
         raise ValueError(f"{what} is empty, with shape {tuple(value.shape)}.")
+    if is_torch(value) and value.is_cuda:
+        tensor = value.detach().reshape(len(value), -1)
+        if tensor.shape[1] > 1 and tensor.stride(1) != 1:
+            tensor = tensor.contiguous()
+        return Rows(tensor.to(_torch().uint8), "uint8") if kind == "bool" else Rows(tensor, kind)
+    array = _on_host(value) if is_torch(value) else value
     if array.ndim != 2:
         array = array.reshape(len(array), -1)
     if array.shape[1] > 1 and array.strides[1] != array.itemsize:
@@ -90,14 +114,15 @@ def rows_of(value: Any, what: str) -> Rows:
     return Rows(array, kind)
 
 
-def _on_host(tensor: Any, what: str) -> NDArray[Any]:
+def _on_host(tensor: Any) -> NDArray[Any]:
     """A torch tensor's memory as NumPy's, on the CPU; bfloat16 as uint16."""
-    import torch
-
-    if tensor.layout != torch.strided or tensor.is_meta:
-        kind = "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
-        raise TypeError(f"{what} is a {kind} tensor; a dense one is wanted.")
+    torch = _torch()
     host = tensor.detach().cpu().resolve_neg()  # NumPy has no such view
     if host.dtype == torch.bfloat16:
         return host.view(torch.int16).numpy().view(np.uint16)  # type: ignore[no-any-return]
     return host.numpy()  # type: ignore[no-any-return]
+
+
+def _torch() -> Any:
+    """torch, which whoever made a tensor has imported."""
+    return sys.modules["torch"]

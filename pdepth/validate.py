@@ -173,17 +173,29 @@ def _embedding(array: Any, what: str, metric: str, threads: int) -> Rows:
     if len(rows) > MOST_ROWS:
         raise ValueError(f"{what} has {len(rows)} rows; at most {MOST_ROWS} are wanted.")
     if rows.type.startswith(("float", "bfloat")):
-        bad = _native.first_not_finite(rows.array, rows.type, native.simd_level(), threads)
+        bad = _first_not_finite(rows, threads)
         if bad >= 0:
             raise ValueError(f"{what} has NaN or infinity in row {bad}; finite values are wanted.")
     return _normalised(rows, what) if metric == "cosine" else rows
+
+
+def _first_not_finite(rows: Rows, threads: int) -> int:
+    """The first row with NaN or infinity, or -1; found on the device if the rows are there."""
+    if not rows.on_device:
+        return _native.first_not_finite(rows.array, rows.type, native.simd_level(), threads)
+    step = max(1, 2**24 // rows.width)
+    for begin in range(0, len(rows), step):
+        bad = (~rows.array[begin : begin + step].isfinite()).any(dim=1)
+        if bad.any():
+            return begin + int(bad.int().argmax())
+    return -1
 
 
 def _normalised(rows: Rows, what: str) -> Rows:
     """Rows divided by their norms, in float64, as the definition does it; a stretch at a time."""
     out = np.empty(rows.array.shape)
     for begin in range(0, len(rows), 1024):
-        part = Rows(rows.array[begin : begin + 1024], rows.type).widened()
+        part = rows[begin : begin + 1024].widened()
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             normed = definition.as_rows(part, "cosine")
             squares = (normed * normed).sum(axis=1)
@@ -259,9 +271,25 @@ def problem(
         labels = np.zeros(rows, dtype=np.int64)
     classes, codes = coded(labels, rows)
     device = pairs[0][1].device if is_torch(pairs[0][1]) else None
+    _one_device(layers)
     return Problem(
         layers, codes, classes, k, bool(exclude_self), query_rows, count, threads, device
     )
+
+
+def _one_device(layers: tuple[Layer, ...]) -> None:
+    """Tensors that are on CUDA devices are on one."""
+    first: tuple[str, Any] | None = None
+    for layer in layers:
+        for what, rows in (("support", layer.support), ("queries", layer.queries)):
+            if rows is None or not rows.on_device:
+                continue
+            first = first or (f"{what} ({layer.name})", rows.array.device)
+            if rows.array.device != first[1]:
+                raise ValueError(
+                    f"{what} ({layer.name}) is on {rows.array.device} and {first[0]} on "
+                    f"{first[1]}; one device is wanted."
+                )
 
 
 def _common(counts: list[tuple[int, str]], what: str) -> int:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from pdepth.backends import cpu, reference
+from pdepth.backends import cpu, reference, triton
 from pdepth.backends.common import Coded, Progress
 
 __all__ = ["Coded", "Progress", "availability", "backend_named"]
 
-_MODULES: dict[str, ModuleType] = {"cpu": cpu, "reference": reference}
+_MODULES: dict[str, ModuleType] = {"cpu": cpu, "triton": triton, "reference": reference}
 
 
 def availability() -> dict[str, str]:

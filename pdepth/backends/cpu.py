@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pdepth import _native, native
 from pdepth.backends.common import Coded, Progress, empty_votes
+from pdepth.rows import Rows
 from pdepth.validate import Problem
 
 HELD = 3 << 29
@@ -48,13 +49,13 @@ def neighbours(problem: Problem) -> tuple[NDArray[np.float64], NDArray[np.int64]
 
 
 def _run(problem: Problem, progress: Progress | None, **answers: NDArray[Any] | None) -> None:
+    def borrowed(rows: Rows) -> tuple[NDArray[Any], str]:
+        return rows.on_host().array, rows.type
+
     asked = dict.fromkeys(("wanted", "votes", "tied", "counts", "distances", "rows")) | answers
     _native.run(
         layers=[
-            (
-                (layer.support.array, layer.support.type),
-                None if layer.queries is None else (layer.queries.array, layer.queries.type),
-            )
+            (borrowed(layer.support), None if layer.queries is None else borrowed(layer.queries))
             for layer in problem.layers
         ],
         codes=problem.codes,

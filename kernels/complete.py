@@ -1,0 +1,96 @@
+"""Every distance in float64, for queries that no filter can serve: exact ties without end."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from pdepth.kernels.exact import fold, squared_distances
+
+TILE = 1 << 25  # distances held at a time
+
+
+@triton.jit(do_not_specialize=["query_stride", "support_stride", "first", "rows", "count", "terms"])
+def distances_kernel(
+    queries, query_stride, query_rows, support, support_stride, left_out, selves, first, rows,
+    leaves, count, terms, distances,
+    PAIRS: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    query = tl.program_id(0).to(tl.int64)
+    place = tl.program_id(1) * PAIRS + tl.arange(0, PAIRS)
+    row = first + place.to(tl.int64)
+    there = place < rows
+    x = queries + tl.load(query_rows + query) * query_stride
+    y = support + row * support_stride
+    found = squared_distances(x, y, there, leaves, count, terms, PAIRS, LANES, DEPTH)
+    barred = (tl.load(left_out + row, mask=there, other=0) != 0) | (row == tl.load(selves + query))
+    found = tl.where(barred, float("nan"), found)
+    tl.store(distances + query * rows + place, found, mask=there)
+
+
+def distances(
+    queries: torch.Tensor,
+    query_rows: torch.Tensor,
+    support: torch.Tensor,
+    left_out: torch.Tensor,
+    selves: torch.Tensor,
+    first: int,
+    rows: int,
+) -> torch.Tensor:
+    """(n, rows) float64, to the support rows from `first` on; NaN where one must not be taken.
+
+    Args:
+        queries, query_rows: (N, D), and (n,) int64 rows of it.
+        support: (M, D).
+        left_out: (M,) bool, rows that no query takes.
+        selves: (n,) int64, a row that this query does not take, or -1.
+    """
+    by = fold(support.shape[1], support.device)
+    found = torch.empty((len(query_rows), rows), dtype=torch.float64, device=support.device)
+    distances_kernel[(len(query_rows), triton.cdiv(rows, by.pairs))](
+        queries, queries.stride(0), query_rows, support, support.stride(0), left_out, selves, first,
+        rows, by.leaves, by.count, by.terms, found, PAIRS=by.pairs, LANES=by.lanes, DEPTH=by.depth,
+        num_warps=by.warps, enable_fp_fusion=False,
+    )  # fmt: skip
+    return found
+
+
+def nearest(
+    queries: torch.Tensor,
+    query_rows: torch.Tensor,
+    support: torch.Tensor,
+    left_out: torch.Tensor,
+    selves: torch.Tensor,
+    k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Squared distances (n, k) float64 and rows (n, k) int64, in the order (distance, row).
+
+    Arguments as of `distances`; the memory is that of TILE of them.
+    """
+    step = max(k, TILE // len(query_rows))
+    kept = rows = None
+    for first in range(0, len(support), step):
+        count = min(step, len(support) - first)
+        now = distances(queries, query_rows, support, left_out, selves, first, count)
+        here = torch.arange(first, first + count, device=support.device).expand(len(now), -1)
+        if kept is not None and rows is not None:
+            now, here = torch.cat([kept, now], dim=1), torch.cat([rows, here], dim=1)
+        # Rows come in ascending order, so that a stable sort leaves those of a tie in theirs.
+        now, places = now.sort(dim=1, stable=True)
+        kept, rows = now[:, :k], here.gather(1, places[:, :k])
+    assert kept is not None
+    assert rows is not None
+    return kept, rows
+
+
+def distances_reference(queries: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
+    """(N, M) float64 in plain torch, summed in the definition's order."""
+    difference = support.double()[None] - queries.double()[:, None]
+    terms = difference * difference
+    while (width := terms.shape[2]) > 1:
+        half = width // 2
+        terms = torch.cat(
+            [terms[..., :half] + terms[..., width - half :], terms[..., half : width - half]], dim=2
+        )
+    return terms[..., 0]

@@ -1,0 +1,197 @@
+"""Scores of queries against the support in 16 bits: products by the matrix units, no matrix kept.
+
+score = |y|^2 / 2 - x.y, in float32 sums of float16 products. Those below a query's cut join its
+list; no other score leaves the registers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+
+from pdepth import certify
+from pdepth.kernels.lists import Lists, append
+
+FIELDS = tl.constexpr(3)  # of a layer in the table: blocks of columns, offsets of its packed rows
+GROUP = tl.constexpr(8)  # query tiles that run beside each other, for reuse in the second cache
+
+# The matrix units sum 16 products and what came before in one step: aligned to the largest and cut
+# off, each of the 17 off by at most two roundings.
+TRUNCATED = 2 * 17 / 16
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One configuration of the filter.
+
+    Attributes:
+        queries, support: rows of a tile.
+        columns: at a time; of a narrow layer all of them, so that its queries stay where they are.
+        chunk: columns that are summed apart, a multiple of `columns`; 0 for narrow layers.
+    """
+
+    queries: int
+    support: int
+    columns: int
+    chunk: int
+    warps: int
+    stages: int
+
+
+WIDE = Tile(queries=128, support=128, columns=64, chunk=1024, warps=8, stages=3)
+NARROW = tuple(
+    Tile(queries=128, support=64, columns=columns, chunk=0, warps=8, stages=2)
+    for columns in (64, 128, 256)
+)
+TILES = (*NARROW, WIDE)
+
+
+def tile_for(width: int) -> Tile:
+    """The configuration for layers of that width."""
+    return next((tile for tile in NARROW if width <= tile.columns), WIDE)
+
+
+def sums_of(tile: Tile) -> certify.Pass:
+    """How the filter sums: chunks of columns apart, then their sums."""
+    chunk = tile.chunk or tile.columns
+    return certify.Pass(
+        name="float16",
+        multiple=1,
+        step=tile.columns,
+        chunk=chunk,
+        chain=math.ceil(TRUNCATED * chunk),
+        norms_first=False,
+        rate=TRUNCATED,
+    )
+
+
+@triton.jit
+def _tile_of(item, query_tiles, support_tiles):
+    """The layer of an item and its tiles; a group's query tiles go over the support together."""
+    layer = item // (query_tiles * support_tiles)
+    within = item % (query_tiles * support_tiles)
+    first = within // (GROUP * support_tiles) * GROUP
+    size = tl.minimum(query_tiles - first, GROUP)
+    within %= GROUP * support_tiles
+    return layer.to(tl.int64), first + within % size, within // size
+
+
+@triton.jit(
+    do_not_specialize=[
+        *("items", "query_tiles", "support_tiles", "first_tile", "support_rows", "span"),
+        "first_position",
+    ]
+)
+def filter_kernel(
+    packed_queries, packed_support, half_norms, cuts, keys, sizes, table, items, query_tiles,
+    support_tiles, first_tile, support_rows, span, first_position, CAPACITY: tl.constexpr,
+    TILE_Q: tl.constexpr, TILE_S: tl.constexpr, TILE_D: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """An item is a tile of queries and `span` tiles of the support."""
+    spans = (support_tiles + span - 1) // span
+    column = tl.arange(0, TILE_D)
+    for item in range(tl.program_id(0), items, tl.num_programs(0)):
+        layer, query_tile, number = _tile_of(item, query_tiles, spans)
+        blocks = tl.load(table + layer * FIELDS).to(tl.int32)
+        width = blocks * TILE_D
+        lists = (layer * query_tiles + query_tile) * TILE_Q
+        place = tl.arange(0, TILE_Q)
+        # Addresses are one of 64 bits and, from there on, 32 bits each.
+        x = packed_queries + tl.multiple_of(tl.load(table + layer * FIELDS + 1), TILE_D)
+        x += (query_tile * TILE_Q).to(tl.int64) * width
+        y = packed_support + tl.multiple_of(tl.load(table + layer * FIELDS + 2), TILE_D)
+        if CHUNK == 0:
+            rows = tl.load(x + place[:, None] * TILE_D + column[None, :])
+        first = number * span
+        for tile in range(first, tl.minimum(first + span, support_tiles)):
+            begin = (first_tile + tile) * TILE_S
+            row = tl.arange(0, TILE_S)
+            others = y + begin.to(tl.int64) * width
+            if CHUNK == 0:
+                turned = tl.load(others + row[None, :] * TILE_D + column[:, None])
+                sums = tl.dot(rows, turned, out_dtype=tl.float32)
+            else:
+                sums = tl.zeros([TILE_Q, TILE_S], tl.float32)
+                for chunk in range(0, blocks, CHUNK // TILE_D):
+                    part = tl.zeros([TILE_Q, TILE_S], tl.float32)
+                    for block in range(chunk, tl.minimum(blocks, chunk + CHUNK // TILE_D)):
+                        at = block * TILE_D + column
+                        part = tl.dot(
+                            tl.load(x + (place[:, None] * width + at[None, :])),
+                            tl.load(others + (row[None, :] * width + at[:, None])),
+                            part,
+                            out_dtype=tl.float32,
+                        )
+                    sums += part
+            halves = tl.load(half_norms + layer * support_rows + begin + row)
+            append(
+                halves[None, :] - sums, tl.load(cuts + lists + place), place,
+                first_position + begin, keys + lists * CAPACITY, sizes + lists, CAPACITY,
+            )  # fmt: skip
+
+
+def scan(
+    packed_queries: torch.Tensor,
+    packed_support: torch.Tensor,
+    half_norms: torch.Tensor,
+    lists: Lists,
+    table: torch.Tensor,
+    tile: Tile,
+    *,
+    first: int,
+    rows: int,
+    first_position: int = 0,
+) -> None:
+    """Score the packed support rows `first` to `first + rows` against all queries of L layers.
+
+    Args:
+        packed_queries, packed_support: flat float16; each layer's rows, (Q, columns) and
+            (S, columns), begin at the table's offsets.
+        half_norms: (L, S) float32.
+        lists: of Q queries, a multiple of the tile's.
+        table: (L, FIELDS) int64.
+        first, rows: a multiple of the tile's rows; the last tile is padded.
+        first_position: of packed row 0.
+    """
+    layers, queries, capacity = lists.keys.shape
+    query_tiles, support_tiles = queries // tile.queries, -(-rows // tile.support)
+    span = _span(layers * query_tiles, support_tiles, tile)
+    items = layers * query_tiles * -(-support_tiles // span)
+    filter_kernel[(min(items, _programs(packed_support.device)),)](
+        packed_queries, packed_support, half_norms, lists.cuts, lists.keys, lists.sizes, table,
+        items, query_tiles, support_tiles, first // tile.support, half_norms.shape[1], span,
+        first_position, CAPACITY=capacity, TILE_Q=tile.queries, TILE_S=tile.support,
+        TILE_D=tile.columns, CHUNK=tile.chunk, num_warps=tile.warps, num_stages=tile.stages,
+        enable_fp_fusion=False,
+    )  # fmt: skip
+
+
+def _span(query_tiles: int, support_tiles: int, tile: Tile) -> int:
+    """Tiles of the support that a program takes before it looks for other queries.
+
+    A narrow layer's queries are loaded once for all of them; enough items for every program come
+    first.
+    """
+    if tile.chunk:
+        return 1
+    return max(1, min(16, query_tiles * support_tiles // 1024))
+
+
+@lru_cache
+def _programs(device: torch.device) -> int:
+    """As many as run at once, and some: each takes items until none is left."""
+    if device.type != "cuda":
+        return 1 << 20
+    return 4 * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def scan_reference(
+    queries: torch.Tensor, support: torch.Tensor, half_norms: torch.Tensor
+) -> torch.Tensor:
+    """The scores (Q, S) that no kernel writes down, in float64 from the packed rows."""
+    return half_norms.double() - queries.double() @ support.double().T

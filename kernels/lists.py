@@ -1,0 +1,187 @@
+"""Each query's list of candidates, and the cut below which a support row becomes one.
+
+A candidate is one int64: its float32 score, mapped so that integers order as the scores do, above
+its position in the packed support. A list is in no order. Programs reserve room with an atomic
+counter, which may run past the list's end; `tighten` then gives the query up. Between two stretches
+of the support, `tighten` lowers the cut to what the k best candidates prove and drops those above
+it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+
+from pdepth import certify
+from pdepth.kernels import bounds
+
+NOWHERE = tl.constexpr(-1)  # the position of a query that is no support row
+
+
+@triton.jit
+def key_of(score, position):
+    bits = score.to(tl.int32, bitcast=True)
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (ordered.to(tl.int64) << 32) | position.to(tl.int64)
+
+
+@triton.jit
+def score_of(key):
+    ordered = (key >> 32).to(tl.int32)
+    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def position_of(key):
+    return (key & 0x7FFFFFFF).to(tl.int32)
+
+
+@triton.jit
+def append(scores, cuts, query, position, keys, sizes, capacity):
+    """Those of `scores` (Q, S) below their query's cut join its list.
+
+    query: (Q,) rows of `keys` and `sizes`; position: of the first of S in the packed support.
+    Half of the columns at a time, and half of those: few registers hold what is on its way.
+    """
+    if scores.shape[1] > 16:
+        halves = scores.reshape([scores.shape[0], 2, scores.shape[1] // 2]).permute([0, 2, 1])
+        low, high = tl.split(halves)
+        append(low, cuts, query, position, keys, sizes, capacity)
+        append(high, cuts, query, position + scores.shape[1] // 2, keys, sizes, capacity)
+    else:
+        passing = scores < cuts[:, None]
+        counted = passing.to(tl.int32)
+        begin = tl.atomic_add(sizes + query, tl.sum(counted, axis=1), sem="relaxed")
+        places = begin[:, None] + tl.cumsum(counted, axis=1) - 1
+        whose = tl.broadcast_to((position + tl.arange(0, scores.shape[1]))[None, :], scores.shape)
+        at = query[:, None] * capacity + places
+        tl.store(keys + at, key_of(scores, whose), mask=passing & (places < capacity))
+
+
+@triton.jit
+def _kth_score(key, there, k):
+    """A key whose score is the k-th smallest of each list (Q, 1), found bit by bit from the top."""
+    sign = tl.full([], 1 << 63, tl.uint64)
+    unsigned = key.to(tl.uint64, bitcast=True) ^ sign
+    found = tl.zeros([key.shape[0], 1], tl.uint64)
+    bit = sign
+    for _ in range(32):
+        below = tl.sum((there & (unsigned < (found | bit))).to(tl.int32), axis=1)[:, None]
+        found = tl.where(below < k, found | bit, found)
+        bit = bit >> 1
+    return ((found | 0xFFFFFFFF) ^ sign).to(tl.int64, bitcast=True)
+
+
+@triton.jit(do_not_specialize=["queries", "support_rows", "k"])
+def tighten_kernel(
+    keys, sizes, cuts, proven, selves, query_norms, query_residuals, norms, bound, queries,
+    support_rows, k, CAPACITY: tl.constexpr, QUERIES: tl.constexpr, BOUND: tl.constexpr,
+    DIFFERENCES: tl.constexpr,
+):  # fmt: skip
+    layer = tl.program_id(1).to(tl.int64)
+    within = (tl.program_id(0) * QUERIES + tl.arange(0, QUERIES))[:, None]
+    inside = within < queries
+    query = layer * queries + within
+    bound += layer * BOUND
+    size = tl.load(sizes + query, mask=inside, other=0)
+    cut = tl.load(cuts + query, mask=inside, other=float("-inf"))
+    kept = (cut > float("-inf")) & (size <= CAPACITY)
+    if tl.max(kept.to(tl.int32)) > 0:
+        entry = tl.arange(0, CAPACITY)[None, :]
+        key = tl.load(keys + query * CAPACITY + entry, mask=kept & (entry < size), other=0)
+        own = tl.load(selves + query, mask=inside, other=0)
+        there = kept & (entry < size) & (position_of(key) != own)
+        query_norm = tl.load(query_norms + query, mask=kept, other=0).to(tl.float64)
+        query_residual = tl.load(query_residuals + query, mask=kept, other=0).to(tl.float64)
+        best = _kth_score(key, there, k)
+        norm = tl.load(norms + layer * support_rows + position_of(key), mask=there, other=0)
+        _, upper = bounds.lower_and_upper(
+            score_of(key), norm, bound, query_norm, query_residual, DIFFERENCES
+        )
+        now = tl.max(tl.where(there & (key <= best), upper, float("-inf")), axis=1)[:, None]
+        enough = tl.sum(there.to(tl.int32), axis=1)[:, None] >= k
+        known = tl.load(proven + query, mask=kept, other=float("inf"))
+        known = tl.where(enough, tl.minimum(known, now), known)
+        tl.store(proven + query, known, mask=kept)
+        cut = bounds.cut(known, bound, query_norm, query_residual, DIFFERENCES)
+        stays = there & (score_of(key) < cut)
+        place = tl.cumsum(stays.to(tl.int32), axis=1) - 1
+        tl.store(keys + query * CAPACITY + place, key, mask=stays)
+        size = tl.sum(stays.to(tl.int32), axis=1)[:, None]
+    tl.store(cuts + query, tl.where(kept, cut, float("-inf")), mask=inside)
+    tl.store(sizes + query, tl.where(kept, size, 0), mask=inside)
+
+
+class Lists:
+    """The lists of L layers' queries, and what each query knows.
+
+    Attributes:
+        keys: (L, Q, capacity) int64.
+        sizes: (L, Q) int32, candidates that were appended.
+        cuts: (L, Q) float32; -inf for a query that was given up.
+        proven: (L, Q) float64, at least the k-th neighbour's true score.
+        selves: (L, Q) int32, the query's own position in the support, which is left out, or
+            NOWHERE.
+    """
+
+    def __init__(self, layers: int, queries: int, capacity: int, device: torch.device) -> None:
+        def full(value: float, dtype: torch.dtype) -> torch.Tensor:
+            return torch.full((layers, queries), value, dtype=dtype, device=device)
+
+        self.keys = torch.empty((layers, queries, capacity), dtype=torch.int64, device=device)
+        self.sizes = full(0, torch.int32)
+        self.cuts = full(float("inf"), torch.float32)
+        self.proven = full(float("inf"), torch.float64)
+        self.selves = full(NOWHERE.value, torch.int32)
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[2]
+
+    def given_up(self) -> torch.Tensor:
+        """(L, Q) bool."""
+        return self.cuts == float("-inf")
+
+    def tighten(
+        self,
+        k: int,
+        query_norms: torch.Tensor,
+        query_residuals: torch.Tensor,
+        norms: torch.Tensor,
+        bound: torch.Tensor,
+        *,
+        differences: bool,
+    ) -> None:
+        """Lower the cuts to what the lists prove, and drop what they leave out.
+
+        Args:
+            query_norms, query_residuals: (L, Q) float32.
+            norms: (L, S) float32, of the packed support.
+            bound: (L, bounds.LENGTH) float64.
+        """
+        layers, queries, capacity = self.keys.shape
+        together = 1 if self.keys.is_cuda else 16  # the interpreter pays for each program
+        tighten_kernel[(triton.cdiv(queries, together), layers)](
+            self.keys, self.sizes, self.cuts, self.proven, self.selves, query_norms,
+            query_residuals, norms, bound, queries, norms.shape[1], k, CAPACITY=capacity,
+            QUERIES=together, BOUND=bounds.LENGTH, DIFFERENCES=differences,
+            num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def tighten_reference(
+    scores: torch.Tensor,
+    norms: torch.Tensor,
+    bound: certify.Products,
+    query_norm: float,
+    query_residual: float,
+    largest: float,
+    k: int,
+) -> float:
+    """The cut of one list with float32 `scores` (n,) of rows with `norms` (n,), n >= k."""
+    among = scores <= scores.sort().values[k - 1]
+    query = np.float64(query_norm), np.float64(query_residual)
+    _, upper = bound.bounds(scores[among].double().numpy(), *query, norms[among].double().numpy())
+    return bound.cut(query_norm, query_residual, float(upper.max()), largest)

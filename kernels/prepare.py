@@ -1,0 +1,87 @@
+"""Rows as the filter takes them: centred, scaled, rounded to float16, and what is known of each."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from pdepth.kernels.exact import widened
+
+LARGEST = 2.0**15  # element of a packed row, so that sums stay far from float32's end
+NEGLIGIBLE = 2.0**-8  # residual of a row: float16's subnormal numbers lose at most 2^-25 each
+ROWS, BLOCK = 16, 64  # of a program; columns at a time
+_UP = tl.constexpr(1 + 2.0**-20)  # covers float64's own sum, and rounds float32 up
+
+
+@triton.jit(do_not_specialize=["stride", "width", "count", "padded", "blocks"])
+def prepare_kernel(
+    source, stride, width, order, count, padded, centre, scale, packed, half_norms, norms,
+    residuals, blocks, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    there = at < count
+    row = tl.load(order + at, mask=there, other=0)
+    factor = tl.load(scale)
+    squares = tl.zeros([ROWS, BLOCK], tl.float64)
+    losses = tl.zeros([ROWS, BLOCK], tl.float64)
+    for block in range(blocks):
+        column = block * BLOCK + tl.arange(0, BLOCK)
+        inside = there[:, None] & (column < width)[None, :]
+        value = tl.load(source + row[:, None] * stride + column[None, :], mask=inside, other=0)
+        middle = tl.load(centre + column, mask=column < width, other=0)
+        value = tl.where(inside, (widened(value) - middle[None, :]) * factor, 0.0)
+        short = value.to(tl.float32).to(tl.float16)
+        place = (at[:, None] * blocks + block) * BLOCK + tl.arange(0, BLOCK)[None, :]
+        tl.store(packed + place, short, mask=(at < padded)[:, None])
+        loss = value - short.to(tl.float32).to(tl.float64)
+        squares += value * value
+        losses += loss * loss
+    square = tl.sum(squares, axis=1)
+    residual = tl.sqrt(tl.sum(losses, axis=1))
+    half = tl.where(there, 0.5 * square, float("inf")).to(tl.float32)
+    # The padding, and rows that float16 cannot hold: infinite.
+    held = there & (residual < float("inf"))
+    norm = tl.where(held, tl.sqrt(square) * _UP, float("inf")).to(tl.float32)
+    tl.store(half_norms + at, half, mask=at < padded)
+    tl.store(norms + at, norm, mask=at < padded)
+    tl.store(residuals + at, tl.where(held, residual * _UP, 0.0).to(tl.float32), mask=at < padded)
+
+
+def prepare(
+    source: torch.Tensor,
+    order: torch.Tensor,
+    centre: torch.Tensor,
+    scale: torch.Tensor,
+    packed: torch.Tensor,
+    half_norms: torch.Tensor,
+    norms: torch.Tensor,
+    residuals: torch.Tensor,
+) -> None:
+    """Pack the rows `order` (n,) int64 of `source` (M, D) with side-by-side elements.
+
+    Args:
+        centre: (D,) float64, subtracted from each row in float64.
+        scale: (1,) float64, a power of two.
+        packed: (P, columns) float16, P >= n, columns a multiple of BLOCK; the rest is nought.
+        half_norms: (P,) float32, half the squared norm of the row before it was rounded; infinite
+            beyond n, so that no query takes the padding.
+        norms: (P,) float32, at least its norm; infinite beyond n, and for a row that float16
+            cannot hold.
+        residuals: (P,) float32, at least the norm of what rounding took away.
+    """
+    padded, columns = packed.shape
+    prepare_kernel[(triton.cdiv(padded, ROWS),)](
+        source, source.stride(0), source.shape[1], order, len(order), padded, centre, scale, packed,
+        half_norms, norms, residuals, columns // BLOCK, ROWS=ROWS, BLOCK=BLOCK, num_warps=4,
+        enable_fp_fusion=False,
+    )  # fmt: skip
+
+
+def prepare_reference(
+    source: torch.Tensor, order: torch.Tensor, centre: torch.Tensor, scale: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(n, D) float16 packed rows, (n,) float64 norms and residuals: `prepare` in plain torch."""
+    values = (source[order].double() - centre) * scale
+    packed = values.float().half()
+    return packed, values.norm(dim=1), (values - packed.double()).norm(dim=1)
