@@ -29,6 +29,7 @@ import numpy as np
 
 import pdepth
 from pdepth import native
+from pdepth.backends import triton as gpu
 
 from .shapes import Labels, Problem, Rows, chosen
 
@@ -269,11 +270,11 @@ def registry() -> list[Engine]:
     levels = [level for level, runs in native.simd_levels().items() if runs]
     levels.remove("bf16")  # for tests: AMX's arithmetic in plain C++
     fastest, *slower = reversed(levels)
-    others = [name for name, state in pdepth.backends().items() if state == "available"]
+    on_gpu = gpu.available() is None and not gpu.interpreted()
     return [
         Pdepth(fastest),
         *(Pdepth(level, limit=5e10 if level == "portable" else 2e12) for level in slower),
-        *(Pdepth(backend=name) for name in others if name not in ("cpu", "reference")),
+        *([Pdepth(backend="triton")] if on_gpu else []),
         Pdepth(fastest, threads=1, limit=2e12),
         Pdepth(backend="reference", limit=1e8),
         ScikitLearnIntelex(),

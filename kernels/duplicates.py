@@ -62,10 +62,11 @@ def surplus(source: torch.Tensor, keep: int) -> torch.Tensor:
     rows, width = source.shape
     hashes = torch.empty(rows, dtype=torch.int64, device=source.device)
     same = torch.empty(rows, dtype=torch.bool, device=source.device)
-    grid, sizes = (triton.cdiv(rows, ROWS),), {"ROWS": ROWS, "BLOCK": BLOCK}
-    hash_kernel[grid](source, source.stride(0), rows, width, hashes, **sizes)
+    grid = (triton.cdiv(rows, ROWS),)
+    options = {"ROWS": ROWS, "BLOCK": BLOCK, "num_warps": 4, "enable_fp_fusion": False}
+    hash_kernel[grid](source, source.stride(0), rows, width, hashes, **options)
     order = torch.sort(hashes, stable=True).indices
-    same_kernel[grid](source, source.stride(0), rows, width, order, hashes, same, **sizes)
+    same_kernel[grid](source, source.stride(0), rows, width, order, hashes, same, **options)
     place = torch.arange(rows, device=source.device)
     first = torch.where(same, 0, place).cummax(0).values  # of each run of equal rows
     marked = torch.empty_like(same)

@@ -45,8 +45,8 @@ class Tile:
 
 WIDE = Tile(queries=128, support=128, columns=64, chunk=1024, warps=8, stages=3)
 NARROW = tuple(
-    Tile(queries=128, support=64, columns=columns, chunk=0, warps=8, stages=2)
-    for columns in (64, 128, 256)
+    Tile(queries=128, support=64, columns=columns, chunk=0, warps=warps, stages=2)
+    for columns, warps in ((64, 4), (128, 8), (256, 4))
 )
 TILES = (*NARROW, WIDE)
 

@@ -18,6 +18,14 @@ from pdepth import certify
 from pdepth.kernels import bounds
 
 NOWHERE = tl.constexpr(-1)  # the position of a query that is no support row
+CAPACITIES = {512: 4, 1024: 8, 2048: 16}  # of lists, and the warps that go over one
+REGISTERS = {4: 224, 8: 224, 16: 128}  # by warps: left to itself, the assembler spills some
+MOST_NEIGHBOURS = 256
+
+
+def capacity_for(k: int) -> int:
+    """Room for the candidates of a stretch that is GROWTH times as long as all before it."""
+    return next(size for size in CAPACITIES if 16 * k <= size or size == max(CAPACITIES))
 
 
 @triton.jit
@@ -74,16 +82,16 @@ def _kth_score(key, there, k):
     return ((found | 0xFFFFFFFF) ^ sign).to(tl.int64, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["queries", "support_rows", "k"])
+@triton.jit(do_not_specialize=["asked", "support_rows", "k"])
 def tighten_kernel(
-    keys, sizes, cuts, proven, selves, query_norms, query_residuals, norms, bound, queries,
+    keys, sizes, cuts, proven, selves, query_norms, query_residuals, norms, bound, asked,
     support_rows, k, CAPACITY: tl.constexpr, QUERIES: tl.constexpr, BOUND: tl.constexpr,
     DIFFERENCES: tl.constexpr,
 ):  # fmt: skip
     layer = tl.program_id(1).to(tl.int64)
     within = (tl.program_id(0) * QUERIES + tl.arange(0, QUERIES))[:, None]
-    inside = within < queries
-    query = layer * queries + within
+    inside = within < asked
+    query = layer * asked + within
     bound += layer * BOUND
     size = tl.load(sizes + query, mask=inside, other=0)
     cut = tl.load(cuts + query, mask=inside, other=float("-inf"))
@@ -167,7 +175,7 @@ class Lists:
             self.keys, self.sizes, self.cuts, self.proven, self.selves, query_norms,
             query_residuals, norms, bound, queries, norms.shape[1], k, CAPACITY=capacity,
             QUERIES=together, BOUND=bounds.LENGTH, DIFFERENCES=differences,
-            num_warps=4, enable_fp_fusion=False,
+            num_warps=CAPACITIES[capacity], enable_fp_fusion=False,
         )  # fmt: skip
 
 

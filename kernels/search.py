@@ -14,7 +14,7 @@ import torch
 
 from pdepth import certify
 from pdepth.kernels import bounds, complete, differences, duplicates, filter, prepare, settle
-from pdepth.kernels.lists import Lists
+from pdepth.kernels.lists import Lists, capacity_for
 
 FIRST, GROWTH = 256, 4  # the first stretch of the support, and how much longer each next one is
 LISTS = 1 << 29  # bytes of lists at a time
@@ -89,7 +89,7 @@ class Search:
         rows: (n,) int64, those of the queries that are asked.
         selves: (n,) int64, the support's row that a query does not take, or -1.
         codes: (M,) int32, the class of each support row.
-        capacity: of a query's list, a power of two.
+        k: at most lists.MOST_NEIGHBOURS.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Search:
         self.rows, self.selves, self.codes, self.k = rows, selves, codes, k
         self.device = codes.device
         self.count = len(codes)
-        self.capacity = max(512, 1 << (16 * k - 1).bit_length())
+        self.capacity = capacity_for(k)
         places = torch.arange(self.count, device=self.device)
         self.order = places * _step(self.count) % self.count
         self.positions = torch.empty_like(self.order)

@@ -9,6 +9,8 @@ import triton.language as tl
 from pdepth.kernels import bounds
 from pdepth.kernels.exact import fold, squared_distances
 from pdepth.kernels.lists import (
+    CAPACITIES,
+    REGISTERS,
     Lists,
     position_of,
     score_of,
@@ -187,6 +189,7 @@ def settle(
         distances, rows: (n, k) float64 and int64, the neighbours in order; then no votes.
     """
     by = fold(support.shape[1], support.device)
+    warps = max(by.warps, CAPACITIES[lists.capacity])
     nothing = lists.sizes  # stands for what is not asked; never read or written
     settle_kernel[(len(query_rows),)](
         queries, queries.stride(0), query_rows, support, support.stride(0), order, codes, by.leaves,
@@ -195,5 +198,5 @@ def settle(
         *(nothing if each is None else each for each in (wanted, votes, tied, distances, rows)),
         CAPACITY=lists.capacity, BLOCK=BLOCK, DIFFERENCES=differences, ONE=wanted is not None,
         ROWS=rows is not None, PAIRS=by.pairs, LANES=by.lanes, DEPTH=by.depth,
-        num_warps=by.warps, enable_fp_fusion=False,
+        num_warps=warps, maxnreg=REGISTERS[warps], enable_fp_fusion=False,
     )  # fmt: skip

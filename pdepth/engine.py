@@ -45,7 +45,8 @@ def probe_votes(
         k: neighbours that vote, in the order (float64 squared distance, row).
         metric: "sqeuclidean", or "cosine": rows are divided by their norms first, into float64
             copies of the arrays.
-        backend: "auto", or a name of `pdepth.backends()`.
+        backend: "auto", the GPU engine for a support on a CUDA device and else the CPU engine; or
+            a name of `pdepth.backends()`.
         num_threads: threads of the CPU engine; None for the process's share of the cores.
         return_counts: also return how many votes each class had.
 
@@ -113,7 +114,7 @@ def kneighbors(
         exclude_self=exclude_self,
         num_threads=num_threads,
     )
-    distances, rows = backend_named(backend).neighbours(problem)
+    distances, rows = backend_named(backend, problem.device).neighbours(problem)
     return _on(problem.device, distances), _on(problem.device, rows)
 
 
@@ -233,7 +234,7 @@ def _ask(
     progress: Progress | None = None,
 ) -> _Answer:
     """Check what belongs to the queries, then have every problem answered in turn."""
-    engine = backend_named(backend)
+    backend_named(backend)
     answer: _Answer | None = None
     parts: list[Coded] = []
     layers: list[tuple[str, int]] = []
@@ -254,6 +255,7 @@ def _ask(
             )
         report = None if progress is None else _shifted(progress, len(layers))
         wanted = answer.wanted if early_exit else None
+        engine = backend_named(backend, problem.device)
         parts.append(engine.votes(problem, wanted, return_counts, report))
         layers += [(layer.name, layer.support.width) for layer in problem.layers]
     assert answer is not None  # a call without a probe is refused

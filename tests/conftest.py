@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import hypothesis
 import pytest
+import torch
+
+# Before Triton is imported: without a GPU its kernels run one program at a time, on the CPU.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from pdepth import native
 
@@ -19,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=240_000,
         help="how many votes the fuzz compares with the definition (default 240,000)",
+    )
+    parser.addoption(
+        "--triton-votes",
+        type=int,
+        default=130,
+        help="how many the fuzz of the GPU engine compares (default 130: it may be interpreted)",
     )
 
 

@@ -88,7 +88,7 @@ def votes(support: Any = SUPPORT, labels: Any = LABELS, queries: Any = None, **o
         ({"query_rows": [1], "queries": QUERIES}, ValueError, "query_rows picks rows of the support and cannot go with queries."),
         ({"metric": "l1"}, ValueError, "metric is 'l1'; one of sqeuclidean, cosine is wanted."),
         ({"metric": "cosine", "support": np.vstack([SUPPORT[:49], 0 * SUPPORT[:1]])}, ValueError, "support (probe 0) has no direction in row 49: its norm is zero or beyond float64's range;"),
-        ({"backend": "gpu"}, ValueError, "backend is 'gpu'; one of auto, cpu, reference is wanted."),
+        ({"backend": "gpu"}, ValueError, "backend is 'gpu'; one of auto, cpu, triton, reference is wanted."),
         ({"num_threads": 0}, ValueError, "num_threads is 0; at least 1 is wanted."),
         ({"num_threads": "two"}, TypeError, "num_threads is 'two'; an integer is wanted."),
     ],

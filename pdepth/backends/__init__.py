@@ -10,6 +10,7 @@ A backend is a module with three functions:
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 from pdepth.backends import cpu, reference, triton
 from pdepth.backends.common import Coded, Progress
@@ -24,12 +25,13 @@ def availability() -> dict[str, str]:
     return {name: module.available() or "available" for name, module in _MODULES.items()}
 
 
-def backend_named(name: str) -> ModuleType:
-    """The backend of that name; "auto" is the fastest one that the arrays allow.
+def backend_named(name: str, device: Any = None) -> ModuleType:
+    """The backend of that name; "auto" is that of the arrays' torch device, None for NumPy's.
 
     Raises ValueError for a name that does not exist or a backend that is not available.
     """
-    chosen = "cpu" if name == "auto" else name
+    on_gpu = device is not None and device.type == "cuda"
+    chosen = ("triton" if on_gpu else "cpu") if name == "auto" else name
     if chosen not in _MODULES:
         raise ValueError(f"backend is {name!r}; one of auto, {', '.join(_MODULES)} is wanted.")
     reason = _MODULES[chosen].available()

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pdepth.kernels.search import Answer
 
 CAPABILITY = (8, 0)
-MOST_NEIGHBOURS = 1024
 SHARE = 0.8  # of the device's free memory
 INTERPRET = "TRITON_INTERPRET"
 
@@ -31,7 +30,7 @@ def available() -> str | None:
     """Why this engine cannot be used here, or None."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed: pip install triton."
-    if _interpreted():
+    if interpreted():
         return None
     import torch
 
@@ -47,7 +46,7 @@ def available() -> str | None:
     return None
 
 
-def _interpreted() -> bool:
+def interpreted() -> bool:
     """Whether Triton runs its kernels on the CPU, one program after the other, for tests."""
     return os.environ.get(INTERPRET, "0") not in ("", "0")
 
@@ -79,6 +78,8 @@ class _Call:
 
     def __init__(self, problem: Problem, progress: Progress | None) -> None:
         import torch
+
+        from pdepth.kernels.lists import MOST_NEIGHBOURS
 
         if problem.k > MOST_NEIGHBOURS:
             raise ValueError(
@@ -246,7 +247,7 @@ class _Call:
 def _device(problem: Problem) -> torch.device:
     import torch
 
-    if _interpreted():
+    if interpreted():
         return torch.device("cpu")
     given = problem.device
     return given if given is not None and given.type == "cuda" else torch.device("cuda")

@@ -1,0 +1,169 @@
+"""Compiles every kernel, in each configuration that can be chosen, without a GPU.
+
+    python tests/gpu_code.py        prints the table: registers, spills, shared memory, instructions
+
+Each line of --json is one compiled kernel. Types of the user's rows are float32 but where they
+change what is compiled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from pdepth.kernels import (
+    bounds,
+    complete,
+    differences,
+    duplicates,
+    exact,
+    filter,
+    lists,
+    prepare,
+    settle,
+)
+
+SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a program may have
+TYPES = ("fp16", "bf16", "fp32", "fp64", "u8", "i8", "i16", "i32", "i64")
+POINTERS = {
+    **dict.fromkeys(("packed", "packed_queries", "packed_support"), "fp16"),
+    **dict.fromkeys(("half_norms", "norms", "residuals", "cuts"), "fp32"),
+    **dict.fromkeys(("query_norms", "query_residuals"), "fp32"),
+    **dict.fromkeys(("proven", "bound", "centre", "scale", "distances"), "fp64"),
+    **dict.fromkeys(("sizes", "codes", "leaves", "wanted", "votes"), "i32"),
+    **dict.fromkeys(("keys", "table", "order", "query_rows", "hashes", "rows"), "i64"),
+    **dict.fromkeys(("left_out", "same", "tied"), "i1"),
+}
+GIVEN = ("source", "support", "queries")  # the user's arrays, which may lie anywhere
+COUNTS = {"rows": ("differences_kernel", "distances_kernel", "hash_kernel", "same_kernel")}
+
+
+def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]]:
+    """Kernel, constants, options, and the type of the user's rows."""
+    plain = {"num_warps": 4, "enable_fp_fusion": False}
+    for kind in TYPES:
+        yield prepare.prepare_kernel, {"ROWS": prepare.ROWS, "BLOCK": prepare.BLOCK}, plain, kind
+        sizes = {"ROWS": duplicates.ROWS, "BLOCK": duplicates.BLOCK}
+        yield duplicates.hash_kernel, sizes, plain, kind
+        yield duplicates.same_kernel, sizes, plain, kind
+    for capacity, tile in product(lists.CAPACITIES, filter.TILES):
+        sizes = {"TILE_Q": tile.queries, "TILE_S": tile.support, "TILE_D": tile.columns}
+        options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False}
+        yield (
+            filter.filter_kernel,
+            {**sizes, "CAPACITY": capacity, "CHUNK": tile.chunk},
+            options,
+            "fp32",
+        )
+    for capacity, warps in lists.CAPACITIES.items():
+        tile_q, tile_s = differences.TILE
+        sizes = {"CAPACITY": capacity, "TILE_Q": tile_q, "TILE_S": tile_s}
+        yield differences.differences_kernel, sizes, plain, "fp32"
+        for by_differences in (False, True):
+            constants = {"CAPACITY": capacity, "BOUND": bounds.LENGTH, "QUERIES": 1}
+            yield (
+                lists.tighten_kernel,
+                {**constants, "DIFFERENCES": by_differences},
+                {"num_warps": warps, "enable_fp_fusion": False},
+                "fp32",
+            )
+            for shape, asked in product(exact.SHAPES, ("votes", "one", "rows")):
+                pairs, lanes, depth, least = shape
+                most = max(warps, least)
+                yield (
+                    settle.settle_kernel,
+                    {
+                        **{"CAPACITY": capacity, "BLOCK": settle.BLOCK},
+                        **{"DIFFERENCES": by_differences},
+                        **{"ONE": asked == "one", "ROWS": asked == "rows"},
+                        **{"PAIRS": pairs, "LANES": lanes, "DEPTH": depth},
+                    },
+                    {**plain, "num_warps": most, "maxnreg": lists.REGISTERS[most]},
+                    "fp32",
+                )
+    for pairs, lanes, depth, warps in exact.SHAPES:
+        constants = {"PAIRS": pairs, "LANES": lanes, "DEPTH": depth}
+        yield complete.distances_kernel, constants, {**plain, "num_warps": warps}, "fp32"
+
+
+def compiled(
+    kernel: Any, constants: dict[str, Any], options: dict[str, Any], kind: str, capability: int
+) -> dict[str, Any]:
+    """Registers, spilled bytes, shared memory and matrix instructions of one kernel."""
+    signature, aligned = {}, {}
+    for i, name in enumerate(kernel.arg_names):
+        count = kernel.__name__ in COUNTS.get(name, ())
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in GIVEN or (name in POINTERS and not count):
+            signature[name] = "*" + POINTERS.get(name, kind)
+            if name not in GIVEN:
+                aligned[(i,)] = [["tt.divisibility", 16]]
+        elif name == "selves":
+            signature[name] = "*i64" if kernel is complete.distances_kernel else "*i32"
+        else:
+            signature[name] = "i32"
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    made = triton.compile(
+        ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned),
+        target=GPUTarget("cuda", capability, 32),
+        options=options,
+    )
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+
+        def dumped(what: str) -> str:
+            call = [str(tool), what, file.name]
+            return subprocess.run(call, capture_output=True, text=True, check=True).stdout
+
+        usage = dumped("--dump-resource-usage")
+        # Disassembling takes longer than compiling; the others' matrix instructions show in PTX.
+        code = dumped("--dump-sass") if kernel is filter.filter_kernel else made.asm["ptx"].upper()
+    held = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    return {
+        "kernel": kernel.__name__.removesuffix("_kernel"),
+        "capability": capability,
+        "rows": kind,
+        "constants": constants,
+        "warps": options["num_warps"],
+        "registers": held["REG"],
+        "spilled": held["STACK"] + held["LOCAL"],
+        "shared": made.metadata.shared,
+        "HGMMA": len(re.findall(r"\b(HGMMA|WGMMA)\b", code)),
+        "HMMA": len(re.findall(r"\b(HMMA|MMA)\b", code)),
+    }
+
+
+def main() -> None:
+    wanted = [int(each) for each in sys.argv[1:] if each.isdigit()] or list(SHARED)
+    for capability in wanted:
+        for configuration in configurations():
+            found = compiled(*configuration, capability)
+            if "--json" in sys.argv:
+                print(json.dumps(found), flush=True)
+                continue
+            constants = " ".join(f"{name}={value}" for name, value in found["constants"].items())
+            print(
+                f"sm_{capability} {found['kernel']:12} {found['rows']:5} {found['warps']:3} warps "
+                f"{found['registers']:4} registers {found['spilled']:4} spilled "
+                f"{found['shared']:7} shared {found['HGMMA']:3} HGMMA {found['HMMA']:4} HMMA  "
+                f"{constants}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

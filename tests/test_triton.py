@@ -1,0 +1,423 @@
+"""The GPU engine. Without a GPU its kernels are interpreted: the same code, one program at a time,
+at sizes that this allows; and compiled for two architectures, to be looked at."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import pdepth
+from pdepth import certify, definition
+from pdepth.backends import triton as backend
+
+from cases import DTYPES, KINDS, Case, activations, assert_exact, cast, first_difference, oracle_of
+
+if (reason := backend.available()) is not None:
+    pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
+
+from pdepth.kernels import (
+    complete,
+    differences,
+    duplicates,
+    exact,
+    filter,
+    lists,
+    prepare,
+    search,
+)
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+BLOCKS = 13
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory holds no numbers: what is read before it is written shows."""
+    empty = torch.empty
+
+    def spoiled(*arguments: Any, **options: Any) -> torch.Tensor:
+        tensor = empty(*arguments, **options)
+        if tensor.dtype.is_floating_point:
+            return tensor.fill_(math.nan)
+        return tensor.fill_(1 if tensor.dtype == torch.bool else torch.iinfo(tensor.dtype).max // 3)
+
+    monkeypatch.setattr(torch, "empty", spoiled)
+
+
+def small(seed: int) -> Case:
+    """As `cases.case`, of a size for an interpreter."""
+    rng = np.random.default_rng(10**6 + seed)
+    kind, dtype = KINDS[seed % len(KINDS)], DTYPES[rng.integers(len(DTYPES))]
+    width = int(np.exp(rng.uniform(0, np.log(400))))
+    k = int(rng.choice([1, 3, 10, 30, 40]))
+    rows = k + 1 + int(rng.choice([0, 1, rng.integers(0, 40), rng.integers(0, 400)]))
+    asked = int(rng.integers(1, 7))
+    classes = int(rng.choice([2, 10, 100]))
+    labels = rng.permutation(3 * classes)[:classes][rng.integers(0, classes, rows)] - classes
+    values = kind(rng, rows + asked, width)
+    way = rng.choice(["queries", "some", "kept"])
+    options: dict[str, Any] = {"k": k}
+    if way != "queries":
+        options["query_rows"] = rng.integers(0, rows, asked)
+    if way == "kept":
+        options["exclude_self"] = False
+    return Case(
+        f"seed {seed}: {kind.__name__} {dtype} {rows} x {width}, {way}, {classes} classes, k={k}",
+        cast(values[:rows], dtype),
+        labels,
+        cast(values[rows:], dtype) if way == "queries" else None,
+        options,
+    )
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_fuzz(block: int, request: pytest.FixtureRequest) -> None:
+    """Every kind of layer, against the definition."""
+    share = -(-request.config.getoption("--triton-votes") // BLOCKS)
+    compared, number = 0, block
+    while compared < share:
+        problem = small(number)
+        compared += assert_exact(problem, oracle_of(problem), backend="triton")
+        number += BLOCKS
+
+
+def test_neighbours_have_the_bits_of_the_definition() -> None:
+    for number in range(0, 60, 7):
+        problem = small(number)
+        with np.errstate(over="ignore"):
+            wanted = definition.kneighbors(problem.support, problem.queries, **problem.options)
+        found = pdepth.kneighbors(
+            problem.support, problem.queries, **problem.options, backend="triton"
+        )
+        assert first_difference(found[1], wanted[1]) is None, problem.name
+        assert first_difference(found[0], wanted[0]) is None, problem.name
+
+
+def test_layers_of_every_width_together() -> None:
+    """One call over all tiles of the filter, and several layers of each."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 300)
+    widths = (5, 17, 64, 100, 200, 257, 1100, 60)
+    support = [activations(rng, 300, width).astype("f4") for width in widths]
+    rows = rng.integers(0, 300, 3)
+    found = pdepth.probe_votes(support, labels, query_rows=rows, k=12, backend="triton")
+    for layer, votes, tied in zip(support, found.votes, found.tied, strict=True):
+        wanted = definition.probe_votes(layer, labels, query_rows=rows, k=12)
+        assert first_difference(votes, wanted.votes) is None
+        assert first_difference(tied, wanted.tied) is None
+
+
+@pytest.mark.parametrize("early_exit", [True, False])
+def test_depth(early_exit: bool) -> None:
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 4, 200)
+    centres = rng.standard_normal((6, 4, 40))
+    layers = [
+        (0.25 * depth * centres[depth][labels] + rng.standard_normal((200, 40))).astype("f4")
+        for depth in range(6)
+    ]
+    support, queries = [each[:190] for each in layers], [each[190:] for each in layers]
+    predictions = np.where(rng.random(10) < 0.8, labels[190:], 2)
+    predictions[0] = 99  # a class that the support does not have
+    found = pdepth.depth_from_embeddings(
+        support, labels[:190], predictions, queries, k=15, early_exit=early_exit, backend="triton"
+    )
+    wanted = pdepth.depth_from_embeddings(
+        support, labels[:190], predictions, queries, k=15, backend="reference"
+    )
+    assert len(set(wanted.depth.tolist())) > 2  # the case has something to tell apart
+    assert first_difference(found.depth, wanted.depth) is None
+    assert first_difference(found.undefined, wanted.undefined) is None
+    if early_exit:
+        assert first_difference(found.known, wanted.known) is None
+
+
+def test_many_stretches_and_lists_that_carry_over() -> None:
+    rng = np.random.default_rng(3)
+    support = rng.standard_normal((4500, 40)).astype("f4")
+    support[rng.integers(0, 4500, 5), 7] *= 1e4
+    queries = np.concatenate([support[:1], rng.standard_normal((1, 40))]).astype("f4")
+    labels = rng.integers(0, 10, 4500)
+    assert len(search.stretches(4500)) == 4
+    found = pdepth.probe_votes(support, labels, queries, backend="triton")
+    wanted = definition.probe_votes(support, labels, queries)
+    assert first_difference(found.votes, wanted.votes) is None
+
+
+def test_ties_without_end_reach_the_complete_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly one-hot rows, more equally far ones than a list holds, none equal to another."""
+    rng = np.random.default_rng(7)
+    labels = np.tile(np.arange(60), 12)
+    rows = np.eye(60)[labels] + 1e-9 * rng.standard_normal((720, 60))
+    asked = []
+    nearest = complete.nearest
+    monkeypatch.setattr(
+        complete, "nearest", lambda *given: asked.append(len(given[1])) or nearest(*given)
+    )
+    labels = rng.integers(0, 10, 720)
+    found = pdepth.probe_votes(rows, labels, np.eye(60)[:2], backend="triton")
+    assert (
+        first_difference(found.votes, definition.probe_votes(rows, labels, np.eye(60)[:2]).votes)
+        is None
+    )
+    assert asked
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_supports_beyond_the_memory_come_in_chunks(
+    own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(8)
+    values = rng.integers(-2, 3, (120, 12)).astype("f4")  # ties across chunks
+    labels = rng.integers(0, 5, 120)
+    monkeypatch.setattr(backend, "_free", lambda device: 30_000)
+    chunks: list[int] = []
+    tensor = backend._tensor
+
+    def seen(rows: Any, device: Any) -> torch.Tensor:
+        chunks.append(len(rows))
+        return tensor(rows, device)
+
+    monkeypatch.setattr(backend, "_tensor", seen)
+    asked = {"query_rows": np.array([0, 60, 119])} if own else {"queries": values[:3] + 0.5}
+    found = pdepth.probe_votes(values, labels, **asked, k=9, backend="triton")
+    wanted = definition.probe_votes(values, labels, **asked, k=9)
+    assert first_difference(found.votes, wanted.votes) is None
+    assert first_difference(found.tied, wanted.tied) is None
+    assert len(chunks) > 3
+
+
+def test_exact_ways_agree_with_one_another() -> None:
+    rng = np.random.default_rng(5)
+    for width in (1, 2, 127, 128, 129, 1000, 1025, 2049, 20011):
+        for dtype in ("float32", "bfloat16", "float16", "float64", "uint8", "int64"):
+            if width > 2000 and dtype != "float32":
+                continue
+            x, y = (_rows(cast(30 * rng.standard_normal((n, width)), dtype)) for n in (1, 3))
+            found = complete.distances(
+                x, _numbers(1), y, torch.zeros(3, dtype=torch.bool, device=DEVICE),
+                torch.full((1,), -1, device=DEVICE), 0, 3,
+            )  # fmt: skip
+            assert torch.equal(found, complete.distances_reference(x, y))
+            wanted = [definition.squared_distances(_wide(y), query) for query in _wide(x)]
+            assert first_difference(found.cpu(), np.stack(wanted)) is None, (width, dtype)
+
+
+def test_a_fold_takes_each_term_once() -> None:
+    for width in (1, 2, 5, 129, 1025, 65536, 70001):
+        by = exact.fold(width, DEVICE)
+        offsets, limits = by.leaves.cpu().numpy()
+        taken = np.concatenate(
+            [np.arange(at, at + size) for at, size in zip(offsets, limits, strict=True)]
+        )
+        assert np.array_equal(np.sort(taken), np.arange(width))
+
+
+def test_prepare_is_its_twin() -> None:
+    rng = np.random.default_rng(6)
+    for dtype in DTYPES:
+        rows = _rows(cast(rng.standard_normal((40, 70)) * 3, dtype))
+        order = torch.from_numpy(rng.permutation(40)[:33]).to(DEVICE)
+        centre = rows.double().mean(dim=0)
+        scale = torch.tensor([2.0**9], dtype=torch.float64, device=DEVICE)
+        packed = torch.empty((64, 128), dtype=torch.float16, device=DEVICE)
+        half_norms, norms, residuals = torch.empty((3, 64), dtype=torch.float32, device=DEVICE)
+        prepare.prepare(rows, order, centre, scale, packed, half_norms, norms, residuals)
+        wanted, norm, residual = prepare.prepare_reference(rows, order, centre, scale)
+        assert torch.equal(packed[:33, :70], wanted)
+        assert not packed[33:].any()
+        assert not packed[:, 70:].any()
+        for found, least in ((norms, norm), (residuals, residual)):
+            assert (found[:33] >= least).all()
+            assert (found[:33] <= least * (1 + 2.0**-18)).all()
+        assert ((half_norms[:33] - norm**2 / 2).abs() <= 2.0**-23 * norm**2).all()
+        assert (half_norms[33:] == math.inf).all()
+
+
+def test_what_float16_cannot_hold_has_an_infinite_norm() -> None:
+    rows = torch.tensor([[1.0, 2.0], [1e9, 1.0]], device=DEVICE)
+    packed = torch.empty((16, 64), dtype=torch.float16, device=DEVICE)
+    half_norms, norms, residuals = torch.empty((3, 16), dtype=torch.float32, device=DEVICE)
+    nothing = torch.zeros(2, dtype=torch.float64, device=DEVICE)
+    one = torch.ones(1, dtype=torch.float64, device=DEVICE)
+    prepare.prepare(rows, _numbers(2), nothing, one, packed, half_norms, norms, residuals)
+    assert norms[0] < 3
+    assert norms[1] == math.inf
+
+
+def test_surplus_is_its_twin() -> None:
+    rng = np.random.default_rng(9)
+    for dtype in DTYPES:
+        rows = _rows(cast(rng.integers(0, 2, (90, 4)).astype(float), dtype))
+        for keep in (1, 3, 50):
+            found = duplicates.surplus(rows, keep)
+            assert torch.equal(found, duplicates.surplus_reference(rows, keep))
+            assert found.any() == (keep < 50)
+
+
+@pytest.mark.parametrize("width", [20, 64, 100, 250, 1100, 2500])
+def test_scores_are_within_the_bound_of_their_twin(width: int) -> None:
+    """With a cut that nothing misses, the lists hold every score."""
+    rng = np.random.default_rng(width)
+    tile = filter.tile_for(width)
+    sums = filter.sums_of(tile)
+    queries, support = (
+        _packed(rng.standard_normal((n, width)) * 50, sums.columns(width)) for n in (128, 256)
+    )
+    halves = (support.double() ** 2).sum(dim=1) / 2
+    found = lists.Lists(1, 128, 512, DEVICE)
+    table = torch.tensor([[sums.columns(width) // tile.columns, 0, 0]], device=DEVICE)
+    filter.scan(
+        queries.flatten(), support.flatten(), halves.float()[None], found, table, tile,
+        first=128, rows=128,
+    )  # fmt: skip
+    assert (found.sizes == 128).all()
+    keys = found.keys[0, :, :128].sort(dim=1).values
+    assert torch.equal(
+        keys.bitwise_and(2**31 - 1).sort(dim=1).values[0].cpu(), _numbers(256)[128:].cpu()
+    )
+    wanted = filter.scan_reference(queries, support[128:], halves[128:].float())
+    bound = certify.Products(sums, width, 0.0, prepare.NEGLIGIBLE)
+    for i in range(128):
+        place = (keys[i] & (2**31 - 1)) - 128
+        ordered = keys[i] >> 32
+        bits = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(torch.int32)
+        off = (bits.view(torch.float32).double() - wanted[i, place]).abs().cpu().numpy()
+        norms = support[128:].double().norm(dim=1)[place].cpu().numpy()
+        norm = np.float64(queries[i].double().norm().item())
+        assert (off <= bound.error(norm, np.float64(0), norms)).all()
+
+
+def test_differences_are_their_twin() -> None:
+    rng = np.random.default_rng(10)
+    queries, support = (_rows(rng.standard_normal((n, 23))) for n in (5, 100))
+    order = torch.from_numpy(rng.permutation(100)).to(DEVICE)
+    left_out = torch.zeros(100, dtype=torch.bool, device=DEVICE)
+    left_out[17] = True
+    scale = torch.tensor([4.0], dtype=torch.float64, device=DEVICE)
+    found = lists.Lists(1, 32, 512, DEVICE)
+    found.cuts[:, 5:] = -math.inf
+    differences.scan(
+        queries, _numbers(5), support, order, left_out, scale, found, first=0, rows=100
+    )
+    assert found.sizes[0].tolist() == [99] * 5 + [0] * 27
+    wanted = differences.scan_reference(queries, support, 4.0).float()
+    for i in range(5):
+        key = found.keys[0, i, :99]
+        rows = order[key & (2**31 - 1)]
+        assert 17 not in rows.tolist()
+        scores = (key >> 32).to(torch.int32).view(torch.float32)
+        assert ((scores - wanted[i, rows]).abs() <= 2.0**-23 * wanted[i, rows]).all()
+
+
+def test_a_list_is_tightened_as_its_twin_says() -> None:
+    rng = np.random.default_rng(11)
+    norms = torch.from_numpy(rng.uniform(1, 9, (1, 400)).astype("f4")).to(DEVICE)
+    scores = torch.from_numpy(rng.standard_normal((1, 3, 300)).astype("f4")).to(DEVICE)
+    sums = filter.sums_of(filter.WIDE)
+    bound = certify.Products(sums, 700, 3e-4, prepare.NEGLIGIBLE)
+    largest = float(norms.max())
+    vector = bounds_of(bound, largest)
+    found = lists.Lists(1, 3, 512, DEVICE)
+    found.keys[:, :, :300] = keys_of(scores)
+    found.sizes[:] = torch.tensor([300, 20, 600], device=DEVICE)
+    found.selves[0, 0] = scores[0, 0].argmin()
+    queries = torch.tensor([[2.0, 3.0, 4.0]], device=DEVICE)
+    residuals = torch.tensor([[2e-4, 0.0, 0.0]], device=DEVICE)
+    found.tighten(30, queries, residuals, norms, vector, differences=False)
+    kept = np.delete(np.arange(300), int(scores[0, 0].argmin()))
+    cut = lists.tighten_reference(
+        scores[0, 0, kept].cpu(), norms[0, kept].cpu(), bound, 2.0, float(residuals[0, 0]),
+        largest, 30,
+    )  # fmt: skip
+    assert cut < float(found.cuts[0, 0]) <= np.nextafter(np.float32(cut), np.float32(9))
+    stays = kept[(scores[0, 0, kept] < found.cuts[0, 0]).cpu().numpy()]
+    assert 30 <= len(stays) < 60
+    size = int(found.sizes[0, 0])
+    assert sorted((found.keys[0, 0, :size] & (2**31 - 1)).tolist()) == stays.tolist()
+    assert float(found.cuts[0, 1]) == math.inf  # fewer than k prove nothing
+    assert int(found.sizes[0, 1]) == 20
+    assert found.given_up()[0].tolist() == [False, False, True]
+
+
+def bounds_of(bound: certify.Products, largest: float) -> torch.Tensor:
+    from pdepth.kernels import bounds
+
+    vector = bounds.of_products(bound)
+    vector[bounds.LARGEST.value] = largest
+    return vector[None].to(DEVICE)
+
+
+def keys_of(scores: torch.Tensor) -> torch.Tensor:
+    bits = scores.view(torch.int32)
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (ordered.long() << 32) | torch.arange(scores.shape[-1], device=scores.device)
+
+
+def test_majority_counts_as_the_definition() -> None:
+    codes = np.random.default_rng(12).integers(0, 4, (200, 7))
+    counts = np.stack([np.bincount(row, minlength=4) for row in codes])
+    votes, tied = search.majority(torch.from_numpy(codes))
+    wanted = definition.majority(counts)
+    assert first_difference(votes, wanted[0]) is None
+    assert first_difference(tied, wanted[1]) is None
+
+
+def test_more_neighbours_than_a_list_holds_are_refused() -> None:
+    rows = np.zeros((300, 3))
+    with pytest.raises(ValueError, match="k is 257; backend='triton' takes at most 256 neighbours"):
+        pdepth.probe_votes(rows, np.zeros(300, int), k=257, backend="triton")
+
+
+def test_every_kernel_compiles_without_spills() -> None:
+    """For GPUs that are not here: registers, shared memory and the matrix instructions meant."""
+    environment = {name: each for name, each in os.environ.items() if name != backend.INTERPRET}
+    script = [sys.executable, str(Path(__file__).with_name("gpu_code.py")), "--json"]
+    most = {80: 163 * 1024, 90: 227 * 1024}
+    running = {
+        capability: subprocess.Popen(
+            [*script, str(capability)], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        for capability in most
+    }
+    for capability, process in running.items():
+        found = [json.loads(line) for line in process.communicate()[0].splitlines()]
+        assert process.returncode == 0
+        assert {each["kernel"] for each in found} == {
+            *("prepare", "hash", "same", "filter", "differences", "tighten", "settle", "distances"),
+        }
+        meant, other = ("HGMMA", "HMMA") if capability == 90 else ("HMMA", "HGMMA")
+        for each in found:
+            assert each["spilled"] == 0, each
+            assert each["shared"] <= most[capability], each
+            assert (each[meant] > 0) == (each["kernel"] == "filter"), each
+            assert each[other] == 0, each
+
+
+def _rows(values: Any) -> torch.Tensor:
+    tensor = values if isinstance(values, torch.Tensor) else torch.from_numpy(values)
+    return tensor.to(DEVICE)
+
+
+def _wide(rows: torch.Tensor) -> NDArray[np.float64]:
+    return rows.double().cpu().numpy()
+
+
+def _numbers(count: int) -> torch.Tensor:
+    return torch.arange(count, device=DEVICE)
+
+
+def _packed(values: NDArray[Any], columns: int) -> torch.Tensor:
+    packed = torch.zeros((len(values), columns), dtype=torch.float16, device=DEVICE)
+    packed[:, : values.shape[1]] = torch.from_numpy(values).half()
+    return packed
