@@ -1,5 +1,6 @@
 """The benchmark suite, `pdepth bench`; installed as `pdepth.bench`.
 
+gpu.py       the GPU engine, its limits and peers, where there is a GPU
 shapes.py    what is asked: sizes, and where their rows come from
 engines.py   who is asked: pdepth, its peers, and the ceilings; a subclass adds another
 measure.py   one pytest item a shape: gate, interleaved rounds, first call, memory

@@ -1,9 +1,9 @@
 """Compiles every kernel, in each configuration that can be chosen, without a GPU.
 
-    python tests/gpu_code.py        prints the table: registers, spills, shared memory, instructions
+    python tests/gpu_code.py        registers, spills, shared memory, instructions: into docs/gpu.md
+    python tests/gpu_code.py --json 90      each configuration for sm_90, one a line
 
-Each line of --json is one compiled kernel. Types of the user's rows are float32 but where they
-change what is compiled.
+Types of the user's rows are float32 but where they change what is compiled.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from pdepth.kernels import (
     settle,
 )
 
-SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a program may have
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
+BEGIN, END = "<!-- tests/gpu_code.py -->\n", "\n<!-- end of tests/gpu_code.py -->"
+CAPABILITIES = (80, 90)
 TYPES = ("fp16", "bf16", "fp32", "fp64", "u8", "i8", "i16", "i32", "i64")
 POINTERS = {
     **dict.fromkeys(("packed", "packed_queries", "packed_support"), "fp16"),
@@ -147,22 +149,40 @@ def compiled(
     }
 
 
+def table(found: list[dict[str, Any]]) -> str:
+    """One line a kernel and architecture, in Markdown."""
+    lines = [
+        "| kernel | for | ways | registers | spilled bytes | shared memory | matrix units |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for kernel, capability in dict.fromkeys((e["kernel"], e["capability"]) for e in found):
+        own = [e for e in found if (e["kernel"], e["capability"]) == (kernel, capability)]
+
+        def span(name: str, own: list[dict[str, Any]] = own) -> str:
+            low, high = min(e[name] for e in own), max(e[name] for e in own)
+            return f"{low:,}" if low == high else f"{low:,} - {high:,}"
+
+        units = [f"{span(name)} {name}" for name in ("HGMMA", "HMMA") if any(e[name] for e in own)]
+        cells = [kernel, f"sm_{capability}", len(own), span("registers"), span("spilled")]
+        cells += [span("shared"), ", ".join(units) or "-"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    wanted = [int(each) for each in sys.argv[1:] if each.isdigit()] or list(SHARED)
+    wanted = [int(each) for each in sys.argv[1:] if each.isdigit()] or CAPABILITIES
+    every = []
     for capability in wanted:
         for configuration in configurations():
-            found = compiled(*configuration, capability)
+            every.append(compiled(*configuration, capability))
             if "--json" in sys.argv:
-                print(json.dumps(found), flush=True)
-                continue
-            constants = " ".join(f"{name}={value}" for name, value in found["constants"].items())
-            print(
-                f"sm_{capability} {found['kernel']:12} {found['rows']:5} {found['warps']:3} warps "
-                f"{found['registers']:4} registers {found['spilled']:4} spilled "
-                f"{found['shared']:7} shared {found['HGMMA']:3} HGMMA {found['HMMA']:4} HMMA  "
-                f"{constants}",
-                flush=True,
-            )
+                print(json.dumps(every[-1]), flush=True)
+    if "--json" in sys.argv:
+        return
+    text = f"Triton {triton.__version__}:\n\n{table(every)}"
+    head, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(f"{head}{BEGIN}{text}{END}{rest.split(END)[1]}")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -383,7 +383,7 @@ def test_every_kernel_compiles_without_spills() -> None:
     """For GPUs that are not here: registers, shared memory and the matrix instructions meant."""
     environment = {name: each for name, each in os.environ.items() if name != backend.INTERPRET}
     script = [sys.executable, str(Path(__file__).with_name("gpu_code.py")), "--json"]
-    most = {80: 163 * 1024, 90: 227 * 1024}
+    most = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a program may have
     running = {
         capability: subprocess.Popen(
             [*script, str(capability)], stdout=subprocess.PIPE, text=True, env=environment

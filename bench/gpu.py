@@ -1,0 +1,478 @@
+"""All that a GPU has to show, in one command: equality first, then times, limits and peers.
+
+    python bench/gpu.py                    every part, in order; none of the times if votes differ
+    python bench/gpu.py equality times     some of them
+    python bench/gpu.py --list             what there is
+
+Parts are independent and meant to stay under ten minutes each; one that fails is named, and the
+others go on. What each found is stored under bench/results/, one file a device, and a part that
+runs again replaces its own. Without a GPU, TRITON_INTERPRET=1 and --tiny go through the script at
+sizes that an interpreter manages: no times worth anything, but it is known to run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+import pdepth
+from pdepth import definition
+from pdepth.backends import triton as engine
+from pdepth.bench import common
+from pdepth.bench.render import save
+from pdepth.bench.shapes import CLASSES, NETWORKS, K
+from pdepth.kernels import filter
+from pdepth.kernels.search import Answer, Search
+
+WIDTHS = (16, 64, 128, 256, 512, 1024, 4096)
+ROUNDS = 5
+Say = Callable[[str], None]
+TYPES = ("float32", "bfloat16", "float16", "float64", "uint8", "int64")
+
+
+@dataclass
+class Bench:
+    """The device, the sizes and what has been found."""
+
+    device: torch.device
+    tiny: bool
+    say: Say
+    found: dict[str, Any] = field(default_factory=dict)
+    differing: int = 0
+
+    def size(self, rows: int) -> int:
+        return min(rows, 150 if rows > 1000 else 60) if self.tiny else rows
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, call: Callable[[], Any]) -> float:
+        self.wait()
+        begin = time.perf_counter()
+        call()
+        self.wait()
+        return time.perf_counter() - begin
+
+    def normal(self, rows: int, width: int, seed: int = 0) -> torch.Tensor:
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return torch.randn(rows, width, generator=generator, device=self.device)
+
+    def interleaved(
+        self, calls: dict[str, Callable[[], Any]], rounds: int = ROUNDS
+    ) -> dict[str, Any]:
+        """Medians over rounds in which each call has its turn; an error in a call's place."""
+        times: dict[str, list[float]] = {}
+        errors: dict[str, str] = {}
+        for number in range(1 + (1 if self.tiny else rounds)):
+            for name, call in calls.items():
+                if name in errors:
+                    continue
+                try:
+                    taken = self.seconds(call)
+                except Exception as error:
+                    errors[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                    if self.device.type == "cuda":
+                        torch.cuda.empty_cache()
+                    continue
+                if number:  # the first compiles and warms
+                    times.setdefault(name, []).append(taken)
+        return {**{name: median(each) for name, each in times.items()}, **errors}
+
+
+# ---- equality ----
+
+
+def _layers(rng: np.random.Generator, rows: int, width: int) -> Iterator[tuple[str, Any]]:
+    """Every kind of layer that has broken a k-NN engine, (rows, width) each."""
+    values = rng.standard_normal((rows, width))
+    yield "normal", values
+    yield "integers that tie", rng.integers(-2, 3, (rows, width)).astype(float)
+    yield "duplicates", values[rng.integers(0, max(1, rows // 9), rows)]
+    yield "nearly equal rows", values[rng.integers(0, 9, rows)] + 1e-6 * values
+    yield "a dead layer", np.zeros((rows, width))
+    yield "behind a ReLU", np.maximum(0, values[rng.integers(0, 9, rows)] + 0.3 * values)
+    yield "far from the origin", values + 1e3
+    yield "an outlier", values * np.where(np.arange(rows) == rows // 2, 1e9, 1)[:, None]
+    yield "large and small", values * 10.0 ** rng.uniform(-12, 12, (rows, 1))
+    logits = np.exp(8 * (values - values.max(axis=1, keepdims=True)))
+    yield "a softmax", logits / logits.sum(axis=1, keepdims=True)
+
+
+def equality(bench: Bench) -> None:
+    """Votes and ties against the CPU engine's, all of them, and the definition's on a sample."""
+    seed = int.from_bytes(os.urandom(4), "little")
+    rng = np.random.default_rng(seed)
+    bench.say(f"seed {seed}")
+    counted = dict.fromkeys(("cpu", "definition"), 0)
+    differing: list[str] = []
+    for turn in range(1 if bench.tiny else 6):
+        rows = bench.size(int(rng.integers(2_000, 30_001)) | 1)
+        asked = 3 if bench.tiny else int(rng.integers(100, 2_001)) | 1
+        width = int(np.exp(rng.uniform(0, np.log(40 if bench.tiny else 5_000))))
+        k, classes = int(rng.choice([1, 30, 30, 61])), int(rng.choice([2, 10, 100]))
+        labels = rng.integers(0, classes, rows)
+        for kind, values in _layers(rng, rows + asked, width):
+            dtype = TYPES[int(rng.integers(len(TYPES)))]
+            given = torch.from_numpy(_fitting(values, dtype)).to(getattr(torch, dtype))
+            support, queries = given[:rows], given[rows:]
+            own = rng.random() < 0.5
+            options: dict[str, Any] = {"k": min(k, rows - 1)}
+            if own:
+                options["query_rows"] = rng.integers(0, rows, asked)
+            there = None if own else queries.to(bench.device)
+            found = pdepth.probe_votes(
+                support.to(bench.device), labels, there, backend="triton", **options
+            )
+            here = None if own else queries
+            wanted = pdepth.probe_votes(support, labels, here, backend="cpu", **options)
+            name = f"turn {turn}: {kind}, {dtype}, {rows} x {asked} x {width}, k = {options['k']}"
+            for what in ("votes", "tied"):
+                wrong = int((getattr(found, what).cpu() != getattr(wanted, what)).sum())
+                if wrong:
+                    differing.append(f"{name}: {wrong} {what} differ from the CPU engine's")
+            counted["cpu"] += asked
+            some = rng.choice(asked, min(asked, 2), replace=False)
+            asked_rows = {"query_rows": options["query_rows"][some]} if own else {}
+            with np.errstate(over="ignore"):
+                table = definition.probe_votes(
+                    support, labels, None if own else queries[some], k=options["k"], **asked_rows
+                )
+            if (found.votes.cpu().numpy()[some] != table.votes).any():
+                differing.append(f"{name}: votes differ from the definition's")
+            counted["definition"] += len(some)
+    bench.differing = len(differing)
+    bench.found["equality"] = {"seed": seed, "compared": counted, "differing": differing}
+    bench.say(
+        f"{counted['cpu']:,} votes compared with the CPU engine's and {counted['definition']} with "
+        f"the definition's; {len(differing)} layers differ"
+    )
+    for line in differing:
+        bench.say(f"  {line}")
+
+
+def _fitting(values: Any, dtype: str) -> Any:
+    if dtype in ("uint8", "int64"):
+        low, high = (0, 255) if dtype == "uint8" else (-(2**40), 2**40)
+        return np.clip(np.rint(values * 4 + (128 if low == 0 else 0)), low, high)
+    most = 65504.0 if dtype == "float16" else 3e38
+    return np.clip(values, -most, most)
+
+
+# ---- times ----
+
+
+def _search(support: torch.Tensor, queries: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    votes = torch.empty(len(queries), dtype=torch.int32, device=support.device)
+    tied = torch.empty(len(queries), dtype=torch.bool, device=support.device)
+    rows = torch.arange(len(queries), device=support.device)
+    search = Search([support], [queries], rows, rows.new_full(rows.shape, -1), labels, K)
+    search.answer([Answer(votes=votes, tied=tied)])
+    return votes
+
+
+def _blocks(queries: torch.Tensor, columns: int) -> Sequence[torch.Tensor]:
+    """Queries a few at a time, so that a block of distances takes a gigabyte."""
+    return torch.split(queries, max(1, (1 << 28) // columns))
+
+
+def _peers(
+    support: torch.Tensor, queries: torch.Tensor, labels: torch.Tensor
+) -> dict[str, Callable[[], Any]]:
+    """Other ways to the same votes; those whose library is missing are left out."""
+    codes = labels.long()
+
+    def vote(rows: torch.Tensor) -> torch.Tensor:
+        return codes[rows].mode(dim=1).values  # of equals the smallest, as scikit-learn
+
+    def matmul() -> torch.Tensor:
+        norms = support.square().sum(dim=1)
+        return torch.cat(
+            [
+                vote((norms - 2 * (part @ support.T)).topk(K, largest=False).indices)
+                for part in _blocks(queries, len(support))
+            ]
+        )
+
+    def cdist() -> torch.Tensor:
+        return torch.cat(
+            [
+                vote(torch.cdist(part, support).topk(K, largest=False).indices)
+                for part in _blocks(queries, len(support))
+            ]
+        )
+
+    def flashlib() -> torch.Tensor:
+        from flashlib import flash_knn  # type: ignore[import-not-found]
+
+        return vote(flash_knn(queries[None], support[None], K)[1][0].long())
+
+    def faiss() -> torch.Tensor:
+        import faiss as library
+
+        resources = library.StandardGpuResources()
+        _, rows = library.knn_gpu(resources, queries, support, K)
+        return vote(rows)
+
+    ways = {"torch matmul + topk": matmul, "torch.cdist + topk": cdist}
+    return ways | {"flashlib": flashlib, "faiss": faiss}
+
+
+def times(bench: Bench) -> None:
+    """One layer of 50,000 x 50,000, by width: pdepth beside the 16-bit matrix product."""
+    rows = bench.size(50_000)
+    labels = torch.randint(0, CLASSES, (rows,), device=bench.device, dtype=torch.int32)
+    table = bench.found.setdefault("times", {})
+    for width in (16, 64) if bench.tiny else (*WIDTHS, 65_536):
+        here = rows if width <= 4096 else bench.size(20_000)
+        support, queries = bench.normal(here, width), bench.normal(here, width, 1)
+        halves = support.half(), queries.half()
+
+        def product(halves: tuple[torch.Tensor, torch.Tensor] = halves) -> None:
+            for part in _blocks(halves[1], len(halves[0])):
+                part @ halves[0].T
+
+        found = bench.interleaved(
+            {
+                "pdepth": partial(_search, support, queries, labels[:here]),
+                "float16 product": product,
+                "copy": partial(torch.clone, torch.cat([support, queries])),
+            }
+        )
+        work = 2.0 * here * here * width
+        rates = {
+            name: work / each / 1e12 for name, each in found.items() if isinstance(each, float)
+        }
+        table[f"{here} x {here} x {width}"] = found | {"TFLOP/s": rates}
+        share = rates.get("pdepth", math.nan) / rates.get("float16 product", math.nan)
+        bench.say(
+            f"{here:,} x {here:,} x {width:6}: {rates.get('pdepth', math.nan):7.1f} TFLOP/s, "
+            f"{share:.2f} of the float16 product"
+        )
+
+
+def peers(bench: Bench) -> None:
+    """The same votes by other libraries, on the same rows; how many differ from pdepth's."""
+    rows = bench.size(50_000)
+    labels = torch.randint(0, CLASSES, (rows,), device=bench.device, dtype=torch.int32)
+    table = bench.found.setdefault("peers", {})
+    for width in (40,) if bench.tiny else (64, 128, 512, 4096):
+        support, queries = bench.normal(rows, width), bench.normal(rows, width, 1)
+        ours = _search(support, queries, labels)
+        ways = _peers(support, queries, labels)
+        found = bench.interleaved(
+            {"pdepth": partial(_search, support, queries, labels), **ways},
+            rounds=3,
+        )
+        differ = {
+            name: int((way().to(ours.dtype) != ours).sum())
+            for name, way in ways.items()
+            if isinstance(found[name], float)
+        }
+        table[f"{rows} x {rows} x {width}"] = found | {"differing": differ}
+        for name, taken in found.items():
+            said = taken if isinstance(taken, str) else f"{taken:9.4f} s"
+            wrong = f", {differ[name]:,} of {rows:,} votes differ" if name in differ else ""
+            bench.say(f"{rows:,} x {rows:,} x {width:5} {name:20} {said}{wrong}")
+
+
+def networks(bench: Bench) -> None:
+    """All probes of a network on CIFAR-10's sizes, a layer's rows at a time, and a small job."""
+    support, queries = (40, 2) if bench.tiny else (50_000, 10_000)
+    labels = torch.randint(0, CLASSES, (support,), device=bench.device, dtype=torch.int32)
+    table = bench.found.setdefault("networks", {})
+    widths = (24, 10) if bench.tiny else NETWORKS["ResNet18"]
+    total = 0.0
+    done: dict[int, Any] = {}
+    for width in widths:
+        if width not in done:  # equal widths take equal times
+            rows = bench.normal(support + queries, width)
+            call = partial(_search, rows[:support], rows, labels)
+            done[width] = bench.interleaved({"one": call}, rounds=2)["one"]
+            bench.say(f"{support:,} x {support + queries:,} x {width}: {done[width]}")
+            del rows, call
+        if isinstance(done[width], float):
+            total += done[width]
+    table["ResNet18, all probes"] = {"seconds": total, "layers": {str(w): done[w] for w in done}}
+    bench.say(f"ResNet18, {len(widths)} probes, {support:,} x {support + queries:,}: {total:.3f} s")
+    small = bench.size(1000)
+    layers = [bench.normal(small, width) for width in ((8, 40) if bench.tiny else [256] * 11)]
+    own = np.random.default_rng(0).integers(0, CLASSES, small)
+    asked = np.arange(2 if bench.tiny else small)
+    job = partial(pdepth.probe_votes, layers, own, query_rows=asked, backend="triton")
+    found = bench.interleaved({"small job": job}, rounds=20)
+    table[f"{small} x {small} x {len(layers)} layers"] = found
+    bench.say(f"{small:,} x {small:,} x {len(layers)} layers, one call: {found}")
+
+
+def kernels(bench: Bench) -> None:
+    """Where the time of a layer goes, by kernel."""
+    if bench.device.type != "cuda":
+        bench.say("a profile wants a CUDA device")
+        return
+    table = bench.found.setdefault("kernels", {})
+    labels = torch.randint(0, CLASSES, (50_000,), device=bench.device, dtype=torch.int32)
+    for width in (64, 512, 4096):
+        support, queries = bench.normal(50_000, width), bench.normal(50_000, width, 1)
+        _search(support, queries, labels)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            _search(support, queries, labels)
+            bench.wait()
+        spent = {each.key: each.device_time_total / 1e3 for each in profile.key_averages()}
+        top = dict(sorted(spent.items(), key=lambda item: -item[1])[:10])
+        table[str(width)] = top
+        bench.say(f"D = {width}, milliseconds:")
+        for name, taken in top.items():
+            bench.say(f"  {taken:9.3f} {name[:80]}")
+
+
+def race(bench: Bench) -> None:
+    """Configurations of the filter against each other; the winners are for kernels/filter.py."""
+    table = bench.found.setdefault("race", {})
+    rows = bench.size(50_000)
+    labels = torch.randint(0, CLASSES, (rows,), device=bench.device, dtype=torch.int32)
+    choices = {
+        64: [filter.Tile(q, s, 64, 0, w, g) for q, s, w in _TILES for g in (2, 3)],
+        128: [filter.Tile(q, s, 128, 0, w, g) for q, s, w in _TILES for g in (2, 3)],
+        256: [filter.Tile(q, s, 256, 0, w, 2) for q, s, w in _TILES],
+        1024: [
+            filter.Tile(q, s, d, 1024, w, g)
+            for q, s, w in _TILES
+            for d, g in ((64, 3), (64, 4), (32, 4))
+        ],
+    }
+    tile_for = filter.tile_for
+    for width, tiles in {40: choices[64][:1]}.items() if bench.tiny else choices.items():
+        support, queries = bench.normal(rows, width), bench.normal(rows, width, 1)
+        ours = _search(support, queries, labels)
+        for tile in tiles:
+
+            def chosen(_: int, tile: filter.Tile = tile) -> filter.Tile:
+                return tile
+
+            filter.tile_for = chosen
+            try:
+                call = partial(_search, support, queries, labels)
+                found = bench.interleaved({"one": call}, 3)
+                same = isinstance(found["one"], float) and bool((call() == ours).all())
+            finally:
+                filter.tile_for = tile_for
+            taken = found["one"] if same or isinstance(found["one"], str) else "votes differ"
+            table.setdefault(str(width), []).append({"tile": str(tile), "seconds": taken})
+            bench.say(f"D = {width}: {taken} {tile}")
+
+
+_TILES = ((128, 64, 4), (128, 64, 8), (128, 128, 8), (64, 128, 4), (64, 64, 4), (128, 256, 8))
+
+
+def compiling(bench: Bench) -> None:
+    """The first call of a process whose cache of compiled kernels is empty, and with it filled."""
+    code = (
+        "import time, torch, pdepth, pdepth.kernels.search\n"
+        f"device = {str(bench.device)!r}\n"
+        f"rows = torch.randn({bench.size(2000)}, {40 if bench.tiny else 512}, device=device)\n"
+        f"labels = torch.arange({bench.size(2000)}) % 10\n"
+        "begin = time.perf_counter()\n"
+        "pdepth.probe_votes(rows, labels, query_rows=torch.arange(2), backend='triton')\n"
+        "print(time.perf_counter() - begin)\n"
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "TRITON_CACHE_DIR": cache}
+        taken = [
+            float(
+                subprocess.run(
+                    [sys.executable, "-c", code], env=environment, capture_output=True, text=True,
+                    check=True,
+                ).stdout
+            )
+            for _ in range(2)
+        ]  # fmt: skip
+    bench.found["compiling"] = {"empty cache": taken[0], "filled cache": taken[1]}
+    bench.say(f"first call {taken[0]:.2f} s, with compiled kernels in the cache {taken[1]:.2f} s")
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    each.__name__: each for each in (equality, times, peers, networks, kernels, race, compiling)
+}
+
+
+def about(device: torch.device) -> dict[str, Any]:
+    """The machine, and the device with its driver."""
+    found: dict[str, Any] = common.machine("torch", "triton", "flashlib", "faiss-gpu-cu12")
+    if device.type != "cuda":
+        return {**found, "device": "none: Triton's interpreter"}
+    properties = torch.cuda.get_device_properties(device)
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        driver = ""
+    return found | {
+        "device": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "device_memory": properties.total_memory,
+        "driver": driver,
+        "cuda": torch.version.cuda,
+    }
+
+
+def main(arguments: list[str]) -> int:
+    tiny = "--tiny" in arguments
+    wanted = [each for each in arguments if each != "--tiny"]
+    if "--list" in wanted:
+        print("\n".join(f"{name:10} {part.__doc__}" for name, part in PARTS.items()))
+        return 0
+    if unknown := [each for each in wanted if each not in PARTS]:
+        print(f"Error: {unknown[0]!r} is no part; there are {', '.join(PARTS)}.", file=sys.stderr)
+        return 2
+    if (reason := engine.available()) is not None:
+        print(f"Error: no GPU engine here: {reason}", file=sys.stderr)
+        return 2
+    device = torch.device("cpu" if engine.interpreted() else "cuda")
+    if device.type == "cpu" and not tiny:
+        print("Error: Triton is interpreted here; --tiny is wanted with it.", file=sys.stderr)
+        return 2
+    bench = Bench(device, tiny, lambda line: print(line, flush=True))
+    where = about(device)
+    name = re.sub(r"\W+", "-", where["device"].lower())
+    path = common.HOME / common.RESULTS / f"gpu-{name}.json"
+    if not tiny and path.exists():
+        bench.found = json.loads(path.read_text())["found"]
+    failed = []
+    for part in wanted or PARTS:
+        if part != "equality" and bench.differing:
+            print(f"{part}: left out, since votes differ")
+            continue
+        print(f"== {part}: {PARTS[part].__doc__}", flush=True)
+        begin = time.perf_counter()
+        try:
+            PARTS[part](bench)
+        except Exception:
+            failed.append(part)
+            traceback.print_exc()
+        print(f"== {part}: {time.perf_counter() - begin:.0f} s", flush=True)
+        if not tiny:
+            save({"about": where, "found": bench.found}, path)
+            print(f"Wrote {path}.", flush=True)
+    if failed:
+        print(f"Failed: {', '.join(failed)}.", file=sys.stderr)
+    return 1 if failed or bench.differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
