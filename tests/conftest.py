@@ -30,8 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--triton-votes",
         type=int,
-        default=130,
-        help="how many the fuzz of the GPU engine compares (default 130: it may be interpreted)",
+        default=39,
+        help="how many the fuzz of the GPU engine compares (default 39: it may be interpreted)",
     )
 
 
