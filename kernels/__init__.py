@@ -1,5 +1,16 @@
-"""The room of the GPU kernels: Triton, one kernel and its host function a file.
+"""The GPU engine's kernels: Triton, one kernel and its host function a file; `pdepth.kernels`.
 
-Installed as `pdepth.kernels`. It stays empty until the GPU engine arrives; each kernel will stand
-beside a plain torch twin that is its oracle. The CPU engine's kernels are C++ and live in csrc/.
+search.py        the kernels in turn: layers and queries in, votes or neighbours out
+prepare.py       rows centred, scaled and rounded to float16, and what is known of each
+duplicates.py    equal rows, of which only the first can vote
+filter.py        products by the matrix units, and their configurations
+differences.py   |x - y|^2 in float64
+lists.py         each query's candidates, and the cut below which a row becomes one
+bounds.py        what a score proves: pdepth.certify on the device
+settle.py        from candidates to votes
+exact.py         a distance as the definition sums it
+complete.py      all distances
+
+Beside a kernel stands a twin in plain torch, its oracle in the tests. The CPU engine's kernels are
+C++ and live in csrc/.
 """
