@@ -37,7 +37,7 @@ from pdepth.bench import common
 from pdepth.bench.render import save
 from pdepth.bench.shapes import CLASSES, NETWORKS, K
 from pdepth.kernels import filter
-from pdepth.kernels.search import Answer, Search
+from pdepth.kernels.search import Answer, Search, majority
 
 WIDTHS = (16, 64, 128, 256, 512, 1024, 4096)
 ROUNDS = 5
@@ -195,10 +195,10 @@ def _peers(
     support: torch.Tensor, queries: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, Callable[[], Any]]:
     """Other ways to the same votes; those whose library is missing are left out."""
-    codes = labels.long()
 
     def vote(rows: torch.Tensor) -> torch.Tensor:
-        return codes[rows].mode(dim=1).values  # of equals the smallest, as scikit-learn
+        votes: torch.Tensor = majority(labels[rows])[0]
+        return votes
 
     def matmul() -> torch.Tensor:
         norms = support.square().sum(dim=1)
@@ -362,7 +362,7 @@ def race(bench: Bench) -> None:
         ours = _search(support, queries, labels)
         for tile in tiles:
 
-            def chosen(_: int, tile: filter.Tile = tile) -> filter.Tile:
+            def chosen(*_: object, tile: filter.Tile = tile) -> filter.Tile:
                 return tile
 
             filter.tile_for = chosen

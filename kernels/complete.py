@@ -9,6 +9,7 @@ import triton.language as tl
 from pdepth.kernels.exact import fold, squared_distances
 
 TILE = 1 << 25  # distances held at a time
+MOST_PROGRAMS = 65_535  # along a launch's second axis
 
 
 @triton.jit(do_not_specialize=["query_stride", "support_stride", "first", "rows", "count", "terms"])
@@ -68,7 +69,8 @@ def nearest(
 
     Arguments as of `distances`; the memory is that of TILE of them.
     """
-    step = max(k, TILE // len(query_rows))
+    most = MOST_PROGRAMS * fold(support.shape[1], support.device).pairs
+    step = min(max(k, TILE // len(query_rows)), most)
     kept = rows = None
     for first in range(0, len(support), step):
         count = min(step, len(support) - first)

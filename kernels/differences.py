@@ -13,6 +13,7 @@ from pdepth import certify
 from pdepth.kernels.exact import widened
 from pdepth.kernels.lists import Lists, append
 
+MOST_ROWS = 65_535 * 64  # of the support in one launch, whose second axis is no longer
 UP_TO = 16  # columns; wider layers go through 16-bit products first
 TILE = (32, 64)  # queries and support rows
 # One rounding to float32, and float64's own, which are fewer than one of float32's up to 2^29.
@@ -68,12 +69,14 @@ def scan(
     """
     _, padded, capacity = lists.keys.shape
     tile_q, tile_s = TILE
-    differences_kernel[(padded // tile_q, triton.cdiv(rows, tile_s))](
-        queries, queries.stride(0), query_rows, support, support.stride(0), order,
-        support.shape[1], scale, left_out, lists.cuts, lists.keys, lists.sizes, first, rows,
-        len(query_rows), CAPACITY=capacity, TILE_Q=tile_q, TILE_S=tile_s, num_warps=4,
-        enable_fp_fusion=False,
-    )  # fmt: skip
+    for begin in range(first, first + rows, MOST_ROWS):
+        count = min(MOST_ROWS, first + rows - begin)
+        differences_kernel[(padded // tile_q, triton.cdiv(count, tile_s))](
+            queries, queries.stride(0), query_rows, support, support.stride(0), order,
+            support.shape[1], scale, left_out, lists.cuts, lists.keys, lists.sizes, begin, count,
+            len(query_rows), CAPACITY=capacity, TILE_Q=tile_q, TILE_S=tile_s, num_warps=4,
+            enable_fp_fusion=False,
+        )  # fmt: skip
 
 
 def scan_reference(queries: torch.Tensor, support: torch.Tensor, scale: float) -> torch.Tensor:

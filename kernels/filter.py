@@ -21,8 +21,8 @@ FIELDS = tl.constexpr(3)  # of a layer in the table: blocks of columns, offsets 
 GROUP = tl.constexpr(8)  # query tiles that run beside each other, for reuse in the second cache
 
 # The matrix units sum 16 products and what came before in one step: aligned to the largest and cut
-# off, each of the 17 off by at most two roundings.
-TRUNCATED = 2 * 17 / 16
+# off, and so is their sum; each of the 18 is off by at most two roundings.
+TRUNCATED = 2 * 18 / 16
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,18 @@ NARROW = tuple(
 TILES = (*NARROW, WIDE)
 
 
-def tile_for(width: int) -> Tile:
+def tile_for(width: int, device: torch.device) -> Tile:
     """The configuration for layers of that width."""
-    return next((tile for tile in NARROW if width <= tile.columns), WIDE)
+    fitting = NARROW if _shared_memory(device) >= 128 * 1024 else NARROW[:-1]
+    return next((tile for tile in fitting if width <= tile.columns), WIDE)
+
+
+@lru_cache
+def _shared_memory(device: torch.device) -> int:
+    """Bytes that a program may have; 99 KB on some devices."""
+    if device.type != "cuda":
+        return 1 << 20
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
 
 
 def sums_of(tile: Tile) -> certify.Pass:
@@ -132,6 +141,7 @@ def filter_kernel(
             append(
                 halves[None, :] - sums, tl.load(cuts + lists + place), place,
                 first_position + begin, keys + lists * CAPACITY, sizes + lists, CAPACITY,
+                LOOK=CHUNK == 0,
             )  # fmt: skip
 
 

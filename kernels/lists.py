@@ -47,17 +47,28 @@ def position_of(key):
 
 
 @triton.jit
-def append(scores, cuts, query, position, keys, sizes, capacity):
+def append(scores, cuts, query, position, keys, sizes, capacity, LOOK: tl.constexpr = True):
     """Those of `scores` (Q, S) below their query's cut join its list.
 
     query: (Q,) rows of `keys` and `sizes`; position: of the first of S in the packed support.
-    Half of the columns at a time, and half of those: few registers hold what is on its way.
+    LOOK: first whether there are any, which takes registers that wide layers' tiles lack.
     """
+    if LOOK:
+        passing = scores < cuts[:, None]
+        if tl.max(tl.max(passing.to(tl.int32), axis=1), axis=0) > 0:
+            _append(scores, cuts, query, position, keys, sizes, capacity)
+    else:
+        _append(scores, cuts, query, position, keys, sizes, capacity)
+
+
+@triton.jit
+def _append(scores, cuts, query, position, keys, sizes, capacity):
+    """Half of the columns at a time, and half of those: few registers hold what is on its way."""
     if scores.shape[1] > 16:
         halves = scores.reshape([scores.shape[0], 2, scores.shape[1] // 2]).permute([0, 2, 1])
         low, high = tl.split(halves)
-        append(low, cuts, query, position, keys, sizes, capacity)
-        append(high, cuts, query, position + scores.shape[1] // 2, keys, sizes, capacity)
+        _append(low, cuts, query, position, keys, sizes, capacity)
+        _append(high, cuts, query, position + scores.shape[1] // 2, keys, sizes, capacity)
     else:
         passing = scores < cuts[:, None]
         counted = passing.to(tl.int32)
@@ -118,6 +129,7 @@ def tighten_kernel(
         place = tl.cumsum(stays.to(tl.int32), axis=1) - 1
         tl.store(keys + query * CAPACITY + place, key, mask=stays)
         size = tl.sum(stays.to(tl.int32), axis=1)[:, None]
+    tl.debug_barrier()  # every warp has read what is now overwritten
     tl.store(cuts + query, tl.where(kept, cut, float("-inf")), mask=inside)
     tl.store(sizes + query, tl.where(kept, size, 0), mask=inside)
 

@@ -18,6 +18,7 @@ from pdepth.kernels.lists import Lists, capacity_for
 
 FIRST, GROWTH = 256, 4  # the first stretch of the support, and how much longer each next one is
 LISTS = 1 << 29  # bytes of lists at a time
+MOST_COLUMNS = 1 << 24  # of the filter, whose offsets within a tile have 32 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,10 @@ class Layer:
     def tile(self) -> filter.Tile | None:
         """The 16-bit filter's configuration; None for a layer that goes without it."""
         narrow = self.width <= differences.UP_TO
-        return None if narrow or not self.filtered else filter.tile_for(self.width)
+        wide = self.width > MOST_COLUMNS
+        if narrow or wide or not self.filtered:
+            return None
+        return filter.tile_for(self.width, self.support.device)
 
 
 class Search:
@@ -153,7 +157,7 @@ class Search:
         sample = rows[self.order[:1024]].double()
         norms = sample.norm(dim=1)
         ordinary = (norms <= 8 * norms.median()).double()
-        return ordinary @ sample / ordinary.sum()
+        return (ordinary[:, None] * sample).sum(dim=0) / ordinary.sum()
 
     def _layer(
         self, support: torch.Tensor, queries: torch.Tensor, centre: torch.Tensor, top: float
@@ -222,6 +226,8 @@ class Search:
                     own.view(part, columns[i]), halves, query_norms[i], query_residuals[i],
                 )  # fmt: skip
             lists.cuts.masked_fill_(query_norms == math.inf, -math.inf)
+            beyond = bound[:, bounds.LARGEST.value, None] == math.inf  # never: a scale for all rows
+            lists.cuts.masked_fill_(beyond, -math.inf)
             for first, count in stretches(self.count):
                 filter.scan(
                     packed_queries, packed_support, half_norms, lists, table, tile, first=first,

@@ -54,9 +54,11 @@ def settle_kernel(
     query = tl.program_id(0).to(tl.int64)
     size = tl.load(sizes + query)
     cut = tl.load(cuts + query)
-    if (cut > float("-inf")) & (size < k):
+    # A cut beyond float32 leaves out what it should not; with fewer than k something is wrong.
+    whole = (cut > float("-inf")) & (cut < float("inf")) & (size >= k)
+    if not whole:
         tl.store(cuts + query, float("-inf"))  # slowly rather than wrongly
-    if (cut > float("-inf")) & (size >= k):
+    else:
         entry = tl.arange(0, CAPACITY)
         there = entry < size
         key = tl.load(keys + query * CAPACITY + entry, mask=there, other=0)

@@ -98,7 +98,7 @@ def rows_of(value: Any, what: str) -> Rows:
     if 0 in value.shape:
         raise ValueError(f"{what} is empty, with shape {tuple(value.shape)}.")
     if is_torch(value) and value.is_cuda:
-        tensor = value.detach().reshape(len(value), -1)
+        tensor = value.detach().resolve_neg().reshape(len(value), -1)
         if tensor.shape[1] > 1 and tensor.stride(1) != 1:
             tensor = tensor.contiguous()
         return Rows(tensor.to(_torch().uint8), "uint8") if kind == "bool" else Rows(tensor, kind)

@@ -180,7 +180,7 @@ def test_supports_beyond_the_memory_come_in_chunks(
     rng = np.random.default_rng(8)
     values = rng.integers(-2, 3, (120, 12)).astype("f4")  # ties across chunks
     labels = rng.integers(0, 5, 120)
-    monkeypatch.setattr(backend, "_free", lambda device: 30_000)
+    monkeypatch.setattr(backend, "_free", lambda device: 40_000)
     chunks: list[int] = []
     tensor = backend._tensor
 
@@ -269,7 +269,7 @@ def test_surplus_is_its_twin() -> None:
 def test_scores_are_within_the_bound_of_their_twin(width: int) -> None:
     """With a cut that nothing misses, the lists hold every score."""
     rng = np.random.default_rng(width)
-    tile = filter.tile_for(width)
+    tile = filter.tile_for(width, DEVICE)
     sums = filter.sums_of(tile)
     queries, support = (
         _packed(rng.standard_normal((n, width)) * 50, sums.columns(width)) for n in (128, 256)

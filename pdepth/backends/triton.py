@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from pdepth.kernels.search import Answer
 
 CAPABILITY = (8, 0)
-SHARE = 0.8  # of the device's free memory
+SHARE, APART = 0.8, 1 << 30  # of the device's free memory, less the lists and the like
+PACKED = 1 << 17  # queries that are packed at a time, at most
+WIDER = {"uint16": "int32", "uint32": "int64", "uint64": "float64"}  # what the kernels read
 INTERPRET = "TRITON_INTERPRET"
 
 
@@ -182,6 +184,7 @@ class _Call:
                 ]
                 search = Search(supports, queries, rows, selves, self.codes, self.k)
                 search.answer([given[number] for number in group])
+                del supports, queries, search  # before the next group's
             for number in group:
                 self._report(number, 1.0, who)
 
@@ -205,10 +208,9 @@ class _Call:
     def _size(self, layer: Layer) -> int:
         """Bytes of a layer on the device: packed, and its values unless they are there."""
         columns = -(-layer.support.width // 256) * 256
-        packed = 2 * columns * (len(layer.support) + len(self.everyone))
+        packed = 2 * columns * (len(layer.support) + min(len(self.everyone), PACKED))
         both = [layer.support] if layer.queries is None else [layer.support, layer.queries]
-        moved = sum(int(each.array.nbytes) for each in both if not each.on_device)
-        return packed + moved
+        return packed + sum(_moved(each) * len(each) for each in both)
 
     def _in_chunks(
         self, layer: Layer, rows: torch.Tensor, selves: torch.Tensor, answer: Answer
@@ -218,30 +220,37 @@ class _Call:
 
         from pdepth.kernels.search import Answer, Search, fill
 
-        count = len(layer.support)
-        asked = layer.support if layer.queries is None else layer.queries
-        queries = _tensor(asked[rows.cpu().numpy()], self.device)
-        size = max(2 * (self.k + 1), self.budget * count // (2 * self._size(layer)))
-        chunks = -(-count // min(size, count))
-        bounds = [count * number // chunks for number in range(chunks + 1)]
-        places = torch.arange(len(rows), device=self.device)
-        kept: tuple[torch.Tensor, torch.Tensor] | None = None
-        for first, last in pairwise(bounds):
-            support = _tensor(layer.support[first:last], self.device)
-            own = (selves - first).where((selves >= first) & (selves < last), -1)
-            distances = self.empty(len(rows), self.k, dtype="float64")
-            found = self.empty(len(rows), self.k, dtype="int64")
-            codes = self.codes[first:last]
-            search = Search([support], [queries], places, own, codes, self.k)
-            search.answer([Answer(distances=distances, rows=found)])
-            found += first
-            if kept is not None:
-                # Chunks come in ascending order: a stable sort leaves the rows of a tie in theirs.
-                distances, order = torch.cat([kept[0], distances], 1).sort(dim=1, stable=True)
-                found = torch.cat([kept[1], found], dim=1).gather(1, order)
-            kept = distances[:, : self.k], found[:, : self.k]
-        assert kept is not None
-        fill(answer, places, *kept, self.codes)
+        support, queries = layer.support, layer.support if layer.queries is None else layer.queries
+        columns = -(-support.width // 256) * 256
+        part = max(1, self.budget // 4 // (2 * columns + _moved(queries)))
+        chunk = max(2 * (self.k + 1), self.budget // 2 // (2 * columns + _moved(support)))
+        chunks = -(-len(support) // min(chunk, len(support)))
+        bounds = [len(support) * number // chunks for number in range(chunks + 1)]
+        for places in torch.split(torch.arange(len(rows), device=self.device), part):
+            mine = rows[places]
+            if _moved(queries):
+                asked = _tensor(queries[mine.cpu().numpy()], self.device)
+                mine = torch.arange(len(places), device=self.device)
+            else:
+                asked = queries.array
+            kept: tuple[torch.Tensor, torch.Tensor] | None = None
+            for first, last in pairwise(bounds):
+                own = selves[places] - first
+                own = own.where((own >= 0) & (own < last - first), -1)
+                distances = self.empty(len(places), self.k, dtype="float64")
+                found = self.empty(len(places), self.k, dtype="int64")
+                held = _tensor(support[first:last], self.device)
+                search = Search([held], [asked], mine, own, self.codes[first:last], self.k)
+                search.answer([Answer(distances=distances, rows=found)])
+                found += first
+                if kept is not None:
+                    # Chunks come in ascending order: a stable sort leaves rows of a tie in theirs.
+                    distances, order = torch.cat([kept[0], distances], 1).sort(dim=1, stable=True)
+                    found = torch.cat([kept[1], found], dim=1).gather(1, order)
+                kept = distances[:, : self.k], found[:, : self.k]
+                del held, search
+            assert kept is not None
+            fill(answer, places, *kept, self.codes)
 
 
 def _device(problem: Problem) -> torch.device:
@@ -261,7 +270,16 @@ def _free(device: torch.device) -> int:
         return 1 << 31
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(SHARE * (free + unused))
+    return max(1 << 26, int(SHARE * (free + unused)) - APART)
+
+
+def _moved(rows: Rows) -> int:
+    """Bytes of a row that has to be copied to the device; 0 where it can be read as it is."""
+    import torch
+
+    if rows.on_device and rows.type not in WIDER:
+        return 0
+    return rows.width * int(getattr(torch, WIDER.get(rows.type, rows.type)).itemsize)
 
 
 def _tensor(rows: Rows, device: torch.device) -> torch.Tensor:
@@ -270,10 +288,11 @@ def _tensor(rows: Rows, device: torch.device) -> torch.Tensor:
 
     array = rows.array
     if isinstance(array, np.ndarray):
+        if array.strides[0] < 0 or array.strides[0] % array.itemsize:
+            array = np.ascontiguousarray(array)  # torch has no such rows
         if rows.type == "bfloat16":
             array = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         else:
             array = torch.from_numpy(array)
-    wider = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.float64}
     tensor: torch.Tensor = array.to(device)
-    return tensor.to(wider[tensor.dtype]) if tensor.dtype in wider else tensor
+    return tensor.to(getattr(torch, WIDER[rows.type])) if rows.type in WIDER else tensor
