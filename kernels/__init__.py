@@ -11,6 +11,8 @@ settle.py        from candidates to votes
 exact.py         a distance as the definition sums it
 complete.py      all distances
 
-Beside a kernel stands a twin in plain torch, its oracle in the tests. The CPU engine's kernels are
-C++ and live in csrc/.
+Beside a kernel stands a twin in plain torch, its oracle in the tests; settle's is the definition.
+The CPU engine's kernels are C++ and live in csrc/.
 """
+
+MOST_PROGRAMS = 65_535  # along a launch's second axis

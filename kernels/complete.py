@@ -6,10 +6,10 @@ import torch
 import triton
 import triton.language as tl
 
+from pdepth.kernels import MOST_PROGRAMS
 from pdepth.kernels.exact import fold, squared_distances
 
 TILE = 1 << 25  # distances held at a time
-MOST_PROGRAMS = 65_535  # along a launch's second axis
 
 
 @triton.jit(do_not_specialize=["query_stride", "support_stride", "first", "rows", "count", "terms"])

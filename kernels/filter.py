@@ -93,12 +93,11 @@ def _tile_of(item, query_tiles, support_tiles):
 @triton.jit(
     do_not_specialize=[
         *("items", "query_tiles", "support_tiles", "first_tile", "support_rows", "span"),
-        "first_position",
     ]
 )
 def filter_kernel(
     packed_queries, packed_support, half_norms, cuts, keys, sizes, table, items, query_tiles,
-    support_tiles, first_tile, support_rows, span, first_position, CAPACITY: tl.constexpr,
+    support_tiles, first_tile, support_rows, span, CAPACITY: tl.constexpr,
     TILE_Q: tl.constexpr, TILE_S: tl.constexpr, TILE_D: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """An item is a tile of queries and `span` tiles of the support."""
@@ -140,7 +139,7 @@ def filter_kernel(
             halves = tl.load(half_norms + layer * support_rows + begin + row)
             append(
                 halves[None, :] - sums, tl.load(cuts + lists + place), place,
-                first_position + begin, keys + lists * CAPACITY, sizes + lists, CAPACITY,
+                begin, keys + lists * CAPACITY, sizes + lists, CAPACITY,
                 LOOK=CHUNK == 0,
             )  # fmt: skip
 
@@ -155,7 +154,6 @@ def scan(
     *,
     first: int,
     rows: int,
-    first_position: int = 0,
 ) -> None:
     """Score the packed support rows `first` to `first + rows` against all queries of L layers.
 
@@ -166,7 +164,6 @@ def scan(
         lists: of Q queries, a multiple of the tile's.
         table: (L, FIELDS) int64.
         first, rows: a multiple of the tile's rows; the last tile is padded.
-        first_position: of packed row 0.
     """
     layers, queries, capacity = lists.keys.shape
     query_tiles, support_tiles = queries // tile.queries, -(-rows // tile.support)
@@ -175,7 +172,7 @@ def scan(
     filter_kernel[(min(items, _programs(packed_support.device)),)](
         packed_queries, packed_support, half_norms, lists.cuts, lists.keys, lists.sizes, table,
         items, query_tiles, support_tiles, first // tile.support, half_norms.shape[1], span,
-        first_position, CAPACITY=capacity, TILE_Q=tile.queries, TILE_S=tile.support,
+        CAPACITY=capacity, TILE_Q=tile.queries, TILE_S=tile.support,
         TILE_D=tile.columns, CHUNK=tile.chunk, num_warps=tile.warps, num_stages=tile.stages,
         enable_fp_fusion=False,
     )  # fmt: skip

@@ -17,7 +17,7 @@ import triton.language as tl
 from pdepth import certify
 from pdepth.kernels import bounds
 
-NOWHERE = tl.constexpr(-1)  # the position of a query that is no support row
+NOWHERE = -1  # the position of a query that is no support row
 CAPACITIES = {512: 4, 1024: 8, 2048: 16}  # of lists, and the warps that go over one
 REGISTERS = {4: 224, 8: 224, 16: 128}  # by warps: left to itself, the assembler spills some
 MOST_NEIGHBOURS = 256
@@ -154,7 +154,7 @@ class Lists:
         self.sizes = full(0, torch.int32)
         self.cuts = full(float("inf"), torch.float32)
         self.proven = full(float("inf"), torch.float64)
-        self.selves = full(NOWHERE.value, torch.int32)
+        self.selves = full(NOWHERE, torch.int32)
 
     @property
     def capacity(self) -> int:

@@ -14,7 +14,7 @@ import torch
 
 from pdepth import certify
 from pdepth.kernels import bounds, complete, differences, duplicates, filter, prepare, settle
-from pdepth.kernels.lists import Lists, capacity_for
+from pdepth.kernels.lists import NOWHERE, Lists, capacity_for
 
 FIRST, GROWTH = 256, 4  # the first stretch of the support, and how much longer each next one is
 LISTS = 1 << 29  # bytes of lists at a time
@@ -291,7 +291,7 @@ class Search:
         lists = Lists(layers, queries, self.capacity, self.device)
         lists.cuts[:, len(who) :] = -math.inf
         own = self.selves[who]
-        own = self.positions[own.clamp(min=0)].where(own >= 0, -1)
+        own = self.positions[own.clamp(min=0)].where(own >= 0, NOWHERE)
         lists.selves[:, : len(who)] = own.to(torch.int32)
         return lists
 
@@ -312,7 +312,7 @@ def fill(
     if answer.tied is not None:
         answer.tied[which] = tied
     if answer.wanted is not None:
-        votes = votes.where(votes == answer.wanted[which], settle.NOT_ASKED)
+        votes = votes.where(votes == answer.wanted[which], settle.NOT_ASKED.value)
     answer.votes[which] = votes
 
 

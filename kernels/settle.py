@@ -16,7 +16,7 @@ from pdepth.kernels.lists import (
     score_of,
 )
 
-NOT_ASKED = -1  # as a vote: it is not the wanted class
+NOT_ASKED = tl.constexpr(-1)  # as a vote: it is not the wanted class
 BLOCK = 8  # candidates compared with all others at a time
 
 
@@ -106,7 +106,7 @@ def settle_kernel(
                 never = tl.max(ahead.to(tl.int32), axis=0) > 0
                 decided = never | (tl.max(level.to(tl.int32), axis=0) == 0)
                 if decided:
-                    tl.store(votes + query, tl.where(never, -1, asked))
+                    tl.store(votes + query, tl.where(never, NOT_ASKED, asked))
             else:
                 best = tl.max(tl.where(near, least, -1), axis=0)
                 winner = tl.min(tl.where(near & (least == best), code, 0x7FFFFFFF), axis=0)
@@ -151,7 +151,9 @@ def settle_kernel(
                 top = chosen & (given == tl.max(given, axis=0))
                 first = tl.min(tl.where(top, code, 0x7FFFFFFF), axis=0)
                 if ONE:
-                    tl.store(votes + query, tl.where(first == tl.load(wanted + query), first, -1))
+                    tl.store(
+                        votes + query, tl.where(first == tl.load(wanted + query), first, NOT_ASKED)
+                    )
                 else:
                     tl.store(votes + query, first)
                     rivals = top & (code != first)
