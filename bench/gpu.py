@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -218,7 +219,7 @@ def _peers(
         )
 
     def flashlib() -> torch.Tensor:
-        from flashlib import flash_knn  # type: ignore[import-not-found]
+        from flashlib import flash_knn
 
         return vote(flash_knn(queries[None], support[None], K)[1][0].long())
 
@@ -356,22 +357,14 @@ def race(bench: Bench) -> None:
             for d, g in ((64, 3), (64, 4), (32, 4))
         ],
     }
-    tile_for = filter.tile_for
     for width, tiles in {40: choices[64][:1]}.items() if bench.tiny else choices.items():
         support, queries = bench.normal(rows, width), bench.normal(rows, width, 1)
         ours = _search(support, queries, labels)
         for tile in tiles:
-
-            def chosen(*_: object, tile: filter.Tile = tile) -> filter.Tile:
-                return tile
-
-            filter.tile_for = chosen
-            try:
-                call = partial(_search, support, queries, labels)
+            call = partial(_search, support, queries, labels)
+            with mock.patch.object(filter, "tile_for", return_value=tile):
                 found = bench.interleaved({"one": call}, 3)
                 same = isinstance(found["one"], float) and bool((call() == ours).all())
-            finally:
-                filter.tile_for = tile_for
             taken = found["one"] if same or isinstance(found["one"], str) else "votes differ"
             table.setdefault(str(width), []).append({"tile": str(tile), "seconds": taken})
             bench.say(f"D = {width}: {taken} {tile}")
