@@ -120,7 +120,7 @@ def trained(shape: Shape) -> Problem:
         for rows in torch.split(torch.randperm(len(y)), 256):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(torch.from_numpy(x[rows])), y[rows])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
     model.eval()
 

@@ -10,6 +10,7 @@ bounds.py        what a score proves: pdepth.certify on the device
 settle.py        from candidates to votes
 exact.py         a distance as the definition sums it
 complete.py      all distances
+compact.py       which queries go on to the layer before
 
 Beside a kernel stands a twin in plain torch, its oracle in the tests; settle's is the definition.
 The CPU engine's kernels are C++ and live in csrc/.

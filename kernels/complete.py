@@ -9,8 +9,6 @@ import triton.language as tl
 from pdepth.kernels import MOST_PROGRAMS
 from pdepth.kernels.exact import fold, squared_distances
 
-TILE = 1 << 25  # distances held at a time
-
 
 @triton.jit(do_not_specialize=["query_stride", "support_stride", "first", "rows", "count", "terms"])
 def distances_kernel(
@@ -64,13 +62,14 @@ def nearest(
     left_out: torch.Tensor,
     selves: torch.Tensor,
     k: int,
+    tile: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Squared distances (n, k) float64 and rows (n, k) int64, in the order (distance, row).
 
-    Arguments as of `distances`; the memory is that of TILE of them.
+    Arguments as of `distances`; `tile` is how many of them are held at a time.
     """
     most = MOST_PROGRAMS * fold(support.shape[1], support.device).pairs
-    step = min(max(k, TILE // len(query_rows)), most)
+    step = min(max(k, tile // len(query_rows)), most)
     kept = rows = None
     for first in range(0, len(support), step):
         count = min(step, len(support) - first)

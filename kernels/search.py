@@ -17,7 +17,7 @@ from pdepth.kernels import bounds, complete, differences, duplicates, filter, pr
 from pdepth.kernels.lists import NOWHERE, Lists, capacity_for
 
 FIRST, GROWTH = 256, 4  # the first stretch of the support, and how much longer each next one is
-LISTS = 1 << 29  # bytes of lists at a time
+SCRATCH = 1 << 30  # bytes for lists and distances
 MOST_COLUMNS = 1 << 24  # of the filter, whose offsets within a tile have 32 bits
 
 
@@ -94,6 +94,7 @@ class Search:
         selves: (n,) int64, the support's row that a query does not take, or -1.
         codes: (M,) int32, the class of each support row.
         k: at most lists.MOST_NEIGHBOURS.
+        scratch: bytes for lists, and for all distances of some queries, at a time.
     """
 
     def __init__(
@@ -104,8 +105,10 @@ class Search:
         selves: torch.Tensor,
         codes: torch.Tensor,
         k: int,
+        scratch: int = SCRATCH,
     ) -> None:
         self.rows, self.selves, self.codes, self.k = rows, selves, codes, k
+        self.scratch = scratch
         self.device = codes.device
         self.count = len(codes)
         self.capacity = capacity_for(k)
@@ -182,7 +185,7 @@ class Search:
         sums = filter.sums_of(tile)
         columns = [sums.columns(layer.width) for layer in layers]
         rows = -(-self.count // tile.support) * tile.support
-        most = LISTS // (8 * self.capacity * len(layers)) // tile.queries * tile.queries
+        most = self.scratch // (16 * self.capacity * len(layers)) // tile.queries * tile.queries
         part = min(max(tile.queries, most), -(-len(self.rows) // tile.queries) * tile.queries)
         packed_support = self._empty(rows * sum(columns), dtype=torch.float16)
         packed_queries = self._empty(part * sum(columns), dtype=torch.float16)
@@ -253,7 +256,7 @@ class Search:
         height = differences.TILE[0]
         norms = self._empty(1, self.count)  # this bound does not ask for any
         given_up = []
-        for who in which.split(max(height, LISTS // (8 * self.capacity))):
+        for who in which.split(max(height, self.scratch // (16 * self.capacity))):
             padded = -(-len(who) // height) * height
             lists = self._lists(1, padded, who)
             nothing = self._empty(1, padded).zero_()
@@ -274,10 +277,11 @@ class Search:
 
     def _completely(self, layer: Layer, answer: Answer, who: torch.Tensor) -> None:
         """Every distance in float64."""
-        for part in who.split(max(1, complete.TILE // self.count)):
+        tile = self.scratch // 40  # sorting takes a distance's and a row's bytes some times over
+        for part in who.split(max(1, tile // self.count)):
             distances, rows = complete.nearest(
                 layer.queries, self.rows[part], layer.support, layer.surplus, self.selves[part],
-                self.k,
+                self.k, tile,
             )  # fmt: skip
             fill(answer, part, distances, rows, self.codes)
 

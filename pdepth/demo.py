@@ -121,6 +121,6 @@ def _train(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> nn.Module:
     for _ in range(EPOCHS):
         for rows in torch.split(torch.randperm(len(x)), BATCH):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
+            nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
             optimizer.step()
     return model.eval()

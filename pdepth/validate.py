@@ -36,6 +36,7 @@ class Problem:
     codes: (M,) int32, each support row's class as its place in `classes` (C,) int64, ascending.
     query_rows: (N,) int64 support rows that are asked, or None; count: N.
     device: of the first support, where it is a torch tensor; None for NumPy.
+    memory: bytes that the engine may take beside the arrays; None: what it finds fit.
     """
 
     layers: tuple[Layer, ...]
@@ -47,6 +48,7 @@ class Problem:
     count: int
     threads: int
     device: Any
+    memory: int | None = None
 
 
 def whole(value: Any, what: str, least: int = 1) -> int:
@@ -192,21 +194,40 @@ def _first_not_finite(rows: Rows, threads: int) -> int:
 
 
 def _normalised(rows: Rows, what: str) -> Rows:
-    """Rows divided by their norms, in float64, as the definition does it; a stretch at a time."""
-    out = np.empty(rows.array.shape)
-    for begin in range(0, len(rows), 1024):
-        part = rows[begin : begin + 1024].widened()
+    """Rows divided by their norms, in float64, where they are; a stretch at a time."""
+    shape = rows.array.shape
+    out = rows.array[:0].double().new_empty(shape) if rows.on_device else np.empty(shape)
+    step = max(1, 2**24 // rows.width)
+    for begin in range(0, len(rows), step):
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            normed = definition.as_rows(part, "cosine")
-            squares = (normed * normed).sum(axis=1)
+            normed = _unit(rows[begin : begin + step])
+            squares = (normed * normed).sum(1)
         # A norm beyond float64's range, or of nought, leaves no row of norm one.
-        if len(bad := np.flatnonzero(~(np.abs(squares - 1) < 0.5))):
+        bad = ~(abs(squares - 1) < 0.5)
+        if bad.any():
             raise ValueError(
-                f"{what} has no direction in row {begin + bad[0]}: its norm is zero or beyond "
-                "float64's range; metric='cosine' wants one."
+                f"{what} has no direction in row {begin + int((bad * 1).argmax())}: its norm is "
+                "zero or beyond float64's range; metric='cosine' wants one."
             )
-        out[begin : begin + 1024] = normed
+        out[begin : begin + step] = normed
     return Rows(out, "float64")
+
+
+def _unit(rows: Rows) -> Any:
+    """(n, D) float64 as the definition has them.
+
+    A device does the same operations in the same order, and IEEE 754 rounds each alike; but for
+    the roots, which torch does not promise to round so and NumPy does.
+    """
+    if not rows.on_device:
+        return definition.as_rows(rows.widened(), "cosine")
+    values = rows.array.double()
+    terms = values * values
+    while (width := terms.shape[1]) > 1:
+        terms[:, : width // 2] += terms[:, width - width // 2 :]
+        terms = terms[:, : width - width // 2]
+    norms = np.sqrt(terms.cpu().numpy())
+    return values / values.new_tensor(norms)
 
 
 def problems(

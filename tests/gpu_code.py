@@ -24,6 +24,7 @@ from triton.compiler import ASTSource
 
 from pdepth.kernels import (
     bounds,
+    compact,
     complete,
     differences,
     duplicates,
@@ -43,8 +44,9 @@ POINTERS = {
     **dict.fromkeys(("half_norms", "norms", "residuals", "cuts"), "fp32"),
     **dict.fromkeys(("query_norms", "query_residuals"), "fp32"),
     **dict.fromkeys(("proven", "bound", "centre", "scale", "distances"), "fp64"),
-    **dict.fromkeys(("sizes", "codes", "leaves", "wanted", "votes"), "i32"),
+    **dict.fromkeys(("sizes", "codes", "leaves", "wanted", "votes", "found"), "i32"),
     **dict.fromkeys(("keys", "table", "order", "query_rows", "hashes", "rows"), "i64"),
+    **dict.fromkeys(("who", "left"), "i64"),
     **dict.fromkeys(("left_out", "same", "tied"), "i1"),
 }
 GIVEN = ("source", "support", "queries")  # the user's arrays, which may lie anywhere
@@ -94,6 +96,8 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
                     {**plain, "num_warps": most, "maxnreg": lists.REGISTERS[most]},
                     "fp32",
                 )
+    options = {"num_warps": compact.WARPS}
+    yield compact.compact_kernel, {"BLOCK": compact.BLOCK}, options, "fp32"
     for pairs, lanes, depth, warps in exact.SHAPES:
         constants = {"PAIRS": pairs, "LANES": lanes, "DEPTH": depth}
         yield complete.distances_kernel, constants, {**plain, "num_warps": warps}, "fp32"
@@ -112,6 +116,8 @@ def compiled(
             signature[name] = "*" + POINTERS.get(name, kind)
             if name not in GIVEN:
                 aligned[(i,)] = [["tt.divisibility", 16]]
+        elif name == "count" and kernel is compact.compact_kernel:
+            signature[name] = "*i64"
         elif name == "selves":
             signature[name] = "*i64" if kernel is complete.distances_kernel else "*i32"
         else:

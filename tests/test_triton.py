@@ -17,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 import pdepth
-from pdepth import certify, definition
+from pdepth import certify, definition, validate
+from pdepth.backends import transfer
 from pdepth.backends import triton as backend
+from pdepth.rows import Rows, rows_of
 
 from cases import DTYPES, KINDS, Case, activations, assert_exact, cast, first_difference, oracle_of
 
@@ -26,6 +28,7 @@ if (reason := backend.available()) is not None:
     pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
 
 from pdepth.kernels import (
+    compact,
     complete,
     differences,
     duplicates,
@@ -180,21 +183,108 @@ def test_supports_beyond_the_memory_come_in_chunks(
     rng = np.random.default_rng(8)
     values = rng.integers(-2, 3, (120, 12)).astype("f4")  # ties across chunks
     labels = rng.integers(0, 5, 120)
-    monkeypatch.setattr(backend, "_free", lambda device: 40_000)
+    monkeypatch.setattr(backend._Call, "budget", 40_000)
     chunks: list[int] = []
-    tensor = backend._tensor
+    take = transfer.Transfer.take
 
-    def seen(rows: Any, device: Any) -> torch.Tensor:
+    def seen(self: transfer.Transfer, rows: Any) -> torch.Tensor:
         chunks.append(len(rows))
-        return tensor(rows, device)
+        return take(self, rows)
 
-    monkeypatch.setattr(backend, "_tensor", seen)
+    monkeypatch.setattr(transfer.Transfer, "take", seen)
     asked = {"query_rows": np.array([0, 60, 119])} if own else {"queries": values[:3] + 0.5}
     found = pdepth.probe_votes(values, labels, **asked, k=9, backend="triton")
     wanted = definition.probe_votes(values, labels, **asked, k=9)
     assert first_difference(found.votes, wanted.votes) is None
     assert first_difference(found.tied, wanted.tied) is None
     assert len(chunks) > 3
+
+
+def test_a_device_with_less_memory_than_it_said_gives_the_same_votes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each time it has no more, the rest is done in half the room, at last in chunks."""
+    rng = np.random.default_rng(13)
+    values = [rng.integers(-2, 3, (400, width)).astype("f4") for width in (9, 300, 12)]
+    labels, asked = rng.integers(0, 5, 400), np.array([0, 200, 399])
+    whole = search.Search
+    rooms: list[tuple[int, int]] = []
+
+    def most(supports: Any, *rest: Any) -> Any:
+        rooms.append((len(supports), len(supports[0])))
+        if sum(each.numel() for each in supports) > 60_000:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(supports, *rest)
+
+    monkeypatch.setattr(search, "Search", most)
+    monkeypatch.setattr(backend, "_free", lambda device: 24_000_000)
+    monkeypatch.setattr(backend._Call, "budget", property(lambda call: call.room // 12))
+    found = pdepth.probe_votes(values, labels, query_rows=asked, k=9, backend="triton")
+    for layer, votes in zip(values, found.votes, strict=True):
+        wanted = definition.probe_votes(layer, labels, query_rows=asked, k=9).votes
+        assert first_difference(votes, wanted) is None
+    assert max(rooms)[0] == 3  # all layers at first
+    assert min(rows for _, rows in rooms) < 400  # and pieces of one in the end
+
+
+def test_a_device_without_room_for_a_tile_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_free", lambda device: 1_000_000)
+    with pytest.raises(
+        MemoryError, match=r"room for 1\.0 MB, and one tile of probe 0 takes 2\.\d MB"
+    ):
+        pdepth.probe_votes(np.zeros((40, 3)), np.zeros(40, int), backend="triton")
+
+    def never(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(backend, "_free", lambda device: 1 << 31)
+    monkeypatch.setattr(search, "Search", never)
+    with pytest.raises(MemoryError, match="one tile of probe 0 takes"):
+        pdepth.probe_votes(np.zeros((40, 3)), np.zeros(40, int), backend="triton")
+
+
+def test_rows_are_the_same_after_their_transfer() -> None:
+    rng = np.random.default_rng(14)
+    values = rng.integers(0, 99, (50, 6))
+    copies = transfer.Transfer(DEVICE)
+    every = [
+        *(rows_of(values.astype(kind), kind) for kind in ("f8", "f4", "f2", "u1", "u2", "u4")),
+        *(rows_of(values.astype(kind), kind) for kind in ("u8", "i1", "i2", "i4", "i8")),
+        rows_of(torch.from_numpy(values).bfloat16(), "bfloat16"),
+        rows_of(values.astype("f4")[::-2, 1:4], "backward"),
+    ]
+    for rows in every:
+        copies.expect(rows)
+    for rows in [*every[::2], *every[1::2]]:
+        found = copies.take(rows)
+        assert found.device.type == DEVICE.type
+        assert (found.double().cpu().numpy() == rows.widened()).all()
+    copies.expect(every[0])
+    copies.close()
+
+
+def test_directions_have_the_bits_of_the_definition() -> None:
+    rng = np.random.default_rng(16)
+    for width in (1, 2, 5, 64, 129, 1001):
+        for dtype in ("float32", "bfloat16", "float64", "uint8"):
+            values = _rows(cast(rng.uniform(1, 90, (40, width)), dtype))
+            found = validate._normalised(Rows(values, dtype), "rows")
+            assert found.type == "float64"
+            assert (found.array.cpu().numpy() == definition.as_rows(values, "cosine")).all()
+    with pytest.raises(ValueError, match="rows has no direction in row 2: its norm is zero"):
+        validate._normalised(Rows(torch.eye(4, device=DEVICE)[:, :2], "float32"), "rows")
+
+
+def test_compact_is_its_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "BLOCK", 64)
+    rng = np.random.default_rng(15)
+    for asked in (1, 63, 64, 200):
+        found, wanted = (_rows(rng.integers(-1, 2, asked).astype("i4")) for _ in range(2))
+        who = _rows(np.sort(rng.permutation(300)[:asked]))
+        votes = [torch.full((300,), 7, dtype=torch.int32, device=DEVICE) for _ in range(2)]
+        left = compact.compact(found, wanted, who, votes[0])
+        assert torch.equal(left, compact.compact_reference(found, wanted, who, votes[1]))
+        assert torch.equal(*votes)
 
 
 def test_exact_ways_agree_with_one_another() -> None:
@@ -434,7 +524,8 @@ def test_every_kernel_compiles_without_spills() -> None:
         found = [json.loads(line) for line in process.communicate()[0].splitlines()]
         assert process.returncode == 0
         assert {each["kernel"] for each in found} == {
-            *("prepare", "hash", "same", "filter", "differences", "tighten", "settle", "distances"),
+            *("prepare", "hash", "same", "filter", "differences", "tighten", "settle"),
+            *("distances", "compact"),
         }
         meant, other = ("HGMMA", "HMMA") if capability == 90 else ("HMMA", "HGMMA")
         for each in found:

@@ -5,26 +5,26 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
+from contextlib import contextmanager, nullcontext
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.backends.common import UNKNOWN, Coded, Progress
-from pdepth.rows import Rows
+from pdepth.embeddings.memory import human
 from pdepth.validate import Layer, Problem
 
 if TYPE_CHECKING:
     import torch
 
-    from pdepth.kernels.search import Answer
+    from pdepth.kernels.search import Answer, Search
 
 CAPABILITY = (8, 0)
-SHARE, APART = 0.8, 1 << 30  # of the device's free memory, less the lists and the like
+SHARE = 0.8  # of the device's free memory
 PACKED = 1 << 17  # queries that are packed at a time, at most
-WIDER = {"uint16": "int32", "uint32": "int64", "uint64": "float64"}  # what the kernels read
+TILE = 128  # rows of a tile of the filter, the least that it takes
 INTERPRET = "TRITON_INTERPRET"
 
 
@@ -60,8 +60,7 @@ def votes(
     progress: Progress | None,
 ) -> Coded:
     """All votes; or with `wanted` (N,) only those that equal it from there to the last probe."""
-    call = _Call(problem, progress)
-    with call.on_device():
+    with _on_device(problem, progress) as call:
         if wanted is not None:
             return Coded(call.depth_only(call.put(wanted)).cpu().numpy())
         return call.counted() if return_counts else call.all_votes()
@@ -69,39 +68,57 @@ def votes(
 
 def neighbours(problem: Problem) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Squared distances (N, k) and rows (N, k), in the order (distance, row)."""
-    call = _Call(problem, None)
-    with call.on_device():
+    with _on_device(problem, None) as call:
         distances, rows = call.neighbours(0)
         return distances.cpu().numpy(), rows.cpu().numpy()
 
 
+@contextmanager
+def _on_device(problem: Problem, progress: Progress | None) -> Iterator[_Call]:
+    """A problem on its device, whose memory and kernels are the current ones."""
+    import torch
+
+    from pdepth.kernels.lists import MOST_NEIGHBOURS
+
+    if problem.k > MOST_NEIGHBOURS:
+        raise ValueError(
+            f"k is {problem.k}; backend='triton' takes at most {MOST_NEIGHBOURS} neighbours, "
+            "and backend='cpu' any number."
+        )
+    device = _device(problem)
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        call = _Call(problem, device, progress)
+        try:
+            yield call
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(
+                f"{device} has too little free memory for the answers of {problem.count:,} queries."
+            ) from error
+        finally:
+            call.copies.close()
+
+
 class _Call:
-    """A problem on the device."""
+    """A problem on the device.
 
-    def __init__(self, problem: Problem, progress: Progress | None) -> None:
+    Attributes:
+        room: bytes that the call may take; halved each time the device turns out to have less.
+        copies: of the rows that are not there.
+    """
+
+    def __init__(self, problem: Problem, device: torch.device, progress: Progress | None) -> None:
         import torch
 
-        from pdepth.kernels.lists import MOST_NEIGHBOURS
+        from pdepth.backends.transfer import Transfer
 
-        if problem.k > MOST_NEIGHBOURS:
-            raise ValueError(
-                f"k is {problem.k}; backend='triton' takes at most {MOST_NEIGHBOURS} neighbours, "
-                "and backend='cpu' any number."
-            )
-        self.problem, self.k, self.progress = problem, problem.k, progress
-        self.device = _device(problem)
-        with self.on_device():
-            self.budget = _free(self.device)
-            self.codes = self.put(problem.codes)
-            self.everyone = torch.arange(problem.count, device=self.device)
-            asked = problem.query_rows
-            self.query_rows = self.everyone if asked is None else self.put(asked)
-
-    def on_device(self) -> AbstractContextManager[Any]:
-        """Kernels and memory are those of this device."""
-        import torch
-
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+        self.problem, self.k, self.progress, self.device = problem, problem.k, progress, device
+        self.room = problem.memory or _free(device)
+        self.check_room()
+        self.copies = Transfer(device)
+        self.codes = self.put(problem.codes)
+        self.everyone = torch.arange(problem.count, device=device)
+        asked = problem.query_rows
+        self.query_rows = self.everyone if asked is None else self.put(asked)
 
     def put(self, array: NDArray[Any]) -> torch.Tensor:
         import torch
@@ -138,17 +155,18 @@ class _Call:
 
     def depth_only(self, wanted: torch.Tensor) -> torch.Tensor:
         """(L, N) int32: the wanted class as long as every later vote is it, else UNKNOWN."""
+        from pdepth.kernels.compact import compact
         from pdepth.kernels.search import Answer
 
         votes = self.empty(len(self.problem.layers), len(wanted), dtype="int32").fill_(UNKNOWN)
         who = self.everyone
         for number in reversed(range(len(votes))):
+            found = self.empty(len(who), dtype="int32")
+            answer = Answer(wanted=wanted[who], votes=found)
+            self.ask([number], who, [answer], then=range(number)[::-1])
+            who = compact(found, answer.wanted, who, votes[number])
             if not len(who):
                 break
-            found = self.empty(len(who), dtype="int32")
-            self.ask([number], who, [Answer(wanted=wanted[who], votes=found)])
-            votes[number, who] = found
-            who = who[found == wanted[who]]
         return votes
 
     def neighbours(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,55 +180,67 @@ class _Call:
 
     # ---- how it is answered ----
 
-    def ask(self, numbers: Sequence[int], who: torch.Tensor, answers: Sequence[Answer]) -> None:
-        """The queries `who` (n,) at some layers, into answers of (n, ...) each."""
-        from pdepth.kernels.search import Search
+    def ask(
+        self,
+        numbers: Sequence[int],
+        who: torch.Tensor,
+        answers: Sequence[Answer],
+        then: Sequence[int] = (),
+    ) -> None:
+        """The queries `who` (n,) at some layers, into answers of (n, ...) each.
+
+        `then`: layers that are likely to be asked next.
+        """
+        import torch
 
         rows = self.query_rows[who]
         leaves_out = self.problem.layers[0].queries is None and self.problem.exclude_self
         selves = rows if leaves_out else rows.new_full(rows.shape, -1)
-        given = dict(zip(numbers, answers, strict=True))
-        for group in self._groups(numbers):
-            layers = [self.problem.layers[number] for number in group]
+        left, answered = list(numbers), list(answers)
+        while left:
+            group = self._group(left)
             for number in group:
                 self._report(number, 0.0, who)
-            if sum(map(self._size, layers)) > self.budget:
-                self._in_chunks(layers[0], rows, selves, given[group[0]])
-            else:
-                supports = [_tensor(layer.support, self.device) for layer in layers]
-                queries = [
-                    support if layer.queries is None else _tensor(layer.queries, self.device)
-                    for layer, support in zip(layers, supports, strict=True)
-                ]
-                search = Search(supports, queries, rows, selves, self.codes, self.k)
-                search.answer([given[number] for number in group])
-                del supports, queries, search  # before the next group's
+            try:
+                if self._size(group[0]) > self.budget:
+                    self._in_chunks(self.problem.layers[group[0]], rows, selves, answered[0])
+                else:
+                    search = self._search(group, rows, selves, [*left[len(group) :], *then])
+                    search.answer(answered[: len(group)])
+                    del search  # before the next group's
+            except torch.OutOfMemoryError:
+                self._shrink()
+                continue
             for number in group:
                 self._report(number, 1.0, who)
+            left, answered = left[len(group) :], answered[len(group) :]
+
+    def _search(
+        self, group: Sequence[int], rows: torch.Tensor, selves: torch.Tensor, then: Sequence[int]
+    ) -> Search:
+        """Layers that fit into the memory; of those after them, what fits beside is on its way."""
+        from pdepth.kernels.search import Search
+
+        layers = [self.problem.layers[number] for number in group]
+        supports = [self.copies.take(layer.support) for layer in layers]
+        queries = [
+            support if layer.queries is None else self.copies.take(layer.queries)
+            for layer, support in zip(layers, supports, strict=True)
+        ]
+        taken = sum(map(self._size, group))
+        for number in then:
+            taken += self._size(number)
+            if taken > self.budget:
+                break
+            layer = self.problem.layers[number]
+            for each in (layer.support, layer.queries):
+                if each is not None:
+                    self.copies.expect(each)
+        return Search(supports, queries, rows, selves, self.codes, self.k, self.scratch)
 
     def _report(self, number: int, fraction: float, who: torch.Tensor) -> None:
         if self.progress is not None:
             self.progress(number, fraction, len(who))
-
-    def _groups(self, numbers: Sequence[int]) -> Iterator[list[int]]:
-        """Layers that go through the kernels together; one beyond the memory goes alone."""
-        group: list[int] = []
-        taken = 0
-        for number in numbers:
-            size = self._size(self.problem.layers[number])
-            if group and taken + size > self.budget:
-                yield group
-                group, taken = [], 0
-            group.append(number)
-            taken += size
-        yield group
-
-    def _size(self, layer: Layer) -> int:
-        """Bytes of a layer on the device: packed, and its values unless they are there."""
-        columns = -(-layer.support.width // 256) * 256
-        packed = 2 * columns * (len(layer.support) + min(len(self.everyone), PACKED))
-        both = [layer.support] if layer.queries is None else [layer.support, layer.queries]
-        return packed + sum(_moved(each) * len(each) for each in both)
 
     def _in_chunks(
         self, layer: Layer, rows: torch.Tensor, selves: torch.Tensor, answer: Answer
@@ -218,29 +248,36 @@ class _Call:
         """A support that the device cannot hold: the nearest of each chunk, merged."""
         import torch
 
+        from pdepth.backends.transfer import moved
         from pdepth.kernels.search import Answer, Search, fill
 
         support, queries = layer.support, layer.support if layer.queries is None else layer.queries
-        columns = -(-support.width // 256) * 256
-        part = max(1, self.budget // 4 // (2 * columns + _moved(queries)))
-        chunk = max(2 * (self.k + 1), self.budget // 2 // (2 * columns + _moved(support)))
-        chunks = -(-len(support) // min(chunk, len(support)))
-        bounds = [len(support) * number // chunks for number in range(chunks + 1)]
+        packed = 2 * _columns(layer)
+        part = max(1, self.budget // 4 // (packed + moved(queries)))
+        # One chunk is at work, and the rows of the next are on their way.
+        chunk = max(2 * (self.k + 1), self.budget // 2 // (packed + 2 * moved(support)))
+        count = -(-len(support) // min(chunk, len(support)))
+        bounds = list(pairwise(len(support) * number // count for number in range(count + 1)))
         for places in torch.split(torch.arange(len(rows), device=self.device), part):
             mine = rows[places]
-            if _moved(queries):
-                asked = _tensor(queries[mine.cpu().numpy()], self.device)
+            if moved(queries):
+                asked = self.copies.take(queries[mine.cpu().numpy()])
                 mine = torch.arange(len(places), device=self.device)
             else:
                 asked = queries.array
+            chunks = [support[first:last] for first, last in bounds]
             kept: tuple[torch.Tensor, torch.Tensor] | None = None
-            for first, last in pairwise(bounds):
+            for (first, last), here, following in zip(
+                bounds, chunks, [*chunks[1:], None], strict=True
+            ):
                 own = selves[places] - first
                 own = own.where((own >= 0) & (own < last - first), -1)
                 distances = self.empty(len(places), self.k, dtype="float64")
                 found = self.empty(len(places), self.k, dtype="int64")
-                held = _tensor(support[first:last], self.device)
-                search = Search([held], [asked], mine, own, self.codes[first:last], self.k)
+                held, codes = self.copies.take(here), self.codes[first:last]
+                if following is not None:
+                    self.copies.expect(following)
+                search = Search([held], [asked], mine, own, codes, self.k, self.scratch)
                 search.answer([Answer(distances=distances, rows=found)])
                 found += first
                 if kept is not None:
@@ -251,6 +288,65 @@ class _Call:
                 del held, search
             assert kept is not None
             fill(answer, places, *kept, self.codes)
+
+    # ---- what fits ----
+
+    @property
+    def scratch(self) -> int:
+        """Bytes for lists and distances."""
+        from pdepth.kernels.search import SCRATCH
+
+        return min(int(SCRATCH), self.room // 4)
+
+    @property
+    def budget(self) -> int:
+        """Bytes for rows, as they came and packed."""
+        return self.room - self.scratch
+
+    def _group(self, numbers: Sequence[int]) -> list[int]:
+        """The first of some layers, as many as fit together; one beyond the memory goes alone."""
+        sizes = list(accumulate(map(self._size, numbers)))
+        # Where not all fit, the next are copied beside those that are at work.
+        limit = self.budget if sizes[-1] <= self.budget else self.budget // 2
+        return list(numbers[: max(1, sum(size <= limit for size in sizes))])
+
+    def _size(self, number: int) -> int:
+        """Bytes of a layer on the device: packed, and its values unless they are there."""
+        from pdepth.backends.transfer import moved
+
+        layer = self.problem.layers[number]
+        packed = 2 * _columns(layer) * (len(layer.support) + min(len(self.everyone), PACKED))
+        both = [layer.support] if layer.queries is None else [layer.support, layer.queries]
+        return packed + sum(moved(each) * len(each) for each in both)
+
+    def _shrink(self) -> None:
+        """Go on with half the memory, since the device has less than it said."""
+        import torch
+
+        self.copies.drop()
+        torch.cuda.empty_cache()
+        self.room //= 2
+        self.check_room()
+
+    def check_room(self) -> None:
+        """Raises MemoryError where the room is not even that of a tile of every layer."""
+        from pdepth.backends.transfer import moved
+        from pdepth.kernels.lists import capacity_for
+
+        for layer in self.problem.layers:
+            rows = max(TILE, 2 * (self.k + 1))
+            both = moved(layer.support) + (moved(layer.queries) if layer.queries else 0)
+            least = 4 * rows * (8 * capacity_for(self.k) + 4 * _columns(layer) + both)
+            if self.room < least:
+                raise MemoryError(
+                    f"{self.device} has room for {human(self.room)}, and one tile of {layer.name} "
+                    f"takes {human(least)}; backend='cpu' works in the host's memory."
+                )
+
+
+def _columns(layer: Layer) -> int:
+    """Columns of a packed row, at most."""
+    return -(-layer.support.width // 256) * 256
 
 
 def _device(problem: Problem) -> torch.device:
@@ -270,29 +366,4 @@ def _free(device: torch.device) -> int:
         return 1 << 31
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(1 << 26, int(SHARE * (free + unused)) - APART)
-
-
-def _moved(rows: Rows) -> int:
-    """Bytes of a row that has to be copied to the device; 0 where it can be read as it is."""
-    import torch
-
-    if rows.on_device and rows.type not in WIDER:
-        return 0
-    return rows.width * int(getattr(torch, WIDER.get(rows.type, rows.type)).itemsize)
-
-
-def _tensor(rows: Rows, device: torch.device) -> torch.Tensor:
-    """Rows on the device, in a type that the kernels read."""
-    import torch
-
-    array = rows.array
-    if isinstance(array, np.ndarray):
-        if array.strides[0] < 0 or array.strides[0] % array.itemsize:
-            array = np.ascontiguousarray(array)  # torch has no such rows
-        if rows.type == "bfloat16":
-            array = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        else:
-            array = torch.from_numpy(array)
-    tensor: torch.Tensor = array.to(device)
-    return tensor.to(getattr(torch, WIDER[rows.type])) if rows.type in WIDER else tensor
+    return int(SHARE * (free + unused))
