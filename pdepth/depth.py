@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,10 +11,19 @@ import torch
 from torch import nn
 
 from pdepth import validate
-from pdepth.backends import backend_named
-from pdepth.embeddings.capture import Captured, Layout, at_rest, capture, check_memory, inspect
+from pdepth.backends import backend_named, triton
+from pdepth.embeddings.capture import (
+    Captured,
+    Layout,
+    at_rest,
+    capture,
+    check_memory,
+    device_of,
+    footprint,
+    inspect,
+)
 from pdepth.embeddings.data import Source
-from pdepth.embeddings.memory import Budget
+from pdepth.embeddings.memory import Budget, free_on
 from pdepth.embeddings.placement import Layers, place, unwrap
 from pdepth.engine import depth_from_embeddings
 from pdepth.progress import Event, Observer, ProbeMeter, RowMeter, watch
@@ -47,7 +57,8 @@ def prediction_depth(
         depths are the same; votes are known from a row's depth on.
     backend, num_threads: of the search, as in `depth_from_embeddings`.
     device: where the forward pass runs; None leaves the model where it is.
-    memory: most that the embeddings may take, in bytes or as "8GiB"; None: what is free.
+    memory: most that the embeddings may take, in bytes or as "8GiB"; None: what is free. Those of
+        a model on a CUDA device stay there if they fit beside the work of the GPU engine.
     batch_size: rows per forward pass, unless a DataLoader brings its own.
     progress: True (standard error), False, or a callable that takes `pdepth.progress.Event`s.
 
@@ -76,8 +87,15 @@ def prediction_depth(
                 )
             sources = [source] if asked is None else [source, asked]
             expected = sum(s.rows or 0 for s in sources)
+            home = None
+            if all(s.rows for s in sources):
+                home = _home(device_of(model), layout, [s.rows or 0 for s in sources], backend)
+            where = "memory"
+            if home is not None:
+                where = f"the memory of {home}"
+                budget = budget if budget.given else Budget(free_on(home))
             if expected:
-                observer(Event("note", check_memory(layout, expected, budget)))
+                observer(Event("note", check_memory(layout, expected, budget, where)))
             captured: list[Captured] = []
             for each in sources:
                 meter = RowMeter(observer, each.what, each.rows)
@@ -87,6 +105,7 @@ def prediction_depth(
                         model,
                         layout,
                         each,
+                        device=home,
                         on_rows=meter,
                         make_room=partial(_make_room, layout, budget, held),
                     )
@@ -118,6 +137,20 @@ def _asked(result: DepthResult, early_exit: bool) -> list[int]:
     if not early_exit:
         return [len(result)] * len(result.probes)
     return [int((result.depth <= probe + 1).sum()) for probe in range(len(result.probes))]
+
+
+def _home(
+    device: torch.device, layout: Layout, rows: Sequence[int], backend: str
+) -> torch.device | None:
+    """The model's own device, where the GPU engine can work beside all embeddings; None: the host.
+
+    rows: of the support, and of the queries if they are others.
+    """
+    if device.type != "cuda" or backend not in ("auto", "triton") or triton.available():
+        return None
+    work = triton.working_set(max(layout.widths), rows[0], rows[-1])
+    fits = footprint(layout, sum(rows)) + work <= triton.SHARE * free_on(device)
+    return device if fits else None
 
 
 def _make_room(layout: Layout, budget: Budget, held: int, rows: int) -> None:

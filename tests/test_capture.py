@@ -16,7 +16,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from pdepth.embeddings.capture import at_rest, capture, check_memory, footprint, inspect
+from pdepth import depth
+from pdepth.backends import triton
+from pdepth.embeddings.capture import Layout, at_rest, capture, check_memory, footprint, inspect
 from pdepth.embeddings.data import Source
 from pdepth.embeddings.memory import Budget, free_bytes, human, parse_bytes
 from pdepth.embeddings.placement import place
@@ -481,6 +483,37 @@ def test_footprint_is_what_the_matrices_take():
     )
     with pytest.raises(MemoryError, match=r"more than the budget of .*; probe fewer layers"):
         check_memory(layout, 10**6, Budget(bytes_needed - 1, given=True))
+
+
+def test_embeddings_stay_on_the_device_where_the_search_fits_beside_them(monkeypatch):
+    layout = Layout((), ((4, 64),), (torch.float32,), False)
+    free = [10**9]
+    monkeypatch.setattr(depth, "free_on", lambda device: free[0])
+    monkeypatch.setattr(triton, "available", lambda: None)
+    cuda, cpu = torch.device("cuda:1"), torch.device("cpu")
+    rows = [50_000, 10_000]
+    needed = footprint(layout, 60_000) + triton.working_set(256, *rows)
+    free[0] = int(needed / triton.SHARE) + 2
+    for backend in ("auto", "triton"):
+        assert depth._home(cuda, layout, rows, backend) == cuda
+    assert depth._home(cuda, layout, rows, "cpu") is None
+    assert depth._home(cpu, layout, rows, "auto") is None
+    free[0] = int(needed / triton.SHARE) - 2
+    assert depth._home(cuda, layout, rows, "auto") is None
+    free[0] *= 2
+    monkeypatch.setattr(triton, "available", lambda: "torch sees no CUDA device.")
+    assert depth._home(cuda, layout, rows, "auto") is None
+
+
+def test_values_are_kept_on_the_device_that_is_asked_for():
+    model, data = small_resnet(), images()
+    with at_rest(model):
+        source = Source(data, "support", 4)
+        layout = inspect(model, place(model), source.first[0])
+        found = capture(model, layout, source, device=torch.device("meta"))
+    assert {each.device.type for each in found.embeddings} == {"meta"}
+    assert [each.shape[1] for each in found.embeddings] == list(layout.widths)
+    assert {found.labels.device.type, found.predictions.device.type} == {"cpu"}
 
 
 def test_a_stream_asks_for_room_as_it_grows():

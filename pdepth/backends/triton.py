@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.backends.common import UNKNOWN, Coded, Progress
-from pdepth.embeddings.memory import human
+from pdepth.embeddings.memory import free_on, human
 from pdepth.validate import Layer, Problem
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ class _Call:
         from pdepth.kernels.search import Answer, Search, fill
 
         support, queries = layer.support, layer.support if layer.queries is None else layer.queries
-        packed = 2 * _columns(layer)
+        packed = 2 * _columns(support.width)
         part = max(1, self.budget // 4 // (packed + moved(queries)))
         # One chunk is at work, and the rows of the next are on their way.
         chunk = max(2 * (self.k + 1), self.budget // 2 // (packed + 2 * moved(support)))
@@ -315,7 +315,7 @@ class _Call:
         from pdepth.backends.transfer import moved
 
         layer = self.problem.layers[number]
-        packed = 2 * _columns(layer) * (len(layer.support) + min(len(self.everyone), PACKED))
+        packed = _packed(layer.support.width, len(layer.support), len(self.everyone))
         both = [layer.support] if layer.queries is None else [layer.support, layer.queries]
         return packed + sum(moved(each) * len(each) for each in both)
 
@@ -336,7 +336,7 @@ class _Call:
         for layer in self.problem.layers:
             rows = max(TILE, 2 * (self.k + 1))
             both = moved(layer.support) + (moved(layer.queries) if layer.queries else 0)
-            least = 4 * rows * (8 * capacity_for(self.k) + 4 * _columns(layer) + both)
+            least = 4 * rows * (8 * capacity_for(self.k) + 4 * _columns(layer.support.width) + both)
             if self.room < least:
                 raise MemoryError(
                     f"{self.device} has room for {human(self.room)}, and one tile of {layer.name} "
@@ -344,9 +344,20 @@ class _Call:
                 )
 
 
-def _columns(layer: Layer) -> int:
+def working_set(width: int, support: int, queries: int) -> int:
+    """Bytes that a layer of so many rows on the device takes beside them, at most."""
+    from pdepth.kernels.search import SCRATCH
+
+    return _packed(width, support, queries) + int(SCRATCH)
+
+
+def _packed(width: int, support: int, queries: int) -> int:
+    return 2 * _columns(width) * (support + min(queries, PACKED))
+
+
+def _columns(width: int) -> int:
     """Columns of a packed row, at most."""
-    return -(-layer.support.width // 256) * 256
+    return -(-width // 256) * 256
 
 
 def _device(problem: Problem) -> torch.device:
@@ -360,10 +371,4 @@ def _device(problem: Problem) -> torch.device:
 
 def _free(device: torch.device) -> int:
     """Bytes that a call may take."""
-    import torch
-
-    if device.type != "cuda":
-        return 1 << 31
-    free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(SHARE * (free + unused))
+    return int(SHARE * free_on(device)) if device.type == "cuda" else 1 << 31

@@ -43,9 +43,10 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """What one pass over a source gave, all of it on the CPU.
+    """What one pass over a source gave.
 
-    embeddings: for each probe (n, D), contiguous. labels, predictions: (n,) int64.
+    embeddings: for each probe (n, D), contiguous, on the device that was asked for.
+    labels, predictions: (n,) int64, on the CPU.
     """
 
     embeddings: list[Tensor]
@@ -59,10 +60,10 @@ def footprint(layout: Layout, rows: int) -> int:
     return rows * sum(width * dtype.itemsize for width, dtype in sizes)
 
 
-def check_memory(layout: Layout, rows: int, budget: Budget) -> str:
+def check_memory(layout: Layout, rows: int, budget: Budget, where: str = "memory") -> str:
     """What the embeddings take, in a sentence; a MemoryError where the budget does not suffice."""
     bytes_needed = footprint(layout, rows)
-    need = f"{human(bytes_needed)} in memory for {rows:,} rows x {len(layout.probes)} probes"
+    need = f"{human(bytes_needed)} in {where} for {rows:,} rows x {len(layout.probes)} probes"
     if budget.size is None:
         return f"embeddings: {need}"
     if bytes_needed > budget.size:
@@ -155,14 +156,16 @@ def capture(
     layout: Layout,
     source: Source,
     *,
+    device: torch.device | None = None,
     on_rows: Callable[[int], None] = lambda done: None,
     make_room: Callable[[int], object] = lambda rows: None,
 ) -> Captured:
     """Run the model over all of `source`; its probes' values are copied as they arise.
 
-    Call it inside `at_rest`. on_rows: told how many rows are done after each batch. make_room:
-    told for how many rows memory is about to be taken, more than once where a source does not
-    know its length; it may refuse with a MemoryError.
+    Call it inside `at_rest`. device: where the values are kept; None for the CPU. on_rows: told
+    how many rows are done after each batch. make_room: told for how many rows memory is about to
+    be taken, more than once where a source does not know its length; it may refuse with a
+    MemoryError.
     Raises ValueError when a row's shape differs from the layout's, or a label is not one of the
     network's classes.
     """
@@ -170,7 +173,7 @@ def capture(
     rows = source.rows or 0
     make_room(rows)
     matrices = {
-        probe: torch.empty((rows, *shape), dtype=dtype)
+        probe: torch.empty((rows, *shape), dtype=dtype, device=device or "cpu")
         for probe, shape, dtype in zip(layout.probes, layout.shapes, layout.dtypes, strict=True)
     }
     labels: list[Tensor] = []
@@ -259,6 +262,12 @@ def _forward(model: nn.Module, inputs: Tensor) -> Any:
         if tensor.is_floating_point():
             return model(inputs.to(tensor.device, dtype))
     return model(inputs)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer is; the CPU for one without."""
+    first = next(_tensors(unwrap(model)), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
