@@ -113,16 +113,20 @@ class Case:
     options: dict[str, Any]
 
 
-def case(seed: int) -> Case:
-    """The problem of that number: kind, type, sizes, ties and way of asking drawn at random."""
+def case(seed: int, *, small: bool = False) -> Case:
+    """The problem of that number: kind, type, sizes, ties and way of asking drawn at random.
+
+    small: of few queries and up to half the rows, for an engine that is interpreted.
+    """
     rng = np.random.default_rng(seed)
+    most_rows, most_asked = (400, 7) if small else (800, 150)
     kind, dtype = KINDS[seed % len(KINDS)], DTYPES[rng.integers(len(DTYPES))]
     width = int(np.exp(rng.uniform(0, np.log(700.99))))
     if rng.random() < 0.3:
         width |= 1
     k = int(rng.choice([1, 2, 5, 30, 30, 30, 61]))
-    rows = k + 1 + int(rng.choice([0, 1, rng.integers(0, 40), rng.integers(0, 800)]))
-    asked = int(rng.integers(1, 150))
+    rows = k + 1 + int(rng.choice([0, 1, rng.integers(0, 40), rng.integers(0, most_rows)]))
+    asked = int(rng.integers(1, most_asked))
     classes = int(rng.choice([2, 10, 100]))
     labels = rng.permutation(3 * classes)[:classes][rng.integers(0, classes, rows)] - classes
     values = kind(rng, rows + asked, width)
@@ -130,7 +134,7 @@ def case(seed: int) -> Case:
     way = rng.choice(["queries", "own", "some", "kept"])
     if way == "queries" and rng.random() < 0.3:  # the same rows among both
         queries[: asked // 2] = support[rng.integers(0, rows, asked // 2)]
-    if way == "some":
+    if way == "some" or (small and way != "queries"):
         options["query_rows"] = rng.integers(0, rows, asked)
     if way == "kept":
         options["exclude_self"] = False

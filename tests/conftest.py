@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import hypothesis
 import pytest
@@ -13,6 +16,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from pdepth import native
+from pdepth.backends import triton
 
 # The same examples at each run; `--hypothesis-profile=long` looks for others, and takes minutes.
 hypothesis.settings.register_profile("same", max_examples=150, derandomize=True, deadline=None)
@@ -36,9 +40,45 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(params=list(native.simd_levels()))
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def level(request: pytest.FixtureRequest, level_named: Callable[[str], str]) -> str:
     """Each compiled instruction set in turn, forced."""
-    if not native.simd_levels()[request.param]:
-        pytest.skip(f"this machine lacks {request.param}")
-    monkeypatch.setenv(native.SIMD, request.param)
-    return request.param
+    return level_named(request.param)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to the votes: a level of the CPU engine, or the GPU engine.
+
+    options: the arguments that choose it. interpreted: whether it is so slow that a test has to
+    take a small problem; on a device it takes the same as the others.
+    """
+
+    name: str
+    options: dict[str, Any]
+    interpreted: bool = False
+
+    def of(self, size: int, small: int) -> int:
+        return small if self.interpreted else size
+
+
+@pytest.fixture(params=[*native.simd_levels(), "triton"])
+def engine(request: pytest.FixtureRequest, level_named: Callable[[str], str]) -> Engine:
+    """Each engine in turn."""
+    if request.param == "triton":
+        if reason := triton.available():
+            pytest.skip(f"no GPU engine here: {reason}")
+        return Engine("triton", {"backend": "triton"}, triton.interpreted())
+    return Engine(level_named(request.param), {"backend": "cpu"})
+
+
+@pytest.fixture
+def level_named(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Forces a compiled instruction set by its name, or skips the test."""
+
+    def force(name: str) -> str:
+        if not native.simd_levels()[name]:
+            pytest.skip(f"this machine lacks {name}")
+        monkeypatch.setenv(native.SIMD, name)
+        return name
+
+    return force

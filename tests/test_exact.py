@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Engine
 
 import pdepth
 from pdepth import definition, native
@@ -37,58 +38,66 @@ def test_fuzz(block: int, request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("width", [3, 40, 400])
-def test_every_dtype_at_every_level(level: str, width: int) -> None:
+def test_every_dtype_in_every_engine(engine: Engine, width: int) -> None:
     rng = np.random.default_rng(width)
+    rows, asked = engine.of(1000, 100), engine.of(200, 2)
+    if engine.interpreted and width == 400:
+        pytest.skip("too wide for an interpreter")
     for dtype in ("float16", "bfloat16", "float32", "float64", "uint8", "int64"):
-        values = activations(rng, 1200, width)
+        values = activations(rng, rows + asked, width)
         problem = Case(
-            f"{dtype} {width} {level}",
-            cast(values[:1000], dtype),
-            rng.integers(0, 10, 1000),
-            cast(values[1000:], dtype),
+            f"{dtype} {width} {engine.name}",
+            cast(values[:rows], dtype),
+            rng.integers(0, 10, rows),
+            cast(values[rows:], dtype),
             {"k": 30},
         )
-        assert assert_exact(problem, oracle_of(problem)) == 200
+        assert assert_exact(problem, oracle_of(problem), **engine.options) == asked
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "int16", "uint32", "int32", "uint64", "bool"])
-def test_other_integers(dtype: str) -> None:
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+def test_other_integers(dtype: str, backend: str) -> None:
+    if pdepth.backends()[backend] != "available":
+        pytest.skip(f"no backend {backend} here")
     rng = np.random.default_rng(0)
-    values = rng.integers(0, 2 if dtype == "bool" else 120, (300, 20)).astype(dtype)
-    problem = Case(dtype, values, rng.integers(0, 3, 300), None, {"k": 7})
-    assert_exact(problem, oracle_of(problem))
+    values = rng.integers(0, 2 if dtype == "bool" else 120, (100, 20)).astype(dtype)
+    problem = Case(dtype, values, rng.integers(0, 3, 100), values[:2], {"k": 7})
+    assert_exact(problem, oracle_of(problem), backend=backend)
 
 
-def test_neighbours_and_distances_have_the_bits_of_the_definition(level: str) -> None:
-    for number in range(0, 600, 7):
-        problem = case(number)
+def test_neighbours_and_distances_have_the_bits_of_the_definition(engine: Engine) -> None:
+    for number in range(0, engine.of(600, 42), 7):
+        problem = case(number, small=engine.interpreted)
         with np.errstate(over="ignore"):
             distances, rows = definition.kneighbors(
                 problem.support, problem.queries, **problem.options
             )
         found_distances, found_rows = pdepth.kneighbors(
-            problem.support, problem.queries, **problem.options
+            problem.support, problem.queries, **problem.options, **engine.options
         )
         assert first_difference(found_rows, rows) is None, problem.name
         assert first_difference(found_distances, distances) is None, problem.name
 
 
-def test_large_widths_sum_in_the_definitions_order(level: str) -> None:
+def test_large_widths_sum_in_the_definitions_order(engine: Engine) -> None:
     rng = np.random.default_rng(5)
-    for width in (127, 128, 129, 1000, 4097, 20011):
+    asked = np.arange(engine.of(60, 2))
+    for width in (127, 128, 129, 1000, 4097, 20011)[: engine.of(6, 4)]:
         support = rng.standard_normal((60, width)).astype(np.float32)
-        distances, rows = definition.kneighbors(support, k=30)
-        found = pdepth.kneighbors(support, k=30)
+        distances, rows = definition.kneighbors(support, query_rows=asked, k=30)
+        found = pdepth.kneighbors(support, query_rows=asked, k=30, **engine.options)
         assert first_difference(found[0], distances) is None
         assert first_difference(found[1], rows) is None
 
 
-def test_cosine(level: str) -> None:
+def test_cosine(engine: Engine) -> None:
     rng = np.random.default_rng(1)
     support, queries = rng.standard_normal((500, 33)), rng.standard_normal((80, 33))
     labels = rng.integers(0, 5, 500)
+    queries = queries[: engine.of(80, 3)]
     problem = Case("cosine", support, labels, queries, {"k": 30, "metric": "cosine"})
-    assert_exact(problem, oracle_of(problem))
+    assert_exact(problem, oracle_of(problem), **engine.options)
 
 
 def test_votes_do_not_depend_on_threads(level: str) -> None:
@@ -121,13 +130,13 @@ def test_many_rows_cross_every_tile(level: str, held: int, monkeypatch: pytest.M
     assert_exact(problem, oracle_of(problem))
 
 
-def test_the_cut_grows_with_the_bound(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cut_grows_with_the_bound(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The nearest rows are the only ones that bfloat16 rounds, in whatever stretch they come.
 
     Rows and their opposites: the centre is nought, so that the others are packed as they are.
     """
     monkeypatch.setattr(cpu, "HELD", 1)
-    for seed in range(20):
+    for seed in range(engine.of(20, 1)):
         rng = np.random.default_rng(seed)
         query = rng.choice([-3.0, -2, 2, 3], 64)
         steps = rng.choice([-0.25, 0.25], (400, 64))
@@ -141,21 +150,24 @@ def test_the_cut_grows_with_the_bound(level: str, monkeypatch: pytest.MonkeyPatc
             query[None].astype(np.float32),
             {"k": 10},
         )
-        assert_exact(problem, oracle_of(problem))
+        assert_exact(problem, oracle_of(problem), **engine.options)
 
 
 @pytest.mark.parametrize("a_class", [10, 45])
-def test_far_rows_that_tie_fill_every_list(level: str, a_class: int) -> None:
+def test_far_rows_that_tie_fill_every_list(engine: Engine, a_class: int) -> None:
     """Nearly one-hot rows: to a filter all other classes are equally far, and they come first.
 
     With 45 rows a class the 30 nearest are of the query's own; with 10, most are among the ties.
     """
+    if engine.interpreted and a_class == 45:
+        pytest.skip("too many rows for an interpreter")
     rng = np.random.default_rng(7)
-    classes = 60
+    classes = engine.of(60, 30)
     labels = np.tile(np.arange(classes), a_class)
     rows = np.eye(classes)[labels] + 1e-7 * rng.standard_normal((len(labels), classes))
-    queries = np.eye(classes)[:40] + 1e-7 * rng.standard_normal((40, classes))
-    for dtype in ("float32", "float64"):
+    queries = np.eye(classes)[:30] + 1e-7 * rng.standard_normal((30, classes))
+    queries = queries[: engine.of(30, 1)]
+    for dtype in ("float32", "float64")[: engine.of(2, 1)]:
         problem = Case(
             f"{a_class} of a class, {dtype}",
             rows.astype(dtype),
@@ -163,12 +175,12 @@ def test_far_rows_that_tie_fill_every_list(level: str, a_class: int) -> None:
             queries.astype(dtype),
             {"k": 30},
         )
-        assert_exact(problem, oracle_of(problem))
+        assert_exact(problem, oracle_of(problem), **engine.options)
 
 
 @pytest.mark.parametrize("early_exit", [True, False])
 @pytest.mark.parametrize("held_out", [True, False])
-def test_depth(level: str, early_exit: bool, held_out: bool) -> None:
+def test_depth(engine: Engine, early_exit: bool, held_out: bool) -> None:
     rng = np.random.default_rng(4)
     labels = rng.integers(0, 4, 400) * 7 - 5
     centres = rng.standard_normal((30, 4, 64))
@@ -178,22 +190,36 @@ def test_depth(level: str, early_exit: bool, held_out: bool) -> None:
         )[:, : 8 + 8 * depth]
         for depth in range(7)
     ]
-    queries = [layer[300:] for layer in layers] if held_out else None
-    support = [layer[:300] for layer in layers] if held_out else layers
-    own = labels[:300] if held_out else labels
-    predictions = np.where(rng.random(400) < 0.8, labels, 2)[300 if held_out else 0 :]
-    predictions[:3] = 99  # a class that the support does not have
+    predictions = np.where(rng.random(400) < 0.8, labels, 2)
+    asked = np.arange(300, engine.of(400, 306))
+    predictions[asked[:3]] = 99  # a class that the support does not have
+    predictions = predictions[asked]
+    if held_out:
+        support, own = [layer[:300] for layer in layers], labels[:300]
+        options = [{"queries": layer[asked]} for layer in layers]
+        queries, rows = [each["queries"] for each in options], None
+    else:
+        support, own = layers, labels
+        options = [{"query_rows": asked}] * 7
+        queries, rows = None, asked
     found = pdepth.depth_from_embeddings(
-        support, own, predictions, queries, k=15, early_exit=early_exit
+        support,
+        own,
+        predictions,
+        queries,
+        query_rows=rows,
+        k=15,
+        early_exit=early_exit,
+        **engine.options,
     )
     votes = np.stack(
         [
-            definition.probe_votes(layer, own, None if queries is None else queries[i], k=15).votes
-            for i, layer in enumerate(support)
+            definition.probe_votes(layer, own, **each, k=15).votes
+            for layer, each in zip(support, options, strict=True)
         ]
     )
     depth, undefined = definition.depth_from_votes(votes, predictions)
-    assert len(set(depth.tolist())) > 4  # the case has something to tell apart
+    assert len(set(depth.tolist())) > engine.of(4, 2)  # the case has something to tell apart
     assert first_difference(found.depth, depth) is None
     assert first_difference(found.undefined, undefined) is None
     assert undefined[:3].all()

@@ -22,7 +22,7 @@ from pdepth.backends import transfer
 from pdepth.backends import triton as backend
 from pdepth.rows import Rows, rows_of
 
-from cases import DTYPES, KINDS, Case, activations, assert_exact, cast, first_difference, oracle_of
+from cases import DTYPES, activations, assert_exact, case, cast, first_difference, oracle_of
 
 if (reason := backend.available()) is not None:
     pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
@@ -57,53 +57,15 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", spoiled)
 
 
-def small(seed: int) -> Case:
-    """As `cases.case`, of a size for an interpreter."""
-    rng = np.random.default_rng(10**6 + seed)
-    kind, dtype = KINDS[seed % len(KINDS)], DTYPES[rng.integers(len(DTYPES))]
-    width = int(np.exp(rng.uniform(0, np.log(400))))
-    k = int(rng.choice([1, 3, 10, 30, 40]))
-    rows = k + 1 + int(rng.choice([0, 1, rng.integers(0, 40), rng.integers(0, 400)]))
-    asked = int(rng.integers(1, 7))
-    classes = int(rng.choice([2, 10, 100]))
-    labels = rng.permutation(3 * classes)[:classes][rng.integers(0, classes, rows)] - classes
-    values = kind(rng, rows + asked, width)
-    way = rng.choice(["queries", "some", "kept"])
-    options: dict[str, Any] = {"k": k}
-    if way != "queries":
-        options["query_rows"] = rng.integers(0, rows, asked)
-    if way == "kept":
-        options["exclude_self"] = False
-    return Case(
-        f"seed {seed}: {kind.__name__} {dtype} {rows} x {width}, {way}, {classes} classes, k={k}",
-        cast(values[:rows], dtype),
-        labels,
-        cast(values[rows:], dtype) if way == "queries" else None,
-        options,
-    )
-
-
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_fuzz(block: int, request: pytest.FixtureRequest) -> None:
     """Every kind of layer, against the definition."""
     share = -(-request.config.getoption("--triton-votes") // BLOCKS)
     compared, number = 0, block
     while compared < share:
-        problem = small(number)
+        problem = case(number, small=True)
         compared += assert_exact(problem, oracle_of(problem), backend="triton")
         number += BLOCKS
-
-
-def test_neighbours_have_the_bits_of_the_definition() -> None:
-    for number in range(0, 60, 7):
-        problem = small(number)
-        with np.errstate(over="ignore"):
-            wanted = definition.kneighbors(problem.support, problem.queries, **problem.options)
-        found = pdepth.kneighbors(
-            problem.support, problem.queries, **problem.options, backend="triton"
-        )
-        assert first_difference(found[1], wanted[1]) is None, problem.name
-        assert first_difference(found[0], wanted[0]) is None, problem.name
 
 
 def test_layers_of_every_width_together() -> None:
@@ -118,31 +80,6 @@ def test_layers_of_every_width_together() -> None:
         wanted = definition.probe_votes(layer, labels, query_rows=rows, k=12)
         assert first_difference(votes, wanted.votes) is None
         assert first_difference(tied, wanted.tied) is None
-
-
-@pytest.mark.parametrize("early_exit", [True, False])
-def test_depth(early_exit: bool) -> None:
-    rng = np.random.default_rng(4)
-    labels = rng.integers(0, 4, 200)
-    centres = rng.standard_normal((6, 4, 40))
-    layers = [
-        (0.25 * depth * centres[depth][labels] + rng.standard_normal((200, 40))).astype("f4")
-        for depth in range(6)
-    ]
-    support, queries = [each[:190] for each in layers], [each[190:] for each in layers]
-    predictions = np.where(rng.random(10) < 0.8, labels[190:], 2)
-    predictions[0] = 99  # a class that the support does not have
-    found = pdepth.depth_from_embeddings(
-        support, labels[:190], predictions, queries, k=15, early_exit=early_exit, backend="triton"
-    )
-    wanted = pdepth.depth_from_embeddings(
-        support, labels[:190], predictions, queries, k=15, backend="reference"
-    )
-    assert len(set(wanted.depth.tolist())) > 2  # the case has something to tell apart
-    assert first_difference(found.depth, wanted.depth) is None
-    assert first_difference(found.undefined, wanted.undefined) is None
-    if early_exit:
-        assert first_difference(found.known, wanted.known) is None
 
 
 def test_many_stretches_and_lists_that_carry_over() -> None:
