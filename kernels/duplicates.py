@@ -6,6 +6,8 @@ otherwise fill every query's list with ties.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -54,24 +56,26 @@ def same_kernel(
     tl.store(same + at, alike, mask=at < rows)
 
 
-def surplus(source: torch.Tensor, keep: int) -> torch.Tensor:
-    """(M,) bool: rows of `source` (M, D) that equal at least `keep` earlier ones, bit by bit.
+def surplus(sources: Sequence[torch.Tensor], keep: int) -> torch.Tensor:
+    """(L, M) bool: rows of each source (M, D) that equal at least `keep` earlier ones, bit by bit.
 
     Rows whose hashes collide may be spared; none is marked that should not be.
     """
-    rows, width = source.shape
-    hashes = torch.empty(rows, dtype=torch.int64, device=source.device)
-    same = torch.empty(rows, dtype=torch.bool, device=source.device)
+    layers, rows, device = len(sources), len(sources[0]), sources[0].device
+    hashes = torch.empty((layers, rows), dtype=torch.int64, device=device)
+    same = torch.empty((layers, rows), dtype=torch.bool, device=device)
     grid = (triton.cdiv(rows, ROWS),)
     options = {"ROWS": ROWS, "BLOCK": BLOCK, "num_warps": 4, "enable_fp_fusion": False}
-    hash_kernel[grid](source, source.stride(0), rows, width, hashes, **options)
-    order = torch.sort(hashes, stable=True).indices
-    same_kernel[grid](source, source.stride(0), rows, width, order, hashes, same, **options)
-    place = torch.arange(rows, device=source.device)
-    first = torch.where(same, 0, place).cummax(0).values  # of each run of equal rows
-    marked = torch.empty_like(same)
-    marked[order] = place - first >= keep
-    return marked
+    for source, own in zip(sources, hashes, strict=True):
+        hash_kernel[grid](source, source.stride(0), rows, source.shape[1], own, **options)
+    order = torch.sort(hashes, dim=1, stable=True).indices
+    for source, own, by, alike in zip(sources, hashes, order, same, strict=True):
+        same_kernel[grid](
+            source, source.stride(0), rows, source.shape[1], by, own, alike, **options
+        )
+    place = torch.arange(rows, device=device).expand(layers, rows)
+    first = torch.where(same, 0, place).cummax(1).values  # of each run of equal rows
+    return torch.empty_like(same).scatter_(1, order, place - first >= keep)
 
 
 def surplus_reference(source: torch.Tensor, keep: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ All layers have the same number of support rows and the same queries; their widt
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
@@ -18,6 +18,7 @@ from pdepth.kernels.lists import NOWHERE, Lists, capacity_for
 
 FIRST, GROWTH = 256, 4  # the first stretch of the support, and how much longer each next one is
 SCRATCH = 1 << 30  # bytes for lists and distances
+Part = slice | torch.Tensor  # of the queries: side by side, or by their numbers
 MOST_COLUMNS = 1 << 24  # of the filter, whose offsets within a tile have 32 bits
 
 
@@ -40,12 +41,14 @@ class Answer:
         found = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: array for name, array in found.items() if array is not None}
 
-    def at(self, part: torch.Tensor) -> Answer:
-        """A copy, of some of the queries."""
+    def at(self, part: Part) -> Answer:
+        """Of some of the queries; a slice gives a view of them, to be filled in place."""
         return Answer(**{name: array[part] for name, array in self.given().items()})
 
-    def take(self, part: torch.Tensor, other: Answer, known: torch.Tensor) -> None:
-        """Those of `part` that are `known` have the other's answers."""
+    def take(self, part: Part, other: Answer, known: torch.Tensor) -> None:
+        """Those of `part` that are `known` (n,) have the answers of `other`, its own `at`."""
+        if isinstance(part, slice):
+            return
         for name, array in other.given().items():
             if name != "wanted":
                 getattr(self, name)[part[known]] = array[known]
@@ -111,6 +114,7 @@ class Search:
         self.scratch = scratch
         self.device = codes.device
         self.count = len(codes)
+        self.everyone = torch.arange(len(rows), device=self.device)
         self.capacity = capacity_for(k)
         places = torch.arange(self.count, device=self.device)
         self.order = places * _step(self.count) % self.count
@@ -122,15 +126,26 @@ class Search:
             torch.stack(support.aminmax()).double().abs().max() + centre.abs().max()
             for support, centre in zip(supports, centres, strict=True)
         ]
+        known = torch.stack(tops).tolist()
+        filtered = [top == 0 or 2.0**-400 < top < 2.0**400 for top in known]
+        scales = torch.tensor(
+            [
+                prepare.LARGEST / 2.0 ** math.frexp(top)[1] if inside else 1.0
+                for top, inside in zip(known, filtered, strict=True)
+            ],
+            dtype=torch.float64,
+        ).to(self.device)
+        surplus = duplicates.surplus(supports, k + 1)
         self.layers = [
-            self._layer(*each)
-            for each in zip(supports, queries, centres, torch.stack(tops).tolist(), strict=True)
+            Layer(*each)
+            for each in zip(
+                supports, queries, surplus, centres, scales.split(1), filtered, strict=True
+            )
         ]
 
     def answer(self, answers: Sequence[Answer]) -> None:
         """Fill the answers, one a layer."""
-        everyone = torch.arange(len(self.rows), device=self.device)
-        left = [everyone] * len(self.layers)
+        left: list[Part] = [slice(None)] * len(self.layers)
         tiles = [layer.tile for layer in self.layers]
         for tile in dict.fromkeys(tiles):
             if tile is None:
@@ -141,11 +156,9 @@ class Search:
             )
             for i, found in zip(kind, given_up, strict=True):
                 left[i] = found
-        for i, layer in enumerate(self.layers):
-            if layer.filtered and len(left[i]):
-                left[i] = self._by_differences(layer, answers[i], left[i])
-            if len(left[i]):
-                self._completely(layer, answers[i], left[i])
+        for layer, answer, part in zip(self.layers, answers, left, strict=True):
+            who = self._by_differences(layer, answer, part) if layer.filtered else part
+            self._completely(layer, answer, who)
 
     # ---- what is known of a layer ----
 
@@ -161,20 +174,6 @@ class Search:
         norms = sample.norm(dim=1)
         ordinary = (norms <= 8 * norms.median()).double()
         return (ordinary[:, None] * sample).sum(dim=0) / ordinary.sum()
-
-    def _layer(
-        self, support: torch.Tensor, queries: torch.Tensor, centre: torch.Tensor, top: float
-    ) -> Layer:
-        filtered = top == 0 or 2.0**-400 < top < 2.0**400
-        scale = prepare.LARGEST / 2.0 ** math.frexp(top)[1] if filtered else 1.0
-        return Layer(
-            support,
-            queries,
-            duplicates.surplus(support, self.k + 1),
-            centre,
-            torch.tensor([scale], dtype=torch.float64, device=self.device),
-            filtered,
-        )
 
     # ---- the passes ----
 
@@ -218,14 +217,15 @@ class Search:
         bound[:, bounds.RELATIVE.value] = shares.where(counted, 0.0).amax(dim=1)
         bound[:, bounds.LARGEST.value] = known.amax(dim=1)
 
-        given_up: list[list[torch.Tensor]] = [[] for _ in layers]
-        for who in torch.arange(len(self.rows), device=self.device).split(part):
-            lists = self._lists(len(layers), part, who)
+        given_up = []
+        for asked in self._parts(slice(None), part):
+            rows_asked = self.rows[asked]
+            lists = self._lists(len(layers), part, asked)
             query_norms, query_residuals = self._empty(2, len(layers), part)
             for i, layer in enumerate(layers):
                 own = packed_queries[part * begins[i] :][: part * columns[i]]
                 prepare.prepare(
-                    layer.queries, self.rows[who], layer.centre, layer.scale,
+                    layer.queries, rows_asked, layer.centre, layer.scale,
                     own.view(part, columns[i]), halves, query_norms[i], query_residuals[i],
                 )  # fmt: skip
             lists.cuts.masked_fill_(query_norms == math.inf, -math.inf)
@@ -238,76 +238,88 @@ class Search:
                 )  # fmt: skip
                 lists.tighten(self.k, query_norms, query_residuals, norms, bound, differences=False)
             for i, layer in enumerate(layers):
-                mine = answers[i].at(who)
                 settle.settle(
-                    layer.queries, self.rows[who], layer.support, self.order, self.codes, lists, i,
+                    layer.queries, rows_asked, layer.support, self.order, self.codes, lists, i,
                     query_norms[i], query_residuals[i], norms[i], bound[i], self.k,
-                    differences=False, **mine.given(),
+                    differences=False, **answers[i].at(asked).given(),
                 )  # fmt: skip
-                answers[i].take(who, mine, ~lists.given_up()[i, : len(who)])
-                given_up[i].append(who[lists.given_up()[i, : len(who)]])
-        return [torch.cat(each) for each in given_up]
+            given_up.append(lists.given_up()[:, : len(rows_asked)])
+        layer_of, queries = torch.cat(given_up, dim=1).nonzero(as_tuple=True)
+        counts = [0] * len(layers)
+        if len(queries):
+            counts = layer_of.bincount(minlength=len(layers)).tolist()
+        return list(queries.split(counts))
 
-    def _by_differences(self, layer: Layer, answer: Answer, which: torch.Tensor) -> torch.Tensor:
+    def _by_differences(self, layer: Layer, answer: Answer, which: Part) -> torch.Tensor:
         """The float64 filter over some of a layer's queries; returns whom it gave up."""
         bound = bounds.of_differences(certify.Differences(differences.SUMS, layer.width, 0.0)).to(
             self.device
         )
         height = differences.TILE[0]
         norms = self._empty(1, self.count)  # this bound does not ask for any
-        given_up = []
-        for who in which.split(max(height, self.scratch // (16 * self.capacity))):
-            padded = -(-len(who) // height) * height
-            lists = self._lists(1, padded, who)
+        given_up = [self.everyone[:0]]
+        for asked in self._parts(which, max(height, self.scratch // (16 * self.capacity))):
+            rows_asked = self.rows[asked]
+            padded = -(-len(rows_asked) // height) * height
+            lists = self._lists(1, padded, asked)
             nothing = self._empty(1, padded).zero_()
             for first, count in stretches(self.count):
                 differences.scan(
-                    layer.queries, self.rows[who], layer.support, self.order, layer.surplus,
+                    layer.queries, rows_asked, layer.support, self.order, layer.surplus,
                     layer.scale, lists, first=first, rows=count,
                 )  # fmt: skip
                 lists.tighten(self.k, nothing, nothing, norms, bound[None], differences=True)
-            mine = answer.at(who)
+            mine = answer.at(asked)
             settle.settle(
-                layer.queries, self.rows[who], layer.support, self.order, self.codes, lists, 0,
+                layer.queries, rows_asked, layer.support, self.order, self.codes, lists, 0,
                 nothing[0], nothing[0], norms[0], bound, self.k, differences=True, **mine.given(),
             )  # fmt: skip
-            answer.take(who, mine, ~lists.given_up()[0, : len(who)])
-            given_up.append(who[lists.given_up()[0, : len(who)]])
+            left = lists.given_up()[0, : len(rows_asked)]
+            answer.take(asked, mine, ~left)
+            given_up.append(self.everyone[asked][left])
         return torch.cat(given_up)
 
-    def _completely(self, layer: Layer, answer: Answer, who: torch.Tensor) -> None:
+    def _completely(self, layer: Layer, answer: Answer, which: Part) -> None:
         """Every distance in float64."""
         tile = self.scratch // 40  # sorting takes a distance's and a row's bytes some times over
-        for part in who.split(max(1, tile // self.count)):
+        for asked in self._parts(which, max(1, tile // self.count)):
             distances, rows = complete.nearest(
-                layer.queries, self.rows[part], layer.support, layer.surplus, self.selves[part],
+                layer.queries, self.rows[asked], layer.support, layer.surplus, self.selves[asked],
                 self.k, tile,
             )  # fmt: skip
-            fill(answer, part, distances, rows, self.codes)
+            fill(answer, asked, distances, rows, self.codes)
 
     # ---- what passes share ----
 
     def _empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
-    def _lists(self, layers: int, queries: int, who: torch.Tensor) -> Lists:
-        """Empty ones; those beyond `who` take nothing."""
+    def _parts(self, which: Part, most: int) -> Iterator[Part]:
+        """Some of the queries, at most so many at a time."""
+        if isinstance(which, torch.Tensor):
+            yield from which.split(most) if len(which) else ()
+            return
+        for first in range(0, len(self.rows), most):
+            yield slice(first, min(first + most, len(self.rows)))
+
+    def _lists(self, layers: int, queries: int, asked: Part) -> Lists:
+        """Empty ones; those beyond the queries that are asked take nothing."""
+        own = self.selves[asked]
         lists = Lists(layers, queries, self.capacity, self.device)
-        lists.cuts[:, len(who) :] = -math.inf
-        own = self.selves[who]
+        lists.cuts[:, len(own) :] = -math.inf
         own = self.positions[own.clamp(min=0)].where(own >= 0, NOWHERE)
-        lists.selves[:, : len(who)] = own.to(torch.int32)
+        lists.selves[:, : len(own)] = own.to(torch.int32)
         return lists
 
 
 def fill(
     answer: Answer,
-    which: torch.Tensor,
+    which: Part,
     distances: torch.Tensor,
     rows: torch.Tensor,
     codes: torch.Tensor,
 ) -> None:
-    """The answers of the queries `which` (n,), of which all neighbours are known, (n, k) each."""
+    """The answers of some queries, of which all neighbours are known, (n, k) each."""
     if answer.distances is not None and answer.rows is not None:
         answer.distances[which], answer.rows[which] = distances, rows
     if answer.votes is None:

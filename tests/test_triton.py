@@ -286,10 +286,12 @@ def test_surplus_is_its_twin() -> None:
     rng = np.random.default_rng(9)
     for dtype in DTYPES:
         rows = _rows(cast(rng.integers(0, 2, (90, 4)).astype(float), dtype))
+        others = _rows(cast(rng.integers(0, 2, (90, 3)).astype(float), "float32"))
         for keep in (1, 3, 50):
-            found = duplicates.surplus(rows, keep)
-            assert torch.equal(found, duplicates.surplus_reference(rows, keep))
-            assert found.any() == (keep < 50)
+            found = duplicates.surplus([rows, others], keep)
+            for own, each in zip(found, (rows, others), strict=True):
+                assert torch.equal(own, duplicates.surplus_reference(each, keep))
+                assert own.any() == (keep < 50)
 
 
 @pytest.mark.parametrize("width", [20, 64, 100, 250, 1100, 2500])
