@@ -37,8 +37,9 @@ def compact(
     """
     left, count = torch.empty_like(who), torch.empty(1, dtype=torch.int64, device=who.device)
     compact_kernel[(1,)](
-        found, wanted, who, votes, left, count, len(who), BLOCK=BLOCK, num_warps=WARPS
-    )
+        found, wanted, who, votes, left, count, len(who), BLOCK=BLOCK, num_warps=WARPS,
+        enable_fp_fusion=False,
+    )  # fmt: skip
     return left[: int(count)]  # the one number that a layer is waited for
 
 

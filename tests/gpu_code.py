@@ -96,7 +96,7 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
                     {**plain, "num_warps": most, "maxnreg": lists.REGISTERS[most]},
                     "fp32",
                 )
-    options = {"num_warps": compact.WARPS}
+    options = {"num_warps": compact.WARPS, "enable_fp_fusion": False}
     yield compact.compact_kernel, {"BLOCK": compact.BLOCK}, options, "fp32"
     for pairs, lanes, depth, warps in exact.SHAPES:
         constants = {"PAIRS": pairs, "LANES": lanes, "DEPTH": depth}
