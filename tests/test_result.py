@@ -75,6 +75,12 @@ def test_normalised_and_complete():
         {"labels": None},
         {"widths": None, "meta": {}, "leave_one_out": False},
         {"probes": ("a b", "label", "$x$")},
+        {"reference": "array", "reference_values": np.array([0, 1, -7, 3, 2])},
+        {
+            "tied": np.arange(15).reshape(3, 5) % 2 == 0,
+            "margins": np.arange(15, dtype=np.int32).reshape(3, 5),
+        },
+        {"tied": np.ones((3, 5), bool), "margins": np.arange(15).reshape(3, 5) / 7},
         {
             "depth": np.zeros(0, np.int64),
             "undefined": np.zeros(0, bool),

@@ -67,9 +67,11 @@ def votes(
         return call.counted() if return_counts else call.all_votes()
 
 
-def neighbours(problem: Problem) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def neighbours(
+    problem: Problem, progress: Progress | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Squared distances (N, k) and rows (N, k), in the order (distance, row)."""
-    call = _Call(problem, None)
+    call = _Call(problem, progress)
     with call.on_device():
         distances, rows = call.neighbours(0)
         return distances.cpu().numpy(), rows.cpu().numpy()
