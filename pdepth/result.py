@@ -18,6 +18,12 @@ from pdepth.rows import is_torch
 
 FORMAT = 1  # of the Parquet file; raised when an older pdepth could not read it
 METADATA_KEY = b"pdepth"
+AGAINST = {  # a result's `reference` in words
+    "prediction": "the network",
+    "label": "the label",
+    "last_probe": "the last probe",
+    "array": "the reference",
+}
 
 
 @dataclass(frozen=True, eq=False)

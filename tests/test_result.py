@@ -90,7 +90,7 @@ def test_normalised_and_complete():
             "labels": np.zeros(0, np.int64),
         },
     ],
-    ids=["full", "unlabelled", "bare", "odd names", "empty"],
+    ids=["full", "unlabelled", "bare", "odd names", "reference", "margins", "weighted", "empty"],
 )
 def test_load_restores_what_save_wrote(tmp_path, changes):
     result = example(**changes)
@@ -115,6 +115,14 @@ def test_to_pandas():
     assert table["vote_input"].isna().tolist() == [False, False, True, False, False]
     assert table["label"].tolist() == [0, 2, 2, 3, -1]
     assert example(labels=None).to_pandas()["label"].isna().all()
+    counted = example(
+        tied=np.eye(3, 5, dtype=bool), margins=np.ones((3, 5), np.int32),
+        reference="label", reference_values=np.arange(5),
+    )  # fmt: skip
+    table = counted.to_pandas()
+    assert table["tied_layer1.0"].tolist() == [False, True, False, False, False]
+    assert table["margin_softmax"].tolist() == [1] * 5
+    assert table["reference"].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_shapes_that_do_not_fit():
