@@ -130,21 +130,23 @@ def wilson(successes: Any, trials: Any, z: float = 1.96) -> tuple[NDArray[Any], 
 
 def _against_k(results: Mapping[int, DepthResult], found: list[OfK]) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    figure = Figure(figsize=(12, 3.4), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.07))
     one = results[found[-1].k]
     head = f"Prediction depth of {len(one):,} {_kind(one)} examples against k"
     figure.suptitle(head, x=0.012, ha="left", fontsize=13, fontweight="bold")
     panels = {
         f"Mean depth, of at most {len(one.probes) - 1}": [each.mean_depth for each in found],
-        "Share undefined": [each.undefined for each in found],
+        "Undefined, %": [100 * each.undefined for each in found],
         f"Rank correlation with k = {one.k}": [each.rank_correlation for each in found],
     }
     for ax, (title, values) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         ax.plot(range(len(found)), values, "-o", color=PROBE, markersize=5, linewidth=1.6)
         ax.set_xticks(range(len(found)), [f"{each.k}" for each in found])
         ax.set_xlim(-0.5, len(found) - 0.5)
-        ax.set_ylim(min(0, ax.get_ylim()[0]))
+        low, high = ax.get_ylim()
+        ax.set_ylim(min(0, low), high + 0.1 * (high - min(0, low)))
         ax.set_title(title)
         ax.set_xlabel("k", color=MUTED)
     return figure
