@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pdepth import __version__, native
+from pdepth import __version__, native, validate
 from pdepth.extras import require
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pdepth.result import DepthResult
 
 TABLE, PICTURE, SUPPORT_TABLE = "depth.parquet", "depth.png", "support.parquet"
+BY_K = "depth-by-k.png"
 SAID = (ValueError, TypeError, ImportError, MemoryError, OSError)  # errors that can be one sentence
 DIFFERS, USAGE, INTERRUPTED, UNREAD = 1, 2, 130, 141  # the last two: 128 and the signal's number
 
@@ -124,16 +125,32 @@ def run(
             help="Rows whose depth is asked; without it, the support's own, each left out.",
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for depth.parquet and depth.png.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the results.")] = None,
     layers: Annotated[
         str,
         typer.Option(
             metavar="NAMES", help="Modules to probe: auto, names with commas, or a pattern."
         ),
     ] = "auto",
-    k: Annotated[int, typer.Option("--k", "-k", help="Neighbours that vote.")] = 30,
+    k: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--k",
+            "-k",
+            help="Neighbours that vote; more than once, for several k from one search.",
+            show_default="30",
+        ),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="sqeuclidean or cosine.")] = "sqeuclidean",
+    vote_weights: Annotated[
+        str, typer.Option(help="What a neighbour's vote weighs: uniform, distance or exp.")
+    ] = "uniform",
+    temperature: Annotated[
+        float | None, typer.Option(help="Of --vote-weights exp.", show_default="0.07")
+    ] = None,
+    reference: Annotated[
+        str, typer.Option(help="What votes have to equal: prediction, label or last_probe.")
+    ] = "prediction",
     batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 256,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 ...; without it, where the model is.")
@@ -169,19 +186,29 @@ def run(
 ) -> None:
     """Measure the prediction depth of a dataset under a trained model.
 
+    Writes depth.parquet and depth.png to --out; of several k, depth-k5.parquet and so on, and
+    depth-by-k.png.
+
     \b
     Examples:
       pdepth run torchvision:resnet18 --weights net.pt --support imagefolder:train --out depths
       pdepth run timm:vit_tiny_patch16_224 --weights vit.safetensors --support parquet:train.parquet
           --queries parquet:test.parquet --all-votes --out depths
       pdepth run nets.py:mlp --support npz:digits.npz --layers 'blocks.*' --out depths
+      pdepth run nets.py:mlp --support npz:digits.npz -k 5 -k 10 -k 30 --out depths
+      pdepth run nets.py:mlp --support npz:digits.npz --vote-weights exp --metric cosine --out out
       pdepth run torchvision:vgg16 --show-probes
     """
     with _sentences():
+        ks = k or [30]
+        validate.one_of(metric, "--metric", validate.METRICS)
+        validate.one_of(vote_weights, "--vote-weights", validate.WEIGHTS)
+        validate.one_of(reference, "--reference", validate.REFERENCES)
+        validate.ballot(ks, vote_weights, temperature)
         if not show_probes:
             if support is None or out is None:
                 raise ValueError("--support DATA and --out DIR are needed (or --show-probes).")
-            _check_out(out, (TABLE, PICTURE), overwrite)
+            _check_out(out, _names(ks), overwrite)
             require("pyarrow", "pdepth run", "tables")
         sizes = _numbers("--mean", mean), _numbers("--std", std)
         start = time.monotonic()
@@ -201,13 +228,17 @@ def run(
         asked = None if queries is None else inputs.load_data(queries, options)
         if asked is not None:
             inputs.check_same_classes(voters, asked)
-        result = prediction_depth(
+        found = prediction_depth(
             net,
             voters,
             asked,
             layers=layers,
-            k=k,
+            k=ks if len(ks) > 1 else ks[0],
             early_exit=early_exit,
+            metric=metric,
+            weights=vote_weights,
+            temperature=temperature,
+            reference=reference,
             backend=backend,
             device=device,
             memory=memory,
@@ -221,14 +252,21 @@ def run(
             "queries": queries or "",
             "pdepth": __version__,
         }
-        result = replace(result, meta={**result.meta, **about})
-        shown = voters if asked is None else asked
-        names = inputs.class_names(voters) or inputs.class_names(shown)
-        written = _write(result, out, inputs.pictures(shown, len(result)), names)
+        results = {
+            of: replace(result, meta={**result.meta, **about})
+            for of, result in (found if isinstance(found, dict) else {ks[0]: found}).items()
+        }
+        if len(results) > 1:
+            written = _write_by_k(results, out)
+        else:
+            shown = voters if asked is None else asked
+            names = inputs.class_names(voters) or inputs.class_names(shown)
+            (result,) = results.values()
+            written = _write(result, out, inputs.pictures(shown, len(result)), names)
         if not quiet:
-            _show([result], start)
+            _show(list(results.values()), start, by_k=len(ks) > 1)
             typer.echo(f"Wrote {', '.join(map(str, written))}.")
-            if out / PICTURE not in written:
+            if written[-1].suffix != ".png":
                 typer.echo("No picture: it needs matplotlib (pip install 'pdepth[plot]').")
 
 
@@ -400,26 +438,52 @@ def _write(
 ) -> list[Path]:
     """Write depth.parquet, and depth.png where matplotlib is there; return what was written."""
     out.mkdir(parents=True, exist_ok=True)
-    table, picture = out / TABLE, out / PICTURE
-    result.save(table)
+    result.save(out / TABLE)
+    return [out / TABLE, *_draw(result, out / PICTURE, images, class_names)]
+
+
+def _write_by_k(results: dict[int, DepthResult], out: Path) -> list[Path]:
+    """Write a table a k, and one picture of all; return what was written."""
+    out.mkdir(parents=True, exist_ok=True)
+    *tables, picture = (out / name for name in _names(list(results)))
+    for result, table in zip(results.values(), tables, strict=True):
+        result.save(table)
+    return [*tables, *_draw(results, picture)]
+
+
+def _names(ks: list[int]) -> tuple[str, ...]:
+    """The files that a run writes, the picture last."""
+    return (TABLE, PICTURE) if len(ks) == 1 else (*(f"depth-k{k}.parquet" for k in ks), BY_K)
+
+
+def _draw(
+    result: DepthResult | dict[int, DepthResult],
+    picture: Path,
+    images: Any = None,
+    class_names: Any = None,
+) -> list[Path]:
     if importlib.util.find_spec("matplotlib") is None:
         picture.unlink(missing_ok=True)  # one of older results must not stay beside new ones
-        return [table]
+        return []
     from pdepth.report.plots import plot
 
     plot(result, picture, images, class_names)
-    return [table, picture]
+    return [picture]
 
 
-def _show(results: list[DepthResult], start: float) -> None:
+def _show(results: list[DepthResult], start: float, *, by_k: bool = False) -> None:
+    """Print each result; and, where they are of several k, what depends on it."""
     from rich.console import Console
 
     from pdepth.progress import clock
-    from pdepth.report.summary import print_summary
+    from pdepth.report.summary import print_by_k, print_summary
 
     console = Console()
     for result in results:
         print_summary(result, console)
+        console.print()
+    if by_k:
+        print_by_k({result.k: result for result in results}, console)
         console.print()
     typer.echo(f"{clock(time.monotonic() - start)}{_peak_memory()}.")
 

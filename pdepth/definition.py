@@ -6,7 +6,8 @@ Difficulty", NeurIPS 2021, arXiv 2106.09647. Where the paper is silent, the rule
 1. Squared L2 distance, in float64, from the stored values, summed as `total` does.
 2. Neighbours in the order (distance, support row). The k first vote.
 3. A query that is a support row is left out by its row number, never by "drop the nearest".
-4. One vote a neighbour. The class with most votes wins; of tied classes, the smallest label.
+4. One vote a neighbour, or as much as `vote_weights` says. Each class adds up its votes in the
+   neighbours' order; the class with most wins; of tied classes, the smallest label.
 5. Labels are any integers.
 
 Every backend of pdepth returns exactly these votes. Nothing here is fast; nothing here is clever.
@@ -21,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
+TEMPERATURE = 0.07
 
 
 class VoteTable(NamedTuple):
@@ -28,7 +30,7 @@ class VoteTable(NamedTuple):
 
     votes: Int
     tied: NDArray[np.bool_]
-    counts: Int
+    counts: Int | Float  # float64 where votes have weights
     classes: Int
 
 
@@ -70,7 +72,29 @@ def nearest(distances: Float, k: int, left_out: int | None = None) -> Int:
     return rows[np.lexsort((rows, distances[rows]))[:k]]
 
 
-def majority(counts: Int) -> tuple[Int, NDArray[np.bool_]]:
+def vote_weights(
+    distances: Float, weights: str = "uniform", temperature: float = TEMPERATURE
+) -> Int | Float:
+    """What the vote of each neighbour weighs (N, k), from its squared distance d, nearest first.
+
+    "uniform": 1. "distance": 1 / sqrt(d); where a neighbour is at distance 0 (or all at infinity),
+    those like it weigh 1 and the others 0: scikit-learn's KNeighborsClassifier. "exp":
+    exp(-(d - nearest d) / (2 temperature)); with the cosine metric d = 2 - 2 cos, so this is
+    exp(cos / temperature), of Wu et al., arXiv 1805.01978, and of DINO's and lightly's evaluation,
+    up to a factor common to a query's neighbours. A weight does not depend on k.
+    """
+    if weights == "uniform":
+        return np.ones(distances.shape, dtype=np.int64)
+    nearest = distances[:, :1]
+    equal = distances == nearest
+    with np.errstate(all="ignore"):
+        if weights == "distance":
+            alone = (nearest == 0) | np.isinf(nearest)
+            return np.where(alone, equal, 1 / np.sqrt(distances))
+        return np.exp(np.where(equal, 0, nearest - distances) / temperature / 2)
+
+
+def majority(counts: Int | Float) -> tuple[Int, NDArray[np.bool_]]:
     """The class with most votes in each row of `counts` (N, C), and whether it shares the top.
 
     Of equals the first, which is the smallest label.
@@ -108,14 +132,22 @@ def kneighbors(
     return distances, rows
 
 
-def probe_votes(support: Any, labels: ArrayLike, queries: Any = None, **options: Any) -> VoteTable:
+def probe_votes(
+    support: Any,
+    labels: ArrayLike,
+    queries: Any = None,
+    weights: str = "uniform",
+    temperature: float = TEMPERATURE,
+    **options: Any,
+) -> VoteTable:
     """The vote of one probe for each query; `options` are those of `kneighbors`."""
     classes, codes = np.unique(np.asarray(labels), return_inverse=True)
-    _, rows = kneighbors(support, queries, **options)
-    counts = np.zeros((len(rows), len(classes)), dtype=np.int64)
+    distances, rows = kneighbors(support, queries, **options)
+    weight = vote_weights(distances, weights, temperature)
+    counts: Any = np.zeros((len(rows), len(classes)), dtype=weight.dtype)
     for i, own in enumerate(rows):
-        for row in own:
-            counts[i, codes[row]] += 1
+        for place, row in enumerate(own):
+            counts[i, codes[row]] += weight[i, place]
     winners, tied = majority(counts)
     return VoteTable(classes[winners], tied, counts, classes)
 

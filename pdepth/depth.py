@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -29,6 +30,33 @@ from pdepth.engine import depth_from_embeddings
 from pdepth.progress import Event, Observer, ProbeMeter, RowMeter, watch
 from pdepth.result import DepthResult
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pdepth.options import ModelOptions
+
+
+@overload
+def prediction_depth(
+    model: nn.Module,
+    support: Any,
+    queries: Any = None,
+    *,
+    k: int = 30,
+    **options: Unpack[ModelOptions],
+) -> DepthResult: ...
+
+
+@overload
+def prediction_depth(
+    model: nn.Module,
+    support: Any,
+    queries: Any = None,
+    *,
+    k: Sequence[int],
+    **options: Unpack[ModelOptions],
+) -> dict[int, DepthResult]: ...
+
 
 def prediction_depth(
     model: nn.Module,
@@ -36,15 +64,20 @@ def prediction_depth(
     queries: Any = None,
     *,
     layers: Layers = "auto",
-    k: int = 30,
+    k: int | Sequence[int] = 30,
     early_exit: bool = True,
+    metric: str = "sqeuclidean",
+    weights: str = "uniform",
+    temperature: float | None = None,
+    reference: Any = "prediction",
+    return_counts: bool = False,
     backend: str = "auto",
     device: str | torch.device | None = None,
     memory: int | str | None = None,
     batch_size: int = 256,
     num_threads: int | None = None,
     progress: bool | Observer = True,
-) -> DepthResult:
+) -> DepthResult | dict[int, DepthResult]:
     """The prediction depth of `queries` (N rows) under `model`, by votes of `support` (M rows).
 
     model: a classifier; its output is (batch, classes), alone, first in a tuple or as .logits. It
@@ -52,9 +85,13 @@ def prediction_depth(
     support, queries: a Dataset or DataLoader of (input, integer label), read in the dataset's
         order. queries=None asks for the support itself, each row left out of its own vote.
     layers: where to probe, see `pdepth.embeddings.placement.place`.
-    k: neighbours that vote.
+    k: neighbours that vote; of several k, one search answers all, in a dict by k.
     early_exit: search from the softmax backward and drop each row at its first disagreement; the
         depths are the same; votes are known from a row's depth on.
+    metric, weights, temperature: of distances and votes, as in `pdepth.probe_votes`; "cosine" takes
+        float64 copies of the embeddings.
+    reference: what votes have to equal: "prediction", "label", "last_probe" or (N,) integers.
+    return_counts: keep in the result which votes were tied and their margins; no early exit then.
     backend, num_threads: of the search, as in `depth_from_embeddings`.
     device: where the forward pass runs; None leaves the model where it is.
     memory: most that the embeddings may take, in bytes or as "8GiB"; None: what is free. Those of
@@ -65,7 +102,10 @@ def prediction_depth(
     Raises ValueError and TypeError for wrong arguments, before any work where the argument alone
     shows it, and MemoryError when the embeddings would not fit.
     """
-    k, batch_size = validate.whole(k, "k"), validate.whole(batch_size, "batch_size")
+    most = max(validate.ballot(k, weights, temperature).ks)
+    validate.one_of(metric, "metric", validate.METRICS)
+    validate.reference(reference)
+    batch_size = validate.whole(batch_size, "batch_size")
     if num_threads is not None:
         validate.whole(num_threads, "num_threads")
     backend_named(backend)
@@ -74,8 +114,9 @@ def prediction_depth(
     with watch(progress) as observer:
         source = Source(support, "support", batch_size)
         asked = None if queries is None else Source(queries, "queries", batch_size)
+        validate.reference(reference, (asked or source).rows)
         if source.rows is not None:
-            validate.enough_rows(k, source.rows, leave_one_out=asked is None)
+            validate.enough_rows(most, source.rows, leave_one_out=asked is None)
         budget = Budget.of(memory)
         with at_rest(model, target):
             layout = inspect(model, placement, source.first[0])
@@ -89,13 +130,15 @@ def prediction_depth(
             expected = sum(s.rows or 0 for s in sources)
             home = None
             if all(s.rows for s in sources):
-                home = _home(device_of(model), layout, [s.rows or 0 for s in sources], backend)
+                home = _home(
+                    device_of(model), layout, [s.rows or 0 for s in sources], backend, metric
+                )
             where = "memory"
             if home is not None:
                 where = f"the memory of {home}"
                 budget = budget if budget.given else Budget(free_on(home))
             if expected:
-                observer(Event("note", check_memory(layout, expected, budget, where)))
+                observer(Event("note", check_memory(layout, expected, budget, metric, where)))
             captured: list[Captured] = []
             for each in sources:
                 meter = RowMeter(observer, each.what, each.rows)
@@ -107,40 +150,49 @@ def prediction_depth(
                         each,
                         device=home,
                         on_rows=meter,
-                        make_room=partial(_make_room, layout, budget, held),
+                        make_room=partial(_make_room, layout, budget, held, metric),
                     )
                 )
                 meter(len(captured[-1].labels), finished=True)
         rows = len(captured[0].labels)
-        validate.enough_rows(k, rows, leave_one_out=asked is None)
+        validate.enough_rows(most, rows, leave_one_out=asked is None)
         search = ProbeMeter(observer, layout.names, layout.widths, rows)
-        result = depth_from_embeddings(
+        found = depth_from_embeddings(
             captured[0].embeddings,
             captured[0].labels,
             captured[-1].predictions,
             None if asked is None else captured[1].embeddings,
             k=k,
             early_exit=early_exit,
+            metric=metric,
+            weights=weights,
+            temperature=temperature,
+            reference=reference,
+            return_counts=return_counts,
             backend=backend,
             num_threads=num_threads,
             probes=layout.names,
             query_labels=captured[-1].labels,
             progress=search,
         )
-        search.finish(_asked(result, early_exit))
+        results = [found] if isinstance(found, DepthResult) else list(found.values())
+        search.finish(_asked(results))
     meta = {"model": type(unwrap(model)).__name__, "placement": placement.rule}
-    return dataclasses.replace(result, meta=result.meta | meta)
+    results = [dataclasses.replace(each, meta=each.meta | meta) for each in results]
+    return results[0] if isinstance(found, DepthResult) else {each.k: each for each in results}
 
 
-def _asked(result: DepthResult, early_exit: bool) -> list[int]:
-    """Of how many examples each probe's vote was asked."""
-    if not early_exit:
-        return [len(result)] * len(result.probes)
-    return [int((result.depth <= probe + 1).sum()) for probe in range(len(result.probes))]
+def _asked(results: Sequence[DepthResult]) -> list[int]:
+    """Of how many examples each probe's vote was asked: as long as those of one k agreed."""
+    probes = range(len(results[0].probes))
+    if all(result.known.all() for result in results):
+        return [len(results[0])] * len(probes)
+    depth = np.min([result.depth for result in results], axis=0)
+    return [int((depth <= probe + 1).sum()) for probe in probes]
 
 
 def _home(
-    device: torch.device, layout: Layout, rows: Sequence[int], backend: str
+    device: torch.device, layout: Layout, rows: Sequence[int], backend: str, metric: str
 ) -> torch.device | None:
     """The model's own device, where the GPU engine can work beside all embeddings; None: the host.
 
@@ -149,12 +201,12 @@ def _home(
     if device.type != "cuda" or backend not in ("auto", "triton") or triton.available():
         return None
     work = triton.working_set(max(layout.widths), rows[0], rows[-1])
-    fits = footprint(layout, sum(rows)) + work <= triton.SHARE * free_on(device)
+    fits = footprint(layout, sum(rows), metric) + work <= triton.SHARE * free_on(device)
     return device if fits else None
 
 
-def _make_room(layout: Layout, budget: Budget, held: int, rows: int) -> None:
-    check_memory(layout, held + rows, budget)
+def _make_room(layout: Layout, budget: Budget, held: int, metric: str, rows: int) -> None:
+    check_memory(layout, held + rows, budget, metric)
 
 
 def _device(device: str | torch.device | None) -> torch.device | None:

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import validate
+from pdepth import tally, validate
 from pdepth.backends import Coded, Progress, backend_named
 from pdepth.backends.common import UNKNOWN
-from pdepth.result import DepthResult, Votes
+from pdepth.result import DepthResult, Votes, margins
 from pdepth.rows import is_array, is_torch
-from pdepth.validate import Problem
+from pdepth.validate import Ballot, Problem
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pdepth.options import DepthOptions, VoteOptions
 
 _NO_CLASS = -2  # the code of a prediction that no support row has: no vote equals it
+
+
+@overload
+def probe_votes(
+    support: Any, labels: Any, queries: Any = None, *, k: int = 30, **options: Unpack[VoteOptions]
+) -> Votes: ...
+
+
+@overload
+def probe_votes(
+    support: Any,
+    labels: Any,
+    queries: Any = None,
+    *,
+    k: Sequence[int],
+    **options: Unpack[VoteOptions],
+) -> dict[int, Votes]: ...
 
 
 def probe_votes(
@@ -25,13 +49,15 @@ def probe_votes(
     queries: Any = None,
     *,
     query_rows: Any = None,
-    k: int = 30,
+    k: int | Sequence[int] = 30,
     metric: str = "sqeuclidean",
+    weights: str = "uniform",
+    temperature: float | None = None,
     exclude_self: bool = True,
     backend: str = "auto",
     num_threads: int | None = None,
     return_counts: bool = False,
-) -> Votes:
+) -> Votes | dict[int, Votes]:
     """The k-NN majority votes of queries at one probe or several: exactly those of the definition.
 
     Args:
@@ -42,48 +68,61 @@ def probe_votes(
         queries: (N, D), or one such array a probe. None: the support's own rows, each left out of
             its own vote by its row number unless `exclude_self` is false.
         query_rows: (N,) rows of the support to ask instead of all, where `queries` is None.
-        k: neighbours that vote, in the order (float64 squared distance, row).
+        k: neighbours that vote, in the order (float64 squared distance, row). Of several k, all
+            are answered from one search of the largest.
         metric: "sqeuclidean", or "cosine": rows are divided by their norms first, into float64
             copies of the arrays.
+        weights: "uniform", one vote a neighbour; "distance", 1 / distance, as scikit-learn's
+            KNeighborsClassifier; or "exp", exp(-squared distance / (2 temperature)), which with the
+            cosine metric is the exp(cos / temperature) of Wu et al., arXiv 1805.01978, and of the
+            evaluations of DINO and lightly. `pdepth.definition.vote_weights` is the rule, the order
+            of summation that of the neighbours. Weights are computed by NumPy on the host, for all
+            backends alike; exp, and so a tie of sums to the last bit, is that of its version.
+        temperature: of "exp"; None for 0.07.
         backend: "auto", the GPU engine for a support on a CUDA device and else the CPU engine; or
             a name of `pdepth.backends()`.
         num_threads: threads of the CPU engine; None for the process's share of the cores.
-        return_counts: also return how many votes each class had.
+        return_counts: also return how many votes each class had, and so the votes' margins.
 
     Returns:
-        Votes, in arrays of the support's kind and device.
+        Votes, in arrays of the support's kind and device; for several k, a dict of them by k.
 
     Raises:
         ValueError, TypeError: before any work, one sentence that names the argument.
     """
+    ballot = validate.ballot(k, weights, temperature)
     answer = _ask(
         validate.problems(
             support,
             queries,
             labels,
             query_rows=query_rows,
-            k=k,
+            k=max(ballot.ks),
             metric=metric,
             exclude_self=exclude_self,
             num_threads=num_threads,
         ),
+        ballot,
         backend,
         return_counts=return_counts,
     )
-
-    problem, coded = answer.problem, answer.coded
+    problem = answer.problem
 
     def given_back(array: NDArray[Any] | None) -> Any:
         if array is not None and is_array(support):
             array = array[0]
         return _on(problem.device, array)
 
-    return Votes(
-        votes=given_back(problem.classes[coded.votes]),
-        classes=_on(problem.device, problem.classes),
-        tied=given_back(coded.tied),
-        counts=given_back(coded.counts),
-    )
+    found = {
+        each: Votes(
+            votes=given_back(problem.classes[coded.votes]),
+            classes=_on(problem.device, problem.classes),
+            tied=given_back(coded.tied),
+            counts=given_back(coded.counts),
+        )
+        for each, coded in zip(ballot.ks, answer.coded, strict=True)
+    }
+    return found if ballot.several else found[ballot.ks[0]]
 
 
 def kneighbors(
@@ -138,6 +177,30 @@ def depth_from_votes(votes: Any, reference: Any) -> tuple[Any, Any]:
     return _on(device, depth), _on(device, undefined)
 
 
+@overload
+def depth_from_embeddings(
+    support: Any,
+    labels: Any,
+    predictions: Any,
+    queries: Any = None,
+    *,
+    k: int = 30,
+    **options: Unpack[DepthOptions],
+) -> DepthResult: ...
+
+
+@overload
+def depth_from_embeddings(
+    support: Any,
+    labels: Any,
+    predictions: Any,
+    queries: Any = None,
+    *,
+    k: Sequence[int],
+    **options: Unpack[DepthOptions],
+) -> dict[int, DepthResult]: ...
+
+
 def depth_from_embeddings(
     support: Any,
     labels: Any,
@@ -145,16 +208,20 @@ def depth_from_embeddings(
     queries: Any = None,
     *,
     query_rows: Any = None,
-    k: int = 30,
+    k: int | Sequence[int] = 30,
     early_exit: bool = True,
     exclude_self: bool = True,
     metric: str = "sqeuclidean",
+    weights: str = "uniform",
+    temperature: float | None = None,
+    reference: Any = "prediction",
     backend: str = "auto",
     num_threads: int | None = None,
+    return_counts: bool = False,
     probes: Sequence[str] | None = None,
     query_labels: Any = None,
     progress: Progress | None = None,
-) -> DepthResult:
+) -> DepthResult | dict[int, DepthResult]:
     """The prediction depth of queries whose embeddings are at hand, one array a probe.
 
     Arguments as in `probe_votes`, and:
@@ -163,103 +230,192 @@ def depth_from_embeddings(
         predictions: (N,) integers, the network's class of each query.
         early_exit: walk from the last probe backward, ask only whether each query's vote is its
             prediction, and drop it where it is not: the same depths, sooner. Votes are `known` from
-            a query's depth on. An iterator is read forward and answers all votes.
+            a query's depth on. An iterator is read forward and answers all votes. Of several k, a
+            query is dropped when its votes of all of them have differed.
+        reference: what votes have to equal: "prediction"; "label", the query's own; "last_probe",
+            the last probe's vote, whatever the network says; or (N,) integers.
+        return_counts: keep in the result which votes were tied and their margins; all votes are
+            asked then.
         probes: names, one a probe; by default the mapping's keys, or "probe 0" and so on.
         query_labels: (N,) the queries' own labels, kept in the result; with `queries=None` they
             are those of the support.
         progress: called with (probe, fraction of it done, queries asked), some times a second.
 
+    Returns:
+        DepthResult; for several k, a dict of them by k.
+
     Raises:
         ValueError, TypeError: before any work, one sentence that names the argument.
     """
+    ballot = validate.ballot(k, weights, temperature)
+    validate.reference(reference)
+    problems = validate.problems(
+        support,
+        queries,
+        labels,
+        names=probes,
+        query_rows=query_rows,
+        k=max(ballot.ks),
+        metric=metric,
+        exclude_self=exclude_self,
+        num_threads=num_threads,
+    )
     answer = _ask(
-        validate.problems(
-            support,
-            queries,
-            labels,
-            names=probes,
-            query_rows=query_rows,
-            k=k,
-            metric=metric,
-            exclude_self=exclude_self,
-            num_threads=num_threads,
-        ),
+        _by_layer(problems) if return_counts else problems,
+        ballot,
         backend,
-        predictions=predictions,
-        query_labels=query_labels,
-        early_exit=early_exit and not isinstance(support, Iterator),
+        only_margins=return_counts,
+        belonging=partial(
+            _belonging, predictions=predictions, labels=query_labels, reference=reference
+        ),
+        early_exit=early_exit and not return_counts and not isinstance(support, Iterator),
         progress=progress,
     )
-    problem, votes = answer.problem, answer.coded.votes
-    given = answer.query_labels
-    if given is None and queries is None:
-        given = problem.classes[problem.codes]
-        given = given if problem.query_rows is None else given[problem.query_rows]
-    known = votes != UNKNOWN
-    depth, undefined = _depth(votes == answer.wanted)
-    return DepthResult(
-        depth=depth,
-        undefined=undefined,
-        votes=np.where(known, problem.classes[votes], -1),
-        known=known,
-        predictions=answer.predictions,
-        labels=given,
-        probes=tuple(name for name, _ in answer.layers),
-        k=problem.k,
-        widths=tuple(width for _, width in answer.layers),
-        leave_one_out=queries is None and exclude_self,
-    )
+    problem, given = answer.problem, answer.given
+    assert given is not None  # what belongs to the queries was asked for
+    meta = {"metric": metric} if metric != "sqeuclidean" else {}
+    if weights != "uniform":
+        meta["weights"] = weights
+    if weights == "exp":
+        meta["temperature"] = str(ballot.temperature)
+    results = {}
+    for each, coded in zip(ballot.ks, answer.coded, strict=True):
+        known = coded.votes != UNKNOWN
+        wanted: NDArray[np.int32] = coded.votes[-1] if given.wanted is None else given.wanted
+        depth, undefined = _depth(coded.votes == wanted)
+        last = given.reference == "last_probe"
+        results[each] = DepthResult(
+            depth=depth,
+            undefined=undefined,
+            votes=np.where(known, problem.classes[coded.votes], -1),
+            known=known,
+            predictions=given.predictions,
+            labels=given.labels,
+            probes=tuple(name for name, _ in answer.layers),
+            k=each,
+            widths=tuple(width for _, width in answer.layers),
+            leave_one_out=queries is None and exclude_self,
+            reference=given.reference,
+            reference_values=problem.classes[wanted] if last else given.values,
+            tied=coded.tied if return_counts else None,
+            margins=coded.margins,
+            meta=dict(meta),
+        )
+    return results if ballot.several else results[ballot.ks[0]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Belonging:
+    """What belongs to the queries, checked.
+
+    values: (N,) what votes are compared with, where that is neither the prediction nor a vote.
+    wanted: (N,) its codes; None where it is the last probe's vote.
+    """
+
+    predictions: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    reference: str
+    values: NDArray[np.int64] | None
+    wanted: NDArray[np.int32] | None
+
+
+def _belonging(problem: Problem, predictions: Any, labels: Any, reference: Any) -> _Belonging:
+    predicted = validate.integers(predictions, "predictions", problem.count)
+    if labels is not None:
+        labels = validate.integers(labels, "query_labels", problem.count)
+    elif problem.layers[0].queries is None:
+        labels = problem.classes[problem.codes]
+        labels = labels if problem.query_rows is None else labels[problem.query_rows]
+    asked = validate.reference(reference, problem.count)
+    name = asked if isinstance(asked, str) else "array"
+    if name == "label" and labels is None:
+        raise ValueError("reference is 'label' and query_labels is None; (N,) integers are wanted.")
+    values: NDArray[np.int64] | None = None if isinstance(asked, str) else asked
+    if name == "label":
+        values = labels
+    wanted = None
+    if name != "last_probe":
+        wanted = _codes_of(predicted if values is None else values, problem.classes)
+    return _Belonging(predicted, labels, name, values, wanted)
 
 
 @dataclass(frozen=True, eq=False)
 class _Answer:
-    """A call's problem (of an iterator, the first probe's), its layers' names and widths, votes."""
+    """A call's problem (its first, without arrays), its layers' names and widths, votes of each k.
+
+    given: what belongs to the queries, where it was asked for.
+    """
 
     problem: Problem
     layers: list[tuple[str, int]]
-    coded: Coded
-    predictions: NDArray[np.int64]
-    wanted: NDArray[np.int32]
-    query_labels: NDArray[np.int64] | None
+    coded: list[Coded]
+    given: _Belonging | None
 
 
 def _ask(
     problems: Iterator[Problem],
+    ballot: Ballot,
     backend: str,
     *,
     return_counts: bool = False,
-    predictions: Any = None,
-    query_labels: Any = None,
+    only_margins: bool = False,
+    belonging: Callable[[Problem], _Belonging] | None = None,
     early_exit: bool = False,
     progress: Progress | None = None,
 ) -> _Answer:
     """Check what belongs to the queries, then have every problem answered in turn."""
     backend_named(backend)
-    answer: _Answer | None = None
-    parts: list[Coded] = []
+    first: Problem | None = None
+    given: _Belonging | None = None
+    parts: list[list[Coded]] = []
     layers: list[tuple[str, int]] = []
     for problem in problems:
-        if answer is None:
-            predicted = np.zeros(problem.count, dtype=np.int64)
-            if predictions is not None:
-                predicted = validate.integers(predictions, "predictions", problem.count)
-            if query_labels is not None:
-                query_labels = validate.integers(query_labels, "query_labels", problem.count)
-            answer = _Answer(
-                replace(problem, layers=()),  # holds no array of a probe that has been answered
-                layers,
-                Coded(np.empty(0, np.int32)),
-                predicted,
-                _codes_of(predicted, problem.classes),
-                query_labels,
-            )
+        if first is None:
+            given = belonging(problem) if belonging else None
+            first = replace(problem, layers=())  # no array of a probe that has been answered
         report = None if progress is None else _shifted(progress, len(layers))
-        wanted = answer.wanted if early_exit else None
         engine = backend_named(backend, problem.device)
-        parts.append(engine.votes(problem, wanted, return_counts, report))
+        if early_exit and given is not None:
+            found = _until_depth(problem, ballot, engine, given.wanted, report)
+        else:
+            found = tally.votes(
+                problem, ballot, engine, None, return_counts or only_margins, report
+            )
+        if only_margins:
+            found = [replace(each, counts=None, margins=margins(each.counts)) for each in found]
+        parts.append(found)
         layers += [(layer.name, layer.support.width) for layer in problem.layers]
-    assert answer is not None  # a call without a probe is refused
-    return replace(answer, coded=Coded.joined(parts))
+    assert first is not None  # a call without a probe is refused
+    return _Answer(first, layers, [Coded.joined(each) for each in zip(*parts, strict=True)], given)
+
+
+def _by_layer(problems: Iterator[Problem]) -> Iterator[Problem]:
+    """One layer at a time, so that no more than one layer's counts are held."""
+    for problem in problems:
+        for layer in problem.layers:
+            yield replace(problem, layers=(layer,))
+
+
+def _until_depth(
+    problem: Problem,
+    ballot: Ballot,
+    engine: ModuleType,
+    wanted: NDArray[np.int32] | None,
+    progress: Progress | None,
+) -> list[Coded]:
+    """Votes from each query's depth on; without `wanted`, against the last probe's own votes."""
+    if wanted is not None:
+        every = np.stack([wanted] * len(ballot.ks))
+        return tally.votes(problem, ballot, engine, every, False, progress)
+    before, last = problem.layers[:-1], problem.layers[-1:]
+    report = None if progress is None else _shifted(progress, len(before))
+    ends = tally.votes(replace(problem, layers=last), ballot, engine, None, False, report)
+    ends = [Coded(each.votes) for each in ends]
+    if not before:
+        return ends
+    every = np.concatenate([each.votes for each in ends])
+    starts = tally.votes(replace(problem, layers=before), ballot, engine, every, False, progress)
+    return [Coded.joined(both) for both in zip(starts, ends, strict=True)]
 
 
 def _shifted(progress: Progress, by: int) -> Progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,16 @@ from numpy.typing import NDArray
 
 from pdepth.atomic import replacing
 from pdepth.extras import require
+from pdepth.rows import is_torch
 
 FORMAT = 1  # of the Parquet file; raised when an older pdepth could not read it
 METADATA_KEY = b"pdepth"
+AGAINST = {  # a result's `reference` in words
+    "prediction": "the network",
+    "label": "the label",
+    "last_probe": "the last probe",
+    "array": "the reference",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +34,36 @@ class Votes:
         votes: (N,) for one array of embeddings, (L, N) for L of them; class labels, as integers.
         classes: (C,) the distinct labels of the support, ascending.
         tied: bool, shaped like `votes`: the winner shared the top count and won as the smallest.
-        counts: (N, C) or (L, N, C): how many of the k neighbours had each class; None unless asked.
+        counts: (N, C) or (L, N, C): how many of the k neighbours had each class, or the float64 sum
+            of their weights; None unless asked.
     """
 
     votes: Any
     classes: Any
     tied: Any
     counts: Any = None
+
+    @property
+    def margins(self) -> Any:
+        """Most votes minus second most, shaped like `votes`, of the type of `counts`; 0 is a tie.
+
+        Raises:
+            ValueError: counts were not asked.
+        """
+        if self.counts is None:
+            raise ValueError("margins need counts, and these Votes have none: return_counts=True.")
+        return margins(self.counts)
+
+
+def margins(counts: Any) -> Any:
+    """Most minus second most (...) of counts (..., C), NumPy or torch; of one class, all it has."""
+    if counts.shape[-1] == 1:
+        return counts[..., 0]
+    if is_torch(counts):
+        top = counts.topk(2, dim=-1).values
+        return top[..., 0] - top[..., 1]
+    top = np.partition(counts, -2, axis=-1)
+    return top[..., -1] - top[..., -2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +72,7 @@ class DepthResult:
 
     Attributes:
         depth: (N,) int64, 0..L; L where `undefined`.
-        undefined: (N,) bool, the last probe disagrees with the network's own prediction.
+        undefined: (N,) bool, the last probe disagrees with the reference.
         votes: (L, N) int64 class labels; -1 where not `known`.
         known: (L, N) bool; after early exit, from an example's depth on. -1 can be a class: mask
             with this.
@@ -51,7 +82,12 @@ class DepthResult:
         k: neighbours per vote.
         widths: L embedding widths, or None.
         leave_one_out: the examples are the support itself, each left out of its own vote.
-        meta: free text by name (model, data, version).
+        reference: what votes were compared with: "prediction", "label", "last_probe" or "array".
+        reference_values: (N,) int64, its classes; None where they are the predictions.
+        tied: (L, N) bool, the vote was a tie; None unless counts were asked.
+        margins: (L, N) most votes minus second most, int32, or float64 where votes have weights;
+            None unless counts were asked.
+        meta: free text by name (model, data, version; metric and weights other than the default).
 
     Raises:
         ValueError: shapes that do not fit together, or a probe name used twice.
@@ -67,6 +103,10 @@ class DepthResult:
     k: int
     widths: tuple[int, ...] | None = None
     leave_one_out: bool = False
+    reference: str = "prediction"
+    reference_values: NDArray[np.int64] | None = None
+    tied: NDArray[np.bool_] | None = None
+    margins: NDArray[Any] | None = None
     meta: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,6 +118,9 @@ class DepthResult:
             "predictions": (n,),
             "labels": (n,),
             "widths": (layers,),
+            "reference_values": (n,),
+            "tied": (layers, n),
+            "margins": (layers, n),
         }
         for name, shape in wanted.items():
             value = getattr(self, name)
@@ -143,7 +186,8 @@ class DepthResult:
         """Write one Parquet file, whole or not at all.
 
         Columns: row, label, prediction, depth, undefined, and `vote_<probe>` for each probe (null
-        where not known). The rest of the result is JSON in the schema's metadata, under `pdepth`.
+        where not known); where the result has them, `reference`, `tied_<probe>` and
+        `margin_<probe>`. The rest of the result is JSON in the schema's metadata, under `pdepth`.
         Needs the extra `tables`.
         """
         pa = require("pyarrow", "DepthResult.save", "tables")
@@ -161,6 +205,7 @@ class DepthResult:
             "widths": self.widths,
             "leave_one_out": self.leave_one_out,
             "labelled": self.labels is not None,
+            "reference": self.reference,
             "meta": self.meta,
         }
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about)})
@@ -203,6 +248,12 @@ class DepthResult:
             vote = table[_vote_column(probe)]
             votes[layer] = vote.fill_null(-1).to_numpy()
             known[layer] = vote.is_valid().to_numpy()
+
+        def of_probes(column_of: Callable[[str], str]) -> NDArray[Any] | None:
+            if not probes or column_of(probes[0]) not in table.column_names:
+                return None
+            return np.stack([column(column_of(probe)) for probe in probes])
+
         return cls(
             depth=column("depth"),
             undefined=column("undefined"),
@@ -214,6 +265,10 @@ class DepthResult:
             k=about["k"],
             widths=None if about["widths"] is None else tuple(about["widths"]),
             leave_one_out=about["leave_one_out"],
+            reference=about.get("reference", "prediction"),
+            reference_values=column("reference") if "reference" in table.column_names else None,
+            tied=of_probes(_tied_column),
+            margins=of_probes(_margin_column),
             meta=about["meta"],
         )
 
@@ -228,10 +283,23 @@ class DepthResult:
             "depth": (self.depth, None),
             "undefined": (self.undefined, None),
         }
+        if self.reference_values is not None:
+            columns["reference"] = (self.reference_values, None)
         for probe, votes, known in zip(self.probes, self.votes, self.known, strict=True):
             columns[_vote_column(probe)] = (votes, ~known)
+        for name_of, values in ((_tied_column, self.tied), (_margin_column, self.margins)):
+            if values is not None:
+                columns |= {name_of(p): (v, None) for p, v in zip(self.probes, values, strict=True)}
         return columns
 
 
 def _vote_column(probe: str) -> str:
     return f"vote_{probe}"
+
+
+def _tied_column(probe: str) -> str:
+    return f"tied_{probe}"
+
+
+def _margin_column(probe: str) -> str:
+    return f"margin_{probe}"

@@ -13,6 +13,8 @@ from pdepth import _native, definition, native
 from pdepth.rows import Rows, is_array, is_torch, rows_of, want_array
 
 METRICS = ("sqeuclidean", "cosine")
+WEIGHTS = ("uniform", "distance", "exp")
+REFERENCES = ("prediction", "label", "last_probe")
 MOST_ROWS = 2**31 - 1
 MOST_THREADS = 1024
 
@@ -58,6 +60,56 @@ def whole(value: Any, what: str, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{what} is {value}; at least {least} is wanted.")
     return int(value)
+
+
+def one_of(value: Any, what: str, names: Sequence[str], more: str = "") -> str:
+    """`value`, one of some names."""
+    if not isinstance(value, str) or value not in names:
+        raise ValueError(f"{what} is {value!r}; one of {', '.join(names)}{more} is wanted.")
+    return value
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """How neighbours vote, checked: every number of them that is asked, and what a vote weighs."""
+
+    ks: tuple[int, ...]
+    several: bool
+    weights: str
+    temperature: float
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is what a backend's own `votes` answers: one k, one vote a neighbour."""
+        return len(self.ks) == 1 and self.weights == "uniform"
+
+
+def ballot(k: Any, weights: Any, temperature: Any) -> Ballot:
+    """`k` as one number or several, and the weights of votes."""
+    several = isinstance(k, list | tuple | range) or (isinstance(k, np.ndarray) and k.ndim == 1)
+    ks = tuple(whole(each, "k") for each in k) if several else (whole(k, "k"),)
+    if not ks:
+        raise ValueError("k is empty; at least one number is wanted.")
+    if len(set(ks)) < len(ks):
+        twice = next(each for each in ks if ks.count(each) > 1)
+        raise ValueError(f"k holds {twice} twice; distinct numbers are wanted.")
+    one_of(weights, "weights", WEIGHTS)
+    if temperature is None:
+        return Ballot(ks, several, weights, definition.TEMPERATURE)
+    if weights != "exp":
+        raise ValueError(f"temperature goes with weights='exp', and weights is {weights!r}.")
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float | np.number):
+        raise TypeError(f"temperature is {temperature!r}; a number is wanted.")
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature is {temperature}; a positive number is wanted.")
+    return Ballot(ks, several, weights, float(temperature))
+
+
+def reference(value: Any, count: int | None = None) -> str | NDArray[np.int64]:
+    """What votes are compared with: one of `REFERENCES`, or `count` integers."""
+    if value is None or isinstance(value, str):
+        return one_of(value, "reference", REFERENCES, " or an array of integers")
+    return integers(value, "reference", count)
 
 
 def enough_rows(k: int, rows: int, *, leave_one_out: bool) -> None:
@@ -268,8 +320,7 @@ def problem(
     if threads > MOST_THREADS:
         raise ValueError(f"num_threads is {threads}; at most {MOST_THREADS} are wanted.")
     k = whole(k, "k")
-    if metric not in METRICS:
-        raise ValueError(f"metric is {metric!r}; one of {', '.join(METRICS)} is wanted.")
+    one_of(metric, "metric", METRICS)
     own_rows = pairs[0][2] is None
     if query_rows is not None and not own_rows:
         raise ValueError("query_rows picks rows of the support and cannot go with queries.")

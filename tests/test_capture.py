@@ -495,14 +495,14 @@ def test_embeddings_stay_on_the_device_where_the_search_fits_beside_them(monkeyp
     needed = footprint(layout, 60_000) + triton.working_set(256, *rows)
     free[0] = int(needed / triton.SHARE) + 2
     for backend in ("auto", "triton"):
-        assert depth._home(cuda, layout, rows, backend) == cuda
-    assert depth._home(cuda, layout, rows, "cpu") is None
-    assert depth._home(cpu, layout, rows, "auto") is None
+        assert depth._home(cuda, layout, rows, backend, "sqeuclidean") == cuda
+    assert depth._home(cuda, layout, rows, "cpu", "sqeuclidean") is None
+    assert depth._home(cpu, layout, rows, "auto", "sqeuclidean") is None
     free[0] = int(needed / triton.SHARE) - 2
-    assert depth._home(cuda, layout, rows, "auto") is None
+    assert depth._home(cuda, layout, rows, "auto", "sqeuclidean") is None
     free[0] *= 2
     monkeypatch.setattr(triton, "available", lambda: "torch sees no CUDA device.")
-    assert depth._home(cuda, layout, rows, "auto") is None
+    assert depth._home(cuda, layout, rows, "auto", "sqeuclidean") is None
 
 
 def test_values_are_kept_on_the_device_that_is_asked_for():

@@ -113,6 +113,27 @@ def test_run_of_the_support_itself_with_early_exit(tmp_path, mine):
     assert "--all-votes asks them all" in result.stdout
 
 
+def test_several_k_write_a_table_each_and_one_picture(tmp_path, mine):
+    out = tmp_path / "o"
+    arguments = (
+        "run", f"{mine}:net", "--support", f"{mine}:support", "--queries", f"{mine}:queries",
+        "-k", 9, "-k", 3, "--metric", "cosine", "--vote-weights", "exp",
+        "--reference", "last_probe", "--out", out,
+    )  # fmt: skip
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    assert sorted(os.listdir(out)) == ["depth-by-k.png", "depth-k3.parquet", "depth-k9.parquet"]
+    results = {k: DepthResult.load(out / f"depth-k{k}.parquet") for k in (3, 9)}
+    for k, each in results.items():
+        assert (each.k, each.reference, len(each)) == (k, "last_probe", 20)
+        assert {"metric", "weights", "temperature", "queries"} <= set(each.meta)
+        row = rf"^ *{k} +{each.depth.mean():.2f} +0\.0 %"
+        assert re.search(row, result.stdout, re.MULTILINE), (row, result.stdout)
+    assert "rank correlation with k = 9" in result.stdout
+    assert "k = 3, against the last probe" in result.stdout
+    assert "already holds depth-k9.parquet, depth-k3.parquet, depth-by-k.png" in refused(*arguments)
+
+
 def test_weights_and_layers(tmp_path, mine):
     spec = importlib.util.spec_from_file_location("mine", mine)
     module = importlib.util.module_from_spec(spec)
@@ -142,7 +163,8 @@ def test_every_option_reaches_prediction_depth(tmp_path, mine, monkeypatch):
     sentence = refused(
         "run", f"{mine}:net", "--support", f"{mine}:support", "--out", tmp_path / "o", "-k", 7,
         "--layers", "0, 2", "--batch-size", 11, "--device", "cpu", "--threads", 3,
-        "--backend", "cpu", "--memory", "2GiB", "--all-votes", "--quiet",
+        "--backend", "cpu", "--memory", "2GiB", "--all-votes", "--quiet", "--metric", "cosine",
+        "--vote-weights", "exp", "--temperature", "0.1", "--reference", "label",
     )  # fmt: skip
     assert sentence == "Error: far enough\n"
     assert asked == {
@@ -155,6 +177,10 @@ def test_every_option_reaches_prediction_depth(tmp_path, mine, monkeypatch):
         "num_threads": 3,
         "backend": "cpu",
         "memory": "2GiB",
+        "metric": "cosine",
+        "weights": "exp",
+        "temperature": 0.1,
+        "reference": "label",
         "early_exit": False,
         "progress": False,
     }
@@ -217,6 +243,11 @@ def test_mistakes_are_one_sentence(tmp_path, mine):
     )
     assert "--mean 'a,b' is not numbers with commas" in refused(*base, "--mean", "a,b")
     assert "k is 60" in refused(*base, "-k", 60)
+    assert "k holds 3 twice" in refused(*base, "-k", 3, "-k", 3)
+    assert "--metric is 'l1'; one of sqeuclidean, cosine is" in refused(*base, "--metric", "l1")
+    assert "--vote-weights is 'w.pt'; one of" in refused(*base, "--vote-weights", "w.pt")
+    assert "--reference is 'truth'; one of" in refused(*base, "--reference", "truth")
+    assert "temperature goes with weights='exp'" in refused(*base, "--temperature", 1)
     assert "'fastest'" in refused(*base, "-k", 3, "--backend", "fastest")
     assert "'abacus'" in refused(*base, "-k", 3, "--device", "abacus")
     assert "there is no file" in refused(*base, "--queries", "npz:gone.npz")

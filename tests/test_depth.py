@@ -79,6 +79,55 @@ def test_depths_are_the_definitions(held_out, early_exit, backend):
     assert result.meta["model"] == "Sequential"
 
 
+OPTIONS = {"weights": "exp", "temperature": 0.5, "metric": "cosine"}
+
+
+@pytest.mark.parametrize("reference", ["prediction", "label", "last_probe", "array"])
+def test_every_way_to_vote_reaches_the_search(reference):
+    """The same as from the embeddings, by hand; several k, and the work that progress reports."""
+    model, support, queries = network(), blobs(40), blobs(25, seed=1)
+    given = np.arange(25) % 3 if reference == "array" else reference
+    events = []
+    found = depth(
+        model, support, queries, k=[9, 2], reference=given, progress=events.append, **OPTIONS
+    )
+    embeddings = []
+    with torch.no_grad():
+        for x in (support.tensors[0], queries.tensors[0]):
+            first = model.eval()[0](x)
+            second = model[2](first.relu())
+            embeddings.append([x, first, second, model[5](second.relu()).softmax(1)])
+    labels, asked = support.tensors[1].numpy(), queries.tensors[1].numpy()
+    predictions = embeddings[1][-1].argmax(1).numpy()
+    for k in (9, 2):
+        votes = np.stack(
+            [
+                definition.probe_votes(s, labels, q, k=k, **OPTIONS).votes
+                for s, q in zip(*embeddings, strict=True)
+            ]
+        )
+        against = {
+            "prediction": predictions, "label": asked, "last_probe": votes[-1], "array": given,
+        }[reference]  # fmt: skip
+        np.testing.assert_array_equal(
+            found[k].depth, definition.depth_from_votes(votes, against)[0]
+        )
+        assert (found[k].k, found[k].reference) == (k, reference)
+        assert found[k].meta["model"] == "Sequential"
+        assert found[k].meta["weights"] == "exp"
+    depths = np.minimum(found[9].depth, found[2].depth)
+    work = sum(w * (depths <= p + 1).sum() for p, w in enumerate((6, 8, 8, 3)))
+    assert events[-1].done == 2 * 40 * work
+    assert max(e.done for e in events[:-1] if e.stage == "probes") <= events[-1].done
+
+
+def test_counted_votes_are_all_asked():
+    result = depth(network(), blobs(40), return_counts=True)
+    assert result.known.all()
+    assert result.margins.shape == result.tied.shape == (4, 40)
+    assert ((result.margins == 0) == result.tied).all()
+
+
 def same(one, other):
     np.testing.assert_array_equal(one.depth, other.depth)
     np.testing.assert_array_equal(one.votes, other.votes)
@@ -134,6 +183,12 @@ def test_the_model_comes_back_as_it_was():
         ({"k": 0}, ValueError, "k is 0; at least 1 is wanted"),
         ({"k": 2.0}, TypeError, r"k is 2\.0; an integer is wanted"),
         ({"k": True}, TypeError, "k is True"),
+        ({"k": [3, 20]}, ValueError, "k is 20 and support has 20 rows, less the row left out"),
+        ({"metric": "l1"}, ValueError, "metric is 'l1'; one of sqeuclidean, cosine is wanted"),
+        ({"weights": "far"}, ValueError, "weights is 'far'; one of uniform, distance, exp is"),
+        ({"temperature": 2}, ValueError, "temperature goes with weights='exp'"),
+        ({"reference": "truth"}, ValueError, "reference is 'truth'; one of prediction, label"),
+        ({"reference": np.arange(3)}, ValueError, "reference has 3 entries; 20 are wanted"),
         ({"batch_size": 0}, ValueError, "batch_size is 0; at least 1"),
         ({"num_threads": 0}, ValueError, "num_threads is 0; at least 1"),
         ({"device": "toaster"}, ValueError, "device is 'toaster', which cannot be used"),
@@ -168,6 +223,13 @@ def test_memory_of_support_and_queries_is_one_budget():
         depth(network(), blobs(20), blobs(10), memory=need - 1)
     with pytest.raises(MemoryError):
         depth(network(), blobs(20), Stream(blobs(10)), memory=need - 1)
+
+
+def test_cosine_takes_float64_copies():
+    need = (6 + 8 + 8 + 3) * (4 + 8) * 20
+    depth(network(), blobs(20), metric="cosine", memory=need)
+    with pytest.raises(MemoryError, match="20 rows"):
+        depth(network(), blobs(20), metric="cosine", memory=need - 1)
 
 
 def test_queries_of_another_shape():

@@ -91,6 +91,19 @@ def votes(support: Any = SUPPORT, labels: Any = LABELS, queries: Any = None, **o
         ({"backend": "gpu"}, ValueError, "backend is 'gpu'; one of auto, cpu, triton, reference is wanted."),
         ({"num_threads": 0}, ValueError, "num_threads is 0; at least 1 is wanted."),
         ({"num_threads": "two"}, TypeError, "num_threads is 'two'; an integer is wanted."),
+        ({"k": []}, ValueError, "k is empty; at least one number is wanted."),
+        ({"k": [5, 0]}, ValueError, "k is 0; at least 1 is wanted."),
+        ({"k": [5, 3, 5]}, ValueError, "k holds 5 twice; distinct numbers are wanted."),
+        ({"k": [5, 2.5]}, TypeError, "k is 2.5; an integer is wanted."),
+        ({"k": "5"}, TypeError, "k is '5'; an integer is wanted."),
+        ({"k": [5, 50]}, ValueError, "k is 50 and support has 50 rows, less the row left out;"),
+        ({"weights": "nearest"}, ValueError, "weights is 'nearest'; one of uniform, distance, exp is wanted."),
+        ({"weights": len}, ValueError, "weights is <built-in function len>; one of uniform, distance, exp is wanted."),
+        ({"temperature": 0.1}, ValueError, "temperature goes with weights='exp', and weights is 'uniform'."),
+        ({"weights": "exp", "temperature": 0}, ValueError, "temperature is 0; a positive number is wanted."),
+        ({"weights": "exp", "temperature": np.inf}, ValueError, "temperature is inf; a positive number is wanted."),
+        ({"weights": "exp", "temperature": np.nan}, ValueError, "temperature is nan; a positive number is wanted."),
+        ({"weights": "exp", "temperature": "hot"}, TypeError, "temperature is 'hot'; a number is wanted."),
     ],
 )  # fmt: skip
 def test_votes(arguments: dict[str, Any], error: type[Exception], sentence: str) -> None:
@@ -107,6 +120,12 @@ def test_votes(arguments: dict[str, Any], error: type[Exception], sentence: str)
         ({"predictions": SUPPORT[:, 0]}, TypeError, "predictions has elements of type float32; integers are wanted."),
         ({"probes": ["a", "b"]}, ValueError, "probes has 2 names; 1 are wanted."),
         ({"query_labels": LABELS[:3]}, ValueError, "query_labels has 3 entries; 50 are wanted."),
+        ({"predictions": None}, ValueError, "predictions has shape (); one dimension is wanted."),
+        ({"reference": "labels"}, ValueError, "reference is 'labels'; one of prediction, label, last_probe or an array of integers is wanted."),
+        ({"reference": None}, ValueError, "reference is None; one of prediction, label, last_probe or an array"),
+        ({"reference": LABELS[:4]}, ValueError, "reference has 4 entries; 50 are wanted."),
+        ({"reference": SUPPORT[:, 0]}, TypeError, "reference has elements of type float32; integers are wanted."),
+        ({"reference": "label", "queries": [QUERIES], "predictions": LABELS[:8]}, ValueError, "reference is 'label' and query_labels is None; (N,) integers are wanted."),
     ],
 )  # fmt: skip
 def test_depth(arguments: dict[str, Any], error: type[Exception], sentence: str) -> None:

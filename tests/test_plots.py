@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import subprocess
@@ -16,7 +17,7 @@ from pdepth.result import DepthResult
 
 pytest.importorskip("matplotlib")
 
-from pdepth.report import plots
+from pdepth.report import by_k, plots
 
 
 def example(n: int = 40, labels: bool = True, early: bool = False) -> DepthResult:
@@ -54,6 +55,46 @@ def test_each_format_is_written(tmp_path, suffix, magic):
     plots.plot(example(), path)
     assert path.read_bytes().startswith(magic)
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_several_k_are_drawn_against_k(tmp_path):
+    one = example()
+    later = dataclasses.replace(one, k=50, depth=np.minimum(one.depth + 1, 3))
+    results = {50: dataclasses.replace(later, undefined=later.depth == 3), 5: one}
+    plots.plot(results, tmp_path / "k.png")
+    assert (tmp_path / "k.png").read_bytes().startswith(b"\x89PNG")
+    found = by_k.by_k(results)
+    depths = [results[k].depth[~results[k].undefined].mean() for k in (5, 50)]
+    shares = [100 * results[k].undefined.mean() for k in (5, 50)]
+    drawn = plots._against_k(results, found)
+    assert "40 held-out examples against k" in drawn.get_suptitle()
+    for ax, values in zip(drawn.axes, (depths, shares), strict=False):
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), values)
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == ["5", "50"]
+    with pytest.raises(ValueError, match="images go with one result, and result holds several."):
+        plots.plot(results, tmp_path / "other.png", images=np.zeros((40, 4, 4)))
+    for wrong in ({}, {5: one, 7: example(8)}, {5: example(0)}):
+        with pytest.raises(ValueError, match="as many at every k are wanted"):
+            plots.plot(wrong, tmp_path / "other.png")
+
+
+def test_rank_correlation_is_scipys():
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        one, other = rng.integers(0, 5, (2, 30))
+        wanted = stats.spearmanr(one, other).statistic
+        np.testing.assert_allclose(by_k.rank_correlation(one, other), wanted)
+    assert np.isnan(by_k.rank_correlation(one, one * 0))
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [("prediction", "the network"), ("label", "the label"), ("last_probe", "the last probe")],
+)
+def test_the_axis_says_what_votes_agree_with(reference, words):
+    ax = figure(dataclasses.replace(example(), reference=reference)).axes[-1]
+    assert ax.get_xlabel().endswith(f"every vote agrees with {words}")
 
 
 def test_histogram_holds_every_example_by_depth_and_verdict():

@@ -75,6 +75,12 @@ def test_normalised_and_complete():
         {"labels": None},
         {"widths": None, "meta": {}, "leave_one_out": False},
         {"probes": ("a b", "label", "$x$")},
+        {"reference": "array", "reference_values": np.array([0, 1, -7, 3, 2])},
+        {
+            "tied": np.arange(15).reshape(3, 5) % 2 == 0,
+            "margins": np.arange(15, dtype=np.int32).reshape(3, 5),
+        },
+        {"tied": np.ones((3, 5), bool), "margins": np.arange(15).reshape(3, 5) / 7},
         {
             "depth": np.zeros(0, np.int64),
             "undefined": np.zeros(0, bool),
@@ -84,7 +90,7 @@ def test_normalised_and_complete():
             "labels": np.zeros(0, np.int64),
         },
     ],
-    ids=["full", "unlabelled", "bare", "odd names", "empty"],
+    ids=["full", "unlabelled", "bare", "odd names", "reference", "margins", "weighted", "empty"],
 )
 def test_load_restores_what_save_wrote(tmp_path, changes):
     result = example(**changes)
@@ -109,6 +115,14 @@ def test_to_pandas():
     assert table["vote_input"].isna().tolist() == [False, False, True, False, False]
     assert table["label"].tolist() == [0, 2, 2, 3, -1]
     assert example(labels=None).to_pandas()["label"].isna().all()
+    counted = example(
+        tied=np.eye(3, 5, dtype=bool), margins=np.ones((3, 5), np.int32),
+        reference="label", reference_values=np.arange(5),
+    )  # fmt: skip
+    table = counted.to_pandas()
+    assert table["tied_layer1.0"].tolist() == [False, True, False, False, False]
+    assert table["margin_softmax"].tolist() == [1] * 5
+    assert table["reference"].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_shapes_that_do_not_fit():

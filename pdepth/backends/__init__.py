@@ -3,8 +3,8 @@
 A backend is a module with three functions:
 
     available() -> str | None       None, or the reason why it cannot be used here
-    votes(problem, wanted, need, progress) -> Coded
-    neighbours(problem) -> (distances (N, k) float64, rows (N, k) int64) of a problem of one layer
+    votes(problem, wanted, return_counts, progress) -> Coded
+    neighbours(problem, progress) -> (distances (N, k) float64, rows (N, k) int64) of one layer
 """
 
 from __future__ import annotations

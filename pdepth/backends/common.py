@@ -19,12 +19,14 @@ UNKNOWN = -1  # as a code: this vote was not asked
 class Coded:
     """Votes as codes: `votes` (L, N) int32, UNKNOWN where not asked or, for depth only, another's.
 
-    With all votes asked: `tied` (L, N) bool, and `counts` (L, N, C) int32 or None.
+    With all votes asked: `tied` (L, N) bool, and `counts` (L, N, C) or None: int32, or float64
+    where votes have weights; or in their place `margins` (L, N).
     """
 
     votes: NDArray[np.int32]
     tied: NDArray[np.bool_] | None = None
-    counts: NDArray[np.int32] | None = None
+    counts: NDArray[Any] | None = None
+    margins: NDArray[Any] | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Coded]) -> Coded:
@@ -37,6 +39,7 @@ class Coded:
             votes=np.concatenate([part.votes for part in parts]),
             tied=together([part.tied for part in parts]),
             counts=together([part.counts for part in parts]),
+            margins=together([part.margins for part in parts]),
         )
 
 

@@ -40,11 +40,13 @@ def votes(
     return out
 
 
-def neighbours(problem: Problem) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def neighbours(
+    problem: Problem, progress: Progress | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Squared distances (N, k) and rows (N, k), in the order (distance, row)."""
     shape = (problem.count, problem.k)
     distances, rows = np.empty(shape), np.empty(shape, dtype=np.int64)
-    _run(problem, None, distances=distances, rows=rows)
+    _run(problem, progress, distances=distances, rows=rows)
     return distances, rows
 
 

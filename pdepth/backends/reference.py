@@ -43,8 +43,12 @@ def votes(
     return Coded(np.where(settled, coded.votes, UNKNOWN).astype(np.int32))
 
 
-def neighbours(problem: Problem) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def neighbours(
+    problem: Problem, progress: Progress | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Squared distances (N, k) and rows (N, k), in the order (distance, row)."""
+    if progress is not None:
+        progress(0, 0.0, problem.count)
     support, _, queries = _arrays(problem, problem.layers[0])
     return definition.kneighbors(support, queries, **_options(problem))
 

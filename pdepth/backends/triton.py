@@ -66,9 +66,11 @@ def votes(
         return call.counted() if return_counts else call.all_votes()
 
 
-def neighbours(problem: Problem) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def neighbours(
+    problem: Problem, progress: Progress | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Squared distances (N, k) and rows (N, k), in the order (distance, row)."""
-    with _on_device(problem, None) as call:
+    with _on_device(problem, progress) as call:
         distances, rows = call.neighbours(0)
         return distances.cpu().numpy(), rows.cpu().numpy()
 

@@ -54,15 +54,22 @@ class Captured:
     predictions: Tensor
 
 
-def footprint(layout: Layout, rows: int) -> int:
-    """Bytes that the embeddings of `rows` rows take."""
+def footprint(layout: Layout, rows: int, metric: str = "sqeuclidean") -> int:
+    """Bytes that the embeddings of `rows` rows take; for "cosine" with their float64 copies."""
+    copy = 8 if metric == "cosine" else 0
     sizes = zip(layout.widths, layout.dtypes, strict=True)
-    return rows * sum(width * dtype.itemsize for width, dtype in sizes)
+    return rows * sum(width * (dtype.itemsize + copy) for width, dtype in sizes)
 
 
-def check_memory(layout: Layout, rows: int, budget: Budget, where: str = "memory") -> str:
+def check_memory(
+    layout: Layout,
+    rows: int,
+    budget: Budget,
+    metric: str = "sqeuclidean",
+    where: str = "memory",
+) -> str:
     """What the embeddings take, in a sentence; a MemoryError where the budget does not suffice."""
-    bytes_needed = footprint(layout, rows)
+    bytes_needed = footprint(layout, rows, metric)
     need = f"{human(bytes_needed)} in {where} for {rows:,} rows x {len(layout.probes)} probes"
     if budget.size is None:
         return f"embeddings: {need}"

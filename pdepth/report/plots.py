@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from pdepth.atomic import replacing
 from pdepth.extras import require
-from pdepth.result import DepthResult
+from pdepth.report.by_k import OfK, by_k
+from pdepth.result import AGAINST, DepthResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +65,7 @@ STYLE: dict[str, Any] = {
 
 
 def plot(
-    result: DepthResult,
+    result: DepthResult | Mapping[int, DepthResult],
     path: str | os.PathLike[str],
     images: Any = None,
     class_names: Sequence[str] | Mapping[int, str] | None = None,
@@ -76,10 +78,13 @@ def plot(
     of the last, because its known votes are a biased sample; with fewer than two probes to show,
     so is the panel. Without labels only the first panel is drawn.
 
+    Results of several k are drawn against k: mean depth of the defined, share of the undefined,
+    Spearman's rank correlation with the depths of the largest k.
+
     Args:
-        result: what to draw.
+        result: what to draw, or a dict of results by k.
         path: .png, .svg or .pdf; its folder must exist.
-        images: N pictures in the order of the result, for a sheet of the shallowest and the
+        images: N pictures in the order of one result, for a sheet of the shallowest and the
             deepest examples: an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W), or any
             sequence of such pictures, indexed only where shown. uint8 is drawn as it is, and so
             are floats within 0..1; other values are stretched, jointly, from the smallest to
@@ -94,12 +99,18 @@ def plot(
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
         raise ValueError(f"path {os.fspath(path)!r} ends in none of .png, .svg, .pdf.")
-    if len(result) == 0:
-        raise ValueError("result holds no examples; there is nothing to draw.")
-    if images is not None and len(images) != len(result):
-        raise ValueError(f"images holds {len(images)} pictures for {len(result)} examples.")
+    if isinstance(result, DepthResult):
+        if len(result) == 0:
+            raise ValueError("result holds no examples; there is nothing to draw.")
+        if images is not None and len(images) != len(result):
+            raise ValueError(f"images holds {len(images)} pictures for {len(result)} examples.")
+        draw: Callable[[], Figure] = partial(_figure, result, images, class_names)
+    elif images is not None:
+        raise ValueError("images go with one result, and result holds several.")
+    else:
+        draw = partial(_against_k, result, by_k(result))
     with matplotlib.rc_context(STYLE):
-        figure = _figure(result, images, class_names)
+        figure = draw()
         with replacing(path) as temporary:
             figure.savefig(temporary, format=suffix, dpi=200)
 
@@ -115,6 +126,30 @@ def wilson(successes: Any, trials: Any, z: float = 1.96) -> tuple[NDArray[Any], 
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return np.maximum(centre - half, 0), np.minimum(centre + half, 1)
+
+
+def _against_k(results: Mapping[int, DepthResult], found: list[OfK]) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(12, 3.4), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.07))
+    one = results[found[-1].k]
+    head = f"Prediction depth of {len(one):,} {_kind(one)} examples against k"
+    figure.suptitle(head, x=0.012, ha="left", fontsize=13, fontweight="bold")
+    panels = {
+        f"Mean depth, of at most {len(one.probes) - 1}": [each.mean_depth for each in found],
+        "Undefined, %": [100 * each.undefined for each in found],
+        f"Rank correlation with k = {one.k}": [each.rank_correlation for each in found],
+    }
+    for ax, (title, values) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        ax.plot(range(len(found)), values, "-o", color=PROBE, markersize=5, linewidth=1.6)
+        ax.set_xticks(range(len(found)), [f"{each.k}" for each in found])
+        ax.set_xlim(-0.5, len(found) - 0.5)
+        low, high = ax.get_ylim()
+        ax.set_ylim(min(0, low), high + 0.1 * (high - min(0, low)))
+        ax.set_title(title)
+        ax.set_xlabel("k", color=MUTED)
+    return figure
 
 
 def _figure(
@@ -261,7 +296,8 @@ def _probe_axis(ax: Axes, result: DepthResult) -> None:
         ha="right" if crowded else "center", rotation_mode="anchor" if crowded else None,
         fontsize=9 if len(at) <= 20 else 7,
     )  # fmt: skip
-    ax.set_xlabel("depth: the probe from which on every vote agrees with the network", color=MUTED)
+    against = AGAINST[result.reference]
+    ax.set_xlabel(f"depth: the probe from which on every vote agrees with {against}", color=MUTED)
 
 
 def _examples(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdepth.result import DepthResult
+from pdepth.report.by_k import by_k
+from pdepth.result import AGAINST, DepthResult
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,9 +62,27 @@ def print_summary(result: DepthResult, console: Console) -> None:
         )
 
 
+def print_by_k(results: Mapping[int, DepthResult], console: Console) -> None:
+    """Print one line per k: mean depth, share undefined, rank correlation with the largest k."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold")
+    table.title = "Depth against k"
+    for heading in ("k", "mean depth", "undefined", f"rank correlation with k = {max(results)}"):
+        table.add_column(heading, justify="right")
+    for of in by_k(results):
+        correlation = "" if np.isnan(of.rank_correlation) else f"{of.rank_correlation:.3f}"
+        depth = "" if np.isnan(of.mean_depth) else f"{of.mean_depth:.2f}"
+        table.add_row(f"{of.k}", depth, f"{100 * of.undefined:.1f} %", correlation)
+    console.print(table)
+
+
 def _totals(result: DepthResult) -> str:
     defined = result.depth[~result.undefined]
     parts = [f"k = {result.k}"]
+    if result.reference != "prediction":
+        parts.append(f"against {AGAINST[result.reference]}")
     if len(defined):
         parts.append(f"mean depth {defined.mean():.2f} of at most {len(result.probes) - 1}")
     parts.append(f"{len(result) - len(defined):,} undefined")
