@@ -32,12 +32,13 @@ import numpy as np
 import torch
 
 import pdepth
-from pdepth import definition
+from pdepth import certify, definition
 from pdepth.backends import triton as engine
 from pdepth.bench import common
 from pdepth.bench.render import save
 from pdepth.bench.shapes import CLASSES, NETWORKS, K
-from pdepth.kernels import filter
+from pdepth.kernels import filter, prepare
+from pdepth.kernels.lists import Lists, scores_of
 from pdepth.kernels.search import Answer, Search, majority
 
 WIDTHS = (16, 64, 128, 256, 512, 1024, 4096)
@@ -157,7 +158,7 @@ def equality(bench: Bench) -> None:
             if (found.votes.cpu().numpy()[some] != table.votes).any():
                 differing.append(f"{name}: votes differ from the definition's")
             counted["definition"] += len(some)
-    bench.differing = len(differing)
+    bench.differing += len(differing)
     bench.found["equality"] = {"seed": seed, "compared": counted, "differing": differing}
     bench.say(
         f"{counted['cpu']:,} votes compared with the CPU engine's and {counted['definition']} with "
@@ -173,6 +174,58 @@ def _fitting(values: Any, dtype: str) -> Any:
         return np.clip(np.rint(values * 4 + (128 if low == 0 else 0)), low, high)
     most = 65504.0 if dtype == "float16" else 3e38
     return np.clip(values, -most, most)
+
+
+def bound(bench: Bench) -> None:
+    """How near the matrix units' sums come to the bound that counts them as truncated."""
+    table = bench.found.setdefault("bound", {})
+    worst = 0.0
+    for width in (20, 300) if bench.tiny else (16, 64, 128, 256, 1024, 4096, 65_536):
+        tile = filter.tile_for(width, bench.device)
+        sums = filter.sums_of(tile)
+        columns, rows = sums.columns(width), tile.support
+        proven = certify.Products(sums, width, 0.0, prepare.NEGLIGIBLE)
+        for name, values in _sums_to_lose(bench, max(rows, tile.queries), width):
+            packed = torch.zeros(len(values), columns, dtype=torch.float16, device=bench.device)
+            packed[:, :width] = values
+            support, queries = packed[:rows], packed[: tile.queries].flip(0).contiguous()
+            halves = support.double().square().sum(dim=1) / 2
+            lists = Lists(1, tile.queries, 512, bench.device)
+            blocks = torch.tensor([[columns // tile.columns, 0, 0]], device=bench.device)
+            filter.scan(
+                queries.flatten(), support.flatten(), halves.float()[None], lists, blocks, tile,
+                first=0, rows=rows,
+            )  # fmt: skip
+            keys = lists.keys[0, :, :rows]
+            true = filter.scan_reference(queries, support, halves)
+            off = (scores_of(keys) - true.gather(1, keys & (2**31 - 1))).abs()
+            norms = support.double().norm(dim=1)[keys & (2**31 - 1)].cpu().numpy()
+            norm = queries.double().norm(dim=1)[:, None].cpu().numpy()
+            share = float((off.cpu().numpy() / proven.error(norm, np.float64(0), norms)).max())
+            table[f"{width}, {name}"] = share
+            worst = max(worst, share)
+        bench.say(f"D = {width:6}: worst error / bound so far {worst:.3f}")
+    if worst > 1:
+        bench.differing += 1
+        bench.say("the bound does not hold: votes cannot be trusted")
+
+
+def _sums_to_lose(bench: Bench, rows: int, width: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Rows (n, D) whose products lose as much as they can, all in one direction."""
+    normal = bench.normal(rows, width)
+    yield "normal", normal
+    yield "of one sign", normal.abs() + 1
+    place = torch.arange(width, device=bench.device)
+    for every in (16, 64, 1024, max(width, 2)):
+        # Beside a 1 each product is less than a sum's last place, and all point one way.
+        for small in (2.0**-11.9, 2.0**-12.1, 2.0**-12.6):
+            row = torch.full((width,), small, device=bench.device)
+            row[place % every == 0] = 1
+            yield f"swallowed, {small:.1e} beside 1 of {every}", row.expand(rows, -1)
+    signs = torch.where(place % 2 == 0, 1.0, -1.0)
+    large = normal[:, : (width + 1) // 2].repeat_interleave(2, dim=1)[:, :width]
+    yield "cancelling", 100 * large * signs + 2.0**-6 * normal
+    yield "of mixed scales", normal * 2.0 ** bench.normal(rows, width, 1).mul(3).round()
 
 
 # ---- times ----
@@ -400,7 +453,8 @@ def compiling(bench: Bench) -> None:
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
-    each.__name__: each for each in (equality, times, peers, networks, kernels, race, compiling)
+    each.__name__: each
+    for each in (bound, equality, times, peers, networks, kernels, race, compiling)
 }
 
 
@@ -448,7 +502,7 @@ def main(arguments: list[str]) -> int:
         bench.found = json.loads(path.read_text())["found"]
     failed = []
     for part in wanted or PARTS:
-        if part != "equality" and bench.differing:
+        if part not in ("bound", "equality") and bench.differing:
             print(f"{part}: left out, since votes differ")
             continue
         print(f"== {part}: {PARTS[part].__doc__}", flush=True)

@@ -191,6 +191,13 @@ class Lists:
         )  # fmt: skip
 
 
+def scores_of(keys: torch.Tensor) -> torch.Tensor:
+    """float64, of int64 keys of any shape: `score_of` in plain torch."""
+    ordered = keys >> 32
+    bits = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(torch.int32)
+    return bits.view(torch.float32).double()
+
+
 def tighten_reference(
     scores: torch.Tensor,
     norms: torch.Tensor,

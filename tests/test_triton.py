@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -319,9 +320,7 @@ def test_scores_are_within_the_bound_of_their_twin(width: int) -> None:
     bound = certify.Products(sums, width, 0.0, prepare.NEGLIGIBLE)
     for i in range(128):
         place = (keys[i] & (2**31 - 1)) - 128
-        ordered = keys[i] >> 32
-        bits = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(torch.int32)
-        off = (bits.view(torch.float32).double() - wanted[i, place]).abs().cpu().numpy()
+        off = (lists.scores_of(keys[i]) - wanted[i, place]).abs().cpu().numpy()
         norms = support[128:].double().norm(dim=1)[place].cpu().numpy()
         norm = np.float64(queries[i].double().norm().item())
         assert (off <= bound.error(norm, np.float64(0), norms)).all()
@@ -439,10 +438,13 @@ def test_the_gpu_benchmark_runs_from_its_first_line_to_its_last(tmp_path: Path) 
         return subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
 
     assert "equality" in run("--list").stdout
-    assert "'peer' is no part; there are equality, times, peers" in run("peer").stderr
+    assert "'peer' is no part; there are bound, equality, times" in run("peer").stderr
     assert "--tiny is wanted" in run("equality").stderr
-    done = run("--tiny", "equality", "kernels")
+    done = run("--tiny", "bound", "equality", "kernels")
     assert done.returncode == 0, done.stderr
+    worst = [float(each) for each in re.findall(r"worst error / bound so far (\S+)", done.stdout)]
+    assert len(worst) == 2
+    assert 0.001 < worst[-1] < 1
     assert "30 votes compared with the CPU engine's" in done.stdout
     assert "0 layers differ" in done.stdout
     assert not list(tmp_path.iterdir())
