@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import validate
+from pdepth import streaming, validate
 from pdepth.backends import Coded, Progress, backend_named
 from pdepth.backends.common import UNKNOWN
 from pdepth.result import DepthResult, Votes
-from pdepth.rows import is_array, is_torch
+from pdepth.rows import is_torch
+from pdepth.sources import is_one
 from pdepth.validate import Problem
 
 _NO_CLASS = -2  # the code of a prediction that no support row has: no vote equals it
@@ -30,6 +31,7 @@ def probe_votes(
     exclude_self: bool = True,
     backend: str = "auto",
     num_threads: int | None = None,
+    memory: int | str | None = None,
     return_counts: bool = False,
 ) -> Votes:
     """The k-NN majority votes of queries at one probe or several: exactly those of the definition.
@@ -37,7 +39,9 @@ def probe_votes(
     Args:
         support: (M, D) array, or a sequence, mapping or iterator of them, one a probe, of any
             widths. NumPy or torch; float16, bfloat16, float32, float64 or integers; further
-            dimensions are flattened. An iterator is read one probe at a time.
+            dimensions are flattened. An iterator is read one probe at a time. For an array may
+            stand the path of a file or directory of shards, see `open_source`; Arrow's fixed-size
+            lists; or any `pdepth.sources.Source`: rows that are read in slices.
         labels: (M,) integers, the classes of the support.
         queries: (N, D), or one such array a probe. None: the support's own rows, each left out of
             its own vote by its row number unless `exclude_self` is false.
@@ -48,13 +52,19 @@ def probe_votes(
         backend: "auto", the GPU engine for a support on a CUDA device and else the CPU engine; or
             a name of `pdepth.backends()`.
         num_threads: threads of the CPU engine; None for the process's share of the cores.
+        memory: bytes, or an amount such as "8GiB", that rows of sources may take while they are in
+            work: a chunk of the support, the one that is read ahead, and a block of queries. None:
+            half of what is free. Where reading is the limit, the logger `pdepth` says so (INFO).
         return_counts: also return how many votes each class had.
 
     Returns:
         Votes, in arrays of the support's kind and device.
 
     Raises:
-        ValueError, TypeError: before any work, one sentence that names the argument.
+        ValueError, TypeError: before any work, one sentence that names the argument; NaN in a
+            source, or a file that cannot be read, when it is met.
+        FileNotFoundError: a path leads nowhere.
+        MemoryError: `memory` does not suffice for one row of a source.
     """
     answer = _ask(
         validate.problems(
@@ -66,6 +76,7 @@ def probe_votes(
             metric=metric,
             exclude_self=exclude_self,
             num_threads=num_threads,
+            memory=memory,
         ),
         backend,
         return_counts=return_counts,
@@ -74,7 +85,7 @@ def probe_votes(
     problem, coded = answer.problem, answer.coded
 
     def given_back(array: NDArray[Any] | None) -> Any:
-        if array is not None and is_array(support):
+        if array is not None and is_one(support):
             array = array[0]
         return _on(problem.device, array)
 
@@ -96,13 +107,14 @@ def kneighbors(
     exclude_self: bool = True,
     backend: str = "auto",
     num_threads: int | None = None,
+    memory: int | str | None = None,
 ) -> tuple[Any, Any]:
     """Squared distances (N, k) float64 and rows (N, k) int64 of each query's k nearest rows.
 
     Sorted by (distance, row). Arguments, array kinds and errors as in `probe_votes`, for one
     array (M, D); with `metric="cosine"` the distances are those of the normalised rows.
     """
-    if not is_array(support):
+    if not is_one(support):
         raise TypeError(f"support is a {type(support).__name__}; one array is wanted.")
     (problem,) = validate.problems(
         support,
@@ -113,8 +125,13 @@ def kneighbors(
         metric=metric,
         exclude_self=exclude_self,
         num_threads=num_threads,
+        memory=memory,
     )
-    distances, rows = backend_named(backend, problem.device).neighbours(problem)
+    engine = backend_named(backend, problem.device)
+    if streaming.wanted_for(problem):
+        distances, rows = streaming.neighbours(engine, problem)
+    else:
+        distances, rows = engine.neighbours(problem)
     return _on(problem.device, distances), _on(problem.device, rows)
 
 
@@ -151,6 +168,7 @@ def depth_from_embeddings(
     metric: str = "sqeuclidean",
     backend: str = "auto",
     num_threads: int | None = None,
+    memory: int | str | None = None,
     probes: Sequence[str] | None = None,
     query_labels: Any = None,
     progress: Progress | None = None,
@@ -183,6 +201,7 @@ def depth_from_embeddings(
             metric=metric,
             exclude_self=exclude_self,
             num_threads=num_threads,
+            memory=memory,
         ),
         backend,
         predictions=predictions,
@@ -256,7 +275,11 @@ def _ask(
         report = None if progress is None else _shifted(progress, len(layers))
         wanted = answer.wanted if early_exit else None
         engine = backend_named(backend, problem.device)
-        parts.append(engine.votes(problem, wanted, return_counts, report))
+        if streaming.wanted_for(problem):
+            part = streaming.votes(engine, problem, wanted, return_counts, report)
+        else:
+            part = engine.votes(problem, wanted, return_counts, report)
+        parts.append(part)
         layers += [(layer.name, layer.support.width) for layer in problem.layers]
     assert answer is not None  # a call without a probe is refused
     return replace(answer, coded=Coded.joined(parts))
