@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK, WARPS = 4096, 8  # queries at a time
+BLOCK, WARPS = 2048, 8  # queries at a time
 
 
 @triton.jit(do_not_specialize=["asked"])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from pdepth.backends import availability as backends
 from pdepth.engine import depth_from_embeddings, depth_from_votes, kneighbors, probe_votes
 from pdepth.result import DepthResult, Votes
+from pdepth.sources import open_source
 
 if TYPE_CHECKING:
     from pdepth.depth import prediction_depth
@@ -19,6 +20,7 @@ __all__ = [
     "depth_from_embeddings",
     "depth_from_votes",
     "kneighbors",
+    "open_source",
     "plot",
     "prediction_depth",
     "probe_votes",

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import tally, validate
+from pdepth import streaming, tally, validate
 from pdepth.backends import Coded, Progress, backend_named
-from pdepth.backends.common import UNKNOWN
+from pdepth.backends.common import UNKNOWN, Engine
 from pdepth.result import DepthResult, Votes, margins
-from pdepth.rows import is_array, is_torch
+from pdepth.rows import is_torch
+from pdepth.sources import is_one
 from pdepth.validate import Ballot, Problem
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def probe_votes(
     exclude_self: bool = True,
     backend: str = "auto",
     num_threads: int | None = None,
+    memory: int | str | None = None,
     return_counts: bool = False,
 ) -> Votes | dict[int, Votes]:
     """The k-NN majority votes of queries at one probe or several: exactly those of the definition.
@@ -63,7 +64,9 @@ def probe_votes(
     Args:
         support: (M, D) array, or a sequence, mapping or iterator of them, one a probe, of any
             widths. NumPy or torch; float16, bfloat16, float32, float64 or integers; further
-            dimensions are flattened. An iterator is read one probe at a time.
+            dimensions are flattened. An iterator is read one probe at a time. For an array may
+            stand the path of a file or directory of shards, see `open_source`; Arrow's fixed-size
+            lists; or any `pdepth.sources.Source`: rows that are read in slices.
         labels: (M,) integers, the classes of the support.
         queries: (N, D), or one such array a probe. None: the support's own rows, each left out of
             its own vote by its row number unless `exclude_self` is false.
@@ -82,13 +85,19 @@ def probe_votes(
         backend: "auto", the GPU engine for a support on a CUDA device and else the CPU engine; or
             a name of `pdepth.backends()`.
         num_threads: threads of the CPU engine; None for the process's share of the cores.
+        memory: bytes, or an amount such as "8GiB", that rows of sources may take while they are in
+            work: a chunk of the support, the one that is read ahead, and a block of queries. None:
+            half of what is free. Where reading is the limit, the logger `pdepth` says so (INFO).
         return_counts: also return how many votes each class had, and so the votes' margins.
 
     Returns:
         Votes, in arrays of the support's kind and device; for several k, a dict of them by k.
 
     Raises:
-        ValueError, TypeError: before any work, one sentence that names the argument.
+        ValueError, TypeError: before any work, one sentence that names the argument; NaN in a
+            source, or a file that cannot be read, when it is met.
+        FileNotFoundError: a path leads nowhere.
+        MemoryError: `memory` does not suffice for one row of a source.
     """
     ballot = validate.ballot(k, weights, temperature)
     answer = _ask(
@@ -101,6 +110,7 @@ def probe_votes(
             metric=metric,
             exclude_self=exclude_self,
             num_threads=num_threads,
+            memory=memory,
         ),
         ballot,
         backend,
@@ -109,7 +119,7 @@ def probe_votes(
     problem = answer.problem
 
     def given_back(array: NDArray[Any] | None) -> Any:
-        if array is not None and is_array(support):
+        if array is not None and is_one(support):
             array = array[0]
         return _on(problem.device, array)
 
@@ -135,13 +145,14 @@ def kneighbors(
     exclude_self: bool = True,
     backend: str = "auto",
     num_threads: int | None = None,
+    memory: int | str | None = None,
 ) -> tuple[Any, Any]:
     """Squared distances (N, k) float64 and rows (N, k) int64 of each query's k nearest rows.
 
     Sorted by (distance, row). Arguments, array kinds and errors as in `probe_votes`, for one
     array (M, D); with `metric="cosine"` the distances are those of the normalised rows.
     """
-    if not is_array(support):
+    if not is_one(support):
         raise TypeError(f"support is a {type(support).__name__}; one array is wanted.")
     (problem,) = validate.problems(
         support,
@@ -152,8 +163,10 @@ def kneighbors(
         metric=metric,
         exclude_self=exclude_self,
         num_threads=num_threads,
+        memory=memory,
     )
-    distances, rows = backend_named(backend, problem.device).neighbours(problem)
+    engine = streaming.engine_for(problem, backend_named(backend, problem.device))
+    distances, rows = engine.neighbours(problem)
     return _on(problem.device, distances), _on(problem.device, rows)
 
 
@@ -217,6 +230,7 @@ def depth_from_embeddings(
     reference: Any = "prediction",
     backend: str = "auto",
     num_threads: int | None = None,
+    memory: int | str | None = None,
     return_counts: bool = False,
     probes: Sequence[str] | None = None,
     query_labels: Any = None,
@@ -259,6 +273,7 @@ def depth_from_embeddings(
         metric=metric,
         exclude_self=exclude_self,
         num_threads=num_threads,
+        memory=memory,
     )
     answer = _ask(
         _by_layer(problems) if return_counts else problems,
@@ -374,7 +389,7 @@ def _ask(
             given = belonging(problem) if belonging else None
             first = replace(problem, layers=())  # no array of a probe that has been answered
         report = None if progress is None else _shifted(progress, len(layers))
-        engine = backend_named(backend, problem.device)
+        engine = streaming.engine_for(problem, backend_named(backend, problem.device))
         if early_exit and given is not None:
             found = _until_depth(problem, ballot, engine, given.wanted, report)
         else:
@@ -399,7 +414,7 @@ def _by_layer(problems: Iterator[Problem]) -> Iterator[Problem]:
 def _until_depth(
     problem: Problem,
     ballot: Ballot,
-    engine: ModuleType,
+    engine: Engine,
     wanted: NDArray[np.int32] | None,
     progress: Progress | None,
 ) -> list[Coded]:

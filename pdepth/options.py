@@ -21,6 +21,7 @@ class Voting(TypedDict, total=False):
     temperature: float | None
     backend: str
     num_threads: int | None
+    memory: int | str | None
     return_counts: bool
 
 
@@ -48,6 +49,5 @@ class ModelOptions(Voting, total=False):
     early_exit: bool
     reference: Any
     device: str | torch.device | None
-    memory: int | str | None
     batch_size: int
     progress: bool | Observer

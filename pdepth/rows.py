@@ -111,6 +111,8 @@ def rows_of(value: Any, what: str) -> Rows:
         array = array.astype(array.dtype.newbyteorder("="), order="C")
     if kind == "bool":
         return Rows(array.view(np.uint8), "uint8")
+    if kind == "bfloat16":  # torch's bits, or the type that ml_dtypes adds to NumPy
+        return Rows(array.view(np.uint16), kind)
     return Rows(array, kind)
 
 

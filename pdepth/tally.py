@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import definition
-from pdepth.backends.common import UNKNOWN, Coded, Progress
+from pdepth.backends.common import UNKNOWN, Coded, Engine, Progress
 from pdepth.validate import Ballot, Layer, Problem
 
 HELD = 1 << 28
@@ -26,7 +25,7 @@ LEAST = 256  # queries of a stretch: each stretch packs the support anew
 def votes(
     problem: Problem,
     ballot: Ballot,
-    engine: ModuleType,
+    engine: Engine,
     wanted: NDArray[np.int32] | None,
     return_counts: bool,
     progress: Progress | None,
@@ -74,7 +73,7 @@ def _counted(
     number: int,
     who: NDArray[np.intp],
     ballot: Ballot,
-    engine: ModuleType,
+    engine: Engine,
     progress: Progress | None,
 ) -> Iterator[tuple[NDArray[np.intp], int, NDArray[Any]]]:
     """Stretches (n,) of the queries `who`, a k's place, and its counts (n, C) at one layer.

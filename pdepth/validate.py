@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import _native, definition, native
-from pdepth.rows import Rows, is_array, is_torch, rows_of, want_array
+from pdepth.embeddings.memory import parse_bytes
+from pdepth.rows import Rows, is_array, is_torch, rows_of
+from pdepth.sources import Numbers, Stored, is_one, opened
 
 METRICS = ("sqeuclidean", "cosine")
 WEIGHTS = ("uniform", "distance", "exp")
@@ -24,7 +27,10 @@ _NONE_LEFT = object()
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One probe's rows: `support` (M, D), and `queries` (N, D) or None for the support's own."""
+    """One probe's rows: `support` (M, D), and `queries` (N, D) or None for the support's own.
+
+    Either may be `Stored`; no backend meets such a layer, which `streaming` takes apart.
+    """
 
     name: str
     support: Rows
@@ -38,7 +44,8 @@ class Problem:
     codes: (M,) int32, each support row's class as its place in `classes` (C,) int64, ascending.
     query_rows: (N,) int64 support rows that are asked, or None; count: N.
     device: of the first support, where it is a torch tensor; None for NumPy.
-    memory: bytes that the engine may take beside the arrays; None: what it finds fit.
+    memory: bytes that the call may take beside arrays: rows in work, what an engine packs of them;
+        None where the caller named none.
     """
 
     layers: tuple[Layer, ...]
@@ -154,13 +161,13 @@ def pairs(support: Any, queries: Any) -> Iterator[Pair]:
 
     Lazy: of iterators no more than one array is taken at a time.
     """
-    if is_array(support):
-        if queries is not None and not is_array(queries):
+    if is_one(support):
+        if queries is not None and not is_one(queries):
             raise TypeError(
                 f"queries is a {type(queries).__name__} and support one array; "
                 "one array is wanted for both, or one array a probe."
             )
-        yield "probe 0", support, queries
+        yield _pair("probe 0", support, queries)
         return
     if isinstance(support, Mapping | Sequence) and len(support) == 0:
         raise ValueError("support holds no probe.")
@@ -187,7 +194,6 @@ def pairs(support: Any, queries: Any) -> Iterator[Pair]:
     asked = None if queries is None else iter(queries)
     number = 0
     for number, (name, array) in enumerate(named, 1):
-        want_array(array, f"support ({name})")
         query = None
         if asked is not None:
             query = next(asked, _NONE_LEFT)
@@ -197,23 +203,30 @@ def pairs(support: Any, queries: Any) -> Iterator[Pair]:
                 )
             if query is None:
                 raise TypeError(f"queries ({name}) is None; one array a probe is wanted.")
-        yield name, array, query
+        yield _pair(name, array, query)
     if number == 0:
         raise ValueError("support holds no probe.")
     if asked is not None and next(asked, _NONE_LEFT) is not _NONE_LEFT:
         raise ValueError(f"queries has more probes than support's {number}; as many are wanted.")
 
 
+def _pair(name: str, support: Any, queries: Any) -> Pair:
+    own = opened(support, f"support ({name})")
+    return name, own, None if queries is None else opened(queries, f"queries ({name})")
+
+
 def _is_collection(value: Any) -> bool:
-    return isinstance(value, Iterator | Sequence) and not isinstance(value, str | bytes)
+    return isinstance(value, Iterator | Sequence) and not is_one(value) and type(value) is not bytes
 
 
-def layer(name: str, support: Any, queries: Any, metric: str, threads: int) -> Layer:
+def layer(
+    name: str, support: Any, queries: Any, metric: str, threads: int, memory: int | None
+) -> Layer:
     """One probe's arrays, checked: kinds, shapes, finite values, and rows that have a direction."""
-    own = _embedding(support, f"support ({name})", metric, threads)
+    own = _embedding(support, f"support ({name})", metric, threads, memory)
     if queries is None:
         return Layer(name, own, None)
-    asked = _embedding(queries, f"queries ({name})", metric, threads)
+    asked = _embedding(queries, f"queries ({name})", metric, threads, memory)
     if asked.width != own.width:
         raise ValueError(
             f"queries ({name}) has width {asked.width} and support {own.width}; "
@@ -222,15 +235,32 @@ def layer(name: str, support: Any, queries: Any, metric: str, threads: int) -> L
     return Layer(name, own, asked)
 
 
-def _embedding(array: Any, what: str, metric: str, threads: int) -> Rows:
-    rows = rows_of(array, what)
+def _embedding(array: Any, what: str, metric: str, threads: int, memory: int | None) -> Rows:
+    ready = partial(_ready, what=what, metric=metric, threads=threads)
+    rows = rows_of(array, what) if is_array(array) else None
+    if rows is None or (metric == "cosine" and _too_large(rows, memory)):
+        rows = Stored.of(array, what, "float64" if metric == "cosine" else None, ready)
     if len(rows) > MOST_ROWS:
         raise ValueError(f"{what} has {len(rows)} rows; at most {MOST_ROWS} are wanted.")
+    return rows if isinstance(rows, Stored) else ready(rows, range(len(rows)))
+
+
+def _too_large(rows: Rows, memory: int | None) -> bool:
+    """Whether the rows' normalised copies would not be held at once, but be made as they go."""
+    if memory is None:
+        return isinstance(rows.array, np.memmap)
+    return 8 * rows.width * len(rows) > memory // 4
+
+
+def _ready(rows: Rows, numbers: Numbers, *, what: str, metric: str, threads: int) -> Rows:
+    """Rows of these numbers, known to be finite, and for `metric="cosine"` normalised."""
     if rows.type.startswith(("float", "bfloat")):
         bad = _first_not_finite(rows, threads)
         if bad >= 0:
-            raise ValueError(f"{what} has NaN or infinity in row {bad}; finite values are wanted.")
-    return _normalised(rows, what) if metric == "cosine" else rows
+            raise ValueError(
+                f"{what} has NaN or infinity in row {numbers[bad]}; finite values are wanted."
+            )
+    return _normalised(rows, numbers, what) if metric == "cosine" else rows
 
 
 def _first_not_finite(rows: Rows, threads: int) -> int:
@@ -245,7 +275,7 @@ def _first_not_finite(rows: Rows, threads: int) -> int:
     return -1
 
 
-def _normalised(rows: Rows, what: str) -> Rows:
+def _normalised(rows: Rows, numbers: Numbers, what: str) -> Rows:
     """Rows divided by their norms, in float64, where they are; a stretch at a time."""
     shape = rows.array.shape
     out = rows.array[:0].double().new_empty(shape) if rows.on_device else np.empty(shape)
@@ -257,9 +287,10 @@ def _normalised(rows: Rows, what: str) -> Rows:
         # A norm beyond float64's range, or of nought, leaves no row of norm one.
         bad = ~(abs(squares - 1) < 0.5)
         if bad.any():
+            first = numbers[begin + int((bad * 1).argmax())]
             raise ValueError(
-                f"{what} has no direction in row {begin + int((bad * 1).argmax())}: its norm is "
-                "zero or beyond float64's range; metric='cosine' wants one."
+                f"{what} has no direction in row {first}: its norm is zero or beyond float64's "
+                "range; metric='cosine' wants one."
             )
         out[begin : begin + step] = normed
     return Rows(out, "float64")
@@ -314,6 +345,7 @@ def problem(
     metric: str,
     exclude_self: bool,
     num_threads: int | None,
+    memory: int | str | None,
 ) -> Problem:
     """The whole call, checked; `labels=None` stands for one class."""
     threads = native.default_threads() if num_threads is None else whole(num_threads, "num_threads")
@@ -321,10 +353,11 @@ def problem(
         raise ValueError(f"num_threads is {threads}; at most {MOST_THREADS} are wanted.")
     k = whole(k, "k")
     one_of(metric, "metric", METRICS)
+    budget = None if memory is None else parse_bytes(memory)
     own_rows = pairs[0][2] is None
     if query_rows is not None and not own_rows:
         raise ValueError("query_rows picks rows of the support and cannot go with queries.")
-    layers = tuple(layer(*pair, metric, threads) for pair in pairs)
+    layers = tuple(layer(*pair, metric, threads, budget) for pair in pairs)
     rows = _common([(len(one.support), one.name) for one in layers], "support")
     if own_rows:
         count = rows
@@ -345,7 +378,7 @@ def problem(
     device = pairs[0][1].device if is_torch(pairs[0][1]) else None
     _one_device(layers)
     return Problem(
-        layers, codes, classes, k, bool(exclude_self), query_rows, count, threads, device
+        layers, codes, classes, k, bool(exclude_self), query_rows, count, threads, device, budget
     )
 
 

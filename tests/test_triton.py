@@ -206,11 +206,11 @@ def test_directions_have_the_bits_of_the_definition() -> None:
     for width in (1, 2, 5, 64, 129, 1001):
         for dtype in ("float32", "bfloat16", "float64", "uint8"):
             values = _rows(cast(rng.uniform(1, 90, (40, width)), dtype))
-            found = validate._normalised(Rows(values, dtype), "rows")
+            found = validate._normalised(Rows(values, dtype), range(40), "rows")
             assert found.type == "float64"
             assert (found.array.cpu().numpy() == definition.as_rows(values, "cosine")).all()
     with pytest.raises(ValueError, match="rows has no direction in row 2: its norm is zero"):
-        validate._normalised(Rows(torch.eye(4, device=DEVICE)[:, :2], "float32"), "rows")
+        validate._normalised(Rows(torch.eye(4, device=DEVICE)[:, :2], "float32"), range(4), "rows")
 
 
 def test_compact_is_its_twin(monkeypatch: pytest.MonkeyPatch) -> None:

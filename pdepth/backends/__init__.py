@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from pdepth.backends import cpu, reference, triton
-from pdepth.backends.common import Coded, Progress
+from pdepth.backends.common import Coded, Engine, Progress
 
 __all__ = ["Coded", "Progress", "availability", "backend_named"]
 
@@ -25,7 +25,7 @@ def availability() -> dict[str, str]:
     return {name: module.available() or "available" for name, module in _MODULES.items()}
 
 
-def backend_named(name: str, device: Any = None) -> ModuleType:
+def backend_named(name: str, device: Any = None) -> Engine:
     """The backend of that name; "auto" is that of the arrays' torch device, None for NumPy's.
 
     Raises ValueError for a name that does not exist or a backend that is not available.

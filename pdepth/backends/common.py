@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from pdepth.validate import Problem
+
 Progress = Callable[[int, float, int], None]
 """Called with (layer, its fraction done, queries asked there), about ten times a second."""
+
+
+class Engine(Protocol):
+    """What answers checked problems: a backend's module, or one that reads rows for it."""
+
+    def votes(
+        self,
+        problem: Problem,
+        wanted: NDArray[np.int32] | None,
+        return_counts: bool,
+        progress: Progress | None,
+    ) -> Coded:
+        """All; or with `wanted` (N,) only those that equal it from there to the last probe."""
+
+    def neighbours(
+        self, problem: Problem, progress: Progress | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Squared distances (N, k) and rows (N, k) of a problem of one layer, nearest first."""
+
 
 UNKNOWN = -1  # as a code: this vote was not asked
 

@@ -68,7 +68,7 @@ def _run(problem: Problem, progress: Progress | None, **answers: NDArray[Any] | 
         queries=problem.count,
         level=native.simd_level(),
         threads=problem.threads,
-        held_bytes=HELD,
+        held_bytes=HELD if problem.memory is None else min(HELD, problem.memory // 4),
         progress=progress,
         **asked,
     )

@@ -1,0 +1,359 @@
+"""Layers that are not in memory: chunks of support and blocks of queries through any backend.
+
+A layer that fits is read and answered as arrays are. Of a larger one, each chunk's nearest rows are
+merged by (float64 distance, row), which does not depend on where chunks begin: the same votes, bit
+for bit. One thread reads a chunk while the kernels work on the one before.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth import definition
+from pdepth.backends.common import UNKNOWN, Coded, Engine, Progress, empty_votes
+from pdepth.embeddings.memory import free_bytes, human
+from pdepth.rows import Rows
+from pdepth.sources import Stored, numpy_type
+from pdepth.validate import Layer, Problem
+
+SHARE = 0.5  # of the free memory, where the caller names no other
+UNKNOWN_MEMORY = 1 << 31  # where nobody knows what is free
+WORK = 0.25  # of the memory is left to what a kernel takes whatever the sizes
+PACKED = 4  # bytes an element of the support takes in a kernel, at most
+LISTED = 80  # bytes a neighbour takes in the running lists and while they are merged
+COUNTED = 1 << 22  # vote counts held at a time
+
+Lists = tuple[NDArray[np.float64], NDArray[np.int64]]
+
+log = logging.getLogger("pdepth")
+
+
+def wanted_for(problem: Problem) -> bool:
+    """Whether some of the problem's rows are not in memory."""
+    return any(
+        isinstance(rows, Stored)
+        for layer in problem.layers
+        for rows in (layer.support, layer.queries)
+    )
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """An engine for rows that are not in memory: through `engine`, for those that are."""
+
+    engine: Engine
+
+    def votes(
+        self,
+        problem: Problem,
+        wanted: NDArray[np.int32] | None,
+        return_counts: bool,
+        progress: Progress | None,
+    ) -> Coded:
+        return votes(self.engine, problem, wanted, return_counts, progress)
+
+    def neighbours(self, problem: Problem, progress: Progress | None = None) -> Lists:
+        return neighbours(self.engine, problem, progress)
+
+
+def engine_for(problem: Problem, engine: Engine) -> Engine:
+    """The engine, or one around it that reads the problem's rows."""
+    return Streamed(engine) if wanted_for(problem) else engine
+
+
+def votes(
+    engine: Engine,
+    problem: Problem,
+    wanted: NDArray[np.int32] | None,
+    return_counts: bool,
+    progress: Progress | None,
+) -> Coded:
+    """What `engine.votes` says of arrays; with `wanted`, earlier layers are asked only for those
+    queries whose later votes all were theirs."""
+    shape = (len(problem.layers), problem.count)
+    out = Coded(
+        empty_votes(*shape),
+        None if wanted is not None else np.empty(shape, np.bool_),
+        np.empty((*shape, len(problem.classes)), np.int32)
+        if return_counts and wanted is None
+        else None,
+    )
+    who = np.arange(problem.count)
+    with _Reader() as reader:
+        for number in range(shape[0]) if wanted is None else reversed(range(shape[0])):
+            if not len(who):
+                break
+            call = _Call(engine, problem, number, who, reader, progress)
+            found = call.votes(None if wanted is None else wanted[who], return_counts)
+            out.votes[number, who] = found.votes[0]
+            if out.tied is not None and found.tied is not None:
+                out.tied[number] = found.tied[0]
+            if out.counts is not None and found.counts is not None:
+                out.counts[number] = found.counts[0]
+            if wanted is not None:
+                who = who[found.votes[0] == wanted[who]]
+    return out
+
+
+def neighbours(engine: Engine, problem: Problem, progress: Progress | None) -> Lists:
+    """What `engine.neighbours` says of an array."""
+    with _Reader() as reader:
+        return _Call(engine, problem, 0, np.arange(problem.count), reader, progress).neighbours()
+
+
+class _Reader:
+    """The thread that reads, and how long the others waited for it."""
+
+    def __enter__(self) -> _Reader:
+        self.pool = ThreadPoolExecutor(1, "pdepth-reader")
+        self.began, self.bytes, self.reading, self.waiting = time.monotonic(), 0, 0.0, 0.0
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.pool.shutdown()
+        elapsed = time.monotonic() - self.began
+        if kind is None and self.waiting > elapsed / 2:
+            log.info(
+                "Reading was the limit: %s at %s/s; the kernels waited %.1f of %.1f s.",
+                human(self.bytes),
+                human(int(self.bytes / max(self.reading, 1e-9))),
+                self.waiting,
+                elapsed,
+            )
+
+    def get(self, rows: Rows, which: Any) -> Rows:
+        """Some rows, in memory."""
+        return self._wait(self._begin(rows, which))
+
+    def chunks(self, rows: Rows, bounds: list[int]) -> Iterator[tuple[int, Rows]]:
+        """The rows between bounds, and the number of the first, one chunk read ahead.
+
+        Nothing here holds a chunk that has been given: two are in memory if the caller drops it.
+        """
+        spans = [slice(*span) for span in pairwise(bounds)]
+        coming = self._begin(rows, spans[0])
+        for begin, after in zip(bounds, [*spans[1:], None], strict=False):
+            given = [self._wait(coming)]
+            if after is not None:
+                coming = self._begin(rows, after)
+            else:
+                del coming
+            yield begin, given.pop()
+
+    def _begin(self, rows: Rows, which: Any) -> Future[Rows]:
+        return self.pool.submit(self._read, rows, which)
+
+    def _read(self, rows: Rows, which: Any) -> Rows:
+        begin = time.monotonic()
+        read = rows[which]
+        if isinstance(rows, Stored):
+            self.bytes += len(read) * rows.width * numpy_type(rows.kept).itemsize
+        self.reading += time.monotonic() - begin
+        return read
+
+    def _wait(self, coming: Future[Rows]) -> Rows:
+        begin = time.monotonic()
+        try:
+            return coming.result()
+        finally:
+            self.waiting += time.monotonic() - begin
+
+
+class _Call:
+    """Some queries of a problem, by their numbers, at one of its layers."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        problem: Problem,
+        number: int,
+        who: NDArray[np.int64],
+        reader: _Reader,
+        progress: Progress | None,
+    ) -> None:
+        self.engine, self.problem, self.reader = engine, problem, reader
+        self.number, self.progress = number, progress
+        self.layer, self.who = problem.layers[number], who
+        self.own = self.layer.queries is None
+        if self.own and problem.query_rows is not None:
+            self.who = problem.query_rows[who]
+        # A row that is asked twice is read once, and all in the order in which they are kept.
+        self.rows, self.back = np.unique(self.who, return_inverse=True)
+        self.chunk, self.block = _sizes(problem, self.layer, len(self.rows))
+
+    def votes(self, wanted: NDArray[np.int32] | None, return_counts: bool) -> Coded:
+        """(1, n) votes, as `votes` gives them."""
+        if self._fits():
+            return self.engine.votes(self._loaded(), wanted, return_counts, self._within)
+        classes = len(self.problem.classes)
+        found, tied = np.empty(len(self.rows), np.int32), np.empty(len(self.rows), np.bool_)
+        counts = np.empty((len(self.rows), classes if return_counts else 0), np.int32)
+        for block, _, rows in self._lists():
+            step = max(1, COUNTED // classes)
+            for begin in range(0, len(rows), step):
+                part = slice(block.start + begin, min(block.start + begin + step, block.stop))
+                counted = _counted(self.problem.codes[rows[begin : begin + step]], classes)
+                found[part], tied[part] = definition.majority(counted)
+                counts[part] = counted[:, : counts.shape[1]]
+        found, tied, counts = found[self.back], tied[self.back], counts[self.back]
+        if wanted is not None:
+            return Coded(np.where(found == wanted, found, UNKNOWN)[None])
+        return Coded(found[None], tied[None], counts[None] if return_counts else None)
+
+    def neighbours(self) -> Lists:
+        if self._fits():
+            return self.engine.neighbours(self._loaded(), self._within)
+        shape = len(self.rows), self.problem.k
+        distances, rows = np.empty(shape), np.empty(shape, np.int64)
+        for block, *lists in self._lists():
+            distances[block], rows[block] = lists
+        return distances[self.back], rows[self.back]
+
+    # ---- a layer that fits ----
+
+    def _fits(self) -> bool:
+        return self.chunk == len(self.layer.support) and self.block == len(self.rows)
+
+    def _loaded(self) -> Problem:
+        """The layer alone, in memory, asked about these queries."""
+        support = self.reader.get(self.layer.support, slice(None))
+        queries = None
+        if self.layer.queries is not None:
+            queries = self.reader.get(self.layer.queries, _which(self.rows))
+        return replace(
+            self.problem,
+            layers=(Layer(self.layer.name, support, queries),),
+            query_rows=self.who if self.own else None,
+            count=len(self.who),
+        )
+
+    def _within(self, layer: int, fraction: float, asked: int) -> None:
+        if self.progress is not None:
+            self.progress(self.number, fraction, asked)
+
+    # ---- a layer that does not ----
+
+    def _lists(self) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.int64]]]:
+        """The k nearest of a block of `self.rows` after the other."""
+        support, total = self.layer.support, len(self.layer.support)
+        bounds = _bounds(total, self.chunk)
+        blocks = _bounds(len(self.rows), self.block)
+        if len(bounds) == 2:
+            support = self.reader.get(support, slice(None))
+        for number, (first, last) in enumerate(pairwise(blocks)):
+            rows = self.rows[first:last]
+            queries = self._queries(support, rows, bounds)
+            kept: Lists = (
+                np.full((len(rows), self.problem.k), np.nan),
+                np.full((len(rows), self.problem.k), -1),
+            )
+            for begin, chunk in self.reader.chunks(support, bounds):
+                self._within(0, (number + begin / total) / (len(blocks) - 1), len(self.who))
+                _merge(kept, self._nearest(chunk, begin, queries, rows))
+                del chunk  # before the one after the next is read
+            yield slice(first, last), *kept
+        self._within(0, 1.0, len(self.who))
+
+    def _queries(self, support: Rows, rows: NDArray[np.int64], bounds: list[int]) -> Rows:
+        if self.layer.queries is not None:
+            return self.reader.get(self.layer.queries, _which(rows))
+        try:
+            return self.reader.get(support, _which(rows))
+        except ValueError:  # of what is wrong with the support, the first row is named
+            for _ in self.reader.chunks(support, bounds):
+                pass
+            raise
+
+    def _nearest(self, chunk: Rows, begin: int, queries: Rows, rows: NDArray[np.int64]) -> Lists:
+        """The nearest of a chunk; a query's own row has no distance, if it is left out."""
+        end = begin + len(chunk)
+        inside = self.own and self.problem.exclude_self
+        inside = inside and bool(((rows >= begin) & (rows < end)).any())
+        part = replace(
+            self.problem,
+            layers=(Layer(self.layer.name, chunk, queries),),
+            codes=self.problem.codes[begin:end],
+            k=min(self.problem.k + inside, len(chunk)),
+            query_rows=None,
+            exclude_self=False,
+            count=len(queries),
+        )
+        distances, found = self.engine.neighbours(part)
+        found += begin
+        if inside:
+            distances[found == rows[:, None]] = np.nan
+        return distances, found
+
+
+def _sizes(problem: Problem, layer: Layer, asked: int) -> tuple[int, int]:
+    """How many rows of the support, and how many queries, are in work at a time.
+
+    Blocks are as large as half of the memory allows, since the support is read for each.
+    """
+    support = layer.support
+    memory = problem.memory or int(SHARE * (free_bytes() or UNKNOWN_MEMORY))
+    usable = int((1 - WORK) * memory)
+    query = _row_bytes(layer.queries or support) + LISTED * (problem.k + 1)
+    read = _row_bytes(support) if isinstance(support, Stored) else 0
+    worked = read + PACKED * support.width if read else 0
+    held = len(support) * worked
+    if held + asked * query <= usable or held <= usable // 2:  # read once
+        chunk, block = len(support), (usable - held) // query
+    else:
+        block = min(asked, usable // 2 // query)
+        chunk = (usable - block * query) // (worked + read)
+    if chunk < 1 or block < 1:
+        least = 2 * int(max(query, worked + read) / (1 - WORK)) + 2
+        raise MemoryError(
+            f"memory is {human(memory)}; {layer.name}, of width {support.width}, wants at least "
+            f"{human(least)}."
+        )
+    return min(chunk, len(support)), min(block, asked)
+
+
+def _row_bytes(rows: Rows) -> int:
+    """Bytes of a row while it is read."""
+    types = {rows.type, rows.kept} if isinstance(rows, Stored) else {rows.type}
+    return rows.width * sum(numpy_type(each).itemsize for each in types)
+
+
+def _bounds(count: int, most: int) -> list[int]:
+    """Where equal parts of at most `most` begin, and where the last ends."""
+    parts = -(-count // most)
+    return [count * part // parts for part in range(parts + 1)]
+
+
+def _which(rows: NDArray[np.int64]) -> Any:
+    """Ascending rows as a slice where they follow each other."""
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
+
+
+def _counted(codes: NDArray[np.int32], classes: int) -> NDArray[np.int64]:
+    """(n, C) how many of the codes (n, k) each class has."""
+    places = np.arange(len(codes))[:, None] * classes + codes
+    return np.bincount(places.ravel(), minlength=len(codes) * classes).reshape(-1, classes)
+
+
+def _merge(kept: Lists, found: Lists) -> None:
+    """Put into the running lists (n, k) what a later chunk has found (n, any).
+
+    A later row is behind an earlier one of the same distance, and a stable sort leaves it there.
+    What has no distance (NaN) is behind all that have one, be it infinite.
+    """
+    closer = ~(found[0][:, 0] >= kept[0][:, -1])
+    distances, rows = (
+        np.hstack([old[closer], new[closer]]) for old, new in zip(kept, found, strict=True)
+    )
+    order = distances.argsort(axis=1, kind="stable")[:, : kept[0].shape[1]]
+    for lists, both in zip(kept, (distances, rows), strict=True):
+        lists[closer] = np.take_along_axis(both, order, axis=1)
