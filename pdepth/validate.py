@@ -279,7 +279,7 @@ def _normalised(rows: Rows, numbers: Numbers, what: str) -> Rows:
     """Rows divided by their norms, in float64, where they are; a stretch at a time."""
     shape = rows.array.shape
     out = rows.array[:0].double().new_empty(shape) if rows.on_device else np.empty(shape)
-    step = max(1, 2**24 // rows.width)
+    step = max(1, 2 ** (24 if rows.on_device else 19) // rows.width)
     for begin in range(0, len(rows), step):
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             normed = _unit(rows[begin : begin + step])
