@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,8 +15,9 @@ from pdepth import validate
 from pdepth.backends import backend_named
 from pdepth.embeddings.capture import Captured, Layout, at_rest, capture, check_memory, inspect
 from pdepth.embeddings.data import Source
-from pdepth.embeddings.memory import Budget
+from pdepth.embeddings.memory import Budget, human
 from pdepth.embeddings.placement import Layers, place, unwrap
+from pdepth.embeddings.store import Fingerprint, Writer, fingerprint_of, writing
 from pdepth.engine import depth_from_embeddings
 from pdepth.progress import Event, Observer, ProbeMeter, RowMeter, watch
 from pdepth.result import DepthResult
@@ -33,6 +36,7 @@ def prediction_depth(
     memory: int | str | None = None,
     batch_size: int = 256,
     num_threads: int | None = None,
+    keep_embeddings: str | os.PathLike[str] | None = None,
     progress: bool | Observer = True,
 ) -> DepthResult:
     """The prediction depth of `queries` (N rows) under `model`, by votes of `support` (M rows).
@@ -49,10 +53,13 @@ def prediction_depth(
     device: where the forward pass runs; None leaves the model where it is.
     memory: most that the embeddings may take, in bytes or as "8GiB"; None: what is free.
     batch_size: rows per forward pass, unless a DataLoader brings its own.
+    keep_embeddings: a new or empty directory, or one that was left unfinished, that keeps the
+        embeddings, labels and predictions for `pdepth.open_store`.
     progress: True (standard error), False, or a callable that takes `pdepth.progress.Event`s.
 
     Raises ValueError and TypeError for wrong arguments, before any work where the argument alone
-    shows it, and MemoryError when the embeddings would not fit.
+    shows it, MemoryError when the embeddings would not fit, FileExistsError for a directory that
+    is not to be overwritten, and OSError for a full disk.
     """
     k, batch_size = validate.whole(k, "k"), validate.whole(batch_size, "batch_size")
     if num_threads is not None:
@@ -60,9 +67,12 @@ def prediction_depth(
     backend_named(backend)
     target = _device(device)
     placement = place(model, layers)
-    with watch(progress) as observer:
-        source = Source(support, "support", batch_size)
-        asked = None if queries is None else Source(queries, "queries", batch_size)
+    keeping = nullcontext(None) if keep_embeddings is None else writing(keep_embeddings)
+    with watch(progress) as observer, keeping as writer:
+        fingerprints = [Fingerprint() for _ in (support, queries)]
+        told = [_nothing if writer is None else each for each in fingerprints]
+        source = Source(support, "support", batch_size, told[0])
+        asked = None if queries is None else Source(queries, "queries", batch_size, told[1])
         if source.rows is not None:
             validate.enough_rows(k, source.rows, leave_one_out=asked is None)
         budget = Budget.of(memory)
@@ -94,6 +104,12 @@ def prediction_depth(
                 meter(len(captured[-1].labels), finished=True)
         rows = len(captured[0].labels)
         validate.enough_rows(k, rows, leave_one_out=asked is None)
+        meta = {"model": type(unwrap(model)).__name__, "placement": placement.rule}
+        if writer is not None:
+            parts = zip([s.what for s in sources], captured, fingerprints, strict=False)
+            kept = sum(_keep(writer, layout, *part) for part in parts)
+            writer.finish(layout.names, fingerprint_of(unwrap(model).state_dict()), meta)
+            observer(Event("note", f"embeddings: {human(kept)} kept in {writer.path}"))
         search = ProbeMeter(observer, layout.names, layout.widths, rows)
         result = depth_from_embeddings(
             captured[0].embeddings,
@@ -109,7 +125,6 @@ def prediction_depth(
             progress=search,
         )
         search.finish(_asked(result, early_exit))
-    meta = {"model": type(unwrap(model)).__name__, "placement": placement.rule}
     return dataclasses.replace(result, meta=result.meta | meta)
 
 
@@ -118,6 +133,19 @@ def _asked(result: DepthResult, early_exit: bool) -> list[int]:
     if not early_exit:
         return [len(result)] * len(result.probes)
     return [int((result.depth <= probe + 1).sum()) for probe in range(len(result.probes))]
+
+
+def _keep(
+    writer: Writer, layout: Layout, name: str, captured: Captured, fingerprint: Fingerprint
+) -> int:
+    embeddings = dict(zip(layout.names, captured.embeddings, strict=True))
+    return writer.add(
+        name, embeddings, captured.labels, captured.predictions, fingerprint.hexdigest()
+    )
+
+
+def _nothing(batch: object) -> None:
+    """Nobody asks for a fingerprint."""
 
 
 def _make_room(layout: Layout, budget: Budget, held: int, rows: int) -> None:

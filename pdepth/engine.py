@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pdepth import streaming, validate
 from pdepth.backends import Coded, Progress, backend_named
 from pdepth.backends.common import UNKNOWN
+from pdepth.embeddings.store import EmbeddingStore
 from pdepth.result import DepthResult, Votes
 from pdepth.rows import is_torch
 from pdepth.sources import is_one
@@ -157,8 +158,8 @@ def depth_from_votes(votes: Any, reference: Any) -> tuple[Any, Any]:
 
 def depth_from_embeddings(
     support: Any,
-    labels: Any,
-    predictions: Any,
+    labels: Any = None,
+    predictions: Any = None,
     queries: Any = None,
     *,
     query_rows: Any = None,
@@ -178,6 +179,8 @@ def depth_from_embeddings(
     Arguments as in `probe_votes`, and:
 
     Args:
+        support: or a store, `pdepth.open_store(DIR)`, alone: it has labels, predictions, queries,
+            probes and query_labels of its own. Labels or predictions that are given go before.
         predictions: (N,) integers, the network's class of each query.
         early_exit: walk from the last probe backward, ask only whether each query's vote is its
             prediction, and drop it where it is not: the same depths, sooner. Votes are `known` from
@@ -190,6 +193,27 @@ def depth_from_embeddings(
     Raises:
         ValueError, TypeError: before any work, one sentence that names the argument.
     """
+    meta: dict[str, str] = {}
+    if isinstance(support, EmbeddingStore):
+        for what, given in (("queries", queries), ("probes", probes)):
+            if given is not None:
+                raise TypeError(
+                    f"{what} is given beside a store, which has its own; None is wanted."
+                )
+        store, asked, meta = support, support.asked, support.meta
+        support, probes = store.support.embeddings, store.probes
+        queries = None if store.queries is None else store.queries.embeddings
+        labels = store.support.labels if labels is None else labels
+        if predictions is None:
+            predictions = asked.predictions
+            if query_rows is not None and queries is None:
+                rows = validate.rows_asked(query_rows, len(predictions))
+                predictions = predictions[rows]
+        if query_labels is None and queries is not None:
+            query_labels = asked.labels
+    for what, given in (("labels", labels), ("predictions", predictions)):
+        if given is None:
+            raise TypeError(f"{what} is None; integers are wanted, unless support is a store.")
     answer = _ask(
         validate.problems(
             support,
@@ -227,6 +251,7 @@ def depth_from_embeddings(
         k=problem.k,
         widths=tuple(width for _, width in answer.layers),
         leave_one_out=queries is None and exclude_self,
+        meta=dict(meta),
     )
 
 
