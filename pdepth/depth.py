@@ -106,8 +106,8 @@ def prediction_depth(
         validate.enough_rows(k, rows, leave_one_out=asked is None)
         meta = {"model": type(unwrap(model)).__name__, "placement": placement.rule}
         if writer is not None:
-            parts = zip([s.what for s in sources], captured, fingerprints, strict=False)
-            kept = sum(_keep(writer, layout, *part) for part in parts)
+            parts = zip(sources, captured, fingerprints, strict=False)
+            kept = sum(_keep(writer, layout, each.what, *part) for each, *part in parts)
             writer.finish(layout.names, fingerprint_of(unwrap(model).state_dict()), meta)
             observer(Event("note", f"embeddings: {human(kept)} kept in {writer.path}"))
         search = ProbeMeter(observer, layout.names, layout.widths, rows)

@@ -193,24 +193,25 @@ def depth_from_embeddings(
     Raises:
         ValueError, TypeError: before any work, one sentence that names the argument.
     """
-    meta: dict[str, str] = {}
     if isinstance(support, EmbeddingStore):
         for what, given in (("queries", queries), ("probes", probes)):
             if given is not None:
                 raise TypeError(
                     f"{what} is given beside a store, which has its own; None is wanted."
                 )
-        store, asked, meta = support, support.asked, support.meta
+        store, asked = support, support.asked
         support, probes = store.support.embeddings, store.probes
-        queries = None if store.queries is None else store.queries.embeddings
         labels = store.support.labels if labels is None else labels
+        if store.queries is not None:
+            queries = store.queries.embeddings
+            query_labels = asked.labels if query_labels is None else query_labels
         if predictions is None:
             predictions = asked.predictions
             if query_rows is not None and queries is None:
-                rows = validate.rows_asked(query_rows, len(predictions))
-                predictions = predictions[rows]
-        if query_labels is None and queries is not None:
-            query_labels = asked.labels
+                predictions = predictions[validate.rows_asked(query_rows, len(predictions))]
+        meta = dict(store.meta)
+    else:
+        meta = {}
     for what, given in (("labels", labels), ("predictions", predictions)):
         if given is None:
             raise TypeError(f"{what} is None; integers are wanted, unless support is a store.")
@@ -251,7 +252,7 @@ def depth_from_embeddings(
         k=problem.k,
         widths=tuple(width for _, width in answer.layers),
         leave_one_out=queries is None and exclude_self,
-        meta=dict(meta),
+        meta=meta,
     )
 
 

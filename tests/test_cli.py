@@ -143,11 +143,13 @@ def test_every_option_reaches_prediction_depth(tmp_path, mine, monkeypatch):
         "run", f"{mine}:net", "--support", f"{mine}:support", "--out", tmp_path / "o", "-k", 7,
         "--layers", "0, 2", "--batch-size", 11, "--device", "cpu", "--threads", 3,
         "--backend", "cpu", "--memory", "2GiB", "--all-votes", "--quiet",
+        "--keep-embeddings", tmp_path / "kept",
     )  # fmt: skip
     assert sentence == "Error: far enough\n"
     assert asked == {
         "rows": 60,
         "queries": None,
+        "keep_embeddings": tmp_path / "kept",
         "k": 7,
         "layers": "0, 2",
         "batch_size": 11,

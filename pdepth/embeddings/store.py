@@ -208,8 +208,8 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Writer]:
     """A new store in the directory `path`: made here, empty, or of a store left unfinished.
 
     Unless the writer has finished, nothing stays when the block ends.
-    Raises, before anything is written, FileExistsError for a finished store and for a directory that
-    holds anything else, NotADirectoryError for a file and FileNotFoundError without a parent.
+    Before anything is written, raises FileExistsError for a finished store and for a directory
+    that holds anything else, NotADirectoryError for a file, FileNotFoundError without a parent.
     """
     path = Path(path)
     made = _check_target(path)
