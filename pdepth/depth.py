@@ -17,7 +17,7 @@ from pdepth.embeddings.capture import Captured, Layout, at_rest, capture, check_
 from pdepth.embeddings.data import Source
 from pdepth.embeddings.memory import Budget, human
 from pdepth.embeddings.placement import Layers, place, unwrap
-from pdepth.embeddings.store import Fingerprint, Writer, fingerprint_of, writing
+from pdepth.embeddings.store import Fingerprint, fingerprint_of, writing
 from pdepth.engine import depth_from_embeddings
 from pdepth.progress import Event, Observer, ProbeMeter, RowMeter, watch
 from pdepth.result import DepthResult
@@ -106,8 +106,12 @@ def prediction_depth(
         validate.enough_rows(k, rows, leave_one_out=asked is None)
         meta = {"model": type(unwrap(model)).__name__, "placement": placement.rule}
         if writer is not None:
-            parts = zip(sources, captured, fingerprints, strict=False)
-            kept = sum(_keep(writer, layout, each.what, *part) for each, *part in parts)
+            kept = 0
+            for each, got, told_of in zip(sources, captured, fingerprints, strict=False):
+                embeddings = dict(zip(layout.names, got.embeddings, strict=True))
+                kept += writer.add(
+                    each.what, embeddings, got.labels, got.predictions, told_of.hexdigest()
+                )
             writer.finish(layout.names, fingerprint_of(unwrap(model).state_dict()), meta)
             observer(Event("note", f"embeddings: {human(kept)} kept in {writer.path}"))
         search = ProbeMeter(observer, layout.names, layout.widths, rows)
@@ -133,15 +137,6 @@ def _asked(result: DepthResult, early_exit: bool) -> list[int]:
     if not early_exit:
         return [len(result)] * len(result.probes)
     return [int((result.depth <= probe + 1).sum()) for probe in range(len(result.probes))]
-
-
-def _keep(
-    writer: Writer, layout: Layout, name: str, captured: Captured, fingerprint: Fingerprint
-) -> int:
-    embeddings = dict(zip(layout.names, captured.embeddings, strict=True))
-    return writer.add(
-        name, embeddings, captured.labels, captured.predictions, fingerprint.hexdigest()
-    )
 
 
 def _nothing(batch: object) -> None:
