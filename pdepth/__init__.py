@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pdepth.backends import availability as backends
+from pdepth.embeddings.store import EmbeddingStore, open_store
 from pdepth.engine import depth_from_embeddings, depth_from_votes, kneighbors, probe_votes
 from pdepth.result import DepthResult, Votes
 from pdepth.sources import open_source
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "DepthResult",
+    "EmbeddingStore",
     "Votes",
     "backends",
     "depth_from_embeddings",
     "depth_from_votes",
     "kneighbors",
     "open_source",
+    "open_store",
     "plot",
     "prediction_depth",
     "probe_votes",

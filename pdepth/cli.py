@@ -160,6 +160,13 @@ def run(
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Memory for embeddings, such as 8GB.")
     ] = None,
+    keep_embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep embeddings, labels and predictions here, for pdepth.open_store(DIR).",
+        ),
+    ] = None,
     early_exit: Annotated[
         bool,
         typer.Option(
@@ -244,6 +251,7 @@ def run(
             memory=memory,
             batch_size=batch_size,
             num_threads=threads,
+            keep_embeddings=keep_embeddings,
             progress=not quiet,
         )
         about = {

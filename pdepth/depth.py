@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
@@ -24,8 +26,9 @@ from pdepth.embeddings.capture import (
     inspect,
 )
 from pdepth.embeddings.data import Source
-from pdepth.embeddings.memory import Budget, free_on
+from pdepth.embeddings.memory import Budget, free_on, human
 from pdepth.embeddings.placement import Layers, place, unwrap
+from pdepth.embeddings.store import Fingerprint, fingerprint_of, writing
 from pdepth.engine import depth_from_embeddings
 from pdepth.progress import Event, Observer, ProbeMeter, RowMeter, watch
 from pdepth.result import DepthResult
@@ -76,6 +79,7 @@ def prediction_depth(
     memory: int | str | None = None,
     batch_size: int = 256,
     num_threads: int | None = None,
+    keep_embeddings: str | os.PathLike[str] | None = None,
     progress: bool | Observer = True,
 ) -> DepthResult | dict[int, DepthResult]:
     """The prediction depth of `queries` (N rows) under `model`, by votes of `support` (M rows).
@@ -97,10 +101,13 @@ def prediction_depth(
     memory: most that the embeddings may take, in bytes or as "8GiB"; None: what is free. Those of
         a model on a CUDA device stay there if they fit beside the work of the GPU engine.
     batch_size: rows per forward pass, unless a DataLoader brings its own.
+    keep_embeddings: a new or empty directory, or one that was left unfinished, that keeps the
+        embeddings, labels and predictions for `pdepth.open_store`.
     progress: True (standard error), False, or a callable that takes `pdepth.progress.Event`s.
 
     Raises ValueError and TypeError for wrong arguments, before any work where the argument alone
-    shows it, and MemoryError when the embeddings would not fit.
+    shows it, MemoryError when the embeddings would not fit, FileExistsError for a directory that
+    is not to be overwritten, and OSError for a full disk.
     """
     most = max(validate.ballot(k, weights, temperature).ks)
     validate.one_of(metric, "metric", validate.METRICS)
@@ -111,9 +118,12 @@ def prediction_depth(
     backend_named(backend)
     target = _device(device)
     placement = place(model, layers)
-    with watch(progress) as observer:
-        source = Source(support, "support", batch_size)
-        asked = None if queries is None else Source(queries, "queries", batch_size)
+    keeping = nullcontext(None) if keep_embeddings is None else writing(keep_embeddings)
+    with watch(progress) as observer, keeping as writer:
+        fingerprints = [Fingerprint() for _ in (support, queries)]
+        told = [_nothing if writer is None else each for each in fingerprints]
+        source = Source(support, "support", batch_size, told[0])
+        asked = None if queries is None else Source(queries, "queries", batch_size, told[1])
         validate.reference(reference, (asked or source).rows)
         if source.rows is not None:
             validate.enough_rows(most, source.rows, leave_one_out=asked is None)
@@ -156,6 +166,16 @@ def prediction_depth(
                 meter(len(captured[-1].labels), finished=True)
         rows = len(captured[0].labels)
         validate.enough_rows(most, rows, leave_one_out=asked is None)
+        meta = {"model": type(unwrap(model)).__name__, "placement": placement.rule}
+        if writer is not None:
+            kept = 0
+            for each, got, told_of in zip(sources, captured, fingerprints, strict=False):
+                embeddings = dict(zip(layout.names, got.embeddings, strict=True))
+                kept += writer.add(
+                    each.what, embeddings, got.labels, got.predictions, told_of.hexdigest()
+                )
+            writer.finish(layout.names, fingerprint_of(unwrap(model).state_dict()), meta)
+            observer(Event("note", f"embeddings: {human(kept)} kept in {writer.path}"))
         search = ProbeMeter(observer, layout.names, layout.widths, rows)
         found = depth_from_embeddings(
             captured[0].embeddings,
@@ -177,7 +197,6 @@ def prediction_depth(
         )
         results = [found] if isinstance(found, DepthResult) else list(found.values())
         search.finish(_asked(results))
-    meta = {"model": type(unwrap(model)).__name__, "placement": placement.rule}
     results = [dataclasses.replace(each, meta=each.meta | meta) for each in results]
     return results[0] if isinstance(found, DepthResult) else {each.k: each for each in results}
 
@@ -203,6 +222,10 @@ def _home(
     work = triton.working_set(max(layout.widths), rows[0], rows[-1])
     fits = footprint(layout, sum(rows), metric) + work <= triton.SHARE * free_on(device)
     return device if fits else None
+
+
+def _nothing(batch: object) -> None:
+    """Nobody asks for a fingerprint."""
 
 
 def _make_room(layout: Layout, budget: Budget, held: int, metric: str, rows: int) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pdepth import streaming, tally, validate
 from pdepth.backends import Coded, Progress, backend_named
 from pdepth.backends.common import UNKNOWN, Engine
+from pdepth.embeddings.store import EmbeddingStore
 from pdepth.result import DepthResult, Votes, margins
 from pdepth.rows import is_torch
 from pdepth.sources import is_one
@@ -193,8 +194,8 @@ def depth_from_votes(votes: Any, reference: Any) -> tuple[Any, Any]:
 @overload
 def depth_from_embeddings(
     support: Any,
-    labels: Any,
-    predictions: Any,
+    labels: Any = None,
+    predictions: Any = None,
     queries: Any = None,
     *,
     k: int = 30,
@@ -205,8 +206,8 @@ def depth_from_embeddings(
 @overload
 def depth_from_embeddings(
     support: Any,
-    labels: Any,
-    predictions: Any,
+    labels: Any = None,
+    predictions: Any = None,
     queries: Any = None,
     *,
     k: Sequence[int],
@@ -216,8 +217,8 @@ def depth_from_embeddings(
 
 def depth_from_embeddings(
     support: Any,
-    labels: Any,
-    predictions: Any,
+    labels: Any = None,
+    predictions: Any = None,
     queries: Any = None,
     *,
     query_rows: Any = None,
@@ -241,6 +242,8 @@ def depth_from_embeddings(
     Arguments as in `probe_votes`, and:
 
     Args:
+        support: or a store, `pdepth.open_store(DIR)`, alone: it has labels, predictions, queries,
+            probes and query_labels of its own. Labels or predictions that are given go before.
         predictions: (N,) integers, the network's class of each query.
         early_exit: walk from the last probe backward, ask only whether each query's vote is its
             prediction, and drop it where it is not: the same depths, sooner. Votes are `known` from
@@ -263,6 +266,28 @@ def depth_from_embeddings(
     """
     ballot = validate.ballot(k, weights, temperature)
     validate.reference(reference)
+    if isinstance(support, EmbeddingStore):
+        for what, given in (("queries", queries), ("probes", probes)):
+            if given is not None:
+                raise TypeError(
+                    f"{what} is given beside a store, which has its own; None is wanted."
+                )
+        store, asked = support, support.asked
+        support, probes = store.support.embeddings, store.probes
+        labels = store.support.labels if labels is None else labels
+        if store.queries is not None:
+            queries = store.queries.embeddings
+            query_labels = asked.labels if query_labels is None else query_labels
+        if predictions is None:
+            predictions = asked.predictions
+            if query_rows is not None and queries is None:
+                predictions = predictions[validate.rows_asked(query_rows, len(predictions))]
+        meta = dict(store.meta)
+    else:
+        meta = {}
+    for what, given in (("labels", labels), ("predictions", predictions)):
+        if given is None:
+            raise TypeError(f"{what} is None; integers are wanted, unless support is a store.")
     problems = validate.problems(
         support,
         queries,
@@ -288,7 +313,8 @@ def depth_from_embeddings(
     )
     problem, given = answer.problem, answer.given
     assert given is not None  # what belongs to the queries was asked for
-    meta = {"metric": metric} if metric != "sqeuclidean" else {}
+    if metric != "sqeuclidean":
+        meta["metric"] = metric
     if weights != "uniform":
         meta["weights"] = weights
     if weights == "exp":

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
+    import os
+
     import torch
 
     from pdepth.backends import Progress
@@ -50,4 +52,5 @@ class ModelOptions(Voting, total=False):
     reference: Any
     device: str | torch.device | None
     batch_size: int
+    keep_embeddings: str | os.PathLike[str] | None
     progress: bool | Observer

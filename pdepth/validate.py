@@ -362,12 +362,7 @@ def problem(
     if own_rows:
         count = rows
         if query_rows is not None:
-            query_rows = integers(query_rows, "query_rows", booleans=False)
-            if len(query_rows) == 0:
-                raise ValueError("query_rows is empty.")
-            if query_rows.min() < 0 or query_rows.max() >= rows:
-                bad = query_rows[(query_rows < 0) | (query_rows >= rows)][0]
-                raise ValueError(f"query_rows holds {bad}; rows from 0 to {rows - 1} are wanted.")
+            query_rows = rows_asked(query_rows, rows)
             count = len(query_rows)
     else:
         count = _common([(len(one.queries or ()), one.name) for one in layers], "queries")
@@ -380,6 +375,17 @@ def problem(
     return Problem(
         layers, codes, classes, k, bool(exclude_self), query_rows, count, threads, device, budget
     )
+
+
+def rows_asked(query_rows: Any, rows: int) -> NDArray[np.int64]:
+    """`query_rows` as (N,) int64, each a row of a support that has so many."""
+    asked = integers(query_rows, "query_rows", booleans=False)
+    if len(asked) == 0:
+        raise ValueError("query_rows is empty.")
+    if asked.min() < 0 or asked.max() >= rows:
+        bad = asked[(asked < 0) | (asked >= rows)][0]
+        raise ValueError(f"query_rows holds {bad}; rows from 0 to {rows - 1} are wanted.")
+    return asked
 
 
 def _one_device(layers: tuple[Layer, ...]) -> None:

@@ -165,11 +165,13 @@ def test_every_option_reaches_prediction_depth(tmp_path, mine, monkeypatch):
         "--layers", "0, 2", "--batch-size", 11, "--device", "cpu", "--threads", 3,
         "--backend", "cpu", "--memory", "2GiB", "--all-votes", "--quiet", "--metric", "cosine",
         "--vote-weights", "exp", "--temperature", "0.1", "--reference", "label",
+        "--keep-embeddings", tmp_path / "kept",
     )  # fmt: skip
     assert sentence == "Error: far enough\n"
     assert asked == {
         "rows": 60,
         "queries": None,
+        "keep_embeddings": tmp_path / "kept",
         "k": 7,
         "layers": "0, 2",
         "batch_size": 11,

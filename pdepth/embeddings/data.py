@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -29,8 +29,14 @@ class Source:
     Iterating yields every batch, the first included, once.
     """
 
-    def __init__(self, data: Any, what: str, batch_size: int) -> None:
-        """`what` is the argument's name in error sentences.
+    def __init__(
+        self,
+        data: Any,
+        what: str,
+        batch_size: int,
+        on_batch: Callable[[Batch], None] = lambda batch: None,
+    ) -> None:
+        """`what` is the argument's name in error sentences; `on_batch` sees every batch first.
 
         Datasets are read in batches of `batch_size`; a DataLoader keeps its own batch size,
         collation and workers, but neither its shuffling nor its drop_last. A SubsetRandomSampler's
@@ -40,7 +46,7 @@ class Source:
         for batches that are not (input, integer label); batches after the first are checked as
         they are read.
         """
-        self.what = what
+        self.what, self._on_batch = what, on_batch
         loader = _in_order(data, what, batch_size)
         unsized = isinstance(loader.dataset, IterableDataset) or loader.batch_size is None
         self.rows: int | None = None if unsized else len(loader.dataset)  # type: ignore[arg-type]
@@ -51,7 +57,9 @@ class Source:
         self.first: Batch = self._checked(first)
 
     def __iter__(self) -> Iterator[Batch]:
-        return chain([self.first], map(self._checked, self._batches))
+        for batch in chain([self.first], map(self._checked, self._batches)):
+            self._on_batch(batch)
+            yield batch
 
     def _checked(self, batch: Any) -> Batch:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
