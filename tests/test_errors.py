@@ -120,7 +120,7 @@ def test_votes(arguments: dict[str, Any], error: type[Exception], sentence: str)
         ({"predictions": SUPPORT[:, 0]}, TypeError, "predictions has elements of type float32; integers are wanted."),
         ({"probes": ["a", "b"]}, ValueError, "probes has 2 names; 1 are wanted."),
         ({"query_labels": LABELS[:3]}, ValueError, "query_labels has 3 entries; 50 are wanted."),
-        ({"predictions": None}, ValueError, "predictions has shape (); one dimension is wanted."),
+        ({"predictions": None}, TypeError, "predictions is None; integers are wanted, unless support is a store."),
         ({"reference": "labels"}, ValueError, "reference is 'labels'; one of prediction, label, last_probe or an array of integers is wanted."),
         ({"reference": None}, ValueError, "reference is None; one of prediction, label, last_probe or an array"),
         ({"reference": LABELS[:4]}, ValueError, "reference has 4 entries; 50 are wanted."),
