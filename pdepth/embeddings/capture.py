@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pdepth.embeddings.data import Source
+from pdepth.embeddings.data import Batch, Source
 from pdepth.embeddings.memory import Budget, human
 from pdepth.embeddings.placement import Placement, Probe, unwrap
 
@@ -176,63 +178,153 @@ def capture(
     Raises ValueError when a row's shape differs from the layout's, or a label is not one of the
     network's classes.
     """
-    model = unwrap(model)
     rows = source.rows or 0
     make_room(rows)
+    matrices = [
+        torch.empty((rows, *shape), dtype=dtype, device=device or "cpu")
+        for shape, dtype in zip(layout.shapes, layout.dtypes, strict=True)
+    ]
+    done = 0
+
+    def placed() -> Iterator[tuple[int, Batch]]:
+        nonlocal rows, done
+        for batch in source:
+            begin, done = done, done + len(batch[1])
+            if source.rows is None and done > rows:
+                rows = max(done, rows + rows // 2)
+                make_room(rows)
+                for matrix in matrices:
+                    matrix.resize_(rows, *matrix.shape[1:])
+            elif done > rows:
+                raise ValueError(f"{source.what} yields more rows than its length, {rows}.")
+            yield begin, batch
+            on_rows(done)
+
+    def put(number: int, begin: int, values: Tensor) -> None:
+        matrices[number][begin : begin + len(values)].copy_(values)
+
+    every = range(len(layout.probes))
+    labels, predictions = _labelled(forward(model, layout, source.what, placed(), every, put))
+    if source.rows is not None and done < rows:
+        raise ValueError(f"{source.what} yields {done} rows; its length says {rows}.")
+    embeddings = [matrix[:done].reshape(done, -1) for matrix in matrices]
+    return Captured(embeddings, labels, predictions)
+
+
+def capture_again(
+    model: nn.Module,
+    layout: Layout,
+    source: Source,
+    numbers: Sequence[int],
+    rows: NDArray[np.int64],
+    *,
+    device: torch.device | None = None,
+    on_rows: Callable[[int], None] = lambda done: None,
+) -> list[Tensor]:
+    """The values (n, D) of some probes, by their numbers, at some rows, ascending, of `source`.
+
+    Call it inside `at_rest`. Batches are those of the first reading, so that values have the same
+    bits; a batch without any of the rows is not run, and no batch beyond the last of the probes.
+    Raises `data.Changed` where the source gives other rows than before.
+    """
     matrices = {
-        probe: torch.empty((rows, *shape), dtype=dtype, device=device or "cpu")
-        for probe, shape, dtype in zip(layout.probes, layout.shapes, layout.dtypes, strict=True)
+        number: torch.empty(
+            (len(rows), *layout.shapes[number]), dtype=layout.dtypes[number], device=device or "cpu"
+        )
+        for number in numbers
     }
-    labels: list[Tensor] = []
-    predictions: list[Tensor] = []
-    start = stop = 0
+    size = source.batch_rows
+    assert size is not None  # of a source that can be read again
+    batches = np.unique(rows // size)
+    last = 0
+
+    def placed() -> Iterator[tuple[int, Batch]]:
+        for begin, batch in source.again(batches.tolist()):
+            yield begin, batch
+            on_rows(last)
+
+    def put(number: int, begin: int, values: Tensor) -> None:
+        nonlocal last
+        first, last = np.searchsorted(rows, [begin, begin + len(values)]).tolist()
+        some = values if last - first == len(values) else values[rows[first:last] - begin]
+        matrices[number][first:last].copy_(some)
+
+    for _ in forward(model, layout, source.what, placed(), numbers, put):
+        pass
+    return [matrix.reshape(len(rows), -1) for matrix in matrices.values()]
+
+
+class _Enough(BaseException):
+    """The last of the wanted probes has been seen; a model's own handlers are not for this."""
+
+
+def forward(
+    model: nn.Module,
+    layout: Layout,
+    what: str,
+    batches: Iterable[tuple[int, Batch]],
+    numbers: Sequence[int],
+    put: Callable[[int, int, Tensor], None],
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Run batches, each with its first row's number, and `put` the values of some probes.
+
+    Call it inside `at_rest`. put: takes a probe's number, the first row's, and values (B, ...),
+    which later code of the model may change. Yields labels (B,) and the network's predictions (B,)
+    of each batch; None where the softmax is not among the probes, and the run ends before it.
+    Raises ValueError as `capture`.
+    """
+    model = unwrap(model)
+    number_of = {layout.probes[number]: number for number in numbers}
+    last, classes = len(layout.probes) - 1, layout.shapes[-1][0]
     filled: set[Probe] = set()
+    begin = rows = 0
 
     def store(probe: Probe, value: Any) -> None:
         if probe in filled:
             raise _not_once(probe, 2)
         filled.add(probe)
-        value = _pooled(probe, value, stop - start)
-        target = matrices[probe][start:stop]
-        if value.shape != target.shape:
+        value, shape = _pooled(probe, value, rows), layout.shapes[number_of[probe]]
+        if value.shape[1:] != shape:
             raise ValueError(
-                f"{source.what}: probe {probe.name!r} gives values of shape "
-                f"{tuple(value.shape[1:])} in rows {start}-{stop - 1}; wanted "
-                f"{tuple(target.shape[1:])}, as in the first rows."
+                f"{what}: probe {probe.name!r} gives values of shape {tuple(value.shape[1:])} in "
+                f"rows {begin}-{begin + rows - 1}; wanted {shape}, as in the first rows."
             )
-        target.copy_(value)
+        put(number_of[probe], begin, value)
+        if last not in numbers and len(filled) == len(number_of):
+            raise _Enough
 
-    *hooked, last = layout.probes
-    classes = layout.shapes[-1][0]
+    hooked = [probe for probe, number in number_of.items() if number != last]
     with _hooks(model, hooked, store):
-        for inputs, batch_labels in source:
-            start, stop = stop, stop + len(inputs)
-            if source.rows is None and stop > rows:
-                rows = max(stop, rows + rows // 2)
-                make_room(rows)
-                for matrix in matrices.values():
-                    matrix.resize_(rows, *matrix.shape[1:])
-            elif stop > rows:
-                raise ValueError(f"{source.what} yields more rows than its length, {rows}.")
-            strange = batch_labels[(batch_labels < 0) | (batch_labels >= classes)]
+        for begin, (inputs, labels) in batches:
+            rows = len(labels)
+            strange = labels[(labels < 0) | (labels >= classes)]
             if len(strange):
                 raise ValueError(
-                    f"{source.what} yields label {strange[0]}, and the network has {classes} "
-                    f"classes; wanted labels from 0 to {classes - 1}."
+                    f"{what} yields label {strange[0]}, and the network has {classes} classes; "
+                    f"wanted labels from 0 to {classes - 1}."
                 )
             filled.clear()
-            scores = _scores(_forward(model, inputs), len(inputs))
-            for probe in hooked:
-                if probe not in filled:
-                    raise _not_once(probe, 0)
-            store(last, scores if layout.probabilities else _softmax(scores))
-            predictions.append(scores.argmax(dim=1).cpu())
-            labels.append(batch_labels)
-            on_rows(stop)
-    if source.rows is not None and stop < rows:
-        raise ValueError(f"{source.what} yields {stop} rows; its length says {rows}.")
-    embeddings = [matrix[:stop].reshape(stop, -1) for matrix in matrices.values()]
-    return Captured(embeddings, torch.cat(labels), torch.cat(predictions))
+            predictions = None
+            # Not around the loop: a generator's caller must not run without gradients for it.
+            with torch.no_grad():
+                try:
+                    scores = _scores(_forward(model, inputs), rows)
+                except _Enough:
+                    pass
+                else:
+                    for probe in hooked:
+                        if probe not in filled:
+                            raise _not_once(probe, 0)
+                    if last in numbers:
+                        put(last, begin, scores if layout.probabilities else _softmax(scores))
+                        predictions = scores.argmax(dim=1).cpu()
+            yield labels, predictions
+
+
+def _labelled(batches: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
+    """Labels and predictions (n,) of all batches."""
+    labels, predictions = zip(*batches, strict=True)
+    return torch.cat(labels), torch.cat(predictions)
 
 
 @contextmanager

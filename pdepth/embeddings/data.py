@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -21,12 +22,18 @@ from torch.utils.data import (
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
+class Changed(ValueError):
+    """A batch is not what it was when it was first read."""
+
+
 class Source:
-    """One reading of a dataset, whose first batch is known before the rest is read.
+    """A dataset whose first batch is known before the rest is read.
 
     first: the first batch, checked: inputs (B, ...) and labels (B,) int64.
     rows: how many rows will come, or None where the dataset does not say.
-    Iterating yields every batch, the first included, once.
+    checks: the checksum of each batch that has been read, in order; one that is known beforehand,
+        from an earlier run, is compared.
+    Iterating yields every batch, the first included, once; `again` reads some once more.
     """
 
     def __init__(
@@ -50,6 +57,8 @@ class Source:
         loader = _in_order(data, what, batch_size)
         unsized = isinstance(loader.dataset, IterableDataset) or loader.batch_size is None
         self.rows: int | None = None if unsized else len(loader.dataset)  # type: ignore[arg-type]
+        self.checks: list[int] = []
+        self._loader = loader
         self._batches = iter(loader) if self.rows != 0 else iter(())
         first = next(self._batches, None)
         if first is None:
@@ -57,9 +66,54 @@ class Source:
         self.first: Batch = self._checked(first)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in chain([self.first], map(self._checked, self._batches)):
+        for number, batch in enumerate(chain([self.first], map(self._checked, self._batches))):
             self._on_batch(batch)
+            self._compare(number, batch)
             yield batch
+
+    @property
+    def batch_rows(self) -> int | None:
+        """Rows of every batch but the last; None where batches cannot be read again."""
+        return None if self.rows is None else self._loader.batch_size
+
+    def again(self, numbers: Iterable[int]) -> Iterator[tuple[int, Batch]]:
+        """The first row and the rows of some batches, by their numbers, as they were first read.
+
+        The same rows are together: a forward pass may depend on what it runs beside.
+        Raises `Changed` for a batch that differs, as after a random transform.
+        """
+        size, rows = self._loader.batch_size or 1, self.rows or 0
+        wanted = list(numbers)
+        loader = self._loader
+        batches = DataLoader(
+            loader.dataset,
+            batch_sampler=[list(range(n * size, min((n + 1) * size, rows))) for n in wanted],
+            num_workers=loader.num_workers if len(wanted) > loader.num_workers else 0,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            timeout=loader.timeout if len(wanted) > loader.num_workers else 0,
+            worker_init_fn=loader.worker_init_fn,
+            generator=torch.Generator(),
+        )
+        for number, batch in zip(wanted, map(self._checked, batches), strict=True):
+            self._compare(number, batch)
+            yield number * size, batch
+
+    def _compare(self, number: int, batch: Batch) -> None:
+        """Keep a batch's checksum, or compare it with the one that is known."""
+        found = 0
+        for tensor in batch:
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            if len(flat):
+                found = zlib.crc32(flat.view(torch.uint8).numpy().data, found)
+        if number == len(self.checks):
+            self.checks.append(found)
+        elif number < len(self.checks) and self.checks[number] != found:
+            first = number * (self._loader.batch_size or 1)
+            raise Changed(
+                f"{self.what} gives other values than before in rows {first}-"
+                f"{first + len(batch[1]) - 1}; the same at each reading are wanted."
+            )
 
     def _checked(self, batch: Any) -> Batch:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
