@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import streaming, tally, validate
-from pdepth.backends import Coded, Progress, backend_named
-from pdepth.backends.common import UNKNOWN, Engine
+from pdepth import streaming, validate
+from pdepth.backends import Progress, backend_named
 from pdepth.embeddings.store import EmbeddingStore
-from pdepth.result import DepthResult, Votes, margins
+from pdepth.result import DepthResult, Votes
 from pdepth.rows import is_torch
 from pdepth.sources import is_one
 from pdepth.validate import Ballot, Problem
+from pdepth.walk import Belonging, Walk, suffix
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pdepth.options import DepthOptions, VoteOptions
-
-_NO_CLASS = -2  # the code of a prediction that no support row has: no vote equals it
 
 
 @overload
@@ -115,7 +113,7 @@ def probe_votes(
         ),
         ballot,
         backend,
-        return_counts=return_counts,
+        counting="counts" if return_counts else "",
     )
     problem = answer.problem
 
@@ -131,7 +129,7 @@ def probe_votes(
             tied=given_back(coded.tied),
             counts=given_back(coded.counts),
         )
-        for each, coded in zip(ballot.ks, answer.coded, strict=True)
+        for each, coded in zip(ballot.ks, answer.walk.found, strict=True)
     }
     return found if ballot.several else found[ballot.ks[0]]
 
@@ -186,7 +184,7 @@ def depth_from_votes(votes: Any, reference: Any) -> tuple[Any, Any]:
     if given.dtype.kind not in "iub":
         raise TypeError(f"votes has elements of type {given.dtype}; integers are wanted.")
     agrees = given == validate.integers(reference, "reference", given.shape[1])
-    depth, undefined = _depth(agrees)
+    depth, undefined = suffix(agrees)
     device = votes.device if is_torch(votes) else None
     return _on(device, depth), _on(device, undefined)
 
@@ -301,96 +299,43 @@ def depth_from_embeddings(
         memory=memory,
     )
     answer = _ask(
-        _by_layer(problems) if return_counts else problems,
+        problems,
         ballot,
         backend,
-        only_margins=return_counts,
+        counting="margins" if return_counts else "",
         belonging=partial(
-            _belonging, predictions=predictions, labels=query_labels, reference=reference
+            Belonging.of, predictions=predictions, labels=query_labels, reference=reference
         ),
         early_exit=early_exit and not return_counts and not isinstance(support, Iterator),
         progress=progress,
     )
-    problem, given = answer.problem, answer.given
-    assert given is not None  # what belongs to the queries was asked for
     if metric != "sqeuclidean":
         meta["metric"] = metric
     if weights != "uniform":
         meta["weights"] = weights
     if weights == "exp":
         meta["temperature"] = str(ballot.temperature)
-    results = {}
-    for each, coded in zip(ballot.ks, answer.coded, strict=True):
-        known = coded.votes != UNKNOWN
-        wanted: NDArray[np.int32] = coded.votes[-1] if given.wanted is None else given.wanted
-        depth, undefined = _depth(coded.votes == wanted)
-        last = given.reference == "last_probe"
-        results[each] = DepthResult(
-            depth=depth,
-            undefined=undefined,
-            votes=np.where(known, problem.classes[coded.votes], -1),
-            known=known,
-            predictions=given.predictions,
-            labels=given.labels,
-            probes=tuple(name for name, _ in answer.layers),
-            k=each,
-            widths=tuple(width for _, width in answer.layers),
-            leave_one_out=queries is None and exclude_self,
-            reference=given.reference,
-            reference_values=problem.classes[wanted] if last else given.values,
-            tied=coded.tied if return_counts else None,
-            margins=coded.margins,
-            meta=dict(meta),
-        )
-    return results if ballot.several else results[ballot.ks[0]]
-
-
-@dataclass(frozen=True, eq=False)
-class _Belonging:
-    """What belongs to the queries, checked.
-
-    values: (N,) what votes are compared with, where that is neither the prediction nor a vote.
-    wanted: (N,) its codes; None where it is the last probe's vote.
-    """
-
-    predictions: NDArray[np.int64]
-    labels: NDArray[np.int64] | None
-    reference: str
-    values: NDArray[np.int64] | None
-    wanted: NDArray[np.int32] | None
-
-
-def _belonging(problem: Problem, predictions: Any, labels: Any, reference: Any) -> _Belonging:
-    predicted = validate.integers(predictions, "predictions", problem.count)
-    if labels is not None:
-        labels = validate.integers(labels, "query_labels", problem.count)
-    elif problem.layers[0].queries is None:
-        labels = problem.classes[problem.codes]
-        labels = labels if problem.query_rows is None else labels[problem.query_rows]
-    asked = validate.reference(reference, problem.count)
-    name = asked if isinstance(asked, str) else "array"
-    if name == "label" and labels is None:
-        raise ValueError("reference is 'label' and query_labels is None; (N,) integers are wanted.")
-    values: NDArray[np.int64] | None = None if isinstance(asked, str) else asked
-    if name == "label":
-        values = labels
-    wanted = None
-    if name != "last_probe":
-        wanted = _codes_of(predicted if values is None else values, problem.classes)
-    return _Belonging(predicted, labels, name, values, wanted)
+    assert answer.given is not None  # what belongs to the queries was asked for
+    return answer.walk.results(
+        answer.problem,
+        answer.given,
+        answer.layers,
+        queries is None and exclude_self,
+        meta,
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class _Answer:
-    """A call's problem (its first, without arrays), its layers' names and widths, votes of each k.
+    """A call's problem (its first, without arrays), its layers' names and widths, its votes.
 
     given: what belongs to the queries, where it was asked for.
     """
 
     problem: Problem
     layers: list[tuple[str, int]]
-    coded: list[Coded]
-    given: _Belonging | None
+    walk: Walk
+    given: Belonging | None
 
 
 def _ask(
@@ -398,81 +343,32 @@ def _ask(
     ballot: Ballot,
     backend: str,
     *,
-    return_counts: bool = False,
-    only_margins: bool = False,
-    belonging: Callable[[Problem], _Belonging] | None = None,
+    counting: str = "",
+    belonging: Callable[[Problem], Belonging] | None = None,
     early_exit: bool = False,
     progress: Progress | None = None,
 ) -> _Answer:
     """Check what belongs to the queries, then have every problem answered in turn."""
     backend_named(backend)
-    first: Problem | None = None
-    given: _Belonging | None = None
-    parts: list[list[Coded]] = []
-    layers: list[tuple[str, int]] = []
+    answer: _Answer | None = None
     for problem in problems:
-        if first is None:
+        if answer is None:
             given = belonging(problem) if belonging else None
-            first = replace(problem, layers=())  # no array of a probe that has been answered
-        report = None if progress is None else _shifted(progress, len(layers))
-        engine = streaming.engine_for(problem, backend_named(backend, problem.device))
-        if early_exit and given is not None:
-            found = _until_depth(problem, ballot, engine, given.wanted, report)
-        else:
-            found = tally.votes(
-                problem, ballot, engine, None, return_counts or only_margins, report
+            walk = Walk(
+                len(problem.layers),
+                problem.count,
+                ballot,
+                backend,
+                early_exit=early_exit,
+                wanted=given.wanted if given else None,
+                counting=counting,
             )
-        if only_margins:
-            found = [replace(each, counts=None, margins=margins(each.counts)) for each in found]
-        parts.append(found)
-        layers += [(layer.name, layer.support.width) for layer in problem.layers]
-    assert first is not None  # a call without a probe is refused
-    return _Answer(first, layers, [Coded.joined(each) for each in zip(*parts, strict=True)], given)
-
-
-def _by_layer(problems: Iterator[Problem]) -> Iterator[Problem]:
-    """One layer at a time, so that no more than one layer's counts are held."""
-    for problem in problems:
-        for layer in problem.layers:
-            yield replace(problem, layers=(layer,))
-
-
-def _until_depth(
-    problem: Problem,
-    ballot: Ballot,
-    engine: Engine,
-    wanted: NDArray[np.int32] | None,
-    progress: Progress | None,
-) -> list[Coded]:
-    """Votes from each query's depth on; without `wanted`, against the last probe's own votes."""
-    if wanted is not None:
-        every = np.stack([wanted] * len(ballot.ks))
-        return tally.votes(problem, ballot, engine, every, False, progress)
-    before, last = problem.layers[:-1], problem.layers[-1:]
-    report = None if progress is None else _shifted(progress, len(before))
-    ends = tally.votes(replace(problem, layers=last), ballot, engine, None, False, report)
-    ends = [Coded(each.votes) for each in ends]
-    if not before:
-        return ends
-    every = np.concatenate([each.votes for each in ends])
-    starts = tally.votes(replace(problem, layers=before), ballot, engine, every, False, progress)
-    return [Coded.joined(both) for both in zip(starts, ends, strict=True)]
-
-
-def _shifted(progress: Progress, by: int) -> Progress:
-    return lambda layer, fraction, asked: progress(layer + by, fraction, asked)
-
-
-def _depth(agrees: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Where the last run of True begins in each column; the number of rows where there is none."""
-    run = np.logical_and.accumulate(agrees[::-1], axis=0).sum(axis=0, dtype=np.int64)
-    return len(agrees) - run, run == 0
-
-
-def _codes_of(labels: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Each label's place in `classes`, or _NO_CLASS."""
-    places = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
-    return np.where(classes[places] == labels, places, _NO_CLASS).astype(np.int32)
+            # No array of a probe that has been answered.
+            answer = _Answer(replace(problem, layers=()), [], walk, given)
+        answer.walk.ask(len(answer.layers), problem, progress)
+        answer.layers.extend((layer.name, layer.support.width) for layer in problem.layers)
+    assert answer is not None  # a call without a probe is refused
+    return answer
 
 
 def _on(device: Any, array: NDArray[Any] | None) -> Any:

@@ -84,7 +84,7 @@ def _counted(
     for some in _stretches(who, 24 * problem.k + 8 * layer.support.width):
         first = int(np.searchsorted(who, some[0]))
         report = None if progress is None else _part(progress, number, first, len(who))
-        distances, rows = engine.neighbours(_asked(problem, layer, some), report)
+        distances, rows = engine.neighbours(asked(problem, layer, some), report)
         weights = definition.vote_weights(distances, ballot.weights, ballot.temperature)
         codes = problem.codes[rows]
         for part in _stretches(np.arange(len(some)), 24 * classes):
@@ -101,7 +101,7 @@ def _stretches(who: NDArray[np.intp], bytes_each: int) -> Iterator[NDArray[np.in
         yield who[begin : begin + step]
 
 
-def _asked(problem: Problem, layer: Layer, who: NDArray[np.intp]) -> Problem:
+def asked(problem: Problem, layer: Layer, who: NDArray[np.intp]) -> Problem:
     """Some queries at one layer."""
     if layer.queries is None:
         rows = who if problem.query_rows is None else problem.query_rows[who]

@@ -260,23 +260,24 @@ import test_store
 from pathlib import Path
 from pdepth.embeddings import store
 
-put, left = store._put, [{after}]
+put, left = store._File._put, [{after}]
 
-def stop(path, blocks):
+def stop(self, block):
     left[0] -= 1
     if left[0] < 0:
-        path.write_bytes(next(iter(blocks))[:{half}])
+        self.file.write(block[:{half}])
+        self.file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
-    return put(path, blocks)
+    return put(self, block)
 
-store._put = stop
+store._File._put = stop
 test_store.keep(Path({path!r}), test_store.QUERIES)
 """
 
 
-@pytest.mark.parametrize(("after", "half"), [(0, 9), (3, 0), (7, 100), (12, 100)])
+@pytest.mark.parametrize(("after", "half"), [(0, 9), (4, 0), (11, 100), (23, 100)])
 def test_a_killed_run_is_recognised_and_begun_anew(after: int, half: int, tmp_path: Path) -> None:
-    """12 files are arrays; the last is the manifest."""
+    """After the first headers, amid arrays, or when the last of them is written."""
     path = tmp_path / "kept"
     tests = str(Path(__file__).parent)
     script = KILLED.format(tests=tests, after=after, half=half, path=str(path))
@@ -295,19 +296,19 @@ def test_a_killed_run_is_recognised_and_begun_anew(after: int, half: int, tmp_pa
 def test_a_full_disk(
     after: int, made: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put, left = module._put, [after]
+    put, left = module._File._put, [after]
 
-    def full(path: Path, blocks: Any) -> Any:
+    def full(self: Any, block: bytes) -> Any:
         left[0] -= 1
         if left[0] < 0:
-            path.write_bytes(b"begun")
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        return put(path, blocks)
+            self.file.write(b"begun")
+            raise OSError(errno.ENOSPC, "No space left on device", self.name)
+        return put(self, block)
 
     path = tmp_path / "kept"
     if made:
         path.mkdir()
-    monkeypatch.setattr(module, "_put", full)
+    monkeypatch.setattr(module._File, "_put", full)
     with pytest.raises(OSError, match=r"The disk of .*kept is full.*; nothing was kept\."):
         keep(path)
     assert path.exists() == made
@@ -316,9 +317,14 @@ def test_a_full_disk(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_disk_that_is_really_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put = module._put
-    monkeypatch.setattr(module, "_put", lambda path, blocks: put(Path("/dev/full"), blocks))
-    with pytest.raises(OSError, match=r"The disk of .*kept is full, with an array of .* to write;"):
+    begin = module._File.__init__
+
+    def on_full(self: Any, *arguments: Any) -> None:
+        begin(self, *arguments)
+        self.file = Path("/dev/full").open("wb")  # noqa: SIM115
+
+    monkeypatch.setattr(module._File, "__init__", on_full)
+    with pytest.raises(OSError, match=r"The disk of .*kept is full; nothing was kept\."):
         keep(tmp_path / "kept")
     assert os.listdir(tmp_path) == []
 

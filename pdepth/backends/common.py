@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -50,19 +50,31 @@ class Coded:
     counts: NDArray[Any] | None = None
     margins: NDArray[Any] | None = None
 
+    def spread(self, layers: int, queries: int) -> Coded:
+        """Of the same kind, for so many layers and queries: nothing known."""
+        whole = {}
+        for name, array in self.given():
+            shape = (layers, queries, *array.shape[2:])
+            whole[name] = np.full(shape, UNKNOWN if name == "votes" else 0, array.dtype)
+        return Coded(**whole)
+
+    def put(self, first: int, who: NDArray[np.int64], part: Coded) -> None:
+        """Write down what a part found at the layers from `first` on, of the queries `who`."""
+        layers = np.arange(first, first + len(part.votes))
+        for name, array in part.given():
+            getattr(self, name)[layers[:, None], who] = array
+
     @classmethod
     def joined(cls, parts: Sequence[Coded]) -> Coded:
         """The answers of several calls, one below the other."""
+        names = [name for name, _ in parts[0].given()]
+        return cls(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
-        def together(arrays: list[Any]) -> Any:
-            return None if arrays[0] is None else np.concatenate(arrays)
-
-        return cls(
-            votes=np.concatenate([part.votes for part in parts]),
-            tied=together([part.tied for part in parts]),
-            counts=together([part.counts for part in parts]),
-            margins=together([part.margins for part in parts]),
-        )
+    def given(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """The arrays that are there, by name."""
+        for each in fields(self):
+            if (array := getattr(self, each.name)) is not None:
+                yield each.name, array
 
 
 def empty_votes(layers: int, queries: int) -> NDArray[Any]:

@@ -8,29 +8,28 @@ DIR/.pdepth-unfinished    there from the first byte to the last: the directory i
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.atomic import replacing
-from pdepth.embeddings.memory import human
+from pdepth.atomic import disk, replacing
 from pdepth.rows import Rows, rows_of
+from pdepth.sources import numpy_type
 
 KIND, VERSION = "pdepth embeddings", 1  # raised when an older pdepth could not read it
 MANIFEST, UNFINISHED, PARTS = "manifest.json", ".pdepth-unfinished", ("support", "queries")
+NOTHING_KEPT = "nothing was kept"
 STRETCH = 1 << 24  # bytes that are written, or checked, at a time
 
 
@@ -137,7 +136,7 @@ class Writer:
 
     def __init__(self, path: Path) -> None:
         self.path, self.finished = path, False
-        self._parts: dict[str, Any] = {}
+        self.parts: dict[str, Any] = {}
 
     def add(
         self,
@@ -148,59 +147,102 @@ class Writer:
         fingerprint: str,
     ) -> int:
         """Write the part "support" or "queries", and say how many bytes that were."""
+        first = next(iter(embeddings.values()))
+        kinds = {probe: rows_of(array[:1], probe) for probe, array in embeddings.items()}
+        shapes = {probe: (each.type, each.width) for probe, each in kinds.items()}
+        part = self.growing(name, shapes, len(first))
+        for number, array in enumerate(embeddings.values()):
+            part.put(number, array)
+        return part.finish(labels, predictions, fingerprint)
+
+    def growing(self, name: str, probes: Mapping[str, tuple[str, int]], rows: int) -> Growing:
+        """A part whose rows come one stretch after the other; probes: types and widths."""
         (self.path / name).mkdir()
-        part: dict[str, Any] = {"fingerprint": fingerprint}
-        part["arrays"] = [
-            {"probe": probe} | self._write(f"{name}/{number:02}.npy", rows_of(array, probe))
-            for number, (probe, array) in enumerate(embeddings.items())
-        ]
-        for what, values in (("labels", labels), ("predictions", predictions)):
-            numbers = Rows(np.asarray(values, np.int64), "int64")
-            part[what] = self._write(f"{name}/{what}.npy", numbers)
-        _sync_folder(self.path / name)
-        self._parts[name] = part
-        return sum(about["bytes"] for about in _files({"parts": {name: part}}))
+        return Growing(self, name, probes, rows)
 
     def finish(self, probes: Sequence[str], model: str, meta: Mapping[str, str]) -> None:
         """Write the manifest: from here on the store is one."""
         manifest = {"kind": KIND, "version": VERSION, "probes": list(probes), "model": model}
-        manifest |= {"meta": dict(meta), "parts": self._parts}
+        manifest |= {"meta": dict(meta), "parts": self.parts}
         _sync_folder(self.path)
         text = json.dumps(manifest, indent=1).encode()
-        with _disk(self.path), replacing(self.path / MANIFEST) as temporary:
-            _put(temporary, [text])
+        with disk(self.path, NOTHING_KEPT), replacing(self.path / MANIFEST) as temporary:
+            temporary.write_bytes(text)
         _sync_folder(self.path)
         self.finished = True
         (self.path / UNFINISHED).unlink()
 
-    def _write(self, name: str, rows: Rows) -> dict[str, Any]:
-        """One array's file; bfloat16 as its bits."""
-        array: NDArray[Any] = rows.on_host().array
+
+class Growing:
+    """A part of a store while its rows are written, in their order."""
+
+    def __init__(
+        self, writer: Writer, name: str, probes: Mapping[str, tuple[str, int]], rows: int
+    ) -> None:
+        self._writer, self._name, self._rows = writer, name, rows
+        self._files = [
+            _File(writer.path, f"{name}/{number:02}.npy", kind, (rows, width))
+            for number, (kind, width) in enumerate(probes.values())
+        ]
+        self._probes = list(probes)
+
+    def put(self, number: int, values: Any) -> None:
+        """The next rows (n, ...) of a probe, by its number."""
+        self._files[number].write(rows_of(values, self._probes[number]))
+
+    def finish(self, labels: Any, predictions: Any, fingerprint: str) -> int:
+        """All rows have come; says how many bytes they took."""
+        path = self._writer.path
+        part: dict[str, Any] = {"fingerprint": fingerprint}
+        part["arrays"] = [
+            {"probe": probe} | file.close()
+            for probe, file in zip(self._probes, self._files, strict=True)
+        ]
+        for what, values in (("labels", labels), ("predictions", predictions)):
+            numbers = Rows(np.asarray(values, np.int64), "int64")
+            file = _File(path, f"{self._name}/{what}.npy", "int64", (self._rows,))
+            file.write(numbers)
+            part[what] = file.close()
+        _sync_folder(path / self._name)
+        self._writer.parts[self._name] = part
+        return sum(about["bytes"] for about in _files({"parts": {self._name: part}}))
+
+
+class _File:
+    """One array's file, written from its first row to its last; bfloat16 as its bits."""
+
+    def __init__(self, folder: Path, name: str, kind: str, shape: tuple[int, ...]) -> None:
+        self.folder, self.name, self.kind, self.shape = folder, name, kind, shape
+        self.size, self.crc = 0, 0
         header = io.BytesIO()
         about = {
-            "descr": np.lib.format.dtype_to_descr(array.dtype),
+            "descr": np.lib.format.dtype_to_descr(numpy_type(kind)),
             "fortran_order": False,
-            "shape": array.shape,
+            "shape": shape,
         }
         np.lib.format.write_array_header_1_0(header, about)
+        with disk(folder, NOTHING_KEPT):
+            self.file = (folder / name).open("wb")
+            self._put(header.getvalue())
+
+    def write(self, rows: Rows) -> None:
+        array: NDArray[Any] = rows.on_host().array
         step = max(1, STRETCH // (array[:1].nbytes or 1))
-        blocks = (array[begin : begin + step].tobytes() for begin in range(0, len(array), step))
-        with _disk(self.path, array.nbytes):
-            size, crc = _put(self.path / name, chain([header.getvalue()], blocks))
-        shape = list(array.shape)
-        return {"file": name, "dtype": rows.type, "shape": shape, "bytes": size, "crc32": crc}
+        with disk(self.folder, NOTHING_KEPT):
+            for begin in range(0, len(array), step):
+                self._put(array[begin : begin + step].tobytes())
 
+    def close(self) -> dict[str, Any]:
+        """Down to the disk; what the manifest says of it."""
+        with disk(self.folder, NOTHING_KEPT), self.file:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        about = {"file": self.name, "dtype": self.kind, "shape": list(self.shape)}
+        return about | {"bytes": self.size, "crc32": self.crc}
 
-def _put(path: Path, blocks: Iterable[bytes]) -> tuple[int, int]:
-    """Write a file, down to the disk; its size and CRC-32."""
-    size, crc = 0, 0
-    with path.open("wb") as file:
-        for block in blocks:
-            file.write(block)
-            size, crc = size + len(block), zlib.crc32(block, crc)
-        file.flush()
-        os.fsync(file.fileno())
-    return size, crc
+    def _put(self, block: bytes) -> None:
+        self.file.write(block)
+        self.size, self.crc = self.size + len(block), zlib.crc32(block, self.crc)
 
 
 @contextmanager
@@ -216,7 +258,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Writer]:
     path.mkdir(exist_ok=True)
     writer = Writer(path)
     try:
-        with _disk(path):
+        with disk(path, NOTHING_KEPT):
             (path / UNFINISHED).touch()
         _clear(path)
         yield writer
@@ -263,18 +305,6 @@ def _clear(path: Path) -> None:
             shutil.rmtree(path / name)
         elif _is_temporary(name):
             (path / name).unlink()
-
-
-@contextmanager
-def _disk(path: Path, size: int = 0) -> Iterator[None]:
-    """A disk that is full is told in a sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-            raise
-        more = f", with an array of {human(size)} to write" if size else ""
-        raise OSError(f"The disk of {path} is full{more}; nothing was kept.") from None
 
 
 def _sync_folder(path: Path) -> None:
