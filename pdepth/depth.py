@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import partial
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
 from torch import nn
 
-from pdepth import validate
+from pdepth import __version__, streaming, validate
 from pdepth.backends import backend_named, triton
-from pdepth.embeddings.capture import (
-    Captured,
-    Layout,
-    at_rest,
-    capture,
-    check_memory,
-    device_of,
-    footprint,
-    inspect,
-)
+from pdepth.embeddings.capture import Layout, at_rest, device_of, footprint, inspect
 from pdepth.embeddings.data import Source
-from pdepth.embeddings.memory import Budget, free_on, human
+from pdepth.embeddings.memory import Budget, free_on
+from pdepth.embeddings.passes import Embeddings, Reading
 from pdepth.embeddings.placement import Layers, place, unwrap
-from pdepth.embeddings.store import Fingerprint, fingerprint_of, writing
-from pdepth.engine import depth_from_embeddings
-from pdepth.progress import Event, Observer, ProbeMeter, RowMeter, watch
+from pdepth.embeddings.store import (
+    EmbeddingStore,
+    Writer,
+    fingerprint_of,
+    is_store,
+    open_store,
+    writing,
+)
+from pdepth.journal import Journal
+from pdepth.progress import Observer, ProbeMeter, watch
 from pdepth.result import DepthResult
+from pdepth.validate import Problem
+from pdepth.walk import Belonging, Walk
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -80,6 +82,7 @@ def prediction_depth(
     batch_size: int = 256,
     num_threads: int | None = None,
     keep_embeddings: str | os.PathLike[str] | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
     progress: bool | Observer = True,
 ) -> DepthResult | dict[int, DepthResult]:
     """The prediction depth of `queries` (N rows) under `model`, by votes of `support` (M rows).
@@ -98,107 +101,185 @@ def prediction_depth(
     return_counts: keep in the result which votes were tied and their margins; no early exit then.
     backend, num_threads: of the search, as in `depth_from_embeddings`.
     device: where the forward pass runs; None leaves the model where it is.
-    memory: most that the embeddings may take, in bytes or as "8GiB"; None: what is free. Those of
-        a model on a CUDA device stay there if they fit beside the work of the GPU engine.
+    memory: most that embeddings and search may take, in bytes or as "8GiB"; None: what is free.
+        Where not all embeddings fit, the network runs again for each group of probes that does,
+        from the last to the first, and over queries that have left no more. Those of a model on a
+        CUDA device stay there if they fit beside the search.
     batch_size: rows per forward pass, unless a DataLoader brings its own.
     keep_embeddings: a new or empty directory, or one that was left unfinished, that keeps the
-        embeddings, labels and predictions for `pdepth.open_store`.
+        embeddings, labels and predictions for `pdepth.open_store`; they need not fit into memory.
+    run_dir: a directory for what is found on the way. After an interruption the same call goes on
+        from there, and ends with the same votes.
     progress: True (standard error), False, or a callable that takes `pdepth.progress.Event`s.
 
     Raises ValueError and TypeError for wrong arguments, before any work where the argument alone
-    shows it, MemoryError when the embeddings would not fit, FileExistsError for a directory that
-    is not to be overwritten, and OSError for a full disk.
+    shows it, MemoryError for less memory than a batch of embeddings takes, FileExistsError for a
+    directory that is not to be overwritten, and OSError for a full disk. A `run_dir` of another
+    model, data, k or version is a ValueError that says what has changed.
     """
-    most = max(validate.ballot(k, weights, temperature).ks)
+    ballot = validate.ballot(k, weights, temperature)
+    most = max(ballot.ks)
     validate.one_of(metric, "metric", validate.METRICS)
     validate.reference(reference)
     batch_size = validate.whole(batch_size, "batch_size")
-    if num_threads is not None:
-        validate.whole(num_threads, "num_threads")
+    threads = validate.threads(num_threads)
     backend_named(backend)
     target = _device(device)
+    budget = Budget.of(memory)
     placement = place(model, layers)
-    keeping = nullcontext(None) if keep_embeddings is None else writing(keep_embeddings)
-    with watch(progress) as observer, keeping as writer:
-        fingerprints = [Fingerprint() for _ in (support, queries)]
-        told = [_nothing if writer is None else each for each in fingerprints]
-        source = Source(support, "support", batch_size, told[0])
-        asked = None if queries is None else Source(queries, "queries", batch_size, told[1])
-        validate.reference(reference, (asked or source).rows)
-        if source.rows is not None:
-            validate.enough_rows(most, source.rows, leave_one_out=asked is None)
-        budget = Budget.of(memory)
-        with at_rest(model, target):
-            layout = inspect(model, placement, source.first[0])
-            if asked and inspect(model, placement, asked.first[0]) != layout:
-                raise ValueError(
-                    "queries gives other embeddings than support: inputs of shape "
-                    f"{tuple(asked.first[0].shape[1:])} and {tuple(source.first[0].shape[1:])}; "
-                    "wanted inputs of one kind."
-                )
-            sources = [source] if asked is None else [source, asked]
-            expected = sum(s.rows or 0 for s in sources)
-            home = None
-            if all(s.rows for s in sources):
-                home = _home(
-                    device_of(model), layout, [s.rows or 0 for s in sources], backend, metric
-                )
-            where = "memory"
-            if home is not None:
-                where = f"the memory of {home}"
-                budget = budget if budget.given else Budget(free_on(home))
-            if expected:
-                observer(Event("note", check_memory(layout, expected, budget, metric, where)))
-            captured: list[Captured] = []
-            for each in sources:
-                meter = RowMeter(observer, each.what, each.rows)
-                held = sum(len(c.labels) for c in captured)
-                captured.append(
-                    capture(
-                        model,
-                        layout,
-                        each,
-                        device=home,
-                        on_rows=meter,
-                        make_room=partial(_make_room, layout, budget, held, metric),
-                    )
-                )
-                meter(len(captured[-1].labels), finished=True)
-        rows = len(captured[0].labels)
-        validate.enough_rows(most, rows, leave_one_out=asked is None)
+    with (
+        watch(progress) as observer,
+        _keeping(keep_embeddings, run_dir) as (writer, store),
+        at_rest(model, target),
+    ):
+        sources = [Source(support, "support", batch_size)]
+        if queries is not None:
+            sources.append(Source(queries, "queries", batch_size))
+        own = len(sources) == 1
+        validate.reference(reference, sources[-1].rows)
+        if sources[0].rows is not None:
+            validate.enough_rows(most, sources[0].rows, leave_one_out=own)
+        layout = inspect(model, placement, sources[0].first[0])
+        if inspect(model, placement, sources[-1].first[0]) != layout:
+            raise ValueError(
+                "queries gives other embeddings than support: inputs of shape "
+                f"{tuple(sources[1].first[0].shape[1:])} and "
+                f"{tuple(sources[0].first[0].shape[1:])}; wanted inputs of one kind."
+            )
         meta = {"model": type(unwrap(model)).__name__, "placement": placement.rule}
-        if writer is not None:
-            kept = 0
-            for each, got, told_of in zip(sources, captured, fingerprints, strict=False):
-                embeddings = dict(zip(layout.names, got.embeddings, strict=True))
-                kept += writer.add(
-                    each.what, embeddings, got.labels, got.predictions, told_of.hexdigest()
-                )
-            writer.finish(layout.names, fingerprint_of(unwrap(model).state_dict()), meta)
-            observer(Event("note", f"embeddings: {human(kept)} kept in {writer.path}"))
-        search = ProbeMeter(observer, layout.names, layout.widths, rows)
-        found = depth_from_embeddings(
-            captured[0].embeddings,
-            captured[0].labels,
-            captured[-1].predictions,
-            None if asked is None else captured[1].embeddings,
-            k=k,
-            early_exit=early_exit,
+        network = fingerprint_of(unwrap(model).state_dict())
+        journal = None
+        if run_dir is not None:
+            about = {
+                "pdepth": __version__,
+                "torch": str(torch.__version__),
+                "the network": network,
+                "the list of probes": ", ".join(layout.names),
+                "k": ", ".join(map(str, ballot.ks)),
+                "metric": metric,
+                "weights": " ".join([weights, *ballot.meta.values()][-2:]),
+                "reference": _named(reference),
+                "early_exit": str(early_exit),
+                "return_counts": str(return_counts),
+                "the batch size": str(sources[0].batch_rows),
+                "the kind of device": device_of(model).type,
+                "the support's number of rows": str(sources[0].rows),
+                "the number of queries": "" if own else str(sources[1].rows),
+            }
+            journal = Journal(run_dir, about)
+        home = _home(device_of(model), layout, [s.rows for s in sources], backend, metric)
+        if home is not None and not budget.given:
+            budget = Budget(free_on(home))
+        embeddings = Embeddings(
+            model,
+            layout,
+            sources,
+            budget=budget,
             metric=metric,
-            weights=weights,
-            temperature=temperature,
-            reference=reference,
-            return_counts=return_counts,
-            backend=backend,
-            num_threads=num_threads,
-            probes=layout.names,
-            query_labels=captured[-1].labels,
-            progress=search,
+            home=home,
+            writer=writer,
+            store=store,
+            scratch=None if run_dir is None else Path(run_dir),
+            network=network,
+            meta=meta,
+            observer=observer,
         )
-        results = [found] if isinstance(found, DepthResult) else list(found.values())
-        search.finish(_asked(results))
-    results = [dataclasses.replace(each, meta=each.meta | meta) for each in results]
-    return results[0] if isinstance(found, DepthResult) else {each.k: each for each in results}
+        if embeddings.anew and budget.size is not None:
+            for number, (name, width) in enumerate(zip(layout.names, layout.widths, strict=True)):
+                row = footprint(layout, 1, metric, [number])
+                streaming.check_memory(budget.size, name, width, row, most)
+        with embeddings:
+            reading = _read(embeddings, sources, journal)
+            labels, count = reading.labels, len(reading.predictions)
+            validate.enough_rows(most, len(labels[0]), leave_one_out=own)
+            classes, codes = validate.coded(labels[0], len(labels[0]))
+            problem = Problem(
+                layers=(),
+                codes=codes,
+                classes=classes,
+                k=most,
+                exclude_self=True,
+                query_rows=None,
+                count=count,
+                threads=threads,
+                device=home,
+            )
+            given = Belonging.of(problem, reading.predictions, labels[-1], reference)
+            walk = Walk(
+                len(layout.probes),
+                count,
+                ballot,
+                backend,
+                early_exit=early_exit and not return_counts,
+                wanted=given.wanted,
+                counting="margins" if return_counts else "",
+                journal=journal,
+            )
+            search = ProbeMeter(observer, layout.names, layout.widths, len(labels[0]))
+            end = len(layout.probes)
+            while end and len(walk.alive):
+                if journal is not None and walk.recall(end - 1):
+                    end -= 1
+                    continue
+                group = embeddings.before(end, walk.alive)
+                part = replace(
+                    problem,
+                    layers=tuple(
+                        validate.layer(*layer, metric, threads, group.memory)
+                        for layer in group.layers
+                    ),
+                    query_rows=group.asked if own else None,
+                    count=len(group.asked),
+                    memory=group.memory,
+                )
+                walk.ask(group.first, part, search, group.asked)
+                end = group.first
+                del group, part  # before the next one's
+        about_votes = ballot.meta | ({"metric": metric} if metric != "sqeuclidean" else {})
+        probes = list(zip(layout.names, layout.widths, strict=True))
+        found = walk.results(problem, given, probes, own, meta | about_votes)
+        search.finish(_asked([found] if isinstance(found, DepthResult) else list(found.values())))
+    return found
+
+
+def _read(embeddings: Embeddings, sources: Sequence[Source], journal: Journal | None) -> Reading:
+    """The first pass over the data, or what an earlier run wrote down of it."""
+    known = None if journal is None else journal.noted("reading")
+    if known is None:
+        reading = embeddings.read()
+        if journal is not None:
+            arrays = {"predictions": reading.predictions}
+            for source, labels in zip(sources, reading.labels, strict=True):
+                arrays[f"{source.what} labels"] = labels
+                arrays[f"{source.what} checks"] = np.array(source.checks, np.int64)
+            journal.note("reading", arrays)
+        return reading
+    for source in sources:
+        source.expect(known[f"{source.what} checks"].tolist())
+    reading = Reading([known[f"{s.what} labels"] for s in sources], known["predictions"])
+    embeddings.recall(reading)
+    return reading
+
+
+@contextmanager
+def _keeping(
+    path: str | os.PathLike[str] | None, run_dir: str | os.PathLike[str] | None
+) -> Iterator[tuple[Writer | None, EmbeddingStore | None]]:
+    """What writes embeddings to `path`; or, of a run that goes on, the store that is finished."""
+    if path is None:
+        yield None, None
+    elif run_dir is not None and (Path(run_dir) / "reading.npz").exists() and is_store(path):
+        yield None, open_store(path)
+    else:
+        with writing(path) as writer:
+            yield writer, None
+
+
+def _named(reference: Any) -> str:
+    """A reference, or the checksum of its values."""
+    if isinstance(reference, str):
+        return reference
+    return f"array {zlib.crc32(validate.integers(reference, 'reference').tobytes()):08x}"
 
 
 def _asked(results: Sequence[DepthResult]) -> list[int]:
@@ -211,25 +292,20 @@ def _asked(results: Sequence[DepthResult]) -> list[int]:
 
 
 def _home(
-    device: torch.device, layout: Layout, rows: Sequence[int], backend: str, metric: str
+    device: torch.device, layout: Layout, rows: Sequence[int | None], backend: str, metric: str
 ) -> torch.device | None:
     """The model's own device, where the GPU engine can work beside all embeddings; None: the host.
 
-    rows: of the support, and of the queries if they are others.
+    rows: of the support, and of the queries if they are others; None where nobody knows.
     """
+    known = [count for count in rows if count is not None]
     if device.type != "cuda" or backend not in ("auto", "triton") or triton.available():
         return None
-    work = triton.working_set(max(layout.widths), rows[0], rows[-1])
-    fits = footprint(layout, sum(rows), metric) + work <= triton.SHARE * free_on(device)
+    if len(known) < len(rows):
+        return None
+    work = triton.working_set(max(layout.widths), known[0], known[-1])
+    fits = footprint(layout, sum(known), metric) + work <= triton.SHARE * free_on(device)
     return device if fits else None
-
-
-def _nothing(batch: object) -> None:
-    """Nobody asks for a fingerprint."""
-
-
-def _make_room(layout: Layout, budget: Budget, held: int, metric: str, rows: int) -> None:
-    check_memory(layout, held + rows, budget, metric)
 
 
 def _device(device: str | torch.device | None) -> torch.device | None:

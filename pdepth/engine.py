@@ -311,17 +311,13 @@ def depth_from_embeddings(
     )
     if metric != "sqeuclidean":
         meta["metric"] = metric
-    if weights != "uniform":
-        meta["weights"] = weights
-    if weights == "exp":
-        meta["temperature"] = str(ballot.temperature)
     assert answer.given is not None  # what belongs to the queries was asked for
     return answer.walk.results(
         answer.problem,
         answer.given,
         answer.layers,
         queries is None and exclude_self,
-        meta,
+        meta | ballot.meta,
     )
 
 

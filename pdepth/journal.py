@@ -16,6 +16,7 @@ from pdepth.backends.common import Coded
 
 ABOUT = "about.json"
 KIND = "pdepth run"
+SHOWN = 25  # characters of what is told; longer values are fingerprints and lists
 
 
 class Journal:
@@ -53,7 +54,7 @@ class Journal:
             raise FileExistsError(f"{self.path / ABOUT} is not what pdepth has written.")
         for name, value in about.items():
             if known.get(name) != value:
-                then = f": {known.get(name)} then, {value} now" if len(value) < 64 else ""
+                then = f": {known.get(name)} then, {value} now" if len(value) < SHOWN else ""
                 raise ValueError(
                     f"run_dir {path} holds a run of which {name} was another{then}; "
                     "another directory begins anew."

@@ -53,4 +53,5 @@ class ModelOptions(Voting, total=False):
     device: str | torch.device | None
     batch_size: int
     keep_embeddings: str | os.PathLike[str] | None
+    run_dir: str | os.PathLike[str] | None
     progress: bool | Observer

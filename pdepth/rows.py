@@ -125,6 +125,12 @@ def _on_host(tensor: Any) -> NDArray[Any]:
     return host.numpy()  # type: ignore[no-any-return]
 
 
+def raw_bytes(tensor: Any) -> Any:
+    """The bytes of a torch tensor's elements, in their order."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(_torch().uint8).numpy().data if len(flat) else b""
+
+
 def _torch() -> Any:
     """torch, which whoever made a tensor has imported."""
     return sys.modules["torch"]

@@ -51,7 +51,8 @@ class Source(Protocol):
                 blocks = [np.load(file) for file in self.files[first : -(-rows.stop // 1000)]]
                 return np.concatenate(blocks)[rows.start - 1000 * first :][: rows.stop - rows.start]
 
-    It is read in a thread of its own, one slice after the other.
+    It is read in a thread of its own, one slice after the other. One that has a cheaper way to
+    scattered rows than slices may offer `rows_at(numbers)`, ascending int64 numbers.
     """
 
     @property
@@ -106,6 +107,8 @@ class Stored(Rows):
         if isinstance(which, slice):
             begin, end, _ = which.indices(len(self))
             return self.ready(self._read(begin, end), range(begin, end))
+        if hasattr(self.array, "rows_at"):
+            return self.ready(self._checked(self.array.rows_at(which), self.what, which), which)
         out = np.empty((len(which), self.width), numpy_type(self.type))
         done = 0
         for numbers in self._runs(which):
@@ -135,11 +138,14 @@ class Stored(Rows):
 
     def _read(self, begin: int, end: int) -> Rows:
         what = f"{self.what}[{begin}:{end}]"
-        part = self.array[begin:end]
+        return self._checked(self.array[begin:end], what, range(begin, end))
+
+    def _checked(self, part: Any, what: str, numbers: Numbers) -> Rows:
+        """Rows that the source has given, if they are what it says of itself."""
         if not is_array(part) and hasattr(part, "__array__"):
             part = np.asarray(part)
         rows = rows_of(part, what).on_host()
-        shape = (end - begin, self.width)
+        shape = (len(numbers), self.width)
         if rows.type != self.kept or rows.array.shape != shape:
             raise ValueError(
                 f"{what} is {rows.type} of shape {rows.array.shape}; {self.kept} of shape {shape} "

@@ -305,19 +305,28 @@ def _sizes(problem: Problem, layer: Layer, asked: int) -> tuple[int, int]:
     query = _row_bytes(layer.queries or support) + LISTED * (problem.k + 1)
     read = _row_bytes(support) if isinstance(support, Stored) else 0
     worked = read + PACKED * support.width if read else 0
+    _check_least(memory, layer.name, support.width, max(query, worked + read))
     held = len(support) * worked
     if held + asked * query <= usable or held <= usable // 2:  # read once
         chunk, block = len(support), (usable - held) // query
     else:
         block = min(asked, usable // 2 // query)
         chunk = (usable - block * query) // (worked + read)
-    if chunk < 1 or block < 1:
-        least = 2 * int(max(query, worked + read) / (1 - WORK)) + 2
-        raise MemoryError(
-            f"memory is {human(memory)}; {layer.name}, of width {support.width}, wants at least "
-            f"{human(least)}."
-        )
     return min(chunk, len(support)), min(block, asked)
+
+
+def check_memory(memory: int, name: str, width: int, row: int, k: int) -> None:
+    """Raises MemoryError where a probe's rows cannot be streamed; `row`: bytes of one, read."""
+    _check_least(memory, name, width, max(row + LISTED * (k + 1), 2 * row + PACKED * width))
+
+
+def _check_least(memory: int, name: str, width: int, unit: int) -> None:
+    """unit: bytes of a query, or of a row of the support in work and the next one."""
+    least = 2 * int(unit / (1 - WORK)) + 2
+    if memory < least:
+        raise MemoryError(
+            f"memory is {human(memory)}; {name}, of width {width}, wants at least {human(least)}."
+        )
 
 
 def _row_bytes(rows: Rows) -> int:

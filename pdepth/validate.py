@@ -86,6 +86,14 @@ class Ballot:
     temperature: float
 
     @property
+    def meta(self) -> dict[str, str]:
+        """What is not the default, in words, for a result."""
+        if self.weights == "uniform":
+            return {}
+        temperature = {"temperature": str(self.temperature)} if self.weights == "exp" else {}
+        return {"weights": self.weights, **temperature}
+
+    @property
     def plain(self) -> bool:
         """Whether it is what a backend's own `votes` answers: one k, one vote a neighbour."""
         return len(self.ks) == 1 and self.weights == "uniform"
@@ -117,6 +125,16 @@ def reference(value: Any, count: int | None = None) -> str | NDArray[np.int64]:
     if value is None or isinstance(value, str):
         return one_of(value, "reference", REFERENCES, " or an array of integers")
     return integers(value, "reference", count)
+
+
+def threads(num_threads: Any) -> int:
+    """How many threads an engine uses; None for the process's share of the cores."""
+    if num_threads is None:
+        return native.default_threads()
+    found = whole(num_threads, "num_threads")
+    if found > MOST_THREADS:
+        raise ValueError(f"num_threads is {found}; at most {MOST_THREADS} are wanted.")
+    return found
 
 
 def enough_rows(k: int, rows: int, *, leave_one_out: bool) -> None:
@@ -348,16 +366,13 @@ def problem(
     memory: int | str | None,
 ) -> Problem:
     """The whole call, checked; `labels=None` stands for one class."""
-    threads = native.default_threads() if num_threads is None else whole(num_threads, "num_threads")
-    if threads > MOST_THREADS:
-        raise ValueError(f"num_threads is {threads}; at most {MOST_THREADS} are wanted.")
-    k = whole(k, "k")
+    k, used = whole(k, "k"), threads(num_threads)
     one_of(metric, "metric", METRICS)
     budget = None if memory is None else parse_bytes(memory)
     own_rows = pairs[0][2] is None
     if query_rows is not None and not own_rows:
         raise ValueError("query_rows picks rows of the support and cannot go with queries.")
-    layers = tuple(layer(*pair, metric, threads, budget) for pair in pairs)
+    layers = tuple(layer(*pair, metric, used, budget) for pair in pairs)
     rows = _common([(len(one.support), one.name) for one in layers], "support")
     if own_rows:
         count = rows
@@ -373,7 +388,7 @@ def problem(
     device = pairs[0][1].device if is_torch(pairs[0][1]) else None
     _one_device(layers)
     return Problem(
-        layers, codes, classes, k, bool(exclude_self), query_rows, count, threads, device, budget
+        layers, codes, classes, k, bool(exclude_self), query_rows, count, used, device, budget
     )
 
 

@@ -95,10 +95,19 @@ class Walk:
         self.found: list[Coded] = []
         self.alive = np.arange(queries)
 
-    def ask(self, first: int, problem: Problem, progress: Progress | None = None) -> None:
-        """The probes from number `first` on, which are the problem's layers, about the alive."""
+    def ask(
+        self,
+        first: int,
+        problem: Problem,
+        progress: Progress | None = None,
+        given: NDArray[np.int64] | None = None,
+    ) -> None:
+        """The probes from number `first` on, which are the problem's layers, about the alive.
+
+        given: (n,) the problem's queries by their numbers, ascending; None for the alive.
+        """
         engine = streaming.engine_for(problem, backend_named(self._backend, problem.device))
-        given = self.alive
+        given = self.alive if given is None else given
         for number, part in self._parts(problem):
             if not len(self.alive):
                 return

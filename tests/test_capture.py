@@ -477,7 +477,7 @@ def test_footprint_is_what_the_matrices_take():
     assert layout.widths == tuple(e.shape[1] for e in got.embeddings)
     bytes_needed = footprint(layout, 10**6)
     words = f"{human(bytes_needed)} in memory for 1,000,000 rows x {len(layout.probes)} probes"
-    assert check_memory(layout, 10**6, Budget(None)) == f"embeddings: {words}"
+    assert check_memory(layout, 10**6, Budget(None)) == words
     assert check_memory(layout, 10**6, Budget(bytes_needed)).endswith(
         f"{words} ({human(bytes_needed)} free)"
     )

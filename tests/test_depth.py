@@ -194,7 +194,7 @@ def test_the_model_comes_back_as_it_was():
         ({"device": "toaster"}, ValueError, "device is 'toaster', which cannot be used"),
         ({"layers": ["9"]}, ValueError, "layers names '9', which the model lacks"),
         ({"memory": "lots"}, ValueError, "memory is 'lots'; wanted bytes"),
-        ({"memory": "1kB"}, MemoryError, r"need 2\.0 kB in memory for 20 rows x 4 probes, more"),
+        ({"memory": 900}, MemoryError, "memory is 900 bytes; input, of width 6, wants at least 9"),
         ({"queries": 3}, TypeError, "queries is a int; wanted a DataLoader"),
         ({"queries": TensorDataset(torch.zeros(4, 6))}, ValueError, "queries yields .* no labels"),
         ({"progress": "loud"}, TypeError, "progress is a str; wanted True, False or a callable"),
@@ -216,20 +216,15 @@ def test_k_of_a_stream_is_checked_when_its_length_is_known():
         depth(network(), Stream(blobs(20)), k=30)
 
 
-def test_memory_of_support_and_queries_is_one_budget():
+def test_a_stream_has_to_fit_since_it_cannot_be_read_again():
     need = (6 + 8 + 8 + 3) * 4 * 30
-    depth(network(), blobs(20), blobs(10), memory=need)
+    depth(network(), blobs(20), Stream(blobs(10)), memory=need)
     with pytest.raises(MemoryError, match="30 rows"):
-        depth(network(), blobs(20), blobs(10), memory=need - 1)
-    with pytest.raises(MemoryError):
         depth(network(), blobs(20), Stream(blobs(10)), memory=need - 1)
-
-
-def test_cosine_takes_float64_copies():
-    need = (6 + 8 + 8 + 3) * (4 + 8) * 20
-    depth(network(), blobs(20), metric="cosine", memory=need)
+    need = (6 + 8 + 8 + 3) * (4 + 8) * 20  # cosine takes float64 copies
+    depth(network(), Stream(blobs(20)), metric="cosine", memory=need)
     with pytest.raises(MemoryError, match="20 rows"):
-        depth(network(), blobs(20), metric="cosine", memory=need - 1)
+        depth(network(), Stream(blobs(20)), metric="cosine", memory=need - 1)
 
 
 def test_queries_of_another_shape():

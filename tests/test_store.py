@@ -345,7 +345,7 @@ def test_a_store_stays_when_the_search_fails(
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("pdepth.depth.depth_from_embeddings", fails)
+    monkeypatch.setattr("pdepth.depth.Walk", fails)
     with pytest.raises(RuntimeError, match="no"):
         keep(tmp_path / "kept")
     pdepth.open_store(tmp_path / "kept").verify()

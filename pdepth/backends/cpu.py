@@ -14,6 +14,7 @@ from pdepth.validate import Problem
 
 HELD = 3 << 29
 """Bytes of one layer's packed support held at a time; a larger one is packed in stretches."""
+LEAST = 1 << 20  # what is not halved once more when memory runs out
 
 
 def available() -> str | None:
@@ -55,11 +56,30 @@ def _run(problem: Problem, progress: Progress | None, **answers: NDArray[Any] | 
         return rows.on_host().array, rows.type
 
     asked = dict.fromkeys(("wanted", "votes", "tied", "counts", "distances", "rows")) | answers
+    layers = [
+        (borrowed(layer.support), None if layer.queries is None else borrowed(layer.queries))
+        for layer in problem.layers
+    ]
+    held = HELD if problem.memory is None else min(HELD, problem.memory // 4)
+    while True:
+        try:
+            return _native_run(problem, layers, asked, held, progress)
+        except MemoryError:
+            # The same votes in smaller pieces, as long as these are not smaller than a page or so.
+            if held < LEAST:
+                raise
+            held //= 2
+
+
+def _native_run(
+    problem: Problem,
+    layers: list[Any],
+    asked: dict[str, Any],
+    held: int,
+    progress: Progress | None,
+) -> None:
     _native.run(
-        layers=[
-            (borrowed(layer.support), None if layer.queries is None else borrowed(layer.queries))
-            for layer in problem.layers
-        ],
+        layers=layers,
         codes=problem.codes,
         classes=len(problem.classes),
         k=problem.k,
@@ -68,7 +88,7 @@ def _run(problem: Problem, progress: Progress | None, **answers: NDArray[Any] | 
         queries=problem.count,
         level=native.simd_level(),
         threads=problem.threads,
-        held_bytes=HELD if problem.memory is None else min(HELD, problem.memory // 4),
+        held_bytes=held,
         progress=progress,
         **asked,
     )

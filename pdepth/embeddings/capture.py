@@ -56,11 +56,19 @@ class Captured:
     predictions: Tensor
 
 
-def footprint(layout: Layout, rows: int, metric: str = "sqeuclidean") -> int:
-    """Bytes that the embeddings of `rows` rows take; for "cosine" with their float64 copies."""
+def footprint(
+    layout: Layout, rows: int, metric: str = "sqeuclidean", numbers: Sequence[int] | None = None
+) -> int:
+    """Bytes that the embeddings of `rows` rows take; for "cosine" with their float64 copies.
+
+    numbers: of these probes only.
+    """
     copy = 8 if metric == "cosine" else 0
-    sizes = zip(layout.widths, layout.dtypes, strict=True)
-    return rows * sum(width * (dtype.itemsize + copy) for width, dtype in sizes)
+    sizes = [
+        width * (dtype.itemsize + copy)
+        for width, dtype in zip(layout.widths, layout.dtypes, strict=True)
+    ]
+    return rows * sum(sizes if numbers is None else (sizes[number] for number in numbers))
 
 
 def check_memory(
@@ -74,13 +82,13 @@ def check_memory(
     bytes_needed = footprint(layout, rows, metric)
     need = f"{human(bytes_needed)} in {where} for {rows:,} rows x {len(layout.probes)} probes"
     if budget.size is None:
-        return f"embeddings: {need}"
+        return need
     if bytes_needed > budget.size:
         raise MemoryError(
             f"The embeddings need {need}, more than the {budget}; "
             "probe fewer layers or use fewer rows."
         )
-    return f"embeddings: {need} ({budget})"
+    return f"{need} ({budget})"
 
 
 @contextmanager
@@ -165,13 +173,17 @@ def capture(
     layout: Layout,
     source: Source,
     *,
+    numbers: Sequence[int] | None = None,
+    put: Callable[[int, Tensor], None] | None = None,
     device: torch.device | None = None,
     on_rows: Callable[[int], None] = lambda done: None,
     make_room: Callable[[int], object] = lambda rows: None,
 ) -> Captured:
     """Run the model over all of `source`; its probes' values are copied as they arise.
 
-    Call it inside `at_rest`. device: where the values are kept; None for the CPU. on_rows: told
+    Call it inside `at_rest`. numbers: the probes whose values are kept; None for all. put: takes
+    values (B, ...) of a probe, by its number, instead of memory; the result has no embeddings then.
+    device: where values are kept; None for the CPU. on_rows: told
     how many rows are done after each batch. make_room: told for how many rows memory is about to
     be taken, more than once where a source does not know its length; it may refuse with a
     MemoryError.
@@ -180,10 +192,15 @@ def capture(
     """
     rows = source.rows or 0
     make_room(rows)
-    matrices = [
-        torch.empty((rows, *shape), dtype=dtype, device=device or "cpu")
-        for shape, dtype in zip(layout.shapes, layout.dtypes, strict=True)
-    ]
+    kept = range(len(layout.probes)) if numbers is None else numbers
+    matrices = {
+        number: torch.empty(
+            (rows if put is None else 0, *layout.shapes[number]),
+            dtype=layout.dtypes[number],
+            device=device or "cpu",
+        )
+        for number in kept
+    }
     done = 0
 
     def placed() -> Iterator[tuple[int, Batch]]:
@@ -193,22 +210,25 @@ def capture(
             if source.rows is None and done > rows:
                 rows = max(done, rows + rows // 2)
                 make_room(rows)
-                for matrix in matrices:
+                for matrix in matrices.values():
                     matrix.resize_(rows, *matrix.shape[1:])
             elif done > rows:
                 raise ValueError(f"{source.what} yields more rows than its length, {rows}.")
             yield begin, batch
             on_rows(done)
 
-    def put(number: int, begin: int, values: Tensor) -> None:
-        matrices[number][begin : begin + len(values)].copy_(values)
+    def place(number: int, begin: int, values: Tensor) -> None:
+        if put is None:
+            matrices[number][begin : begin + len(values)].copy_(values)
+        else:
+            put(number, values)
 
-    every = range(len(layout.probes))
-    labels, predictions = _labelled(forward(model, layout, source.what, placed(), every, put))
+    batches = forward(model, layout, source.what, placed(), kept, place, predict=True)
+    labels, predictions = zip(*batches, strict=True)
     if source.rows is not None and done < rows:
         raise ValueError(f"{source.what} yields {done} rows; its length says {rows}.")
-    embeddings = [matrix[:done].reshape(done, -1) for matrix in matrices]
-    return Captured(embeddings, labels, predictions)
+    embeddings = [matrix[:done].reshape(done, -1) for matrix in matrices.values() if put is None]
+    return Captured(embeddings, torch.cat(labels), torch.cat(predictions))
 
 
 def capture_again(
@@ -265,17 +285,20 @@ def forward(
     batches: Iterable[tuple[int, Batch]],
     numbers: Sequence[int],
     put: Callable[[int, int, Tensor], None],
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+    *,
+    predict: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Run batches, each with its first row's number, and `put` the values of some probes.
 
     Call it inside `at_rest`. put: takes a probe's number, the first row's, and values (B, ...),
     which later code of the model may change. Yields labels (B,) and the network's predictions (B,)
-    of each batch; None where the softmax is not among the probes, and the run ends before it.
-    Raises ValueError as `capture`.
+    of each batch; no predictions (0,) unless they are asked for or the softmax is among the probes,
+    and the model runs no farther than the last of these. Raises ValueError as `capture`.
     """
     model = unwrap(model)
     number_of = {layout.probes[number]: number for number in numbers}
     last, classes = len(layout.probes) - 1, layout.shapes[-1][0]
+    whole = predict or last in numbers
     filled: set[Probe] = set()
     begin = rows = 0
 
@@ -290,7 +313,7 @@ def forward(
                 f"rows {begin}-{begin + rows - 1}; wanted {shape}, as in the first rows."
             )
         put(number_of[probe], begin, value)
-        if last not in numbers and len(filled) == len(number_of):
+        if not whole and len(filled) == len(number_of):
             raise _Enough
 
     hooked = [probe for probe, number in number_of.items() if number != last]
@@ -304,7 +327,7 @@ def forward(
                     f"wanted labels from 0 to {classes - 1}."
                 )
             filled.clear()
-            predictions = None
+            predictions = labels[:0]
             # Not around the loop: a generator's caller must not run without gradients for it.
             with torch.no_grad():
                 try:
@@ -317,14 +340,8 @@ def forward(
                             raise _not_once(probe, 0)
                     if last in numbers:
                         put(last, begin, scores if layout.probabilities else _softmax(scores))
-                        predictions = scores.argmax(dim=1).cpu()
+                    predictions = scores.argmax(dim=1).cpu()
             yield labels, predictions
-
-
-def _labelled(batches: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
-    """Labels and predictions (n,) of all batches."""
-    labels, predictions = zip(*batches, strict=True)
-    return torch.cat(labels), torch.cat(predictions)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.atomic import disk, replacing
-from pdepth.rows import Rows, rows_of
+from pdepth.rows import Rows, raw_bytes, rows_of
 from pdepth.sources import numpy_type
 
 KIND, VERSION = "pdepth embeddings", 1  # raised when an older pdepth could not read it
@@ -129,6 +129,11 @@ def open_store(path: str | os.PathLike[str]) -> EmbeddingStore:
         )
     except (LookupError, TypeError, AttributeError):
         raise ValueError(f"{path / MANIFEST} is not a manifest that pdepth has written.") from None
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Whether a directory holds a finished store."""
+    return (Path(path) / MANIFEST).is_file()
 
 
 class Writer:
@@ -390,7 +395,7 @@ class Fingerprint:
         """Take in (inputs, labels), tensors of equal length."""
         self._kinds = [f"{t.dtype} {tuple(t.shape[1:])}" for t in batch]
         for each, tensor in zip(self._hashes, batch, strict=True):
-            each.update(_bytes(tensor))
+            each.update(raw_bytes(tensor))
 
     def hexdigest(self) -> str:
         text = " ".join([*self._kinds, *(each.hexdigest() for each in self._hashes)])
@@ -403,14 +408,7 @@ def fingerprint_of(state: Mapping[str, Any]) -> str:
     for name, value in sorted(state.items()):
         if hasattr(value, "detach"):
             whole.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-            whole.update(_bytes(value))
+            whole.update(raw_bytes(value))
         else:  # what a module keeps beside its tensors
             whole.update(f"{name} {value!r} ".encode())
     return whole.hexdigest()
-
-
-def _bytes(tensor: Any) -> Any:
-    import torch
-
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data if len(flat) else b""
