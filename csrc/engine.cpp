@@ -19,6 +19,7 @@ namespace {
 constexpr int64_t kSmallBlock = 24;                   // queries, towards the end of the work
 constexpr int64_t kQueryBytes = int64_t(16) << 20;    // packed queries and lists held at once, where
 constexpr int64_t kQueryFloor = 768;                  // all the support is: at least so many;
+constexpr int64_t kLeastQueryBytes = int64_t(4) << 20;
 constexpr int64_t kMostQueryBytes = int64_t(256) << 20;  // else, since each tile has it packed anew
 constexpr int64_t kBreath = int64_t(1) << 31;  // products between two looks at whether to go on
 constexpr int64_t kDifferencesUpTo = 12;              // columns
@@ -170,7 +171,9 @@ public:
                             : held / group * group;
         held = std::min(held, round_up(rows_, pass_.support_rows));
         const int64_t bytes = row_bytes_ + capacity_ * 8;
-        const int64_t most = kMostQueryBytes / bytes;
+        // No more than is held of the support, so that one number bounds the memory of a call.
+        const int64_t most =
+            std::min(kMostQueryBytes, std::max(call_.ask.held_bytes, kLeastQueryBytes)) / bytes;
         const int64_t threads = call_.team.size();
         const int64_t wanted =
             held >= rows_ ? std::max({kQueryBytes / bytes, kQueryFloor, pass_.block * threads}) : most;

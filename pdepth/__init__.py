@@ -11,12 +11,14 @@ from pdepth.sources import open_source
 
 if TYPE_CHECKING:
     from pdepth.depth import prediction_depth
+    from pdepth.planning import Plan, plan
     from pdepth.report.plots import plot
 
 __version__ = "0.1.0"
 __all__ = [
     "DepthResult",
     "EmbeddingStore",
+    "Plan",
     "Votes",
     "backends",
     "depth_from_embeddings",
@@ -24,12 +26,18 @@ __all__ = [
     "kneighbors",
     "open_source",
     "open_store",
+    "plan",
     "plot",
     "prediction_depth",
     "probe_votes",
 ]
 
-_LATER = {"prediction_depth": "pdepth.depth", "plot": "pdepth.report.plots"}
+_LATER = {
+    "prediction_depth": "pdepth.depth",
+    "Plan": "pdepth.planning",
+    "plan": "pdepth.planning",
+    "plot": "pdepth.report.plots",
+}
 
 
 def __dir__() -> list[str]:

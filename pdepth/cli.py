@@ -1,4 +1,4 @@
-"""The command line: `pdepth demo`, `pdepth run` and `pdepth bench`.
+"""The command line: `pdepth demo`, `pdepth run`, `pdepth plan` and `pdepth bench`.
 
 What takes long to import (torch, rich's tables) is imported inside the commands, so that
 `pdepth --help` answers at once.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 TABLE, PICTURE, SUPPORT_TABLE = "depth.parquet", "depth.png", "support.parquet"
 BY_K = "depth-by-k.png"
+UNFINISHED = ".unfinished"  # in --out, until the run has ended
 SAID = (ValueError, TypeError, ImportError, MemoryError, OSError)  # errors that can be one sentence
 DIFFERS, USAGE, INTERRUPTED, UNREAD = 1, 2, 130, 141  # the last two: 128 and the signal's number
 
@@ -41,6 +43,64 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="torchvision:NAME, timm:NAME or path/to/file.py:function."
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="State dict: .pt, .pth or .safetensors."),
+]
+Support = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="The training set, whose rows vote: imagefolder:DIR, parquet:FILE (columns image, "
+        "label), npz:FILE (x, y) or path/to/file.py:function.",
+    ),
+]
+Queries = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="Rows whose depth is asked; without it, the support's own, each left out.",
+    ),
+]
+Names = Annotated[
+    str,
+    typer.Option(metavar="NAMES", help="Modules to probe: auto, names with commas, or a pattern."),
+]
+Ks = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--k",
+        "-k",
+        help="Neighbours that vote; more than once, for several k from one search.",
+        show_default="30",
+    ),
+]
+Metric = Annotated[str, typer.Option(help="sqeuclidean or cosine.")]
+BatchSize = Annotated[int, typer.Option(help="Rows per forward pass.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1 ...; without it, where the model is.")
+]
+Threads = Annotated[int | None, typer.Option(help="Threads of the CPU.")]
+Backend = Annotated[str, typer.Option(help="Engine of the search.")]
+Memory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Memory for embeddings, such as 8GB.")
+]
+Keep = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Keep embeddings, labels and predictions here, for pdepth.open_store(DIR).",
+    ),
+]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Resize the shorter side to this and cut out the middle.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results in --out.")]
 
@@ -100,48 +160,14 @@ def demo(
 
 @app.command()
 def run(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="torchvision:NAME, timm:NAME or path/to/file.py:function."
-        ),
-    ],
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="State dict: .pt, .pth or .safetensors."),
-    ] = None,
-    support: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="The training set, whose rows vote: imagefolder:DIR, parquet:FILE (columns image, "
-            "label), npz:FILE (x, y) or path/to/file.py:function.",
-        ),
-    ] = None,
-    queries: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Rows whose depth is asked; without it, the support's own, each left out.",
-        ),
-    ] = None,
+    model: Model,
+    weights: Weights = None,
+    support: Support = None,
+    queries: Queries = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the results.")] = None,
-    layers: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES", help="Modules to probe: auto, names with commas, or a pattern."
-        ),
-    ] = "auto",
-    k: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--k",
-            "-k",
-            help="Neighbours that vote; more than once, for several k from one search.",
-            show_default="30",
-        ),
-    ] = None,
-    metric: Annotated[str, typer.Option(help="sqeuclidean or cosine.")] = "sqeuclidean",
+    layers: Names = "auto",
+    k: Ks = None,
+    metric: Metric = "sqeuclidean",
     vote_weights: Annotated[
         str, typer.Option(help="What a neighbour's vote weighs: uniform, distance or exp.")
     ] = "uniform",
@@ -151,22 +177,12 @@ def run(
     reference: Annotated[
         str, typer.Option(help="What votes have to equal: prediction, label or last_probe.")
     ] = "prediction",
-    batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 256,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 ...; without it, where the model is.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of the CPU.")] = None,
-    backend: Annotated[str, typer.Option(help="Engine of the search.")] = "auto",
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory for embeddings, such as 8GB.")
-    ] = None,
-    keep_embeddings: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Keep embeddings, labels and predictions here, for pdepth.open_store(DIR).",
-        ),
-    ] = None,
+    batch_size: BatchSize = 256,
+    device: Device = None,
+    threads: Threads = None,
+    backend: Backend = "auto",
+    memory: Memory = None,
+    keep_embeddings: Keep = None,
     early_exit: Annotated[
         bool,
         typer.Option(
@@ -174,9 +190,7 @@ def run(
             help="Skip votes that no depth depends on, or ask every probe about every row.",
         ),
     ] = True,
-    image_size: Annotated[
-        int | None, typer.Option(help="Resize the shorter side to this and cut out the middle.")
-    ] = None,
+    image_size: ImageSize = None,
     mean: Annotated[
         str | None,
         typer.Option(
@@ -185,6 +199,9 @@ def run(
         ),
     ] = None,
     std: Annotated[str | None, typer.Option(metavar="NUMBERS", help="Likewise.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what the job will cost, and stop.")
+    ] = False,
     show_probes: Annotated[
         bool, typer.Option("--show-probes", help="Print where the probes go and stop.")
     ] = False,
@@ -194,7 +211,7 @@ def run(
     """Measure the prediction depth of a dataset under a trained model.
 
     Writes depth.parquet and depth.png to --out; of several k, depth-k5.parquet and so on, and
-    depth-by-k.png.
+    depth-by-k.png. A run that was interrupted goes on when the same command is given again.
 
     \b
     Examples:
@@ -213,9 +230,10 @@ def run(
         validate.one_of(reference, "--reference", validate.REFERENCES)
         validate.ballot(ks, vote_weights, temperature)
         if not show_probes:
-            if support is None or out is None:
+            if support is None or (out is None and not dry_run):
                 raise ValueError("--support DATA and --out DIR are needed (or --show-probes).")
-            _check_out(out, _names(ks), overwrite)
+            if out is not None and not dry_run:
+                _check_out(out, _names(ks), overwrite)
             require("pyarrow", "pdepth run", "tables")
         sizes = _numbers("--mean", mean), _numbers("--std", std)
         start = time.monotonic()
@@ -229,53 +247,109 @@ def run(
             _show_probes(net, layers, voters)
             return
         assert voters is not None
-        assert out is not None
         from pdepth.depth import prediction_depth
 
         asked = None if queries is None else inputs.load_data(queries, options)
         if asked is not None:
             inputs.check_same_classes(voters, asked)
-        found = prediction_depth(
+        shared: dict[str, Any] = {
+            "layers": layers,
+            "k": ks if len(ks) > 1 else ks[0],
+            "metric": metric,
+            "backend": backend,
+            "device": device,
+            "memory": memory,
+            "batch_size": batch_size,
+            "num_threads": threads,
+            "keep_embeddings": keep_embeddings,
+        }
+        if dry_run:
+            from pdepth.planning import plan
+
+            typer.echo(plan(net, voters, asked, **shared))
+            return
+        assert out is not None
+        with _going_on(out) as run_dir:
+            found: Any = prediction_depth(
+                net,
+                voters,
+                asked,
+                early_exit=early_exit,
+                weights=vote_weights,
+                temperature=temperature,
+                reference=reference,
+                run_dir=run_dir,
+                progress=not quiet,
+                **shared,
+            )
+            about = {
+                "model": model,
+                "support": support or "",
+                "queries": queries or "",
+                "pdepth": __version__,
+            }
+            results = {
+                of: replace(result, meta={**result.meta, **about})
+                for of, result in (found if isinstance(found, dict) else {ks[0]: found}).items()
+            }
+            if len(results) > 1:
+                written = _write_by_k(results, out)
+            else:
+                shown = voters if asked is None else asked
+                names = inputs.class_names(voters) or inputs.class_names(shown)
+                (result,) = results.values()
+                written = _write(result, out, inputs.pictures(shown, len(result)), names)
+        if not quiet:
+            _show(list(results.values()), start, by_k=len(ks) > 1)
+            typer.echo(f"Wrote {', '.join(map(str, written))}.")
+            if written[-1].suffix != ".png":
+                typer.echo("No picture: it needs matplotlib (pip install 'pdepth[plot]').")
+
+
+@app.command()
+def plan(
+    model: Model,
+    weights: Weights = None,
+    support: Support = None,
+    queries: Queries = None,
+    layers: Names = "auto",
+    k: Ks = None,
+    metric: Metric = "sqeuclidean",
+    batch_size: BatchSize = 256,
+    device: Device = None,
+    threads: Threads = None,
+    backend: Backend = "auto",
+    memory: Memory = None,
+    keep_embeddings: Keep = None,
+    image_size: ImageSize = None,
+) -> None:
+    """Say what a run will cost: passes, work, memory, disk and time, as measured on this machine.
+
+    The network need not be trained for that: without --weights it is as it is made.
+    """
+    with _sentences():
+        if support is None:
+            raise ValueError("--support DATA is needed.")
+        from pdepth import inputs
+        from pdepth.planning import plan as planned
+
+        net = inputs.load_model(model, weights, untrained=True)
+        options = inputs.ImageOptions.for_model(net, image_size)
+        found = planned(
             net,
-            voters,
-            asked,
+            inputs.load_data(support, options),
+            None if queries is None else inputs.load_data(queries, options),
             layers=layers,
-            k=ks if len(ks) > 1 else ks[0],
-            early_exit=early_exit,
+            k=k or 30,
             metric=metric,
-            weights=vote_weights,
-            temperature=temperature,
-            reference=reference,
             backend=backend,
             device=device,
             memory=memory,
             batch_size=batch_size,
             num_threads=threads,
             keep_embeddings=keep_embeddings,
-            progress=not quiet,
         )
-        about = {
-            "model": model,
-            "support": support or "",
-            "queries": queries or "",
-            "pdepth": __version__,
-        }
-        results = {
-            of: replace(result, meta={**result.meta, **about})
-            for of, result in (found if isinstance(found, dict) else {ks[0]: found}).items()
-        }
-        if len(results) > 1:
-            written = _write_by_k(results, out)
-        else:
-            shown = voters if asked is None else asked
-            names = inputs.class_names(voters) or inputs.class_names(shown)
-            (result,) = results.values()
-            written = _write(result, out, inputs.pictures(shown, len(result)), names)
-        if not quiet:
-            _show(list(results.values()), start, by_k=len(ks) > 1)
-            typer.echo(f"Wrote {', '.join(map(str, written))}.")
-            if written[-1].suffix != ".png":
-                typer.echo("No picture: it needs matplotlib (pip install 'pdepth[plot]').")
+        typer.echo(found)
 
 
 @app.command()
@@ -425,6 +499,30 @@ def _meant(error: BaseException) -> bool:
         return True
     *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
     return str(innermost.f_globals.get("__name__", "")).split(".")[0] == "pdepth"
+
+
+@contextmanager
+def _going_on(out: Path) -> Iterator[Path]:
+    """The folder of --out that holds how far a run has come; it stays when the run is cut short.
+
+    A wrong argument or wrong data leaves nothing that was not there before.
+    """
+    run_dir, made = out / UNFINISHED, not out.exists()
+    begun = not run_dir.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield run_dir
+    except (ValueError, TypeError):
+        if begun:
+            shutil.rmtree(run_dir, ignore_errors=True)
+        if made:
+            with suppress(OSError):
+                out.rmdir()
+        raise
+    except KeyboardInterrupt:
+        print("The same command goes on from here.", file=sys.stderr)
+        raise
+    shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def _check_out(out: Path, names: tuple[str, ...], overwrite: bool) -> None:

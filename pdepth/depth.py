@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -20,7 +20,7 @@ from pdepth.embeddings.capture import Layout, at_rest, device_of, footprint, ins
 from pdepth.embeddings.data import Source
 from pdepth.embeddings.memory import Budget, free_on
 from pdepth.embeddings.passes import Embeddings, Reading
-from pdepth.embeddings.placement import Layers, place, unwrap
+from pdepth.embeddings.placement import Layers, Placement, place, unwrap
 from pdepth.embeddings.store import (
     EmbeddingStore,
     Writer,
@@ -124,7 +124,7 @@ def prediction_depth(
     batch_size = validate.whole(batch_size, "batch_size")
     threads = validate.threads(num_threads)
     backend_named(backend)
-    target = _device(device)
+    target = named_device(device)
     budget = Budget.of(memory)
     placement = place(model, layers)
     with (
@@ -132,20 +132,9 @@ def prediction_depth(
         _keeping(keep_embeddings, run_dir) as (writer, store),
         at_rest(model, target),
     ):
-        sources = [Source(support, "support", batch_size)]
-        if queries is not None:
-            sources.append(Source(queries, "queries", batch_size))
-        own = len(sources) == 1
+        job = Job.of(model, placement, support, queries, batch_size, most)
+        layout, sources, own = job.layout, job.sources, job.own
         validate.reference(reference, sources[-1].rows)
-        if sources[0].rows is not None:
-            validate.enough_rows(most, sources[0].rows, leave_one_out=own)
-        layout = inspect(model, placement, sources[0].first[0])
-        if inspect(model, placement, sources[-1].first[0]) != layout:
-            raise ValueError(
-                "queries gives other embeddings than support: inputs of shape "
-                f"{tuple(sources[1].first[0].shape[1:])} and "
-                f"{tuple(sources[0].first[0].shape[1:])}; wanted inputs of one kind."
-            )
         meta = {"model": type(unwrap(model)).__name__, "placement": placement.rule}
         network = fingerprint_of(unwrap(model).state_dict())
         journal = None
@@ -167,9 +156,7 @@ def prediction_depth(
                 "the number of queries": "" if own else str(sources[1].rows),
             }
             journal = Journal(run_dir, about)
-        home = _home(device_of(model), layout, [s.rows for s in sources], backend, metric)
-        if home is not None and not budget.given:
-            budget = Budget(free_on(home))
+        home, budget = job.home(budget, backend, metric)
         embeddings = Embeddings(
             model,
             layout,
@@ -177,6 +164,7 @@ def prediction_depth(
             budget=budget,
             metric=metric,
             home=home,
+            to_disk=keep_embeddings is not None,
             writer=writer,
             store=store,
             scratch=None if run_dir is None else Path(run_dir),
@@ -184,10 +172,8 @@ def prediction_depth(
             meta=meta,
             observer=observer,
         )
-        if embeddings.anew and budget.size is not None:
-            for number, (name, width) in enumerate(zip(layout.names, layout.widths, strict=True)):
-                row = footprint(layout, 1, metric, [number])
-                streaming.check_memory(budget.size, name, width, row, most)
+        if embeddings.anew:
+            check_least(layout, budget, metric, most)
         with embeddings:
             reading = _read(embeddings, sources, journal)
             labels, count = reading.labels, len(reading.predictions)
@@ -242,6 +228,70 @@ def prediction_depth(
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A model and its data, looked at: where it is probed, and what of each row is kept.
+
+    sources: the support, and the queries unless they are its own rows.
+    """
+
+    model: nn.Module
+    layout: Layout
+    sources: list[Source]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        placement: Placement,
+        support: Any,
+        queries: Any,
+        batch_size: int,
+        k: int,
+    ) -> Job:
+        """Inside `at_rest`: reads the first batches, and runs a dry pass over two rows."""
+        sources = [Source(support, "support", batch_size)]
+        if queries is not None:
+            sources.append(Source(queries, "queries", batch_size))
+        if sources[0].rows is not None:
+            validate.enough_rows(k, sources[0].rows, leave_one_out=queries is None)
+        layout = inspect(model, placement, sources[0].first[0])
+        if queries is not None and inspect(model, placement, sources[1].first[0]) != layout:
+            raise ValueError(
+                "queries gives other embeddings than support: inputs of shape "
+                f"{tuple(sources[1].first[0].shape[1:])} and "
+                f"{tuple(sources[0].first[0].shape[1:])}; wanted inputs of one kind."
+            )
+        return cls(model, layout, sources)
+
+    @property
+    def own(self) -> bool:
+        """Whether the support's own rows are asked."""
+        return len(self.sources) == 1
+
+    def home(self, budget: Budget, backend: str, metric: str) -> tuple[torch.device | None, Budget]:
+        """Where embeddings are held, and what they may take there: the model's own CUDA device,
+        if the GPU engine can work beside all of them; None stands for the host."""
+        device, rows = device_of(self.model), [source.rows or 0 for source in self.sources]
+        if device.type != "cuda" or backend not in ("auto", "triton") or triton.available():
+            return None, budget
+        work = triton.working_set(max(self.layout.widths), rows[0], rows[-1])
+        taken = footprint(self.layout, sum(rows), metric)
+        if 0 in rows or taken + work > triton.SHARE * free_on(device):
+            return None, budget
+        if budget.given:
+            return (device if taken <= (budget.size or 0) else None), budget
+        return device, Budget(free_on(device))
+
+
+def check_least(layout: Layout, budget: Budget, metric: str, k: int) -> None:
+    """Raises MemoryError where not even single rows of a probe could be streamed."""
+    assert budget.size is not None
+    for number, (name, width) in enumerate(zip(layout.names, layout.widths, strict=True)):
+        row = footprint(layout, 1, metric, [number])
+        streaming.check_memory(budget.size, name, width, row, k)
+
+
 def _read(embeddings: Embeddings, sources: Sequence[Source], journal: Journal | None) -> Reading:
     """The first pass over the data, or what an earlier run wrote down of it."""
     known = None if journal is None else journal.noted("reading")
@@ -291,24 +341,8 @@ def _asked(results: Sequence[DepthResult]) -> list[int]:
     return [int((depth <= probe + 1).sum()) for probe in probes]
 
 
-def _home(
-    device: torch.device, layout: Layout, rows: Sequence[int | None], backend: str, metric: str
-) -> torch.device | None:
-    """The model's own device, where the GPU engine can work beside all embeddings; None: the host.
-
-    rows: of the support, and of the queries if they are others; None where nobody knows.
-    """
-    known = [count for count in rows if count is not None]
-    if device.type != "cuda" or backend not in ("auto", "triton") or triton.available():
-        return None
-    if len(known) < len(rows):
-        return None
-    work = triton.working_set(max(layout.widths), known[0], known[-1])
-    fits = footprint(layout, sum(known), metric) + work <= triton.SHARE * free_on(device)
-    return device if fits else None
-
-
-def _device(device: str | torch.device | None) -> torch.device | None:
+def named_device(device: str | torch.device | None) -> torch.device | None:
+    """A device that can be used, by its name; ValueError for another."""
     if device is None:
         return None
     try:

@@ -19,6 +19,10 @@ KIND = "pdepth run"
 SHOWN = 25  # characters of what is told; longer values are fingerprints and lists
 
 
+class OtherRun(ValueError):
+    """A directory holds what another run has found."""
+
+
 class Journal:
     """What a run has found so far; each file is written whole or not at all.
 
@@ -30,8 +34,8 @@ class Journal:
 
         about: what a run is, by name; words, for the sentence that says what has changed.
 
-        Raises ValueError for a directory of another run, FileExistsError for one that holds
-        anything else, FileNotFoundError where its parent is missing.
+        Raises OtherRun for a directory of another run, FileExistsError for one that holds anything
+        else, FileNotFoundError where its parent is missing.
         """
         self.path = Path(path)
         if not self.path.parent.is_dir():
@@ -55,7 +59,7 @@ class Journal:
         for name, value in about.items():
             if known.get(name) != value:
                 then = f": {known.get(name)} then, {value} now" if len(value) < SHOWN else ""
-                raise ValueError(
+                raise OtherRun(
                     f"run_dir {path} holds a run of which {name} was another{then}; "
                     "another directory begins anew."
                 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -487,22 +489,36 @@ def test_footprint_is_what_the_matrices_take():
 
 def test_embeddings_stay_on_the_device_where_the_search_fits_beside_them(monkeypatch):
     layout = Layout((), ((4, 64),), (torch.float32,), False)
-    free = [10**9]
+    sources = [SimpleNamespace(rows=rows) for rows in (50_000, 10_000)]
+    job = depth.Job(None, layout, sources)
+    free, devices = [10**9], ["cuda:1"]
     monkeypatch.setattr(depth, "free_on", lambda device: free[0])
+    monkeypatch.setattr(depth, "device_of", lambda model: torch.device(devices[0]))
     monkeypatch.setattr(triton, "available", lambda: None)
-    cuda, cpu = torch.device("cuda:1"), torch.device("cpu")
-    rows = [50_000, 10_000]
-    needed = footprint(layout, 60_000) + triton.working_set(256, *rows)
+    needed = footprint(layout, 60_000) + triton.working_set(256, 50_000, 10_000)
+    unsaid = Budget(None)
+
+    def home(backend="auto", budget=unsaid):
+        return job.home(budget, backend, "sqeuclidean")[0]
+
     free[0] = int(needed / triton.SHARE) + 2
-    for backend in ("auto", "triton"):
-        assert depth._home(cuda, layout, rows, backend, "sqeuclidean") == cuda
-    assert depth._home(cuda, layout, rows, "cpu", "sqeuclidean") is None
-    assert depth._home(cpu, layout, rows, "auto", "sqeuclidean") is None
+    assert home("auto") == home("triton") == torch.device("cuda:1")
+    assert job.home(unsaid, "auto", "sqeuclidean")[1] == Budget(free[0])
+    assert home("cpu") is None
+    assert home(budget=Budget(footprint(layout, 60_000), given=True)) is not None
+    assert home(budget=Budget(footprint(layout, 60_000) - 1, given=True)) is None
     free[0] = int(needed / triton.SHARE) - 2
-    assert depth._home(cuda, layout, rows, "auto", "sqeuclidean") is None
+    assert home() is None
     free[0] *= 2
+    sources[1].rows = None
+    assert home() is None
+    sources[1].rows = 10
+    devices[0] = "cpu"
+    assert home() is None
+    devices[0] = "cuda"
+    assert home() is not None
     monkeypatch.setattr(triton, "available", lambda: "torch sees no CUDA device.")
-    assert depth._home(cuda, layout, rows, "auto", "sqeuclidean") is None
+    assert home() is None
 
 
 def test_values_are_kept_on_the_device_that_is_asked_for():

@@ -14,7 +14,17 @@ from pdepth.validate import Problem
 
 HELD = 3 << 29
 """Bytes of one layer's packed support held at a time; a larger one is packed in stretches."""
+QUERIES = 4 << 20, 256 << 20  # bytes of packed queries and their lists: no less, and at most
 LEAST = 1 << 20  # what is not halved once more when memory runs out
+
+
+def working_set(width: int, rows: int, threads: int, memory: int | None) -> int:
+    """Bytes that a layer of the support takes beside its rows, at most: what is held of it packed,
+    the queries of a tile and their lists, an order of the rows, and some doubles a thread."""
+    held = HELD if memory is None else min(HELD, memory // 4)
+    queries = min(QUERIES[1], max(QUERIES[0], held))
+    packed = min(held, 4 * (width + 32) * (rows + 64))
+    return packed + queries + 64 * rows + threads * (16 * width + (1 << 20))
 
 
 def available() -> str | None:

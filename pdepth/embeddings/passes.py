@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -84,21 +84,23 @@ class Embeddings:
         budget: Budget,
         metric: str,
         home: torch.device | None,
-        writer: Writer | None,
-        store: EmbeddingStore | None,
-        scratch: Path | None,
-        network: str,
-        meta: dict[str, str],
-        observer: Observer,
+        to_disk: bool = False,
+        writer: Writer | None = None,
+        store: EmbeddingStore | None = None,
+        scratch: Path | None = None,
+        network: str = "",
+        meta: Mapping[str, str] | None = None,
+        observer: Observer = lambda event: None,
     ) -> None:
         """sources: the support, and the queries unless they are its own rows. home: the device
-        that holds all of them, or None. writer, store: where embeddings are kept, and those that
-        were. scratch: a folder for what must go to disk. network, meta: for the store's manifest.
+        that holds all of them, or None. to_disk: whether they are kept there, by `writer`, or were
+        in `store`. scratch: a folder for what must go to disk. network, meta: for a store.
         """
         self._model, self._layout, self._sources = model, layout, sources
         self._budget, self._metric, self._home = budget, metric, home
         self._writer, self._store, self._scratch = writer, store, scratch
-        self._network, self._meta, self._observer = network, meta, observer
+        self._network, self._meta, self._observer = network, meta or {}, observer
+        self._to_be_kept = to_disk
         self._held: list[dict[int, Any]] = []  # of each source, values by the probe's number
         self._stack = ExitStack()
         self._counts = [0 for _ in sources]
@@ -119,7 +121,7 @@ class Embeddings:
 
     def _too_large(self) -> bool:
         """Whether all embeddings do not fit, and can be had another way."""
-        if self._writer or self._store or self._home or self.rows is None:
+        if self._to_be_kept or self._home or self.rows is None:
             return False
         size = self._budget.size
         return size is not None and sum(map(self._bytes, self._every())) > room_for(size)
@@ -281,8 +283,15 @@ class Embeddings:
             (self._layout.names[n], values[0][n], None if own else values[1][n])
             for n in range(first, end)
         ]
-        size = self._budget.size if self._budget.given or self.anew else None
-        return Group(first, layers, asked, None if size is None else size - room_for(size))
+        return Group(first, layers, asked, self.search_memory)
+
+    @property
+    def search_memory(self) -> int | None:
+        """Bytes that the search may take beside a group's embeddings; None for what it finds."""
+        size = self._budget.size
+        if size is None or not (self._budget.given or self.anew):
+            return None
+        return size - room_for(size)
 
     def _streamed(self, number: int, alive: NDArray[np.int64]) -> Group:
         """A probe that does not fit: read, and so computed, as it is searched."""
