@@ -13,8 +13,8 @@ range search, ids and removal are not.
 
 What differs. Distances and products are float64 sums, rounded to float32 once; neighbours come in
 the order (distance in float64, row). faiss takes distances of wide rows from products in float32,
-so that near ones swap and a row may be 1e-3, say, away from its own copy. NaN is an error, not a row
-without neighbours.
+so that near ones swap and a row may be 1e-3, say, away from its own copy. NaN is an error, not a
+row without neighbours.
 
 A tensor, on any device, is answered with tensors on that device, without
 `faiss.contrib.torch_utils`; so `knn` stands for `knn_gpu` too. Inner products are settled on the
