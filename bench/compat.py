@@ -73,11 +73,23 @@ class Call:
 
 SKLEARN, FAISS = "pdepth.compat.sklearn", "pdepth.compat.faiss"
 CALLS = (
-    Call("`KNeighborsClassifier.predict`", "sklearn.neighbors", SKLEARN, predict, "votes"),
-    Call("`NearestNeighbors.kneighbors`", "sklearn.neighbors", SKLEARN, kneighbors, "rows"),
-    Call("`IndexFlatL2.search`", "faiss", FAISS, search_l2, "rows"),
-    Call("`IndexFlatIP.search`", "faiss", FAISS, search_ip, "products"),
-    Call("`FaissKNNClassifier.predict`", "faissknn", FAISS, predict_faissknn, "votes"),
+    Call(
+        "scikit-learn `KNeighborsClassifier.predict`",
+        "sklearn.neighbors",
+        SKLEARN,
+        predict,
+        "votes",
+    ),
+    Call(
+        "scikit-learn `NearestNeighbors.kneighbors`",
+        "sklearn.neighbors",
+        SKLEARN,
+        kneighbors,
+        "rows",
+    ),
+    Call("faiss `IndexFlatL2.search`", "faiss", FAISS, search_l2, "rows"),
+    Call("faiss `IndexFlatIP.search`", "faiss", FAISS, search_ip, "products"),
+    Call("faissknn `FaissKNNClassifier.predict`", "faissknn", FAISS, predict_faissknn, "votes"),
 )
 
 
@@ -129,7 +141,7 @@ def measure() -> dict[str, Any]:
                 seconds[which].append(time.perf_counter() - begin)
         unlike = theirs != ours
         found = {
-            "call": f"{call.theirs.partition('.')[0]} {call.name}",
+            "call": call.name,
             "seconds": seconds,
             "extra_bytes": [apart(module, number) for module in modules],
             "checked": CHECKED,

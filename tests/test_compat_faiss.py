@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
+import json
+import sys
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from pdepth import definition
+from pdepth.bench import common
+from pdepth.bench import compat as bench
 from pdepth.compat import faiss as compat
 from pdepth.compat.products import largest_products
 
@@ -294,8 +298,18 @@ def test_faissknn_names_its_mistakes() -> None:
         few.predict(QUERIES)
 
 
+def test_the_page_tells_what_was_measured() -> None:
+    stored = json.loads((common.HOME / common.RESULTS / "compat.json").read_text())
+    page = (common.HOME / bench.PAGE).read_text()
+    assert bench.table(stored) in page
+    first = page.partition("<!--")[0]
+    for found in stored["calls"]:
+        theirs, ours = map(median, found["seconds"])
+        assert f"{theirs / ours:.1f}" in first
+
+
 def test_faiss_itself_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(importlib.import_module("sys").modules, "faiss", None)
+    monkeypatch.setitem(sys.modules, "faiss", None)
     assert compat.knn(QUERIES, SUPPORT, 3)[1].shape == (60, 3)
     with pytest.raises(ImportError, match="knn with metric 2 needs faiss: pip install 'pdepth"):
         compat.knn(QUERIES, SUPPORT, 3, 2)
