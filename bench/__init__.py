@@ -7,5 +7,6 @@ measure.py   one pytest item a shape: gate, interleaved rounds, first call, memo
 render.py    README's tables and the picture, from the stored results alone
 check.py     the reference set of reference/, and whether an implementation agrees with it
 cifar10.py   one whole job on real data
+compat.py    other libraries' own calls beside those of pdepth.compat
 results/     what was measured, as pytest-benchmark stores it
 """

@@ -71,6 +71,25 @@ def where(about: dict[str, Any]) -> str:
     )
 
 
+def memory_now() -> int | None:
+    """Bytes held now, from which on the peak is counted anew; None where Linux's /proc is not."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status("VmRSS")
+    except (OSError, StopIteration):
+        return None
+
+
+def memory_peak() -> int:
+    """Most bytes that this process has held since `memory_now`."""
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
+
+
 def definition_votes(
     support: Any, labels: NDArray[np.int64], queries: Any, k: int
 ) -> NDArray[np.int64]:
@@ -109,9 +128,9 @@ def real_data() -> ModuleType:
     return module
 
 
-def render(name: str, text: str) -> None:
-    """Put `text` between the marks of the benchmark `name` in README.md, made if there is none."""
-    page = HOME / README
+def render(name: str, text: str, where_to: Path = README) -> None:
+    """Put `text` between the marks of the benchmark `name` in a page, made if there is none."""
+    page = HOME / where_to
     begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
     old = page.read_text() if page.exists() else f"{begin}{end}\n"
     if begin not in old or end not in old:

@@ -26,7 +26,7 @@ from pytest_benchmark.logger import PytestBenchmarkWarning
 
 from pdepth.atomic import replacing
 
-from .common import definition_votes, first_difference, machine
+from .common import definition_votes, first_difference, machine, memory_now, memory_peak
 from .engines import CEILING, PDEPTH, PEER, Engine
 from .shapes import CLASSES, K, Labels, Problem, Shape, image_source
 
@@ -250,25 +250,11 @@ def _first_call(rows: Path, engine: Engine) -> tuple[float, int | None]:
     with np.load(rows) as stored:
         labels, *both = (stored[name] for name in stored.files)
     taken = engine.take(Problem(labels, list(zip(both[::2], both[1::2], strict=True))))
-    before = _peak_so_far()
+    before = memory_now()
     begin = time.perf_counter()
     engine.run(taken, K)
     seconds = time.perf_counter() - begin
-    return seconds, None if before is None else _status("VmHWM") - before
-
-
-def _peak_so_far() -> int | None:
-    """Bytes held now, from which on the peak is counted anew; None where Linux's /proc is not."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
-    except (OSError, StopIteration):
-        return None
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
+    return seconds, None if before is None else memory_peak() - before
 
 
 def run(suite: Suite, unfinished: Path | None = None) -> dict[str, Any]:

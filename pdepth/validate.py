@@ -25,6 +25,10 @@ Pair = tuple[str, Any, Any]
 _NONE_LEFT = object()
 
 
+class NoDirection(ValueError):
+    """A row that metric="cosine" cannot take: it cannot be divided by its norm."""
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One probe's rows: `support` (M, D), and `queries` (N, D) or None for the support's own.
@@ -306,7 +310,7 @@ def _normalised(rows: Rows, numbers: Numbers, what: str) -> Rows:
         bad = ~(abs(squares - 1) < 0.5)
         if bad.any():
             first = numbers[begin + int((bad * 1).argmax())]
-            raise ValueError(
+            raise NoDirection(
                 f"{what} has no direction in row {first}: its norm is zero or beyond float64's "
                 "range; metric='cosine' wants one."
             )

@@ -1,0 +1,31 @@
+"""Torch in, torch out, around code that speaks NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pdepth.rows import is_torch
+
+
+def on_host(value: Any) -> Any:
+    """A tensor as a NumPy array, bfloat16 widened to float32; anything else as it is."""
+    if not is_torch(value):
+        return value
+    host = value.detach().cpu().resolve_neg()
+    return host.float().numpy() if str(host.dtype) == "torch.bfloat16" else host.numpy()
+
+
+def like(found: Any, given: Any) -> Any:
+    """NumPy's `found`, or a tuple or list of such, as `given`'s kind, on its device.
+
+    What torch has no type for, such as strings, stays NumPy's.
+    """
+    if not is_torch(given):
+        return found
+    if isinstance(found, tuple | list):
+        return type(found)(like(each, given) for each in found)
+    if found.dtype.kind not in "biuf":
+        return found
+    import torch
+
+    return torch.from_numpy(found).to(given.device)

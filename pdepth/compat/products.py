@@ -1,0 +1,109 @@
+"""Largest inner products, exactly, by the engine of smallest distances."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth import definition, kneighbors, validate
+from pdepth.compat.kinds import like, on_host
+from pdepth.native import default_threads
+
+SPARE = 8  # rows beyond the k that are looked at first
+AT_ONCE = 1 << 24  # neighbours that are held at a time
+IN_CACHE = 1 << 17  # terms of products that a thread computes at a time
+
+
+def largest_products(
+    support: Any, queries: Any, k: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The k largest inner products (N, k) of each query, and their support rows (N, k).
+
+    In the order (product descending, row). A product is a float64 sum in the order of
+    `definition.total`, the same bits everywhere; each of its terms is exact.
+
+    Args:
+        support: (M, D) float32, NumPy or torch, of at least k rows. queries: (N, D) float32.
+
+    Raises ValueError and TypeError as `pdepth.kneighbors`.
+
+    How: more columns, whose squares add up to R - |y|^2 for a support row y, R the largest |y|^2,
+    and which are 0 for a query x, make squared distances |x|^2 + R - 2 x.y: the nearest rows are
+    those of the largest products. Three float32 columns leave a remainder, which is measured; the
+    norms, the engine's distance and our product are each rounded by less than (D + 8) epsilon of
+    (|x| + sqrt(R))^2. So where a row's distance is greater than the k-th by more than eight times
+    that and twice the remainder, its product is less than those of the k nearer rows, and no row
+    beyond it is among the largest. The few before it are ordered by their products; a query that
+    has more of them than were looked at is asked again for eight times as many.
+    """
+    threads = default_threads()
+    validate.layer("probe 0", support, queries, "sqeuclidean", threads, None)
+    rows, asked = on_host(support), on_host(queries)
+    norms = _squares(rows)
+    most = norms.max()
+    columns, remainder = _columns(most - norms)
+    lifted = like(np.hstack([rows, columns]), support)
+    flat = np.hstack([asked, np.zeros((len(asked), columns.shape[1]), np.float32)])
+    reach = (np.sqrt(_squares(asked)) + np.sqrt(most)) ** 2
+    margin = 8 * (rows.shape[1] + 8) * np.finfo(np.float64).eps * reach + 2 * remainder
+
+    products = np.empty((len(asked), k))
+    largest = np.empty((len(asked), k), dtype=np.int64)
+    left, width = np.arange(len(asked)), k + SPARE
+    while len(left):
+        width = min(width, len(rows))
+        again = []
+        for some in np.array_split(left, -(-len(left) * width // AT_ONCE)):
+            found = kneighbors(lifted, like(flat[some], support), k=width)
+            distances, near = map(on_host, found)
+            limit = distances[:, k - 1] + margin[some]
+            settled = (distances[:, -1] > limit) | (width == len(rows))
+            again.append(some[~settled])
+            some, near = some[settled], near[settled]
+            # What is beyond the limit for every query needs no product.
+            near = near[:, : (distances[settled] <= limit[settled, None]).sum(1).max(initial=k)]
+            every = _products(rows, asked[some], near, threads)
+            order = np.lexsort((near, -every))[:, :k]
+            products[some] = np.take_along_axis(every, order, axis=1)
+            largest[some] = np.take_along_axis(near, order, axis=1)
+        left, width = np.concatenate(again), 8 * width
+    return products, largest
+
+
+def _columns(wanted: NDArray[np.float64]) -> tuple[NDArray[np.float32], float]:
+    """(M, 3) float32 whose squares add up to `wanted` (M,), and by how much at most they do not."""
+    columns = np.empty((len(wanted), 3), dtype=np.float32)
+    for column in columns.T:
+        root = np.sqrt(wanted)
+        column[:] = np.minimum(root, np.finfo(np.float32).max)
+        # Not more than the root: what is left over has a root, too.
+        column[column > root] = np.nextafter(column[column > root], np.float32(0))
+        wanted = np.maximum(wanted - column.astype(np.float64) ** 2, 0)
+    return columns, float(wanted.max())
+
+
+def _squares(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    squares: NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    return squares
+
+
+def _products(
+    rows: NDArray[np.float32], asked: NDArray[np.float32], near: NDArray[np.int64], threads: int
+) -> NDArray[np.float64]:
+    """(n, w) products of the queries (n, D) with the rows `near` (n, w) of each."""
+    found = np.empty(near.size)
+    whose, flat = np.repeat(np.arange(len(near)), near.shape[1]), near.ravel()
+    step = max(1, IN_CACHE // rows.shape[1])
+
+    def some(at: int) -> None:
+        part = slice(at, at + step)
+        terms = rows[flat[part]].astype(np.float64)
+        terms *= asked[whose[part]]
+        found[part] = definition.total(terms)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(some, range(0, len(flat), step)))
+    return found.reshape(near.shape)
