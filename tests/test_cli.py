@@ -185,7 +185,51 @@ def test_every_option_reaches_prediction_depth(tmp_path, mine, monkeypatch):
         "reference": "label",
         "early_exit": False,
         "progress": False,
+        "run_dir": tmp_path / "o" / ".unfinished",
     }
+
+
+def test_a_run_that_was_interrupted_goes_on(tmp_path, mine, monkeypatch):
+    from pdepth import journal
+
+    keep, left = journal.Journal.keep, [2]
+
+    def cut(*given):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        keep(*given)
+
+    monkeypatch.setattr(journal.Journal, "keep", cut)
+    out = tmp_path / "o"
+    command = ["run", f"{mine}:net", "--support", f"{mine}:support", "--out", out, "-k", 5, "-q"]
+    result = call(*command)
+    assert result.exit_code == 130
+    assert "The same command goes on from here." in result.stderr
+    assert len(list((out / ".unfinished").glob("votes-*"))) == 2
+    left[0] = 99
+    sentence = refused(*command[:-3], "-k", 6, "-q")
+    assert "holds a run of which k was another: 5 then, 6 now; another directory" in sentence
+    assert call(*command).exit_code == 0
+    assert sorted(path.name for path in out.iterdir()) == ["depth.parquet", "depth.png"]
+    other = tmp_path / "other"
+    command[command.index(out)] = other
+    assert call(*command).exit_code == 0
+    one, two = (DepthResult.load(each / "depth.parquet") for each in (out, other))
+    assert (one.votes == two.votes).all()
+    assert (one.depth == two.depth).all()
+
+
+def test_what_a_run_will_cost(tmp_path, mine):
+    for command in (("plan",), ("run", "--dry-run", "--out", tmp_path / "o")):
+        result = call(*command, f"{mine}:net", "--support", f"{mine}:support", "-k", 5)
+        assert result.exit_code == 0, result.output
+        lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+        assert lines["rows"] == "60 of support, each left out of its own vote"
+        assert "in 1 pass, " in lines["forward"]
+        assert lines["time"].endswith(" at most, as measured here")
+    assert not (tmp_path / "o").exists()
+    assert refused("plan", f"{mine}:net") == "Error: --support DATA is needed.\n"
 
 
 def test_show_probes(mine):
