@@ -108,13 +108,15 @@ def compiled(
 ) -> dict[str, Any]:
     """Registers, spilled bytes, shared memory and matrix instructions of one kernel."""
     signature, aligned = {}, {}
+    anywhere = {each.name for each in kernel.params if each.do_not_specialize_on_alignment}
+    anywhere |= set(GIVEN)
     for i, name in enumerate(kernel.arg_names):
         count = kernel.__name__ in COUNTS.get(name, ())
         if name in constants:
             signature[name] = "constexpr"
         elif name in GIVEN or (name in POINTERS and not count):
             signature[name] = "*" + POINTERS.get(name, kind)
-            if name not in GIVEN:
+            if name not in anywhere:
                 aligned[(i,)] = [["tt.divisibility", 16]]
         elif name == "count" and kernel is compact.compact_kernel:
             signature[name] = "*i64"
