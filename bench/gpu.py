@@ -260,7 +260,7 @@ def _given(
     if way == "chunks":
         asked = None if queries is None else rows_of(queries, "queries")
         layer = Layer("layer", rows_of(support, "support"), asked)
-        options = options | {"memory": engine.least_room(layer, options["k"])}
+        options = options | {"memory": 2 * engine.least_room(layer, options["k"])}
     found: pdepth.Votes = pdepth.probe_votes(
         placed(support), labels, placed(queries), backend="triton", **options
     )
@@ -486,7 +486,7 @@ def peers(bench: Bench) -> None:
         for name, taken in found.items():
             said = taken if isinstance(taken, str) else f"{taken:9.4f} s"
             wrong = f", {differ[name]:,} of {rows:,} votes differ" if name in differ else ""
-            bench.say(f"{rows:,} x {rows:,} x {width:5} {name:20} {said}{wrong}")
+            bench.say(f"{rows:,} x {rows:,} x {width:5} {name:26} {said}{wrong}")
 
 
 def networks(bench: Bench) -> None:

@@ -745,6 +745,8 @@ def test_every_kernel_compiles_without_spills() -> None:
             assert each["shared"] <= most[capability], each
             assert (each[meant] > 0) == (each["kernel"] == "filter"), each
             assert each[other] == 0, each
+            if each["kernel"] == "filter":  # room for a tile's row is reserved once
+                assert each["atomics"] == 1, each
 
 
 def _rows(values: Any) -> torch.Tensor:
