@@ -50,15 +50,18 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, "-dirty" if it was changed; empty for an installed copy."""
+    """The checkout's commit, "-dirty" if it was changed. For a copy without its history, what
+    PDEPTH_COMMIT says; empty for an installed one.
+    """
     if not CHECKOUT:
         return ""
+    said = os.environ.get("PDEPTH_COMMIT", "")
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
         found = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        return ""
-    return found.stdout.strip()
+        return said
+    return found.stdout.strip() or said
 
 
 def where(about: dict[str, Any]) -> str:

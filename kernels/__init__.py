@@ -17,3 +17,6 @@ The CPU engine's kernels are C++ and live in csrc/.
 """
 
 MOST_PROGRAMS = 65_535  # along a launch's second axis
+
+# A kernel names in `do_not_specialize_on_alignment` what may begin at any element, as one layer's
+# part of an array does: Triton would compile for the address, and again for the next layer's.

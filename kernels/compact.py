@@ -9,7 +9,7 @@ import triton.language as tl
 BLOCK, WARPS = 2048, 8  # queries at a time
 
 
-@triton.jit(do_not_specialize=["asked"])
+@triton.jit(do_not_specialize=["asked"], do_not_specialize_on_alignment=["votes"])
 def compact_kernel(found, wanted, who, votes, left, count, asked, BLOCK: tl.constexpr):
     """One program: the order of the queries stays, and there are few of them beside the search."""
     kept = 0

@@ -10,7 +10,10 @@ from pdepth.kernels import MOST_PROGRAMS
 from pdepth.kernels.exact import fold, squared_distances
 
 
-@triton.jit(do_not_specialize=["query_stride", "support_stride", "first", "rows", "count", "terms"])
+@triton.jit(
+    do_not_specialize=["query_stride", "support_stride", "first", "rows", "count", "terms"],
+    do_not_specialize_on_alignment=["query_rows", "left_out", "selves"],
+)
 def distances_kernel(
     queries, query_stride, query_rows, support, support_stride, left_out, selves, first, rows,
     leaves, count, terms, distances,

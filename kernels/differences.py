@@ -21,7 +21,10 @@ MOST_ROWS = MOST_PROGRAMS * TILE[1]  # of the support in one launch
 SUMS = certify.Pass("float64", multiple=1, step=1, chunk=2**62, chain=1, norms_first=False)
 
 
-@triton.jit(do_not_specialize=["query_stride", "support_stride", "width", "first", "rows", "asked"])
+@triton.jit(
+    do_not_specialize=["query_stride", "support_stride", "width", "first", "rows", "asked"],
+    do_not_specialize_on_alignment=["query_rows", "scale", "left_out"],
+)
 def differences_kernel(
     queries, query_stride, query_rows, support, support_stride, order, width, scale, left_out, cuts,
     keys, sizes, first, rows, asked,

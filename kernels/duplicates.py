@@ -17,7 +17,9 @@ from pdepth.kernels.exact import widened
 ROWS, BLOCK = 16, 64  # of a program; columns at a time
 
 
-@triton.jit(do_not_specialize=["stride", "rows", "width"])
+@triton.jit(
+    do_not_specialize=["stride", "rows", "width"], do_not_specialize_on_alignment=["hashes"]
+)
 def hash_kernel(source, stride, rows, width, hashes, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros([ROWS, BLOCK], tl.int64)
@@ -34,7 +36,10 @@ def hash_kernel(source, stride, rows, width, hashes, ROWS: tl.constexpr, BLOCK: 
     tl.store(hashes + row, tl.sum(total, axis=1), mask=row < rows)
 
 
-@triton.jit(do_not_specialize=["stride", "rows", "width"])
+@triton.jit(
+    do_not_specialize=["stride", "rows", "width"],
+    do_not_specialize_on_alignment=["order", "hashes", "same"],
+)
 def same_kernel(
     source, stride, rows, width, order, hashes, same, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):

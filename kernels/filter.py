@@ -140,7 +140,6 @@ def filter_kernel(
             append(
                 halves[None, :] - sums, tl.load(cuts + lists + place), place,
                 begin, keys + lists * CAPACITY, sizes + lists, CAPACITY,
-                LOOK=CHUNK == 0,
             )  # fmt: skip
 
 

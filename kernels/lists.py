@@ -47,36 +47,49 @@ def position_of(key):
 
 
 @triton.jit
-def append(scores, cuts, query, position, keys, sizes, capacity, LOOK: tl.constexpr = True):
+def append(scores, cuts, query, position, keys, sizes, capacity):
     """Those of `scores` (Q, S) below their query's cut join its list.
 
     query: (Q,) rows of `keys` and `sizes`; position: of the first of S in the packed support.
-    LOOK: first whether there are any, which takes registers that wide layers' tiles lack.
     """
-    if LOOK:
-        passing = scores < cuts[:, None]
-        if tl.max(tl.max(passing.to(tl.int32), axis=1), axis=0) > 0:
-            _append(scores, cuts, query, position, keys, sizes, capacity)
-    else:
-        _append(scores, cuts, query, position, keys, sizes, capacity)
+    count = tl.sum((scores < cuts[:, None]).to(tl.int32), axis=1)
+    begin = tl.atomic_add(sizes + query, count, mask=count > 0, sem="relaxed")
+    _append(scores, cuts, query, begin, position, keys, capacity)
 
 
 @triton.jit
-def _append(scores, cuts, query, position, keys, sizes, capacity):
-    """Half of the columns at a time, and half of those: few registers hold what is on its way."""
+def _append(scores, cuts, query, begin, position, keys, capacity):
+    """Into the places from `begin` (Q,) on; returns where they end.
+
+    A word at a time says which of a row's scores pass. The ones below a score's own bit are how
+    many come before it: a prefix sum would go through shared memory.
+    """
     if scores.shape[1] > 16:
         halves = scores.reshape([scores.shape[0], 2, scores.shape[1] // 2]).permute([0, 2, 1])
         low, high = tl.split(halves)
-        _append(low, cuts, query, position, keys, sizes, capacity)
-        _append(high, cuts, query, position + scores.shape[1] // 2, keys, sizes, capacity)
+        begin = _append(low, cuts, query, begin, position, keys, capacity)
+        begin = _append(high, cuts, query, begin, position + scores.shape[1] // 2, keys, capacity)
     else:
         passing = scores < cuts[:, None]
-        counted = passing.to(tl.int32)
-        begin = tl.atomic_add(sizes + query, tl.sum(counted, axis=1), sem="relaxed")
-        places = begin[:, None] + tl.cumsum(counted, axis=1) - 1
-        whose = tl.broadcast_to((position + tl.arange(0, scores.shape[1]))[None, :], scores.shape)
+        number = tl.arange(0, scores.shape[1])
+        bit = (tl.full([], 1, tl.uint32) << number.to(tl.uint32))[None, :]
+        word = tl.sum(tl.where(passing, bit, 0), axis=1)
+        places = begin[:, None] + _ones(word[:, None] & (bit - 1))
+        places = tl.where(passing, places, capacity)
         at = query[:, None] * capacity + places
-        tl.store(keys + at, key_of(scores, whose), mask=passing & (places < capacity))
+        whose = tl.broadcast_to((position + number)[None, :], scores.shape)
+        tl.store(keys + at, key_of(scores, whose), mask=places < capacity)
+        begin += _ones(word)
+    return begin
+
+
+@triton.jit
+def _ones(word):
+    """How many bits of a uint32 are set."""
+    word -= (word >> 1) & 0x55555555
+    word = (word & 0x33333333) + ((word >> 2) & 0x33333333)
+    word = (word + (word >> 4)) & 0x0F0F0F0F
+    return ((word * 0x01010101) >> 24).to(tl.int32)
 
 
 @triton.jit

@@ -14,7 +14,10 @@ ROWS, BLOCK = 16, 64  # of a program; columns at a time
 _UP = tl.constexpr(1 + 2.0**-20)  # covers float64's own sum, and rounds float32 up
 
 
-@triton.jit(do_not_specialize=["stride", "width", "count", "padded", "blocks"])
+@triton.jit(
+    do_not_specialize=["stride", "width", "count", "padded", "blocks"],
+    do_not_specialize_on_alignment=["order", "scale"],
+)
 def prepare_kernel(
     source, stride, width, order, count, padded, centre, scale, packed, half_norms, norms,
     residuals, blocks, ROWS: tl.constexpr, BLOCK: tl.constexpr,

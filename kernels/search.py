@@ -123,7 +123,7 @@ class Search:
         centres = [self._centre(support) for support in supports]
         # One look from the host at all layers: what power of two brings their values into range.
         tops = [
-            torch.stack(support.aminmax()).double().abs().max() + centre.abs().max()
+            self._largest(support) + centre.abs().max()
             for support, centre in zip(supports, centres, strict=True)
         ]
         known = torch.stack(tops).tolist()
@@ -170,10 +170,18 @@ class Search:
         """
         if rows.dtype.itemsize < 2 or rows.dtype in (torch.float16, torch.bfloat16):
             return torch.zeros(rows.shape[1], dtype=torch.float64, device=self.device)
-        sample = rows[self.order[:1024]].double()
+        most = self.scratch // (rows.shape[1] * (rows.dtype.itemsize + 8))
+        sample = rows[self.order[: min(1024, max(1, most))]].double()
         norms = sample.norm(dim=1)
         ordinary = (norms <= 8 * norms.median()).double()
-        return (ordinary[:, None] * sample).sum(dim=0) / ordinary.sum()
+        return sample.mul_(ordinary[:, None]).sum(dim=0) / ordinary.sum()
+
+    def _largest(self, rows: torch.Tensor) -> torch.Tensor:
+        """The largest absolute value, float64. torch copies rows with gaps between them to look at
+        them: so many at a time that the copy fits where lists will be."""
+        step = max(1, self.scratch // (rows.shape[1] * rows.dtype.itemsize))
+        ends = [end for part in rows.split(step) for end in part.aminmax()]
+        return torch.stack(ends).double().abs().max()
 
     # ---- the passes ----
 

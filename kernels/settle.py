@@ -42,6 +42,9 @@ def _votes_of(code, mine, block, BLOCK: tl.constexpr):
 
 @triton.jit(
     do_not_specialize=["query_stride", "support_stride", "count", "terms", "k"],
+    do_not_specialize_on_alignment=[
+        *("query_rows", "codes", "wanted", "votes", "tied", "distances", "rows"),
+    ],
 )
 def settle_kernel(
     queries, query_stride, query_rows, support, support_stride, order, codes, leaves, count, terms,
@@ -120,14 +123,15 @@ def settle_kernel(
             for block in range(0, size, PAIRS):
                 place = block + tl.arange(0, PAIRS)
                 asked_for = tl.gather(possible.to(tl.int32), place, 0) > 0
-                y = support + tl.gather(row, place, 0) * support_stride
-                found = squared_distances(
-                    x, y, asked_for, leaves, count, terms, PAIRS, LANES, DEPTH
-                )
-                within = entry - block
-                here = (within >= 0) & (within < PAIRS)
-                found = tl.gather(found, tl.where(here, within, 0), 0)
-                distance = tl.where(here & possible, found, distance)
+                if tl.max(asked_for.to(tl.int32), axis=0) > 0:
+                    y = support + tl.gather(row, place, 0) * support_stride
+                    found = squared_distances(
+                        x, y, asked_for, leaves, count, terms, PAIRS, LANES, DEPTH
+                    )
+                    within = entry - block
+                    here = (within >= 0) & (within < PAIRS)
+                    found = tl.gather(found, tl.where(here, within, 0), 0)
+                    distance = tl.where(here & possible, found, distance)
             rank = tl.zeros([CAPACITY], tl.int32)
             for block in range(0, size, BLOCK):
                 place = block + tl.arange(0, BLOCK)

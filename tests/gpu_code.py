@@ -106,15 +106,17 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
 def compiled(
     kernel: Any, constants: dict[str, Any], options: dict[str, Any], kind: str, capability: int
 ) -> dict[str, Any]:
-    """Registers, spilled bytes, shared memory and matrix instructions of one kernel."""
+    """Registers, spilled bytes, shared memory, matrix instructions and atomics of one kernel."""
     signature, aligned = {}, {}
+    anywhere = {each.name for each in kernel.params if each.do_not_specialize_on_alignment}
+    anywhere |= set(GIVEN)
     for i, name in enumerate(kernel.arg_names):
         count = kernel.__name__ in COUNTS.get(name, ())
         if name in constants:
             signature[name] = "constexpr"
         elif name in GIVEN or (name in POINTERS and not count):
             signature[name] = "*" + POINTERS.get(name, kind)
-            if name not in GIVEN:
+            if name not in anywhere:
                 aligned[(i,)] = [["tt.divisibility", 16]]
         elif name == "count" and kernel is compact.compact_kernel:
             signature[name] = "*i64"
@@ -152,6 +154,7 @@ def compiled(
         "shared": made.metadata.shared,
         "HGMMA": len(re.findall(r"\b(HGMMA|WGMMA)\b", code)),
         "HMMA": len(re.findall(r"\b(HMMA|MMA)\b", code)),
+        "atomics": len(re.findall(r"\b(ATOM|RED)G?\.", code)),
     }
 
 

@@ -9,7 +9,11 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import weakref
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,6 +42,7 @@ from pdepth.kernels import (
     lists,
     prepare,
     search,
+    settle,
 )
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -165,6 +170,76 @@ def test_a_device_with_less_memory_than_it_said_gives_the_same_votes(
     assert min(rows for _, rows in rooms) < 400  # and pieces of one in the end
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError, "CUDA out of memory."),
+        (RuntimeError, "Triton Error [CUDA]: out of memory"),
+    ],
+)
+def test_what_ran_out_is_let_go_of_before_the_next_try(
+    error: type[RuntimeError], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(17)
+    values, labels = rng.standard_normal((90, 20)).astype("f4"), rng.integers(0, 5, 90)
+    answer, shrink = search.Search.answer, backend._Call._shrink
+    held: list[weakref.ref[Any]] = []
+    left: list[Any] = []
+
+    def once(self: search.Search, answers: Any) -> None:
+        if not held:
+            held.extend([weakref.ref(self), weakref.ref(self.layers[0].support)])
+            raise error(words)
+        answer(self, answers)
+
+    def seen(call: backend._Call) -> None:
+        left.extend(each() for each in held)
+        shrink(call)
+
+    monkeypatch.setattr(search.Search, "answer", once)
+    monkeypatch.setattr(backend._Call, "_shrink", seen)
+    asked = np.array([0, 89])
+    found = pdepth.probe_votes(values, labels, query_rows=asked, k=9, backend="triton").votes
+    wanted = definition.probe_votes(values, labels, query_rows=asked, k=9).votes
+    assert first_difference(found, wanted) is None
+    assert left == [None, None]
+
+
+def test_other_errors_of_the_device_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(search.Search, "answer", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        pdepth.probe_votes(np.zeros((40, 3)), np.zeros(40, int), backend="triton")
+
+
+def test_a_look_at_a_layer_takes_no_more_than_the_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch copies rows with gaps before it finds their largest value."""
+    rng = np.random.default_rng(18)
+    rows = _rows(rng.standard_normal((300, 9)).astype("f4"))[:, :7]
+    taken: list[int] = []
+
+    def watched(name: str) -> None:
+        whole = getattr(torch.Tensor, name)
+
+        def call(self: torch.Tensor, *given: Any, **options: Any) -> Any:
+            if self.shape[1:] == rows.shape[1:]:
+                taken.append(self.numel() * (8 if name == "double" else self.itemsize))
+            return whole(self, *given, **options)
+
+        monkeypatch.setattr(torch.Tensor, name, call)
+
+    for name in ("aminmax", "double"):
+        watched(name)
+    codes = torch.zeros(300, dtype=torch.int32, device=DEVICE)
+    asked = _numbers(2)
+    made = search.Search([rows], [rows], asked, asked, codes, 5, scratch=4096)
+    assert taken
+    assert max(taken) <= 4096
+    assert float(made._largest(rows)) == float(rows.abs().max())
+
+
 def test_a_device_without_room_for_a_tile_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_free", lambda device: 1_000_000)
     with pytest.raises(
@@ -199,6 +274,58 @@ def test_rows_are_the_same_after_their_transfer() -> None:
         assert (found.double().cpu().numpy() == rows.widened()).all()
     copies.expect(every[0])
     copies.close()
+
+
+def test_rows_of_the_host_are_copied_in_inference_mode() -> None:
+    rows = rows_of(np.eye(4), "rows")
+    with torch.inference_mode():
+        copies = transfer.Transfer(DEVICE)
+        found = copies.take(rows)
+        copies.close()
+    assert torch.equal(found.cpu(), torch.eye(4, dtype=torch.float64))
+
+
+def test_an_interrupted_copy_is_waited_for_before_its_memory_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def slow(*_: Any) -> None:
+        begun.set()
+        go.wait(5)
+        seen.append("the thread is done")
+
+    def interrupted(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transfer, "_copy", slow)
+    copies = transfer.Transfer(DEVICE)
+    stream = SimpleNamespace(synchronize=lambda: seen.append("the stream is done"))
+    copies._lane = SimpleNamespace(stream=stream)  # type: ignore[assignment]
+    rows = rows_of(np.eye(4), "rows")
+    with monkeypatch.context() as patch:
+        patch.setattr(Future, "result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            copies.take(rows)
+    target = weakref.ref(copies._coming[id(rows)][1])
+    stream.synchronize = lambda: seen.append(f"the stream is done, {target() is not None}")
+    begun.wait()
+    threading.Timer(0.1, go.set).start()
+    copies.close()
+    assert seen == ["the thread is done", "the stream is done, True"]
+    assert target() is None
+
+
+def test_pinned_memory_is_the_hosts_whatever_the_default_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "empty", lambda size, **options: asked.append(options))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Event", lambda: None)
+    transfer._Lane(torch.device("cuda"))
+    assert [(each["device"], each["pin_memory"]) for each in asked] == 2 * [("cpu", True)]
 
 
 def test_directions_have_the_bits_of_the_definition() -> None:
@@ -392,6 +519,65 @@ def keys_of(scores: torch.Tensor) -> torch.Tensor:
     return (ordered.long() << 32) | torch.arange(scores.shape[-1], device=scores.device)
 
 
+def test_distances_that_are_not_asked_for_are_not_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 30 neighbours 29 are certain; two rows are equally far."""
+    if not backend.interpreted():
+        pytest.skip("nobody can count inside a kernel")
+    calls = []
+    whole = settle.squared_distances
+    monkeypatch.setattr(
+        settle, "squared_distances", lambda *given: calls.append(1) or whole(*given)
+    )
+    rows = np.zeros((40, 1040), dtype="f4")
+    rows[np.arange(40), np.arange(40)] = 1 + 0.1 * np.arange(40)
+    rows[30, 30] = rows[29, 29]
+    labels = np.arange(40) % 2
+    query = np.zeros((1, 1040), dtype="f4")
+    found = pdepth.probe_votes(rows, labels, query, k=30, backend="triton")
+    wanted = definition.probe_votes(rows, labels, query, k=30)
+    assert first_difference(found.votes, wanted.votes) is None
+    assert first_difference(found.tied, wanted.tied) is None
+    assert len(calls) == 2
+
+
+def test_no_kernel_is_compiled_for_an_address_that_the_next_layer_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of arrays that share memory, odd layers' parts begin anywhere: they are named to Triton."""
+    if not backend.interpreted():
+        pytest.skip("launches are seen where they are interpreted")
+    from triton.runtime.interpreter import InterpretedFunction
+
+    run = InterpretedFunction.run
+    odd: set[tuple[str, str]] = set()
+    launched: set[str] = set()
+
+    def seen(self: Any, *given: Any, **options: Any) -> Any:
+        named = self.kwargs["do_not_specialize_on_alignment"] or ()
+        launched.add(self.__name__)
+        for name, value in zip(self.arg_names, given, strict=False):
+            users = name in ("source", "queries", "support")
+            if isinstance(value, torch.Tensor) and value.data_ptr() % 16 and not users:
+                odd.update([(self.__name__, name)] if name not in named else [])
+        return run(self, *given, **options)
+
+    monkeypatch.setattr(InterpretedFunction, "run", seen)
+    rng = np.random.default_rng(19)
+    layers = [rng.integers(-2, 3, (131, width)).astype("f4") for width in (9, 40, 20, 11)]
+    labels, asked = rng.integers(0, 3, 131), np.array([0, 64, 130])
+    options: dict[str, Any] = {"query_rows": asked, "k": 7, "backend": "triton"}
+    pdepth.probe_votes(layers, labels, **options)
+    pdepth.depth_from_embeddings(layers, labels, labels[asked], **options)
+    saturated = np.eye(60)[np.tile(np.arange(60), 12)] + 1e-9 * rng.standard_normal((720, 60))
+    pdepth.probe_votes(saturated, np.arange(720) % 7, np.eye(60)[:2], backend="triton")
+    monkeypatch.setattr(backend._Call, "budget", 40_000)
+    pdepth.probe_votes(layers[:1], labels, **options)
+    assert len(launched) == 9
+    assert not odd
+
+
 def test_majority_counts_as_the_definition() -> None:
     codes = np.random.default_rng(12).integers(0, 4, (200, 7))
     counts = np.stack([np.bincount(row, minlength=4) for row in codes])
@@ -416,6 +602,11 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             pdepth.probe_votes(rows, labels, backend="triton")
         return str(caught.value).split(": ", 1)[1]
 
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.version, "hip", "7.0")
+        assert refused() == (
+            "torch is built for ROCm, and CUDA is wanted; backend='cpu' takes its arrays too."
+        )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert refused() == "torch sees no CUDA device."
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -438,16 +629,96 @@ def test_the_gpu_benchmark_runs_from_its_first_line_to_its_last(tmp_path: Path) 
         return subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
 
     assert "equality" in run("--list").stdout
-    assert "'peer' is no part; there are bound, equality, times" in run("peer").stderr
+    assert "'peer' is no part; there are tests, bound, equality, times" in run("peer").stderr
     assert "--tiny is wanted" in run("equality").stderr
-    done = run("--tiny", "bound", "equality", "kernels")
+    done = run("--tiny", "tests", "bound", "equality", "kernels")
     assert done.returncode == 0, done.stderr
+    assert "1 passed" in done.stdout
+    assert "a profile wants a CUDA device" in done.stdout
     worst = [float(each) for each in re.findall(r"worst error / bound so far (\S+)", done.stdout)]
     assert len(worst) == 2
     assert 0.001 < worst[-1] < 1
     assert "30 votes compared with the CPU engine's" in done.stdout
     assert "0 layers differ" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_no_time_is_taken_where_equality_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pdepth.bench import common, gpu
+
+    where = {"device": "A Device", "commit": "abc", "versions": {"triton": "1"}, "driver": "2"}
+    ran: list[str] = []
+    trouble: list[BaseException] = []
+
+    def part(name: str) -> Any:
+        def call(bench: gpu.Bench) -> None:
+            """A part."""
+            ran.append(name)
+            bench.found["ran"] = len(ran)
+            if name == "equality" and trouble:
+                raise trouble.pop()
+
+        return call
+
+    def run(*parts: str) -> int:
+        ran.clear()
+        return gpu.main([*parts])
+
+    gates = {name: part(name) for name in gpu.GATES}
+    monkeypatch.setattr(gpu, "GATES", gates)
+    monkeypatch.setattr(gpu, "PARTS", gates | {"times": part("times")})
+    monkeypatch.setattr(gpu, "about", lambda device: where.copy())
+    monkeypatch.setattr(gpu.engine, "available", lambda: None)
+    monkeypatch.setattr(gpu.engine, "interpreted", lambda: False)
+    monkeypatch.setattr(common, "HOME", tmp_path)
+    assert run("times") == 1
+    assert ran == []
+    assert run() == 0
+    assert ran == ["tests", "bound", "equality", "times"]
+    assert run("times") == 0  # by what is stored
+    stored = json.loads((tmp_path / "bench/results/gpu-a-device.json").read_text())["parts"]
+    assert [each["about"] for each in stored.values()] == [where] * 4
+    trouble.append(ValueError("no votes"))
+    assert run("equality", "times") == 1  # an error is no equality
+    assert ran == ["equality"]
+    assert "times: left out, since equality did not pass here" in capsys.readouterr().out
+    assert run("equality", "times") == 0
+    for key, value in (("commit", "def"), ("commit", "abc-dirty"), ("commit", "")):
+        where[key] = value
+        assert run("times") == 1
+        assert run("tests", "bound", "equality", "times") == 0
+        assert run("times") == (0 if value == "def" else 1)
+
+
+def test_a_layer_that_fails_leaves_no_sum_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pdepth.bench import gpu
+
+    search_whole = gpu._search
+
+    def failing(support: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if support.shape[1] == 10:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return search_whole(support, *rest)
+
+    monkeypatch.setattr(gpu, "_search", failing)
+    monkeypatch.setattr(gpu.pdepth, "probe_votes", lambda *_, **__: None)
+    bench = gpu.Bench(DEVICE, True, lambda line: None)
+    gpu.networks(bench)
+    assert math.isnan(bench.found["ResNet18, all probes"]["seconds"])
+
+
+def test_a_copy_without_history_is_told_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pdepth.bench import common
+
+    monkeypatch.setattr(common, "HERE", tmp_path)
+    monkeypatch.setattr(common, "CHECKOUT", True)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setenv("PDEPTH_COMMIT", "abc")
+    assert common.commit() == "abc"
 
 
 def test_every_kernel_compiles_without_spills() -> None:
@@ -474,6 +745,8 @@ def test_every_kernel_compiles_without_spills() -> None:
             assert each["shared"] <= most[capability], each
             assert (each[meant] > 0) == (each["kernel"] == "filter"), each
             assert each[other] == 0, each
+            if each["kernel"] == "filter":  # room for a tile's row is reserved once
+                assert each["atomics"] == 1, each
 
 
 def _rows(values: Any) -> torch.Tensor:

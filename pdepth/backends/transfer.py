@@ -44,7 +44,8 @@ class Transfer:
             self._lane = self._lane or _Lane(self.device)
             # Kernels of the memory's former owner may still be at work.
             begin = torch.cuda.current_stream(self.device).record_event()
-        copy = self._thread.submit(_copy, _on_host(rows), target, self._lane, begin)
+        mode = torch.is_inference_mode_enabled()  # which the thread does not inherit
+        copy = self._thread.submit(_copy, _on_host(rows), target, self._lane, begin, mode)
         self._coming[id(rows)] = rows, target, copy
 
     def take(self, rows: Rows) -> torch.Tensor:
@@ -52,10 +53,11 @@ class Transfer:
         if rows.on_device:
             return rows.array.to(_type_of(rows))  # type: ignore[no-any-return]
         self.expect(rows)
-        _, target, copy = self._coming.pop(id(rows))
+        _, target, copy = self._coming[id(rows)]
         whole = copy.result()
         if whole is not None:
             torch.cuda.current_stream(self.device).wait_event(whole)
+        del self._coming[id(rows)]  # not before: an interrupted wait leaves it to `close`
         return target
 
     def drop(self) -> None:
@@ -68,8 +70,8 @@ class Transfer:
         self._coming.clear()
 
     def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)  # first: it may be putting copies on the stream
         self.drop()
-        self._thread.shutdown()
 
 
 class _Lane:
@@ -77,7 +79,10 @@ class _Lane:
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)
-        self.pieces = [torch.empty(PIECE, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+        # "cpu" is said, since the user's default device may be another.
+        self.pieces = [
+            torch.empty(PIECE, dtype=torch.uint8, device="cpu", pin_memory=True) for _ in range(2)
+        ]
         self.free = [torch.cuda.Event() for _ in self.pieces]
 
     def copy(self, host: torch.Tensor, target: torch.Tensor) -> None:
@@ -97,17 +102,22 @@ class _Lane:
 
 
 def _copy(
-    host: torch.Tensor, target: torch.Tensor, lane: _Lane | None, begin: torch.cuda.Event | None
+    host: torch.Tensor,
+    target: torch.Tensor,
+    lane: _Lane | None,
+    begin: torch.cuda.Event | None,
+    inference_mode: bool,
 ) -> torch.cuda.Event | None:
     """Fill `target`, in the thread; returns the event after which it is whole."""
-    if lane is None or begin is None:
-        target.copy_(host)
-        return None
-    with torch.cuda.stream(lane.stream):
-        lane.stream.wait_event(begin)
-        lane.copy(host, target)
-        whole: torch.cuda.Event = lane.stream.record_event()
-        return whole
+    with torch.inference_mode(inference_mode):
+        if lane is None or begin is None:
+            target.copy_(host)
+            return None
+        with torch.cuda.stream(lane.stream):
+            lane.stream.wait_event(begin)
+            lane.copy(host, target)
+            whole: torch.cuda.Event = lane.stream.record_event()
+            return whole
 
 
 def _on_host(rows: Rows) -> torch.Tensor:

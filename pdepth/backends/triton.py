@@ -36,6 +36,8 @@ def available() -> str | None:
         return None
     import torch
 
+    if torch.version.hip is not None:
+        return "torch is built for ROCm, and CUDA is wanted; backend='cpu' takes its arrays too."
     if not torch.cuda.is_available():
         return "torch sees no CUDA device."
     capability = torch.cuda.get_device_capability()
@@ -92,7 +94,9 @@ def _on_device(problem: Problem, progress: Progress | None) -> Iterator[_Call]:
         call = _Call(problem, device, progress)
         try:
             yield call
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _ran_out(error):
+                raise
             raise MemoryError(
                 f"{device} has too little free memory for the answers of {problem.count:,} queries."
             ) from error
@@ -164,9 +168,9 @@ class _Call:
         who = self.everyone
         for number in reversed(range(len(votes))):
             found = self.empty(len(who), dtype="int32")
-            answer = Answer(wanted=wanted[who], votes=found)
-            self.ask([number], who, [answer], then=range(number)[::-1])
-            who = compact(found, answer.wanted, who, votes[number])
+            theirs = wanted[who]
+            self.ask([number], who, [Answer(wanted=theirs, votes=found)], range(number)[::-1])
+            who = compact(found, theirs, who, votes[number])
             if not len(who):
                 break
         return votes
@@ -193,8 +197,6 @@ class _Call:
 
         `then`: layers that are likely to be asked next.
         """
-        import torch
-
         rows = self.query_rows[who]
         leaves_out = self.problem.layers[0].queries is None and self.problem.exclude_self
         selves = rows if leaves_out else rows.new_full(rows.shape, -1)
@@ -203,14 +205,18 @@ class _Call:
             group = self._group(left)
             for number in group:
                 self._report(number, 0.0, who)
+            ran_out = False
             try:
                 if self._size(group[0]) > self.budget:
                     self._in_chunks(self.problem.layers[group[0]], rows, selves, answered[0])
                 else:
-                    search = self._search(group, rows, selves, [*left[len(group) :], *then])
-                    search.answer(answered[: len(group)])
-                    del search  # before the next group's
-            except torch.OutOfMemoryError:
+                    following = [*left[len(group) :], *then]
+                    self._search(group, rows, selves, following).answer(answered[: len(group)])
+            except RuntimeError as error:
+                if not _ran_out(error):
+                    raise
+                ran_out = True
+            if ran_out:  # the error is gone, and with its frames the rows that they held
                 self._shrink()
                 continue
             for number in group:
@@ -332,18 +338,30 @@ class _Call:
 
     def check_room(self) -> None:
         """Raises MemoryError where the room is not even that of a tile of every layer."""
-        from pdepth.backends.transfer import moved
-        from pdepth.kernels.lists import capacity_for
-
         for layer in self.problem.layers:
-            rows = max(TILE, 2 * (self.k + 1))
-            both = moved(layer.support) + (moved(layer.queries) if layer.queries else 0)
-            least = 4 * rows * (8 * capacity_for(self.k) + 4 * _columns(layer.support.width) + both)
+            least = least_room(layer, self.k)
             if self.room < least:
                 raise MemoryError(
                     f"{self.device} has room for {human(self.room)}, and one tile of {layer.name} "
                     f"takes {human(least)}; backend='cpu' works in the host's memory."
                 )
+
+
+def _ran_out(error: RuntimeError) -> bool:
+    """Whether the device has no more memory: torch's error, or the words of CUDA's and Triton's."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+
+
+def least_room(layer: Layer, k: int) -> int:
+    """Bytes that a call takes at least: those of a tile."""
+    from pdepth.backends.transfer import moved
+    from pdepth.kernels.lists import capacity_for
+
+    rows = max(TILE, 2 * (k + 1))
+    both = moved(layer.support) + (moved(layer.queries) if layer.queries else 0)
+    return 4 * rows * (8 * capacity_for(k) + 4 * _columns(layer.support.width) + both)
 
 
 def working_set(width: int, support: int, queries: int) -> int:
