@@ -361,7 +361,7 @@ def least_room(layer: Layer, k: int) -> int:
 
     rows = max(TILE, 2 * (k + 1))
     both = moved(layer.support) + (moved(layer.queries) if layer.queries else 0)
-    return 4 * rows * (8 * capacity_for(k) + 4 * _columns(layer.support.width) + both)
+    return 4 * rows * (8 * int(capacity_for(k)) + 4 * _columns(layer.support.width) + both)
 
 
 def working_set(width: int, support: int, queries: int) -> int:
