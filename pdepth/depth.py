@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -115,7 +116,8 @@ def prediction_depth(
     Raises ValueError and TypeError for wrong arguments, before any work where the argument alone
     shows it, MemoryError for less memory than a batch of embeddings takes, FileExistsError for a
     directory that is not to be overwritten, and OSError for a full disk. A `run_dir` of another
-    model, data, k or version is a ValueError that says what has changed.
+    model, data, k or version is a ValueError that says what has changed; one that another process
+    is at work in, a BlockingIOError.
     """
     ballot = validate.ballot(k, weights, temperature)
     most = max(ballot.ks)
@@ -131,6 +133,7 @@ def prediction_depth(
         watch(progress) as observer,
         _keeping(keep_embeddings, run_dir) as (writer, store),
         at_rest(model, target),
+        ExitStack() as held,
     ):
         job = Job.of(model, placement, support, queries, batch_size, most)
         layout, sources, own = job.layout, job.sources, job.own
@@ -155,7 +158,7 @@ def prediction_depth(
                 "the support's number of rows": str(sources[0].rows),
                 "the number of queries": "" if own else str(sources[1].rows),
             }
-            journal = Journal(run_dir, about)
+            journal = held.enter_context(closing(Journal(run_dir, about)))
         home, budget = job.home(budget, backend, metric)
         embeddings = Embeddings(
             model,
@@ -201,7 +204,8 @@ def prediction_depth(
                 counting="margins" if return_counts else "",
                 journal=journal,
             )
-            search = ProbeMeter(observer, layout.names, layout.widths, len(labels[0]))
+            limit = _product_rate(home) if progress is not False else None
+            search = ProbeMeter(observer, layout.names, layout.widths, len(labels[0]), limit)
             end = len(layout.probes)
             while end and len(walk.alive):
                 if journal is not None and walk.recall(end - 1):
@@ -282,6 +286,19 @@ class Job:
         if budget.given:
             return (device if taken <= (budget.size or 0) else None), budget
         return device, Budget(free_on(device))
+
+
+def _product_rate(device: torch.device | None) -> float:
+    """Operations a second of a float32 matrix product, the fastest of some: what a search without
+    selection would reach; a few hundredths of a second."""
+    size = 768 if device is None else 8192
+    rows = torch.ones(size, size, device=device)
+    taken = []
+    for _ in range(4):
+        begin = time.perf_counter()
+        (rows @ rows)[0, 0].item()
+        taken.append(time.perf_counter() - begin)
+    return 2.0 * size**3 / min(taken)
 
 
 def check_least(layout: Layout, budget: Budget, metric: str, k: int) -> None:

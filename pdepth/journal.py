@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pdepth.atomic import disk, replacing
 from pdepth.backends.common import Coded
 
-ABOUT = "about.json"
+ABOUT, LOCK = "about.json", ".lock"
 KIND = "pdepth run"
 SHOWN = 25  # characters of what is told; longer values are fingerprints and lists
 
@@ -35,12 +36,26 @@ class Journal:
         about: what a run is, by name; words, for the sentence that says what has changed.
 
         Raises OtherRun for a directory of another run, FileExistsError for one that holds anything
-        else, FileNotFoundError where its parent is missing.
+        else, FileNotFoundError where its parent is missing, and BlockingIOError while another
+        process is at work there. `close` lets others in; so does the end of the process.
         """
         self.path = Path(path)
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"run_dir is {path}; there is no folder {self.path.parent}.")
         self.path.mkdir(exist_ok=True)
+        self._lock = _locked(self.path)
+        try:
+            self._begin(about)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def _begin(self, about: Mapping[str, str]) -> None:
+        """Write down what the run is, or compare it."""
+        path = self.path
         if not (self.path / ABOUT).exists():
             if others := [name for name in os.listdir(self.path) if not name.startswith(".")]:
                 raise FileExistsError(
@@ -96,6 +111,22 @@ class Journal:
 
     def _disk(self) -> Any:
         return disk(self.path, "what was found so far is kept, and the same call goes on from it")
+
+
+def _locked(path: Path) -> int:
+    """A directory's lock, which the system lets go of when the process ends, however it does."""
+    lock = os.open(path / LOCK, os.O_CREAT | os.O_RDWR)
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise BlockingIOError(
+                f"run_dir is {path}, where another process is at work; one at a time is wanted."
+            ) from None
+    return lock
 
 
 def _name(probe: int, block: int) -> str:

@@ -131,12 +131,19 @@ class ProbeMeter:
     """Turns the engine's (probe, fraction, rows alive) into events with GFLOP/s and time left.
 
     Work at a probe is 2 x rows alive x support rows x width; what lies ahead is counted with the
-    rows alive now, hence an upper bound where early exit drops more of them.
+    rows alive now, hence an upper bound where early exit drops more of them. limit: operations a
+    second that the machine is capable of, for comparison; None where it was not measured.
     """
 
     def __init__(
-        self, observer: Observer, probes: Sequence[str], widths: Sequence[int], support_rows: int
+        self,
+        observer: Observer,
+        probes: Sequence[str],
+        widths: Sequence[int],
+        support_rows: int,
+        limit: float | None = None,
     ) -> None:
+        self.limit = limit
         self.observer, self.probes, self.widths = observer, probes, widths
         self.support_rows = support_rows
         self.start = time.monotonic()
@@ -153,19 +160,23 @@ class ProbeMeter:
         ahead = sum(self._cost(p, alive) for p in range(len(self.widths)) if p not in self.work)
         total = sum(self.work.values()) + ahead
         rate = done / max(time.monotonic() - self.start, 1e-9)
-        detail = f"{alive:,} rows alive, {rate / 1e9:,.0f} GFLOP/s"
+        detail = f"{alive:,} rows alive, {self._speed(rate)}"
         if rate:
             detail += f", {clock((total - done) / rate)} left"
         # Only `finish` says that the search is over: rows may all be decided before probe 0.
         total = max(total, done * (1 + 1e-9) + 1)
         self.observer(Event("probes", self.probes[probe], done, total, detail))
 
+    def _speed(self, rate: float) -> str:
+        share = f" ({rate / self.limit:.0%} of a float32 product's)" if self.limit else ""
+        return f"{rate / 1e9:,.0f} GFLOP/s{share}"
+
     def finish(self, asked: Sequence[int]) -> None:
         """Say that the search is over; `asked` is how many rows each probe voted on."""
         seconds = max(time.monotonic() - self.start, 1e-9)
         done = sum(self._cost(probe, rows) for probe, rows in enumerate(asked))
         detail = f"{sum(map(bool, asked))} of {len(self.probes)} probes searched"
-        detail += f", {done / seconds / 1e9:,.0f} GFLOP/s, {clock(seconds)}"
+        detail += f", {self._speed(done / seconds)}, {clock(seconds)}"
         self.observer(Event("probes", "", done or 1.0, done or 1.0, detail))
 
 

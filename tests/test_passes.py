@@ -153,21 +153,19 @@ class Noisy(Dataset[Any]):
         return x + 0.01 * self.read, y
 
 
-def test_rows_that_differ_at_each_reading_go_to_disk(tmp_path: Path) -> None:
-    notes: list[str] = []
+def test_rows_that_differ_at_each_reading_are_refused_with_advice(tmp_path: Path) -> None:
     data = Noisy(SUPPORT)
-    found = depth(
-        data, memory=ROW * 80, run_dir=tmp_path / "run",
-        progress=lambda event: notes.append(event.text) if event.stage == "note" else None,
-    )  # fmt: skip
-    assert any("not the same when computed again" in note for note in notes)
-    assert data.read <= 150 + 2 * BATCH + BATCH
+    with pytest.raises(Changed, match="in rows 0-15; .* without random transforms, or with keep_e"):
+        depth(data, memory=ROW * 80)
+    assert data.read == 2 * BATCH
+    found = depth(data, memory=ROW * 80, keep_embeddings=tmp_path / "kept")
+    assert data.read == 2 * BATCH + 150
     assert found.depth.min() < found.depth.max()
-    left = {path.name.split("-")[0] for path in (tmp_path / "run").iterdir()}
-    assert left == {"about.json", "reading.npz", "votes"}
 
 
-def test_a_network_that_differs_at_each_pass_goes_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_differs_at_each_pass_goes_to_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Random(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -178,8 +176,10 @@ def test_a_network_that_differs_at_each_pass_goes_to_disk(monkeypatch: pytest.Mo
 
     whole: list[str] = []
     monkeypatch.setattr(passes.Embeddings, "_to_disk", _told(whole, passes.Embeddings._to_disk))
-    depth(model=Random(), memory=ROW * 80)
+    depth(model=Random(), memory=ROW * 80, run_dir=tmp_path / "run")
     assert whole == ["disk"]
+    left = {path.name.split("-")[0] for path in (tmp_path / "run").iterdir()}
+    assert left == {".lock", "about.json", "reading.npz", "votes"}
 
 
 def _told(heard: list[str], call: Any) -> Any:
@@ -289,6 +289,11 @@ def test_another_run_is_refused_and_says_what_changed(tmp_path: Path) -> None:
     changed[149, 0] += 1
     last = TensorDataset(changed, SUPPORT.tensors[1])
     refused("support gives other values than before in rows 144-149; the same", support=last)
+    from pdepth.journal import _locked
+
+    lock = _locked(path)
+    refused("where another process is at work; one at a time is wanted", BlockingIOError)
+    os.close(lock)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").touch()

@@ -115,7 +115,8 @@ class Source:
             first = number * (self._loader.batch_size or 1)
             raise Changed(
                 f"{self.what} gives other values than before in rows {first}-"
-                f"{first + len(batch[1]) - 1}; the same at each reading are wanted."
+                f"{first + len(batch[1]) - 1}; the same at each reading are wanted: without random "
+                "transforms, or with keep_embeddings, which reads but once."
             )
 
     def _checked(self, batch: Any) -> Batch:

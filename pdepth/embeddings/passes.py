@@ -27,7 +27,7 @@ from pdepth.embeddings.capture import (
     footprint,
     forward,
 )
-from pdepth.embeddings.data import Changed, Source
+from pdepth.embeddings.data import Source
 from pdepth.embeddings.memory import Budget, human
 from pdepth.embeddings.store import (
     EmbeddingStore,
@@ -71,8 +71,8 @@ class Embeddings:
 
     Where they fit they are captured once. Elsewhere each group of probes that fits is captured
     when its turn comes, of the queries only those still asked; a probe beyond all memory is a
-    source that runs the network as it is read. A source whose rows or values are not the same at
-    each reading is written to disk instead. Use it inside `at_rest`, as a context.
+    source that runs the network as it is read. What a network does not give twice with the same
+    bits is written to disk instead. Use it inside `at_rest`, as a context.
     """
 
     def __init__(
@@ -376,21 +376,19 @@ class Recomputed:
 def repeats(model: nn.Module, layout: Layout, source: Source) -> bool:
     """Whether the first batch, read and run once more, has the same bits at every probe.
 
-    Call it inside `at_rest`; it sees nothing of what changes less often.
+    Call it inside `at_rest`; it sees nothing of what changes less often. Raises `Changed` where the
+    batch itself is another.
     """
     seen: list[list[int]] = []
     every = range(len(layout.probes))
     source.expect(source.checks)
-    try:
-        for batches in ([(0, source.first)], source.again([0])):
-            checks: list[int] = []
+    for batches in ([(0, source.first)], source.again([0])):
+        checks: list[int] = []
 
-            def put(number: int, begin: int, values: Tensor, checks: list[int] = checks) -> None:
-                checks.append(zlib.crc32(raw_bytes(values)))
+        def put(number: int, begin: int, values: Tensor, checks: list[int] = checks) -> None:
+            checks.append(zlib.crc32(raw_bytes(values)))
 
-            for _ in forward(model, layout, source.what, batches, every, put):
-                pass
-            seen.append(checks)
-    except Changed:
-        return False
+        for _ in forward(model, layout, source.what, batches, every, put):
+            pass
+        seen.append(checks)
     return seen[0] == seen[1]
