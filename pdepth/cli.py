@@ -13,9 +13,10 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -248,6 +249,7 @@ def run(
             return
         assert voters is not None
         from pdepth.depth import prediction_depth
+        from pdepth.journal import OtherRun
 
         asked = None if queries is None else inputs.load_data(queries, options)
         if asked is not None:
@@ -270,7 +272,8 @@ def run(
             return
         assert out is not None
         with _going_on(out) as run_dir:
-            found: Any = prediction_depth(
+            ask: Callable[[], Any] = partial(
+                prediction_depth,
                 net,
                 voters,
                 asked,
@@ -282,6 +285,13 @@ def run(
                 progress=not quiet,
                 **shared,
             )
+            try:
+                found = ask()
+            except OtherRun as error:
+                if not overwrite:
+                    raise OtherRun(f"{error} --overwrite does so here.") from None
+                shutil.rmtree(run_dir)
+                found = ask()
             about = {
                 "model": model,
                 "support": support or "",
@@ -520,7 +530,8 @@ def _going_on(out: Path) -> Iterator[Path]:
                 out.rmdir()
         raise
     except KeyboardInterrupt:
-        print("The same command goes on from here.", file=sys.stderr)
+        if (run_dir / "reading.npz").exists():  # a first pass that is cut short begins anew
+            print("The same command goes on from here.", file=sys.stderr)
         raise
     shutil.rmtree(run_dir, ignore_errors=True)
 
@@ -528,7 +539,8 @@ def _going_on(out: Path) -> Iterator[Path]:
 def _check_out(out: Path, names: tuple[str, ...], overwrite: bool) -> None:
     """Raise, before any work, where the results could not be written. Leaves nothing behind."""
     held = [name for name in names if (out / name).exists()]
-    if held and not overwrite:
+    # Results beside an unfinished run are its own: it was cut short while it wrote them.
+    if held and not overwrite and not (out / UNFINISHED).exists():
         raise FileExistsError(f"--out {out} already holds {', '.join(held)}; pass --overwrite.")
     nearest = next(folder for folder in [out, *out.absolute().parents] if folder.exists())
     if not nearest.is_dir():

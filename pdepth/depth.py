@@ -18,7 +18,7 @@ from torch import nn
 from pdepth import __version__, streaming, validate
 from pdepth.backends import backend_named, triton
 from pdepth.embeddings.capture import Layout, at_rest, device_of, footprint, inspect
-from pdepth.embeddings.data import Source
+from pdepth.embeddings.data import Changed, Source
 from pdepth.embeddings.memory import Budget, free_on
 from pdepth.embeddings.passes import Embeddings, Reading
 from pdepth.embeddings.placement import Layers, Placement, place, unwrap
@@ -30,7 +30,7 @@ from pdepth.embeddings.store import (
     open_store,
     writing,
 )
-from pdepth.journal import Journal
+from pdepth.journal import Journal, OtherRun
 from pdepth.progress import Observer, ProbeMeter, watch
 from pdepth.result import DepthResult
 from pdepth.validate import Problem
@@ -149,7 +149,7 @@ def prediction_depth(
                 "the list of probes": ", ".join(layout.names),
                 "k": ", ".join(map(str, ballot.ks)),
                 "metric": metric,
-                "weights": " ".join([weights, *ballot.meta.values()][-2:]),
+                "weights": " ".join(ballot.meta.values()) or weights,
                 "reference": _named(reference),
                 "early_exit": str(early_exit),
                 "return_counts": str(return_counts),
@@ -312,7 +312,7 @@ def check_least(layout: Layout, budget: Budget, metric: str, k: int) -> None:
 def _read(embeddings: Embeddings, sources: Sequence[Source], journal: Journal | None) -> Reading:
     """The first pass over the data, or what an earlier run wrote down of it."""
     known = None if journal is None else journal.noted("reading")
-    if known is None:
+    if known is None or journal is None:
         reading = embeddings.read()
         if journal is not None:
             arrays = {"predictions": reading.predictions}
@@ -322,7 +322,14 @@ def _read(embeddings: Embeddings, sources: Sequence[Source], journal: Journal | 
             journal.note("reading", arrays)
         return reading
     for source in sources:
-        source.expect(known[f"{source.what} checks"].tolist())
+        try:
+            source.expect(known[f"{source.what} checks"].tolist())
+        except Changed as error:
+            what = str(error).partition(";")[0]
+            raise OtherRun(
+                f"run_dir {journal.path} holds a run of other data: {what}; another directory "
+                "begins anew."
+            ) from None
     reading = Reading([known[f"{s.what} labels"] for s in sources], known["predictions"])
     embeddings.recall(reading)
     return reading

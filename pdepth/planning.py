@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pdepth import validate
+from pdepth import streaming, validate
 from pdepth.backends import backend_named, cpu, triton
 from pdepth.depth import Job, check_least, named_device
 from pdepth.embeddings.capture import at_rest, footprint, forward
@@ -147,7 +147,8 @@ def plan(
         rates = None
         if measure:
             rates = _rows_a_second(job), _flop_a_second(job, home, backend, num_threads, most)
-    return bill(job, embeddings, budget, home, metric, threads, keep_embeddings is not None, rates)
+    kept = keep_embeddings is not None
+    return bill(job, embeddings, budget, home, metric, threads, most, kept, rates)
 
 
 def bill(
@@ -157,6 +158,7 @@ def bill(
     home: torch.device | None,
     metric: str,
     threads: int,
+    k: int,
     kept: bool,
     rates: tuple[float, list[tuple[int, float]]] | None,
 ) -> Plan:
@@ -178,7 +180,13 @@ def bill(
     if home is not None:
         on_device = max(taken) + triton.working_set(max(layout.widths), rows[0], asked)
         memory = 0
-    forwarded = len(groups) * sum(rows)
+    forwarded = 0
+    for group, each in zip(groups, taken, strict=True):
+        again = 1
+        if embeddings.anew and budget.size is not None and each > room_for(budget.size):
+            row = footprint(layout, 1, metric, [group[0]])
+            again = streaming.readings(budget.size, asked, row, k)
+        forwarded += again * rows[0] + (0 if job.own and again == 1 else asked)
     forward_seconds = search_seconds = None
     if rates is not None:
         rate, by_width = rates

@@ -320,6 +320,12 @@ def check_memory(memory: int, name: str, width: int, row: int, k: int) -> None:
     _check_least(memory, name, width, max(row + LISTED * (k + 1), 2 * row + PACKED * width))
 
 
+def readings(memory: int, asked: int, row: int, k: int) -> int:
+    """How often a support that does not fit is read: once for each block of queries."""
+    block = max(1, int((1 - WORK) * memory) // 2 // (row + LISTED * (k + 1)))
+    return -(-asked // block)
+
+
 def _check_least(memory: int, name: str, width: int, unit: int) -> None:
     """unit: bytes of a query, or of a row of the support in work and the next one."""
     least = 2 * int(unit / (1 - WORK)) + 2

@@ -210,8 +210,16 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path, mine, monkeypatch):
     left[0] = 99
     sentence = refused(*command[:-3], "-k", 6, "-q")
     assert "holds a run of which k was another: 5 then, 6 now; another directory" in sentence
+    assert sentence.endswith("--overwrite does so here.\n")
+    (out / "depth.parquet").touch()  # cut short while it wrote
     assert call(*command).exit_code == 0
     assert sorted(path.name for path in out.iterdir()) == ["depth.parquet", "depth.png"]
+    left[0] = 2
+    assert call(*command, "--overwrite").exit_code == 130
+    left[0] = 99
+    assert call(*command[:-3], "-k", 6, "-q", "--overwrite").exit_code == 0
+    assert DepthResult.load(out / "depth.parquet").k == 6
+    assert call(*command, "--overwrite").exit_code == 0
     other = tmp_path / "other"
     command[command.index(out)] = other
     assert call(*command).exit_code == 0

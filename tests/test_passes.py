@@ -97,7 +97,7 @@ def test_depths_are_the_same_in_any_memory(held_out: bool, options: dict[str, An
     wanted = depth(queries=queries, **options)
     one = wanted if isinstance(wanted, DepthResult) else wanted[5]
     assert len(set(one.depth.tolist())) > 3  # the case has something to tell apart
-    for memory in (2 * ROW * rows, ROW * rows, ROW * rows // 2, ROW * rows // 5, 4000):
+    for memory in (ROW * rows, ROW * rows // 3, 9000):
         same(depth(queries=queries, memory=memory, **options), wanted)
 
 
@@ -279,16 +279,20 @@ def test_another_run_is_refused_and_says_what_changed(tmp_path: Path) -> None:
             depth(**({"queries": QUERIES, "run_dir": path} | options))
 
     refused("a run of which k was another: 5 then, 6 now; another directory begins anew", k=6)
+    refused("of which weights was another: uniform then, distance now", weights="distance")
     refused("of which metric was another: sqeuclidean then, cosine now", metric="cosine")
     refused("of which the network was another; another", model=nn.Linear(6, 3), layers=[])
     refused("of which the batch size was another: 16 then, 8 now", batch_size=8)
     refused("of which the number of queries was another: 70 then, 69 now", queries=blobs(69, 1))
     other = TensorDataset(SUPPORT.tensors[0] * 1.5, SUPPORT.tensors[1])
-    refused("support gives other values than before in rows 0-15; the same", support=other)
+    refused(
+        "a run of other data: support gives other values than before in rows 0-15; another",
+        support=other,
+    )
     changed = SUPPORT.tensors[0].clone()
     changed[149, 0] += 1
     last = TensorDataset(changed, SUPPORT.tensors[1])
-    refused("support gives other values than before in rows 144-149; the same", support=last)
+    refused("other data: support gives other values than before in rows 144-149; ano", support=last)
     from pdepth.journal import _locked
 
     lock = _locked(path)

@@ -155,9 +155,12 @@ def _in_order(data: Any, what: str, batch_size: int) -> DataLoader[Any]:
             prefetch_factor=data.prefetch_factor,
             generator=generator,
         )
-    if isinstance(data, (tuple, list)) and all(isinstance(part, torch.Tensor) for part in data):
+    arrays = (torch.Tensor, np.ndarray)
+    if isinstance(data, (tuple, list)) and data and all(isinstance(x, arrays) for x in data):
+        kind = "tensors" if isinstance(data[0], torch.Tensor) else "arrays"
         raise TypeError(
-            f"{what} is a {type(data).__name__} of tensors; wanted TensorDataset(*{what})."
+            f"{what} is a {type(data).__name__} of {kind}; wanted TensorDataset(*{what})"
+            f"{'' if kind == 'tensors' else ' of tensors'}."
         )
     if isinstance(data, IterableDataset) or (
         hasattr(data, "__getitem__") and hasattr(data, "__len__")

@@ -146,7 +146,8 @@ def _against_k(results: Mapping[int, DepthResult], found: list[OfK]) -> Figure:
         ax.set_xticks(range(len(found)), [f"{each.k}" for each in found])
         ax.set_xlim(-0.5, len(found) - 0.5)
         low, high = ax.get_ylim()
-        ax.set_ylim(min(0, low), high + 0.1 * (high - min(0, low)))
+        low = low if min(values) < 0 else 0
+        ax.set_ylim(low, high + 0.1 * (high - low))
         ax.set_title(title)
         ax.set_xlabel("k", color=MUTED)
     return figure
