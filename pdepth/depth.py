@@ -182,8 +182,10 @@ def prediction_depth(
         for source in sources:
             source.remembers = embeddings.anew or journal is not None
         with embeddings:
-            limit = _product_rate(home)
-            reading = _read(embeddings, sources, journal, limit)
+            limit = None
+            if embeddings.anew or progress is not False:
+                limit = embeddings.search_rate = product_rate(home)
+            reading = _read(embeddings, sources, journal)
             labels, count = reading.labels, len(reading.predictions)
             validate.enough_rows(most, len(labels[0]), leave_one_out=own)
             classes, codes = validate.coded(labels[0], len(labels[0]))
@@ -300,7 +302,7 @@ class Job:
         return device, Budget(free_on(device))
 
 
-def _product_rate(device: torch.device | None) -> float:
+def product_rate(device: torch.device | None) -> float:
     """Operations a second of a float32 matrix product, the fastest of some: what a search without
     selection would reach; a few hundredths of a second."""
     size = 768 if device is None else 8192
@@ -316,15 +318,13 @@ def check_least(layout: Layout, budget: Budget, metric: str, k: int) -> None:
         streaming.check_memory(budget.size, name, width, row, k)
 
 
-def _read(
-    embeddings: Embeddings, sources: Sequence[Source], journal: Journal | None, rate: float
-) -> Reading:
+def _read(embeddings: Embeddings, sources: Sequence[Source], journal: Journal | None) -> Reading:
     """The first pass over the data, or what an earlier run wrote down of it."""
     if journal is None:
-        return embeddings.read(rate)
+        return embeddings.read()
     known = journal.noted("reading")
     if known is None:
-        reading = embeddings.read(rate)
+        reading = embeddings.read()
         arrays = {"predictions": reading.predictions}
         for source, labels in zip(sources, reading.labels, strict=True):
             arrays[f"{source.what} labels"] = labels
@@ -341,7 +341,7 @@ def _read(
                 "begins anew."
             ) from None
     reading = Reading([known[f"{s.what} labels"] for s in sources], known["predictions"])
-    embeddings.recall(reading, rate)
+    embeddings.recall(reading)
     return reading
 
 

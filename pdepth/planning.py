@@ -15,10 +15,10 @@ from torch import nn
 
 from pdepth import streaming, validate
 from pdepth.backends import backend_named, cpu, triton
-from pdepth.depth import Job, check_least, named_device
+from pdepth.depth import Job, check_least, named_device, product_rate
 from pdepth.embeddings.capture import at_rest, footprint, forward
 from pdepth.embeddings.memory import Budget, human
-from pdepth.embeddings.passes import Embeddings, room_for
+from pdepth.embeddings.passes import Embeddings
 from pdepth.embeddings.placement import Layers, place
 from pdepth.engine import probe_votes
 from pdepth.progress import clock, fastest
@@ -147,7 +147,7 @@ def plan(
         rates = None
         if measure:
             rates = _rows_a_second(job), _flop_a_second(job, home, backend, num_threads, most)
-            embeddings.pace = rates[0], rates[1][-1][1]
+            embeddings.forward_rate, embeddings.search_rate = rates[0], product_rate(home)
     kept = keep_embeddings is not None
     return bill(job, embeddings, budget, home, metric, threads, most, kept, rates)
 
@@ -168,27 +168,28 @@ def bill(
     groups = embeddings.groups()
     asked = rows[-1]
     flop = [2.0 * asked * rows[0] * width for width in layout.widths]
-    taken = [footprint(layout, sum(rows), metric, range(*group)) for group in groups]
+    taken = [footprint(layout, sum(rows), metric, range(g.first, g.end)) for g in groups]
     total = footprint(layout, sum(rows))
     work = cpu.working_set(max(layout.widths), rows[0], threads, embeddings.search_memory)
     memory, on_device = max(taken) + work, 0
     if embeddings.anew and budget.size is not None:
         # What does not fit passes by, or is streamed, within the whole budget.
-        fits = [each for each in taken if each <= room_for(budget.size)]
-        memory = max([each + work for each in fits] + [budget.size] * (len(fits) < len(taken)))
+        memory = max(
+            each + work if group.way == "held" else budget.size
+            for group, each in zip(groups, taken, strict=True)
+        )
     if kept:
         memory = work
     if home is not None:
         on_device = max(taken) + triton.working_set(max(layout.widths), rows[0], asked)
         memory = 0
     forwarded = 0
-    for group, each in zip(groups, taken, strict=True):
+    for group in groups:
         again = 1
-        held = not embeddings.anew or budget.size is None or each <= room_for(budget.size)
-        if not held and budget.size is not None and not embeddings.passes_by(*group):
-            row = footprint(layout, 1, metric, [group[0]])
+        if group.way == "streamed" and budget.size is not None:
+            row = footprint(layout, 1, metric, [group.first])
             again = streaming.readings(budget.size, asked, row, k)
-        forwarded += again * rows[0] + (0 if job.own and held else asked)
+        forwarded += again * rows[0] + (0 if job.own and group.way == "held" else asked)
     forward_seconds = search_seconds = None
     if rates is not None:
         rate, by_width = rates
@@ -201,7 +202,7 @@ def bill(
         widths=layout.widths,
         support=rows[0],
         queries=None if job.own else asked,
-        passes=tuple(layout.names[first:end] for first, end in groups),
+        passes=tuple(layout.names[group.first : group.end] for group in groups),
         forwarded=forwarded,
         flop=sum(flop),
         embeddings=total,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pdepth import definition
 from pdepth.backends.common import UNKNOWN, Coded, Engine, Progress
-from pdepth.embeddings.memory import free_bytes, human
+from pdepth.embeddings.memory import MERGED, free_bytes, human
 from pdepth.rows import Rows
 from pdepth.sources import Stored, numpy_type
 from pdepth.validate import Layer, Problem
@@ -29,7 +29,6 @@ SHARE = 0.5  # of the free memory, where the caller names no other
 UNKNOWN_MEMORY = 1 << 31  # where nobody knows what is free
 WORK = 0.25  # of the memory is left to what a kernel takes whatever the sizes
 PACKED = 4  # bytes an element of the support takes in a kernel, at most
-LISTED = 80  # bytes a neighbour takes in the running lists and while they are merged
 COUNTED = 1 << 22  # vote counts held at a time
 
 Lists = tuple[NDArray[np.float64], NDArray[np.int64]]
@@ -374,7 +373,7 @@ def _sizes(problem: Problem, layer: Layer, asked: int) -> tuple[int, int]:
     support = layer.support
     memory = problem.memory or int(SHARE * (free_bytes() or UNKNOWN_MEMORY))
     usable = int((1 - WORK) * memory)
-    query = _row_bytes(layer.queries or support) + LISTED * (problem.k + 1)
+    query = _row_bytes(layer.queries or support) + MERGED * (problem.k + 1)
     read = _row_bytes(support) if isinstance(support, Stored) else 0
     worked = read + PACKED * support.width if read else 0
     _check_least(memory, layer.name, support.width, max(query, worked + read))
@@ -389,12 +388,12 @@ def _sizes(problem: Problem, layer: Layer, asked: int) -> tuple[int, int]:
 
 def check_memory(memory: int, name: str, width: int, row: int, k: int) -> None:
     """Raises MemoryError where a probe's rows cannot be streamed; `row`: bytes of one, read."""
-    _check_least(memory, name, width, max(row + LISTED * (k + 1), 2 * row + PACKED * width))
+    _check_least(memory, name, width, max(row + MERGED * (k + 1), 2 * row + PACKED * width))
 
 
 def readings(memory: int, asked: int, row: int, k: int) -> int:
     """How often a support that does not fit is read: once for each block of queries."""
-    block = max(1, int((1 - WORK) * memory) // 2 // (row + LISTED * (k + 1)))
+    block = max(1, int((1 - WORK) * memory) // 2 // (row + MERGED * (k + 1)))
     return -(-asked // block)
 
 

@@ -187,10 +187,9 @@ def capture(
 
     Call it inside `at_rest`. numbers: the probes whose values are kept; None for all. put: takes
     values (B, ...) of a probe, by its number, instead of memory; the result has no embeddings then.
-    device: where values are kept; None for the CPU. on_rows: told
-    how many rows are done after each batch. make_room: told for how many rows memory is about to
-    be taken, more than once where a source does not know its length; it may refuse with a
-    MemoryError.
+    device: where values are kept; None for the CPU. on_rows: told how many rows are done after each
+    batch. make_room: told for how many rows memory is about to be taken, more than once where a
+    source does not know its length; it may refuse with a MemoryError.
     Raises ValueError when a row's shape differs from the layout's, or a label is not one of the
     network's classes.
     """
@@ -216,8 +215,6 @@ def capture(
                 make_room(rows)
                 for matrix in matrices.values():
                     matrix.resize_(rows, *matrix.shape[1:])
-            elif done > rows:
-                raise ValueError(f"{source.what} yields more rows than its length, {rows}.")
             yield begin, batch
             on_rows(done)
 
@@ -229,8 +226,6 @@ def capture(
 
     batches = forward(model, layout, source.what, placed(), kept, place, predict=True)
     labels, predictions = zip(*batches, strict=True)
-    if source.rows is not None and done < rows:
-        raise ValueError(f"{source.what} yields {done} rows; its length says {rows}.")
     embeddings = [matrix[:done].reshape(done, -1) for matrix in matrices.values() if put is None]
     return Captured(embeddings, torch.cat(labels), torch.cat(predictions))
 
@@ -249,8 +244,6 @@ def labels_of(
         found.append(labels)
         done += len(labels)
         on_rows(done)
-    if done != source.rows:
-        raise ValueError(f"{source.what} yields {done} rows; its length says {source.rows}.")
     return torch.cat(found)
 
 

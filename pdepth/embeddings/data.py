@@ -35,7 +35,8 @@ class Source:
     rows: how many rows will come, or None where the dataset does not say.
     checks: where it `remembers`, the checksum of each batch that has been read, in order; one that
         is known beforehand, from an earlier run, is compared.
-    Iterating yields every batch, the first included, once; `again` reads some once more.
+    Iterating yields every batch, the first included, once, and raises ValueError where they are not
+    as many rows as that; `again` reads some once more.
     """
 
     def __init__(self, data: Any, what: str, batch_size: int) -> None:
@@ -64,11 +65,17 @@ class Source:
         self.first: Batch = self._checked(first)
 
     def __iter__(self) -> Iterator[Batch]:
+        done = 0
         for number, batch in enumerate(chain([self.first], map(self._checked, self._batches))):
+            done += len(batch[1])
+            if self.rows is not None and done > self.rows:
+                raise ValueError(f"{self.what} yields more rows than its length, {self.rows}.")
             self.on_batch(batch)
             if self.remembers:
                 self._compare(number, batch)
             yield batch
+        if self.rows is not None and done < self.rows:
+            raise ValueError(f"{self.what} yields {done} rows; its length says {self.rows}.")
 
     @property
     def batch_rows(self) -> int | None:

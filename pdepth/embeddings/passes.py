@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from pdepth.embeddings.capture import (
     labels_of,
 )
 from pdepth.embeddings.data import Batch, Changed, Source
-from pdepth.embeddings.memory import Budget, human
+from pdepth.embeddings.memory import LISTED, MERGED, Budget, human
 from pdepth.embeddings.store import (
     EmbeddingStore,
     Fingerprint,
@@ -45,10 +45,21 @@ from pdepth.rows import raw_bytes
 ENGINE = 1 << 31  # bytes that the search may take beside the embeddings, at most a quarter of all
 QUERIES = 0.75  # of the room for embeddings may be the queries', where the support passes by
 KEPT = ".embeddings-"  # how the folder of what must go to disk begins
-LISTED = 16  # bytes of a neighbour from chunk to chunk, at each probe
-MERGED = 80  # and while a chunk's are put in, at one
 
 Chunks = Iterator[tuple[int, list[Tensor]]]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Probes from `first` to before `end`, which are searched together, and their values' way.
+
+    "held": support and queries are in memory; "passing": the queries are, and the support comes by
+    in chunks; "streamed": one probe, read as it is searched.
+    """
+
+    first: int
+    end: int
+    way: Literal["held", "passing", "streamed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +99,8 @@ class Embeddings:
     the network as it is read. What a network does not give twice with the same bits is written to
     disk instead. Use it inside `at_rest`, as a context.
 
-    pace: rows a second of the forward pass and operations a second of the search, about; None as
-        long as nobody knows.
+    anew: whether groups are computed anew. forward_rate, search_rate: rows a second of the forward
+    pass, and operations a second of the search, about; None as long as nobody knows.
     """
 
     def __init__(
@@ -111,9 +122,9 @@ class Embeddings:
         observer: Observer = lambda event: None,
     ) -> None:
         """sources: the support, and the queries unless they are its own rows. k: neighbours, at
-        most. home: the device
-        that holds all of them, or None. to_disk: whether they are kept there, by `writer`, or were
-        in `store`. scratch: a folder for what must go to disk. network, meta: for a store.
+        most. home: the device that holds all embeddings, or None. to_disk: whether they are kept
+        there, by `writer`, or were in `store`. scratch: a folder for what must go to disk.
+        network, meta: for a store.
         """
         self._model, self._layout, self._sources = model, layout, sources
         self._budget, self._metric, self._k, self._home = budget, metric, k, home
@@ -123,9 +134,10 @@ class Embeddings:
         self._held: list[dict[int, Any]] = []  # of each source, values by the probe's number
         self._stack = ExitStack()
         self._counts = [0 for _ in sources]
-        self.pace: tuple[float, float] | None = None
+        self.forward_rate: float | None = None
+        self.search_rate: float | None = None
         self._bits: dict[int, int] = {}  # checksums of the first batch, by the probe's number
-        self._recalled: float | None = None  # the search's pace, until the network has run again
+        self._recalled = False  # a reading, and the network has not run yet
         self.anew = self._too_large()
 
     def __enter__(self) -> Embeddings:
@@ -150,12 +162,9 @@ class Embeddings:
 
     # ---- the first pass ----
 
-    def read(self, rate: float) -> Reading:
-        """Run the network over all rows; keep what belongs to the first group.
-
-        rate: operations a second of the search, about.
-        """
-        if self.anew and not self._repeats(rate):
+    def read(self) -> Reading:
+        """Run the network over all rows; keep what belongs to the first group."""
+        if self.anew and not self._repeats():
             self._to_disk()
         if self.rows is not None and self._writer is None:
             self._say(self._outlook(sum(self.rows)))
@@ -163,9 +172,9 @@ class Embeddings:
             return self._kept(self._writer)
         numbers: Sequence[int] = self._every()
         if self.anew:
-            first, passing = self._group_before(len(numbers), None)
-            numbers = numbers[first:]
-            if passing:
+            span = self._span_before(len(numbers))
+            numbers = numbers[span.first :] if span.way != "streamed" else []
+            if span.way == "passing":
                 return self._read_queries(numbers)
         captured = self._captured(numbers, self._sources)
         if self._writer is not None:
@@ -183,19 +192,19 @@ class Embeddings:
         self._held = [{}, *self._held]
         return Reading([labels.numpy(), captured.labels.numpy()], captured.predictions.numpy())
 
-    def recall(self, reading: Reading, rate: float) -> None:
+    def recall(self, reading: Reading) -> None:
         """Go on after a reading that is known; nothing is captured yet."""
         self._counts = [len(labels) for labels in reading.labels]
-        self._recalled = rate
+        self._recalled = True
         if self._scratch is not None:  # what a run has left that was killed
             for folder in self._scratch.glob(f"{KEPT}*"):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _repeats(self, rate: float) -> bool:
+    def _repeats(self) -> bool:
         """Whether the network gives the same again; and how fast it runs."""
         begin, source = time.perf_counter(), self._sources[0]
         self._bits, again = bits(self._model, self._layout, source)
-        self.pace = 2 * len(source.first[1]) / (time.perf_counter() - begin), rate
+        self.forward_rate = 2 * len(source.first[1]) / (time.perf_counter() - begin)
         return self._bits == again
 
     def _captured(self, numbers: Sequence[int], sources: Sequence[Source]) -> list[Captured]:
@@ -234,20 +243,16 @@ class Embeddings:
             f"{self._budget}: computed in {len(self.groups())} passes"
         )
 
-    def groups(self) -> list[tuple[int, int]]:
-        """First probe and end of each group, from the last to the first, as long as all queries
-        are alive; a group of a probe that does not fit is a pass, or more, of its own."""
+    def groups(self) -> list[Span]:
+        """From the last to the first, as long as all queries are alive."""
+        end = len(self._layout.probes)
         if not self.anew:
-            return [(0, len(self._layout.probes))]
-        found, end = [], len(self._layout.probes)
+            return [Span(0, end, "held")]
+        found = []
         while end:
-            found.append((min(self._group_before(end, None)[0], end - 1), end))
-            end = found[-1][0]
+            found.append(self._span_before(end))
+            end = found[-1].first
         return found
-
-    def passes_by(self, first: int, end: int) -> bool:
-        """Whether the support of these probes is not held, all queries being alive."""
-        return self.anew and self._group_before(end, None) == (first, True)
 
     def _make_room(self, held: int, rows: int) -> None:
         check_memory(self._layout, held + rows, self._budget, self._metric)
@@ -310,12 +315,12 @@ class Embeddings:
 
         Raises `Changed` after a `recall` if the network does not give the same bits again.
         """
-        if self._recalled is not None and self.anew and not self._repeats(self._recalled):
+        if self._recalled and self.anew and not self._repeats():
             raise Changed(
                 "the network does not give the same values when it runs again, and what was found "
                 "before the interruption is of others; another run_dir begins anew."
             )
-        self._recalled = None
+        self._recalled = False
         everyone = np.arange(self._counts[-1])
         if self._store is not None:
             parts = [self._store.support, self._store.queries][: len(self._sources)]
@@ -330,18 +335,18 @@ class Embeddings:
                 return self._passing(range(first, end), held[-1], everyone)
             if first < end:
                 return self._group(first, end, held, everyone)
-        first, passing = self._group_before(end, alive, begun)
-        if first == end:
-            return self._streamed(end - 1, alive)
-        numbers = range(first, end)
-        if passing:
+        span = self._span_before(end, alive, begun)
+        if span.way == "streamed":
+            return self._streamed(span.first, alive)
+        numbers = range(span.first, end)
+        if span.way == "passing":
             return self._passing(numbers, self._again(self._sources[-1], numbers, alive), alive)
         which = [np.arange(self._counts[0]), alive][: len(self._sources)]
         arrays = [
             self._again(source, numbers, rows)
             for source, rows in zip(self._sources, which, strict=True)
         ]
-        return self._group(first, end, arrays, alive)
+        return self._group(span.first, end, arrays, alive)
 
     def _passing(self, numbers: range, queries: dict[int, Any], asked: NDArray[np.int64]) -> Group:
         """Probes whose support is computed chunk by chunk while the queries stay."""
@@ -359,12 +364,10 @@ class Embeddings:
         support, total = self._sources[0], self._counts[0]
         meter = RowMeter(self._observer, support.what, total)
         for first in range(begin, total, rows):
-            some = np.arange(first, min(first + rows, total))
-            yield (
-                first,
-                capture_again(self._model, self._layout, support, numbers, some),
-            )
-            meter(int(some[-1]) + 1)
+            end = min(first + rows, total)
+            some = np.arange(first, end)
+            yield first, capture_again(self._model, self._layout, support, numbers, some)
+            meter(end)
         meter(total, finished=True)
 
     def _group(
@@ -408,14 +411,13 @@ class Embeddings:
 
     # ---- what fits ----
 
-    def _group_before(
-        self, end: int, alive: NDArray[np.int64] | None, begun: int | None = None
-    ) -> tuple[int, bool]:
-        """The first probe of the longest group before `end` that fits, and whether its support
-        passes by; `end` where none does."""
+    def _span_before(
+        self, end: int, alive: NDArray[np.int64] | None = None, begun: int | None = None
+    ) -> Span:
+        """The longest before `end` that fits, for the queries `alive`; None for all."""
         asked = (self.rows or self._counts)[-1] if alive is None else len(alive)
         if begun is not None and self._chunk(range(begun, end), asked) > 0:
-            return begun, True
+            return Span(begun, end, "passing")
         held, passing = end, end
         while held and self._fits(range(held - 1, end), alive):
             held -= 1
@@ -423,7 +425,9 @@ class Embeddings:
             if passing < end and not self._worth(passing - 1, asked):
                 break
             passing -= 1
-        return (passing, True) if passing < held else (held, False)
+        if passing < held:
+            return Span(passing, end, "passing")
+        return Span(held, end, "held") if held < end else Span(end - 1, end, "streamed")
 
     def _fits(self, numbers: range, alive: NDArray[np.int64] | None) -> bool:
         """Whether support and queries can be held at these probes."""
@@ -445,11 +449,10 @@ class Embeddings:
     def _worth(self, number: int, asked: int) -> bool:
         """Whether one more probe, searched for all of the queries, costs less than a pass of its
         own, to which fewer would be alive."""
-        if self.pace is None:
+        if self.forward_rate is None or self.search_rate is None:
             return True
-        rows = (self.rows or self._counts)[0]
-        forward, search = self.pace
-        return 2.0 * asked * rows * self._layout.widths[number] / search <= rows / forward
+        operations = 2.0 * asked * self._layout.widths[number]  # for each row of the support
+        return operations / self.search_rate <= 1 / self.forward_rate
 
     def _bytes(self, number: int, alive: NDArray[np.int64] | None = None) -> int:
         """Of all rows at a probe, or of the support and the queries alive."""
