@@ -157,7 +157,8 @@ def test_threads_that_the_system_refuses_are_done_without() -> None:
 
 def test_ctrl_c_ends_a_long_call() -> None:
     code = (
-        "import numpy as np, pdepth\n"
+        "import signal, numpy as np, pdepth\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's '&' ignores it\n"
         "rows = np.random.default_rng(0).standard_normal((12000, 2000)).astype(np.float32)\n"
         "print('begun', flush=True)\n"
         "pdepth.probe_votes([rows] * 200, np.arange(12000) % 10)\n"
