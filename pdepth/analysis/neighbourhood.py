@@ -4,9 +4,8 @@
     purity(votes, labels)  # (L, M)
     hubs(support[3], k=10).occurrence  # (M,)
 
-Deep k-NN's credibility is in `pdepth.analysis.deep_knn`. ConFrag's neighbourhood agreement (Kim et
-al., arXiv 2502.17771) is not here: it rests on experts that are trained on pairs of fragments of
-the label's range, and no public text was found that states its rule to the last case.
+Deep k-NN's credibility is in `pdepth.analysis.deep_knn`, ConFrag's neighbourhood agreement, for
+labels of a regression, in `pdepth.analysis.fragments`.
 """
 
 from __future__ import annotations
