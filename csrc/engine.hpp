@@ -44,7 +44,7 @@ using Progress = std::function<void(int64_t layer, double fraction, int64_t quer
 // Walks the layers, from the last to the first if `wanted` is given. Throws what `progress` throws.
 // Returns the seconds that threads took, together, for float64 distances.
 double probe(const std::vector<Layer>& layers, const Question& question, const Answers& answers,
-           const Level& level, int threads, const Progress& progress);
+             const Level& level, int threads, const Progress& progress);
 
 // The first row that holds a NaN or an infinity, or -1. Throws what `poll` throws.
 int64_t first_not_finite(const Matrix& matrix, const Level& level, int threads,

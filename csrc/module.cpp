@@ -84,8 +84,10 @@ double run(const std::vector<std::pair<Rows, std::optional<Rows>>>& layers,
             throw std::invalid_argument("the layers' shapes do not fit together");
     if (wanted && (!votes || tied || counts || rows))
         throw std::invalid_argument("depth only gives votes");
-    if (within && (!rows || votes || within->size() != queries))
+    if (within && (!rows || votes))
         throw std::invalid_argument("votes need every neighbour");
+    if (within && within->size() != queries)
+        throw std::invalid_argument("one distance a query is wanted");
     const Question question{codes.data(), classes, k, exclude_self, data_or_null(query_rows),
                             queries, data_or_null(wanted), held_bytes,
                             data_or_null(within)};
@@ -160,11 +162,11 @@ py::dict lay_open(const Rows& support, const Rows& queries, const std::string& l
         y_residuals(y.rows), x_norms(x.rows), x_residuals(x.rows);
     Dense<double> lower({x.rows, y.rows}), upper({x.rows, y.rows}), at({x.rows, y.rows});
     inspect(y, x, {data_or_null(centre), scale}, pass, &pass == &level.differences,
-            {scores.mutable_data(), lower.mutable_data(), upper.mutable_data(),
-             at.mutable_data(), cuts.mutable_data(), y_norms.mutable_data(), y_residuals.mutable_data(),
+            {scores.mutable_data(), lower.mutable_data(), upper.mutable_data(), at.mutable_data(),
+             cuts.mutable_data(), y_norms.mutable_data(), y_residuals.mutable_data(),
              x_norms.mutable_data(), x_residuals.mutable_data()});
-    return py::dict("scores"_a = scores, "lower"_a = lower, "upper"_a = upper, "at"_a = at, "cuts"_a = cuts,
-                    "support_norms"_a = y_norms, "support_residuals"_a = y_residuals,
+    return py::dict("scores"_a = scores, "lower"_a = lower, "upper"_a = upper, "at"_a = at,
+                    "cuts"_a = cuts, "support_norms"_a = y_norms, "support_residuals"_a = y_residuals,
                     "query_norms"_a = x_norms, "query_residuals"_a = x_residuals);
 }
 

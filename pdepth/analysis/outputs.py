@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pdepth import validate
-from pdepth.embeddings.capture import Layout, at_rest, inspect, scores
+from pdepth.embeddings.capture import Layout, at_rest, check_labels, inspect, scores
 from pdepth.embeddings.data import Source
 from pdepth.embeddings.placement import place
 from pdepth.result import margins
@@ -85,18 +85,13 @@ def outputs(
         layout = inspect(model, place(model, []), source.first[0])
         logits, labels, near = [], [], []
         for inputs, own in source:
+            check_labels(layout, "data", own)
             batch, margin = _margins(model, layout, inputs, input_margins)
             logits.append(batch)
             labels.append(own.numpy())
             near.append(margin)
-    found, given = np.concatenate(logits), np.concatenate(labels)
-    strange = given[(given < 0) | (given >= found.shape[1])]
-    if len(strange):
-        raise ValueError(
-            f"data yields label {strange[0]}, and the network has {found.shape[1]} classes; "
-            f"wanted labels from 0 to {found.shape[1] - 1}."
-        )
-    return Outputs(found, given, np.concatenate(near) if input_margins else None)
+    near_all = np.concatenate(near) if input_margins else None
+    return Outputs(np.concatenate(logits), np.concatenate(labels), near_all)
 
 
 def softmax(logits: Any) -> Float:

@@ -240,7 +240,7 @@ def labels_of(
     found: list[Tensor] = []
     done = 0
     for _, labels in source:
-        _check_labels(layout, source.what, labels)
+        check_labels(layout, source.what, labels)
         found.append(labels)
         done += len(labels)
         on_rows(done)
@@ -344,7 +344,7 @@ def forward(
     with _hooks(model, hooked, store):
         for begin, (inputs, labels) in batches:
             rows = len(labels)
-            _check_labels(layout, what, labels)
+            check_labels(layout, what, labels)
             filled.clear()
             predictions = labels[:0]
             # Not around the loop: a generator's caller must not run without gradients for it.
@@ -363,7 +363,8 @@ def forward(
             yield labels, predictions
 
 
-def _check_labels(layout: Layout, what: str, labels: Tensor) -> None:
+def check_labels(layout: Layout, what: str, labels: Tensor) -> None:
+    """Raises ValueError for labels (B,) of `what` that are no classes of the network."""
     classes = layout.shapes[-1][0]
     strange = labels[(labels < 0) | (labels >= classes)]
     if len(strange):
