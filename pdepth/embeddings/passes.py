@@ -237,10 +237,10 @@ class Embeddings:
         if not self.anew:
             where = "memory" if self._home is None else f"the memory of {self._home}"
             return check_memory(self._layout, rows, self._budget, self._metric, where)
-        needed = human(footprint(self._layout, rows, self._metric))
+        needed, passes = human(footprint(self._layout, rows, self._metric)), len(self.groups())
         return (
             f"{needed} for {rows:,} rows x {len(self._layout.probes)} probes, more than the "
-            f"{self._budget}: computed in {len(self.groups())} passes"
+            f"{self._budget}: computed in {'one pass' if passes == 1 else f'{passes} passes'}"
         )
 
     def groups(self) -> list[Span]:
