@@ -99,7 +99,8 @@ Keep = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Keep embeddings, labels and predictions here, for pdepth.open_store(DIR).",
+        help="Keep embeddings, labels and predictions here, for pdepth.open_store(DIR); a finished "
+        "store is never replaced.",
     ),
 ]
 ImageSize = Annotated[
