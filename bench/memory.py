@@ -268,7 +268,7 @@ def part_mapped(rows: int, queries: int) -> dict[str, Any]:
 
 def part_linear(rows: int, queries: int) -> dict[str, Any]:
     """Medians of interleaved rounds, in this process."""
-    base = {"rows": 20_000, "queries": 2_000, "width": 512}
+    base = {"rows": 20_000, "queries": 2_000, "width": 2_048}
     cases = [base] + [base | {key: base[key] * by} for key in base for by in (2, 4, 8)]
     rng = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {}
