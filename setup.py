@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
@@ -17,34 +18,38 @@ if sanitizers := os.environ.get("PDEPTH_SANITIZE"):  # "address,undefined": see 
     # The last of contradicting flags holds. CPython's own -fwrapv would make signed overflow
     # lawful, and unseen.
     COMMON += [*SANITIZE, "-O1", "-g", "-fno-omit-frame-pointer", "-fno-wrapv"]
-# source -> the flags that only this source may have
-LEVELS: dict[str, list[str]] = {"csrc/level_bf16.cpp": [], "csrc/level_portable.cpp": []}
+# name -> the flags that only this source may have
+SOURCES: dict[str, list[str]] = {name: [] for name in ("engine", "inspect", "support", "dispatch")}
+SOURCES |= {"level_bf16": [], "level_portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
-    LEVELS["csrc/level_avx2.cpp"] = ["-mavx2", "-mfma"]
+    SOURCES["level_avx2"] = ["-mavx2", "-mfma"]
     avx512 = [
         *("-mavx2", "-mfma"),
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
         "-mprefer-vector-width=512",
     ]
-    LEVELS["csrc/level_avx512.cpp"] = avx512
-    LEVELS["csrc/level_avx512vnni.cpp"] = [*avx512, "-mavx512vnni"]
-    LEVELS["csrc/level_amx.cpp"] = avx512
+    SOURCES["level_avx512"] = avx512
+    SOURCES["level_avx512vnni"] = [*avx512, "-mavx512vnni"]
+    SOURCES["level_amx"] = avx512
 
 
-class BuildLevels(build_ext):
-    """Compiles each level's source apart, so that no instruction of one leaks into another."""
+class BuildApart(build_ext):
+    """Compiles each source by itself: no instruction of a level leaks into another, and all cores
+    have work."""
 
     def build_extension(self, ext: Pybind11Extension) -> None:
-        objects = []
-        for source, flags in LEVELS.items():
-            objects += self.compiler.compile(
-                [source],
+        def compiled(name: str) -> list[str]:
+            return self.compiler.compile(
+                [f"csrc/{name}.cpp"],
                 output_dir=self.build_temp,
                 include_dirs=ext.include_dirs,
                 depends=ext.depends,
-                extra_postargs=[*COMMON, *flags],
+                extra_postargs=[*COMMON, *SOURCES[name]],
             )
-        ext.extra_objects = objects
+
+        self.mkpath(os.path.join(self.build_temp, "csrc"))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            ext.extra_objects = [each for found in pool.map(compiled, SOURCES) for each in found]
         super().build_extension(ext)
 
 
@@ -55,11 +60,11 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "pdepth._native",
-            [f"csrc/{name}.cpp" for name in ("module", "engine", "inspect", "support", "dispatch")],
+            ["csrc/module.cpp"],
             depends=[str(path) for path in sorted(Path("csrc").iterdir())],
             extra_compile_args=COMMON,
             extra_link_args=["-pthread", *SANITIZE],
         )
     ],
-    cmdclass={"build_ext": BuildLevels},
+    cmdclass={"build_ext": BuildApart},
 )

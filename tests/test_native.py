@@ -38,8 +38,10 @@ def test_a_level_shares_no_code_with_the_rest(
     monkeypatch.setattr("setuptools.setup", lambda **_: None)
     monkeypatch.chdir(ROOT)
     build = runpy.run_path(str(ROOT / "setup.py"))
-    assert set(native.simd_levels()) == {Path(source).stem[6:] for source in build["LEVELS"]}
-    for source, flags in build["LEVELS"].items():
+    levels = {n[6:]: flags for n, flags in build["SOURCES"].items() if n.startswith("level_")}
+    assert set(native.simd_levels()) == set(levels)
+    for level, flags in levels.items():
+        source = f"csrc/level_{level}.cpp"
         made = tmp_path / "level.o"
         subprocess.run(
             ["g++", *build["COMMON"], *flags, "-fPIC", "-c", source, "-o", str(made)], check=True
@@ -51,7 +53,7 @@ def test_a_level_shares_no_code_with_the_rest(
             check=True,
         )
         shared = [line.split(None, 2)[2] for line in listed.stdout.splitlines()]
-        assert shared == [f"pdepth::{Path(source).stem[6:]}_level"]
+        assert shared == [f"pdepth::{level}_level"]
 
 
 def test_other_python_threads_run_meanwhile() -> None:
