@@ -43,6 +43,7 @@ TESTING = ("pytest>=8", "hypothesis>=6.100", "scikit-learn>=1.6")  # scikit-lear
 HARMLESS = re.compile(  # reasons of a skip that say nothing of a library's being here
     "this machine lacks|no GPU engine here|.* does not have a decision_function method"
 )
+WHOLE = {"SCIPY_ARRAY_API": "1"}  # or scikit-learn skips a check of its estimators
 ABOUT = (
     "import json, sys; from pdepth.bench.common import machine; "
     "print(json.dumps(machine(*sys.argv[1:])))"
@@ -192,7 +193,7 @@ def tested(environment: Environment, folder: Path) -> dict[str, Any]:
             [*command, *environment.tests],
             cwd=HOME,
             check=False,
-            env=os.environ | {"HOME": home, "USERPROFILE": home},
+            env=os.environ | {"HOME": home, "USERPROFILE": home, **WHOLE},
         )
         if not written.exists():
             raise SystemExit(f"{environment.name}: pytest has written no report.")

@@ -2,7 +2,8 @@
 
     from pdepth.compat.sklearn import KNeighborsClassifier, NearestNeighbors
 
-or, for a whole program and the libraries that it uses, `pdepth.compat.sklearn.patch()`.
+or, for a whole program and the libraries that it uses, `pdepth.compat.sklearn.patch()`, and
+`unpatch()`.
 
 The engine answers where scikit-learn would compare dense rows with every row, by "euclidean" (also
 as "minkowski" with p=2, or "l2"), "sqeuclidean" or "cosine". Everything else is scikit-learn's own
@@ -29,7 +30,6 @@ Sparse graphs, radius queries and labels that are no numbers come from NumPy.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from copy import copy
 from typing import Any
 
@@ -220,21 +220,7 @@ _PATCH = Patch(
         for each in (KNeighborsClassifier, NearestNeighbors)
     ]
 )
-
-
-def patch() -> ExitStack:
-    """Put these classes where `sklearn.neighbors` has its own, and where those were imported to.
-
-    Code that imports them later gets these, and so does what has imported them before, in any
-    module. Instances remain what they are, and so do names that begin with an underscore. Twice is
-    as once. As a context manager, `with patch():`, it ends with the block.
-    """
-    return _PATCH.begin()
-
-
-def unpatch() -> None:
-    """Undo `patch`; nothing where nothing is patched."""
-    _PATCH.end()
+patch, unpatch = _PATCH.begin, _PATCH.end
 
 
 def _width(X: Any) -> int:
