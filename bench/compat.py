@@ -267,7 +267,9 @@ def measure(word: str = "", part: int = 1) -> dict[str, Any]:
     wanted = truths(support, labels, queries, some)
     measured = []
     for number, call in enumerate(CALLS):
-        if word not in call.name or not importlib.util.find_spec(call.theirs.partition(".")[0]):
+        if word not in call.name:
+            continue
+        if not importlib.util.find_spec(call.theirs.partition(".")[0]):
             print(f"{call.name}: not measured", flush=True)
             continue
         modules = [call.theirs, call.ours]

@@ -23,6 +23,7 @@ CPU, see `pdepth.compat.products`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 import pdepth
 from pdepth import validate
 from pdepth.compat.kinds import like, on_host
+from pdepth.compat.packing import little
 from pdepth.compat.products import largest_products
 from pdepth.extras import require
 from pdepth.rows import is_torch
@@ -134,7 +136,8 @@ class IndexFlat:
         rows = np.full((len(x), k), -1, dtype=np.int64)
         held = min(k, self.ntotal)
         if held and len(x):
-            search = largest_products if best else pdepth.kneighbors
+            nearest = partial(pdepth.kneighbors, memory=little(self.rows))
+            search = largest_products if best else nearest
             with np.errstate(over="ignore"):  # beyond float32: infinite, as faiss'
                 distances[:, :held], rows[:, :held] = map(on_host, search(self.rows, x, k=held))
         return like((distances, rows), x)
@@ -196,7 +199,8 @@ class FaissKNeighbors:
         if self.index is None:
             raise AttributeError(UNFITTED)
         X = _rows(X, "X", self.index.d)
-        votes = pdepth.probe_votes(self.index.rows, self._codes, X, k=self.k).votes
+        rows = self.index.rows
+        votes = pdepth.probe_votes(rows, self._codes, X, k=self.k, memory=little(rows)).votes
         return like(self.classes[on_host(votes)], X)
 
     def score(self, X: Any, y: Any) -> float:

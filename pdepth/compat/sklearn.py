@@ -37,6 +37,7 @@ import numpy as np
 
 import pdepth
 from pdepth.compat.kinds import like, on_host
+from pdepth.compat.packing import little
 from pdepth.compat.patching import Patch
 from pdepth.extras import require_tested
 from pdepth.native import default_threads
@@ -115,7 +116,7 @@ class _Engine(KNeighborsMixin):
         if self.effective_metric_ == "sqeuclidean":
             return squared
         if self.effective_metric_ != "cosine":
-            return np.sqrt(squared)
+            return np.sqrt(squared, out=squared)
         types = {str(each.dtype) for each in (self._rows, queries) if each is not None}
         single = types <= {"float32", "torch.float32"}
         # Of rows of norm one, |x - y|^2 = 2 - 2 cos.
@@ -138,14 +139,18 @@ class _Engine(KNeighborsMixin):
             X = self._checked(X)
             if not is_torch(X) and not _dense(X):
                 return None
+        metric, threads = _METRICS[self.effective_metric_], _threads(self.n_jobs)
+        # Of unit rows there are copies already, in float64.
+        memory = None if metric == "cosine" else little(self._rows, threads)
         try:
             return function(
                 self._rows,
                 *labels,
                 X,
                 k=int(k),
-                metric=_METRICS[self.effective_metric_],
-                num_threads=_threads(self.n_jobs),
+                metric=metric,
+                num_threads=threads,
+                memory=memory,
                 **options,
             )
         except NoDirection:
