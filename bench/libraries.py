@@ -253,14 +253,22 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--render", action="store_true")
     options = parser.parse_args()
+    named = [each for each in ENVIRONMENTS if options.word in each.name]
+    if not named:
+        names = ", ".join(each.name for each in ENVIRONMENTS)
+        parser.error(f"WORD is {options.word!r}; a part of one of {names} is wanted.")
+    if options.quick and not options.bench:
+        parser.error("--quick goes with --bench.")
     wrong = []
-    for environment in () if options.render else ENVIRONMENTS:
+    for environment in () if options.render else named:
         folder = options.into.resolve() / environment.name
-        if options.word not in environment.name or (options.bench and environment.bench is None):
+        if options.bench and environment.bench is None:
             continue
         print(f"{environment.name}: {folder}", flush=True)
         if not options.no_install:
             make(environment, folder)
+        elif not Path(python(folder)).exists():
+            raise SystemExit(f"{environment.name}: there is no {python(folder)}.")
         if options.bench:
             given = filter(None, [environment.bench, "--quick" if options.quick else ""])
             subprocess.run([python(folder), "bench/compat.py", *given], cwd=HOME, check=True)

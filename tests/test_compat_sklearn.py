@@ -437,9 +437,11 @@ def test_scikit_learns_own_tests() -> None:
 
 
 def test_another_version_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sklearn, "__version__", "1.5.2")
-    with pytest.warns(UserWarning, match="tested with sklearn from 1.6 to below 1.10, and 1.5.2"):
-        extras.require_tested("sklearn", "pdepth.compat.sklearn", "sklearn", "1.6", "1.10")
+    for version in ("1.5.2", "1.10rc1"):
+        monkeypatch.setattr(sklearn, "__version__", version)
+        wanted = f"tested with sklearn from 1.6 to below 1.10, and {version}"
+        with pytest.warns(UserWarning, match=wanted):
+            extras.require_tested("sklearn", "pdepth.compat.sklearn", "sklearn", "1.6", "1.10")
     code = "import sys; sys.modules['sklearn'] = None; import pdepth.compat.sklearn"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     wanted = "ImportError: pdepth.compat.sklearn needs sklearn: pip install 'pdepth[sklearn]'."

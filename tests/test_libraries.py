@@ -64,6 +64,26 @@ def test_results_take_the_place_of_earlier_ones(
     assert "| oodeel | faiss-cpu 1.15 | 4 | 0 | 0 | c, d |" in libraries.table(stored)
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (["odeel2"], "WORD is 'odeel2'; a part of one of newest, oldest, oodeel"),
+        (["oodeel", "--quick"], "--quick goes with --bench."),
+        (["oodeel", "--no-install", "--into", "nowhere"], "oodeel: there is no "),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(
+    given: list[str],
+    wanted: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["libraries.py", *given])
+    with pytest.raises(SystemExit) as caught:
+        libraries.main()
+    assert wanted in f"{caught.value}{capsys.readouterr().err}"
+
+
 def test_every_environment_has_been_run_and_the_page_tells() -> None:
     if not common.CHECKOUT:
         pytest.skip("an installed copy has no page")
