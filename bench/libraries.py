@@ -35,7 +35,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from pdepth.atomic import replacing
-from pdepth.bench.common import HOME, RESULTS, render
+from pdepth.bench.common import HOME, RESULTS, commit, render
 
 NAME, STORED = "bench/libraries.py", HOME / RESULTS / "libraries.json"
 PAGE, PROJECT = Path("docs", "compat.md"), Path("pyproject.toml")
@@ -260,6 +260,7 @@ def main() -> None:
     if options.quick and not options.bench:
         parser.error("--quick goes with --bench.")
     wrong = []
+    os.environ["PDEPTH_COMMIT"] = commit()  # the first results change the checkout
     for environment in () if options.render else named:
         folder = options.into.resolve() / environment.name
         if options.bench and environment.bench is None:

@@ -79,6 +79,7 @@ def test_mistakes_are_told_before_anything_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.argv", ["libraries.py", *given])
+    monkeypatch.setenv("PDEPTH_COMMIT", "1234567")
     with pytest.raises(SystemExit) as caught:
         libraries.main()
     assert wanted in f"{caught.value}{capsys.readouterr().err}"
@@ -99,3 +100,8 @@ def test_every_test_file_of_a_library_has_an_environment() -> None:
     given = {each for environment in libraries.ENVIRONMENTS for each in environment.tests}
     found = {f"tests/{path.name}" for path in Path(__file__).parent.glob("test_compat_*.py")}
     assert found - given == {"tests/test_compat_presets.py"}
+
+
+def test_results_that_are_written_do_not_dirty_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PDEPTH_COMMIT", "1234567")
+    assert common.commit() == ("1234567" if common.CHECKOUT else "")
