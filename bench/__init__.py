@@ -8,5 +8,6 @@ render.py    README's tables and the picture, from the stored results alone
 check.py     the reference set of reference/, and whether an implementation agrees with it
 cifar10.py   one whole job on real data
 compat.py    other libraries' own calls beside those of pdepth.compat
+libraries.py the tests of pdepth.compat beside the real libraries, in their own environments
 results/     what was measured, as pytest-benchmark stores it
 """

@@ -53,18 +53,20 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, "-dirty" if it was changed. For a copy without its history, what
-    PDEPTH_COMMIT says; empty for an installed one.
+    """The checkout's commit, "-dirty" if it was changed; or what PDEPTH_COMMIT says, for a copy
+    without its history, and for what runs after results have been written. Empty for an installed
+    one.
     """
     if not CHECKOUT:
         return ""
-    said = os.environ.get("PDEPTH_COMMIT", "")
+    if said := os.environ.get("PDEPTH_COMMIT", ""):
+        return said
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
         found = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        return said
-    return found.stdout.strip() or said
+        return ""
+    return found.stdout.strip()
 
 
 def where(about: dict[str, Any]) -> str:

@@ -2,13 +2,15 @@
 
     python bench/compat.py             measures; stored, and rendered into docs/compat.md
     python bench/compat.py WORD        only calls with this word in their names; the others stay
+    python bench/compat.py --quick     likewise of a tenth of the rows; printed, and not stored
     python bench/compat.py --render    the page's table from the stored result
 
 20,000 x 512 support rows of 10 classes, 10,000 queries, k = 30; of a graph the support's own rows
 are the queries; for lightly, rows of norm one and its own k = 200. The gate: what pdepth's call
 answers to 50 of the queries is compared with the definition, and a difference ends the run. Rounds
 are interleaved, and take turns in who begins; memory is that of a process of its own. What is not
-installed is not measured: aucurriculum wants an environment of its own.
+installed is not measured: some want an environment of their own, and `python bench/libraries.py
+--bench` measures each in its own. A call that was measured elsewhere than the others says where.
 """
 
 from __future__ import annotations
@@ -196,11 +198,12 @@ CALLS = (
 )
 
 
-def problem() -> tuple[Rows, Labels, Rows]:
-    """Support, labels and queries, random and always the same."""
+def problem(part: int) -> tuple[Rows, Labels, Rows]:
+    """Support, labels and queries, random and always the same; one in `part` of the rows."""
+    support, queries = SUPPORT // part, QUERIES // part
     rng = np.random.default_rng(0)
-    rows = rng.standard_normal((SUPPORT + QUERIES, WIDTH), np.float32)
-    return rows[:SUPPORT], rng.integers(0, CLASSES, SUPPORT), rows[SUPPORT:]
+    rows = rng.standard_normal((support + queries, WIDTH), np.float32)
+    return rows[:support], rng.integers(0, CLASSES, support), rows[support:]
 
 
 def truths(
@@ -245,26 +248,28 @@ def largest(products: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64],
     return products[rows], rows
 
 
-def extra_bytes(module: str, call: int) -> int | None:
+def extra_bytes(module: str, call: int, part: int) -> int | None:
     """By how much a call's peak exceeds what its process held before; in a process of its own."""
-    library, given = importlib.import_module(module), problem()
+    library, given = importlib.import_module(module), problem(part)
     before = memory_now()
     CALLS[call].ask(library, *given)
     return None if before is None else memory_peak() - before
 
 
-def apart(module: str, call: int) -> int | None:
+def apart(module: str, call: int, part: int) -> int | None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(extra_bytes, module, call).result()
+        return fresh.submit(extra_bytes, module, call, part).result()
 
 
-def measure(word: str = "") -> dict[str, Any]:
-    support, labels, queries = problem()
-    some = np.sort(np.random.default_rng(1).choice(QUERIES, CHECKED, replace=False))
+def measure(word: str = "", part: int = 1) -> dict[str, Any]:
+    support, labels, queries = problem(part)
+    some = np.sort(np.random.default_rng(1).choice(len(queries), CHECKED, replace=False))
     wanted = truths(support, labels, queries, some)
     measured = []
     for number, call in enumerate(CALLS):
-        if word not in call.name or not importlib.util.find_spec(call.theirs.partition(".")[0]):
+        if word not in call.name:
+            continue
+        if not importlib.util.find_spec(call.theirs.partition(".")[0]):
             print(f"{call.name}: not measured", flush=True)
             continue
         modules = [call.theirs, call.ours]
@@ -282,7 +287,7 @@ def measure(word: str = "") -> dict[str, Any]:
         found = {
             "call": call.name,
             "seconds": seconds,
-            "extra_bytes": [apart(module, number) for module in modules],
+            "extra_bytes": [apart(module, number, part) for module in modules],
             "checked": CHECKED,
             "differing": int((unlike.any(axis=1) if unlike.ndim > 1 else unlike).sum()),
         }
@@ -333,8 +338,13 @@ def together(old: dict[str, Any], new: dict[str, Any], some: bool) -> dict[str, 
 
 def main() -> None:
     options = sys.argv[1:]
+    if "--quick" in options:
+        options.remove("--quick")
+        measure("".join(options), part=10)
+        return
     if options != ["--render"]:
-        stored = together(json.loads(STORED.read_text()), measure(*options), bool(options))
+        word = "".join(options)
+        stored = together(json.loads(STORED.read_text()), measure(word), some=bool(word))
         with replacing(STORED) as temporary:
             temporary.write_text(json.dumps(stored, indent=1) + "\n")
     render(NAME, table(json.loads(STORED.read_text())), PAGE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import warnings
 from typing import Any
 
@@ -37,4 +38,4 @@ def require_tested(module: str, what: str, extra: str, oldest: str, before: str)
 
 def _number(version: str) -> tuple[int, ...]:
     """Its first two parts, of which releases promise what they keep."""
-    return tuple(int(part) for part in version.split(".")[:2])
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))  # of 0.5rc1, too

@@ -510,6 +510,7 @@ def test_cleanlab_refuses_the_same(what: str, theirs: Any) -> None:
         (lambda: compat.outlier_scores(ROWS, queries=QUERIES[:, :5]), ValueError, "5 features"),
         (lambda: compat.label_quality(ROWS, LABELS[:9]), ValueError, "labels has 9 entries"),
         (lambda: compat.label_quality(ROWS, LABELS + 0.5), TypeError, "labels has elements of"),
+        (lambda: compat.label_quality(ROWS, [None] * len(ROWS)), TypeError, "such as None"),
         (lambda: compat.label_quality(ROWS, LABELS[:, None]), ValueError, "one dimension"),
         (lambda: compat.label_quality(ROWS, LABELS, 300), ValueError, "k is 300"),
         (lambda: compat.label_quality(ROWS, LABELS, [3, 5]), TypeError, "k is [3, 5]"),  # type: ignore[arg-type]

@@ -68,6 +68,7 @@ def test_several_k_of_digits_from_one_search() -> None:
         assert accuracies == accuracies_by_definition(*given, k, 0.07, 10)
         assert accuracies == in_torch(*tensors, k, 0.07, 10)
         assert accuracies == knn_classifier(*tensors, k, 0.07, 10)
+        assert accuracies == knn_classifier(*tensors, np.int64(k), 0.07, 10)
         assert accuracies[0] > 90
         assert accuracies[1] > 95
 
@@ -120,6 +121,8 @@ def test_what_was_rounded_in_doubt_is_computed_again() -> None:
 def test_wrong_input_is_named() -> None:
     with pytest.raises(RuntimeError, match="k is 401; from 1 to 400, the bank's rows, is wanted."):
         knn_classifier(*GIVEN, 401, 0.07)
+    with pytest.raises(RuntimeError, match="k is empty; at least one number is wanted."):
+        knn_classifier(*GIVEN, [], 0.07)
     with pytest.raises(RuntimeError, match="num_classes is 3; the top 5 are counted."):
         knn_classifier(GIVEN[0], GIVEN[1] % 3, *GIVEN[2:], 9, 0.07, 3)
     with pytest.raises(RuntimeError, match="classes from 0 to 4 are wanted."):

@@ -283,6 +283,12 @@ def test_faissknn_names_its_mistakes() -> None:
     for labels in (LABELS + 3, LABELS - 1):
         with pytest.raises(IndexError, match="labels from 0 to 4 are wanted."):
             compat.FaissKNNClassifier(3).fit(SUPPORT, labels)
+    for kind in (compat.FaissKNNClassifier, compat.FaissKNNMultilabelClassifier):
+        with pytest.raises(AttributeError, match="that has not been fitted"):
+            kind(3).predict(QUERIES)
+    for kind in (compat.FaissKNeighbors, compat.FaissKNNClassifier):
+        with pytest.raises(IndexError, match="y has 8 labels and X 9 rows; as many are wanted."):
+            kind(3).fit(SUPPORT[:9], LABELS[:8])
     few = compat.FaissKNNClassifier(9).fit(SUPPORT[:4], LABELS[:4] * 0)
     with pytest.raises(ValueError, match="k is 9 and support has 4 rows; at most 4 is wanted."):
         few.predict(QUERIES)

@@ -437,9 +437,11 @@ def test_scikit_learns_own_tests() -> None:
 
 
 def test_another_version_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sklearn, "__version__", "1.5.2")
-    with pytest.warns(UserWarning, match="tested with sklearn from 1.6 to below 1.10, and 1.5.2"):
-        extras.require_tested("sklearn", "pdepth.compat.sklearn", "sklearn", "1.6", "1.10")
+    for version in ("1.5.2", "1.10rc1"):
+        monkeypatch.setattr(sklearn, "__version__", version)
+        wanted = f"tested with sklearn from 1.6 to below 1.10, and {version}"
+        with pytest.warns(UserWarning, match=wanted):
+            extras.require_tested("sklearn", "pdepth.compat.sklearn", "sklearn", "1.6", "1.10")
     code = "import sys; sys.modules['sklearn'] = None; import pdepth.compat.sklearn"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     wanted = "ImportError: pdepth.compat.sklearn needs sklearn: pip install 'pdepth[sklearn]'."
@@ -449,3 +451,32 @@ def test_another_version_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_not_fitted_is_scikit_learns_error() -> None:
     with pytest.raises(NotFittedError):
         compat.NearestNeighbors().kneighbors()
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.parametrize("module", ["sklearn", "faiss"])
+def test_rows_are_not_packed_all_at_once(module: str) -> None:
+    """What a search takes beside its rows: less than half of the engine's own choice."""
+    code = f"""
+import numpy as np, pdepth
+from pdepth.bench.common import memory_now, memory_peak
+from pdepth.compat import faiss, sklearn
+rows = np.random.default_rng(0).standard_normal((40_000, 400), np.float32)
+index = faiss.IndexFlatL2(400)
+index.add(rows)
+searches = dict(
+    faiss=lambda: index.search(rows[:50], 5),
+    sklearn=lambda: sklearn.NearestNeighbors(n_jobs=1).fit(rows).kneighbors(rows[:50]),
+    engine=lambda: pdepth.kneighbors(rows, rows[:50], num_threads=1),
+)
+before = memory_now()
+searches[{module!r}]()
+taken = memory_peak() - before
+before = memory_now()
+searches["engine"]()
+print(taken, memory_peak() - before)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    taken, whole = map(int, run.stdout.split())
+    assert taken < whole / 2

@@ -2,8 +2,9 @@
 
     from pdepth.compat.aucurriculum import ParallelKNN
 
-or, for its prediction depth too and in a whole program, `pdepth.compat.aucurriculum.patch()`; a
-configuration whose `_target_` is `pdepth.compat.aucurriculum_scoring.PredictionDepth` needs none.
+or, for its prediction depth too and in a whole program, `pdepth.compat.aucurriculum.patch()`, and
+`unpatch()`; configurations stay as they are. One whose `_target_` is
+`pdepth.compat.aucurriculum_scoring.PredictionDepth` needs none.
 
 aucurriculum itself is needed by `patch` alone. As there, a row that is asked about itself votes for
 itself too, of tied classes the smallest label wins, and votes come back on the CPU.
@@ -16,7 +17,6 @@ be any integers.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 
 import pdepth
@@ -83,21 +83,6 @@ class ParallelKNN:
         return found.cpu()
 
 
-def patch() -> ExitStack:
-    """Put pdepth's classes where aucurriculum has its `ParallelKNN` and its `PredictionDepth`.
-
-    In its modules, so that configurations stay as they are, and in every module that has imported
-    them; instances remain what they are. Twice is as once. As a context manager, `with patch():`,
-    it ends with the block. Raises ImportError where aucurriculum is not installed.
-    """
-    return _PATCH.begin()
-
-
-def unpatch() -> None:
-    """Undo `patch`; nothing where nothing is patched."""
-    _PATCH.end()
-
-
 def _pairs() -> Pairs:
     """aucurriculum's classes, from the modules that define them, each with ours."""
     defined = [require(f"{SCORING}.{name}", "patch", "aucurriculum") for name in DEFINED]
@@ -108,3 +93,4 @@ def _pairs() -> Pairs:
 
 
 _PATCH = Patch(_pairs)
+patch, unpatch = _PATCH.begin, _PATCH.end

@@ -4,8 +4,9 @@
 
     Datalab(data, label_name="y").find_issues(knn_graph=knn_graph(features))
 
-or, for all that cleanlab searches by itself, `pdepth.compat.cleanlab.patch()`. cleanlab itself is
-needed by that alone; scikit-learn, on whose k-NN both stand, by everything.
+or, for all that cleanlab searches by itself (Datalab, OutOfDistribution, data valuation),
+`pdepth.compat.cleanlab.patch()`, and `unpatch()`. cleanlab itself is needed by that alone;
+scikit-learn, on whose k-NN both stand, by everything.
 
 Neighbours are those of `pdepth.compat.sklearn.NearestNeighbors`, where cleanlab asks
 scikit-learn's: there is said which metrics the engine answers and how ties and near rows are
@@ -14,7 +15,6 @@ ordered. Metric, number of neighbours, types and the places of exact copies are 
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,7 +192,13 @@ def label_quality(
     given = np.asarray(on_host(labels))
     if given.dtype.kind not in "OUS":
         given = validate.integers(given, "labels")
-    classes, codes = np.unique(given, return_inverse=True)
+    try:
+        classes, codes = np.unique(given, return_inverse=True)
+    except TypeError:
+        raise TypeError(
+            "labels has values that cannot be compared, such as None; integers or strings are "
+            "wanted."
+        ) from None
     counts = on_host(
         probe_votes(
             support_embeddings,
@@ -211,23 +217,9 @@ def label_quality(
     return LabelQuality(own / k, counts, codes, classes)
 
 
-def patch() -> ExitStack:
-    """Have cleanlab's Datalab, OutOfDistribution and data valuation search by the engine.
-
-    It puts `construct_knn` and `create_knn_graph_and_index` where cleanlab has its own. Twice is as
-    once. As a context manager, `with patch():`, it ends with the block.
-    """
-    require_tested("cleanlab", "pdepth.compat.cleanlab.patch", "cleanlab", "2.7", "2.10")
-    return _PATCH.begin()
-
-
-def unpatch() -> None:
-    """Undo `patch`; nothing where nothing is patched."""
-    _PATCH.end()
-
-
 def _pairs() -> Pairs:
     """cleanlab's functions, each with ours."""
+    require_tested("cleanlab", "pdepth.compat.cleanlab.patch", "cleanlab", "2.7", "2.10")
     found = []
     for module, ours in (("search", construct_knn), ("knn_graph", create_knn_graph_and_index)):
         theirs = require(f"cleanlab.internal.neighbor.{module}", "patch", "cleanlab")
@@ -236,6 +228,7 @@ def _pairs() -> Pairs:
 
 
 _PATCH = Patch(_pairs)
+patch, unpatch = _PATCH.begin, _PATCH.end
 
 
 def _fitted(features: Any, k: int | None, metric: Any, options: dict[str, Any]) -> NearestNeighbors:

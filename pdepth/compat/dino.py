@@ -16,7 +16,7 @@ and labels that are no class, are errors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,30 +28,6 @@ from pdepth.compat.scores import Bank, rank_in_doubt
 __all__ = ["KnnModule", "knn_classifier"]
 
 
-@overload
-def knn_classifier(
-    train_features: Any,
-    train_labels: Any,
-    test_features: Any,
-    test_labels: Any,
-    k: int,
-    T: float,
-    num_classes: int = 1000,
-) -> tuple[float, float]: ...
-
-
-@overload
-def knn_classifier(
-    train_features: Any,
-    train_labels: Any,
-    test_features: Any,
-    test_labels: Any,
-    k: Sequence[int],
-    T: float,
-    num_classes: int = 1000,
-) -> dict[int, tuple[float, float]]: ...
-
-
 def knn_classifier(
     train_features: Any,
     train_labels: Any,
@@ -60,7 +36,7 @@ def knn_classifier(
     k: int | Sequence[int],
     T: float,
     num_classes: int = 1000,
-) -> tuple[float, float] | dict[int, tuple[float, float]]:
+) -> Any:
     """DINO's `knn_classifier`: top-1 and top-5 accuracy in percent; of several k, a dict by k.
 
     A class weighs as much as the exp(similarity / T) of those of the k nearest training rows that
@@ -73,7 +49,9 @@ def knn_classifier(
     Raises RuntimeError, as torch does there, for shapes, types, labels and k that do not fit, and
     for fewer than min(5, k) classes; ValueError for NaN and for T that is not positive.
     """
-    ks = (k,) if isinstance(k, int) else tuple(k)
+    ks = (k,) if isinstance(k, int | np.integer) else tuple(k)
+    if not ks:
+        raise RuntimeError("k is empty; at least one number is wanted.")
     bank = Bank(train_features, train_labels, num_classes)
     targets: NDArray[np.int64] = on_host(test_labels)
     if targets.shape != (len(test_features),):
@@ -92,7 +70,7 @@ def knn_classifier(
         each: (100 * int(top1) / len(targets), 100 * int(top5) / len(targets))
         for each, (top1, top5) in zip(ks, correct, strict=True)
     }
-    return found[k] if isinstance(k, int) else found
+    return found[k] if isinstance(k, int | np.integer) else found
 
 
 def _ahead(score: NDArray[np.float64], targets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ CPU, see `pdepth.compat.products`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 import pdepth
 from pdepth import validate
 from pdepth.compat.kinds import like, on_host
+from pdepth.compat.packing import little
 from pdepth.compat.products import largest_products
 from pdepth.extras import require
 from pdepth.rows import is_torch
@@ -49,6 +51,7 @@ __all__ = [
 
 METRIC_INNER_PRODUCT, METRIC_L2 = 0, 1  # as faiss numbers them
 FURTHEST = float(np.finfo(np.float32).max)  # where there is no row
+UNFITTED = "predict is asked of a classifier that has not been fitted."
 
 
 def knn(xq: Any, xb: Any, k: int, metric: int = METRIC_L2, metric_arg: float = 0.0) -> Any:
@@ -133,7 +136,8 @@ class IndexFlat:
         rows = np.full((len(x), k), -1, dtype=np.int64)
         held = min(k, self.ntotal)
         if held and len(x):
-            search = largest_products if best else pdepth.kneighbors
+            nearest = partial(pdepth.kneighbors, memory=little(self.rows))
+            search = largest_products if best else nearest
             with np.errstate(over="ignore"):  # beyond float32: infinite, as faiss'
                 distances[:, :held], rows[:, :held] = map(on_host, search(self.rows, x, k=held))
         return like((distances, rows), x)
@@ -184,6 +188,7 @@ class FaissKNeighbors:
     def fit(self, X: Any, y: Any) -> FaissKNeighbors:
         """Hold rows X (M, D), as float32, and labels y (M,)."""
         X = _rows(X, "X")
+        _as_many(X, y)
         self.index = IndexFlatL2(X.shape[1])
         self.index.add(X)
         self.classes, self._codes = np.unique(on_host(y), return_inverse=True)
@@ -192,9 +197,10 @@ class FaissKNeighbors:
     def predict(self, X: Any) -> Any:
         """The labels (N,) that win the votes of the k nearest rows."""
         if self.index is None:
-            raise AttributeError("predict is asked of a classifier that has not been fitted.")
+            raise AttributeError(UNFITTED)
         X = _rows(X, "X", self.index.d)
-        votes = pdepth.probe_votes(self.index.rows, self._codes, X, k=self.k).votes
+        rows = self.index.rows
+        votes = pdepth.probe_votes(rows, self._codes, X, k=self.k, memory=little(rows)).votes
         return like(self.classes[on_host(votes)], X)
 
     def score(self, X: Any, y: Any) -> float:
@@ -228,6 +234,7 @@ class FaissKNNClassifier:
         validate.one_of(metric, "metric", ("l2", "ip", "cosine"))
         self.n_neighbors, self.n_classes, self.device = n_neighbors, n_classes, device
         self.metric, self.use_fp16 = metric, use_fp16
+        self.index: IndexFlat | None = None
 
     def fit(self, X: Any, y: Any) -> Any:
         """Hold rows X (M, D) and labels y (M,). Raises IndexError for a label that is no class."""
@@ -252,6 +259,7 @@ class FaissKNNClassifier:
 
     def _hold(self, X: Any, y: Any) -> None:
         X = self._taken(X)
+        _as_many(X, y)
         self.index = IndexFlat(
             X.shape[1], METRIC_L2 if self.metric == "l2" else METRIC_INNER_PRODUCT
         )
@@ -270,14 +278,17 @@ class FaissKNNClassifier:
         return X
 
     def _near(self, X: Any) -> NDArray[np.int64]:
-        """Rows (N, n_neighbors) of the neighbours."""
+        """The labels (N, n_neighbors), or (N, n_neighbors, labels), of the neighbours."""
+        if self.index is None:
+            raise AttributeError(UNFITTED)
         validate.enough_rows(self.n_neighbors, self.index.ntotal, leave_one_out=False)
-        rows: NDArray[np.int64] = on_host(self.index.search(self._taken(X), self.n_neighbors)[1])
-        return rows
+        rows = on_host(self.index.search(self._taken(X), self.n_neighbors)[1])
+        labels: NDArray[np.int64] = self.y[rows]
+        return labels
 
     def _counts(self, X: Any) -> NDArray[np.int64]:
         """Votes (N, n_classes)."""
-        near = self.y[self._near(X)]
+        near = self._near(X)
         counts = np.zeros((len(near), self.n_classes or 0), dtype=np.int64)
         np.add.at(counts, (np.arange(len(near))[:, None], near), 1)
         return counts
@@ -293,13 +304,19 @@ class FaissKNNMultilabelClassifier(FaissKNNClassifier):
 
     def predict(self, X: Any) -> NDArray[np.int64]:
         """Each label (N, labels) that more than half of the neighbours have."""
-        ones: NDArray[np.int64] = self.y[self._near(X)].sum(axis=1)
+        ones: NDArray[np.int64] = self._near(X).sum(axis=1)
         return (ones > self.n_neighbors - ones).astype(int)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """The share of neighbours (N, labels) that have each label."""
-        shares: NDArray[np.float64] = self.y[self._near(X)].sum(axis=1) / self.n_neighbors
+        shares: NDArray[np.float64] = self._near(X).sum(axis=1) / self.n_neighbors
         return shares
+
+
+def _as_many(X: Any, y: Any) -> None:
+    """IndexError, as an index without a label is in their `predict`."""
+    if len(y) != len(X):
+        raise IndexError(f"y has {len(y)} labels and X {len(X)} rows; as many are wanted.")
 
 
 def _rows(x: Any, what: str, width: int | None = None) -> Any:

@@ -2,8 +2,8 @@
 
     from pdepth.compat.lightly import knn_predict
 
-or, for lightly's own benchmark modules, `pdepth.compat.lightly.patch()`. lightly itself is needed
-for that alone.
+or, for lightly's own `BenchmarkModule` and `KNNClassifier`, `pdepth.compat.lightly.patch()`, and
+`unpatch()`. lightly itself is needed for that alone.
 
 As there, similarities are inner products of the features as they are given; whoever wants cosines
 gives rows of norm one. What differs. Similarities and scores are float64 sums, of which the ranks
@@ -18,7 +18,6 @@ function prepares it at each call, since nothing tells it that a tensor has not 
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -75,23 +74,8 @@ class KnnPredictor:
         return like(np.concatenate([ranked(scores[0]) for _, scores in stretches]), feature)
 
 
-def patch() -> ExitStack:
-    """Put our `knn_predict` where lightly has its own, and wherever that was imported to.
-
-    So `BenchmarkModule` and `KNNClassifier` use the engine. Twice is as once. As a context manager,
-    `with patch():`, it ends with the block.
-
-    Raises ImportError where lightly is not installed.
-    """
-    return _PATCH.begin()
-
-
-def unpatch() -> None:
-    """Undo `patch`; nothing where nothing is patched."""
-    _PATCH.end()
-
-
 _PATCH = Patch(lambda: [(_library().knn_predict, knn_predict)])
+patch, unpatch = _PATCH.begin, _PATCH.end
 
 
 def _library() -> Any:

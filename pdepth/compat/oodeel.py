@@ -9,7 +9,8 @@ so the features of all are held. Where inputs are perturbed (`eps`) it is one a 
 `use_gpu=True` is oodeel's own search, by faiss on the GPU.
 
 What differs. Distances are float64 sums of the same float32 features, rounded to float32 once;
-faiss, in oodeel, adds up products in float32. faiss itself is needed: oodeel imports it.
+faiss, in oodeel, adds up products in float32. NaN is an error. faiss itself is needed: oodeel
+imports it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Names in other libraries' modules, bound to pdepth's classes and functions and back."""
+"""Names in other libraries' modules, bound to pdepth's classes and functions and back.
+
+_PATCH = Patch(pairs)
+patch, unpatch = _PATCH.begin, _PATCH.end
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,13 @@ class Patch:
         self._own: set[tuple[str, str]] = set()  # modules and names that had ours all along
 
     def begin(self) -> ExitStack:
-        """Twice is as once. What comes back ends the patch, if this began it."""
+        """Put pdepth's classes and functions where the library has its own, in all loaded modules.
+
+        Code that imports them later gets these, and so does what has imported them before.
+        Instances remain what they are, and so do names that begin with an underscore. Twice is as
+        once. As a context manager, `with patch():`, it ends with the block, unless it was begun
+        before. Raises ImportError where the library is not installed.
+        """
         ends = ExitStack()
         if self._begun is None:
             self._begun = self._pairs()
@@ -39,7 +49,7 @@ class Patch:
         return next((their for their, our in self._begun or () if our is ours), None)
 
     def end(self) -> None:
-        """Nothing, where nothing has begun."""
+        """Undo `patch`; nothing where nothing is patched."""
         back = [(our, their) for their, our in self._begun or ()]
         for module, name, their in _places(back):
             if (module.__name__, name) not in self._own:

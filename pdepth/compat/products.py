@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pdepth import kneighbors, validate
 from pdepth.compat.kinds import like, on_host
+from pdepth.compat.packing import little
 from pdepth.compat.pairs import over_pairs
 from pdepth.native import default_threads
 
@@ -67,7 +68,8 @@ class Lifted:
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
         """Squared distances (N, k), lifted, rows (N, k), nearest first, and the margins (N,)."""
         flat = np.hstack([queries, np.zeros((len(queries), 3), queries.dtype)])
-        distances, rows = map(on_host, kneighbors(self._lifted, like(flat, self._lifted), k=k))
+        asked, memory = like(flat, self._lifted), little(self._lifted)
+        distances, rows = map(on_host, kneighbors(self._lifted, asked, k=k, memory=memory))
         reach = (np.sqrt(_squares(queries)) + np.sqrt(self._most)) ** 2
         rounding = 8 * (self._rows.shape[1] + 8) * np.finfo(np.float64).eps * reach
         return distances, rows, rounding + 2 * self._remainder

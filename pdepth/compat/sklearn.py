@@ -2,7 +2,8 @@
 
     from pdepth.compat.sklearn import KNeighborsClassifier, NearestNeighbors
 
-or, for a whole program and the libraries that it uses, `pdepth.compat.sklearn.patch()`.
+or, for a whole program and the libraries that it uses, `pdepth.compat.sklearn.patch()`, and
+`unpatch()`.
 
 The engine answers where scikit-learn would compare dense rows with every row, by "euclidean" (also
 as "minkowski" with p=2, or "l2"), "sqeuclidean" or "cosine". Everything else is scikit-learn's own
@@ -29,7 +30,6 @@ Sparse graphs, radius queries and labels that are no numbers come from NumPy.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from copy import copy
 from typing import Any
 
@@ -37,6 +37,7 @@ import numpy as np
 
 import pdepth
 from pdepth.compat.kinds import like, on_host
+from pdepth.compat.packing import little
 from pdepth.compat.patching import Patch
 from pdepth.extras import require_tested
 from pdepth.native import default_threads
@@ -115,7 +116,7 @@ class _Engine(KNeighborsMixin):
         if self.effective_metric_ == "sqeuclidean":
             return squared
         if self.effective_metric_ != "cosine":
-            return np.sqrt(squared)
+            return np.sqrt(squared, out=squared)
         types = {str(each.dtype) for each in (self._rows, queries) if each is not None}
         single = types <= {"float32", "torch.float32"}
         # Of rows of norm one, |x - y|^2 = 2 - 2 cos.
@@ -138,14 +139,18 @@ class _Engine(KNeighborsMixin):
             X = self._checked(X)
             if not is_torch(X) and not _dense(X):
                 return None
+        metric, threads = _METRICS[self.effective_metric_], _threads(self.n_jobs)
+        # Of unit rows there are copies already, in float64.
+        memory = None if metric == "cosine" else little(self._rows, threads)
         try:
             return function(
                 self._rows,
                 *labels,
                 X,
                 k=int(k),
-                metric=_METRICS[self.effective_metric_],
-                num_threads=_threads(self.n_jobs),
+                metric=metric,
+                num_threads=threads,
+                memory=memory,
                 **options,
             )
         except NoDirection:
@@ -220,21 +225,7 @@ _PATCH = Patch(
         for each in (KNeighborsClassifier, NearestNeighbors)
     ]
 )
-
-
-def patch() -> ExitStack:
-    """Put these classes where `sklearn.neighbors` has its own, and where those were imported to.
-
-    Code that imports them later gets these, and so does what has imported them before, in any
-    module. Instances remain what they are, and so do names that begin with an underscore. Twice is
-    as once. As a context manager, `with patch():`, it ends with the block.
-    """
-    return _PATCH.begin()
-
-
-def unpatch() -> None:
-    """Undo `patch`; nothing where nothing is patched."""
-    _PATCH.end()
+patch, unpatch = _PATCH.begin, _PATCH.end
 
 
 def _width(X: Any) -> int:

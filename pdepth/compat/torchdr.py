@@ -2,7 +2,8 @@
 
     from pdepth.compat.torchdr import pairwise_distances
 
-or, for TorchDR's own estimators, `pdepth.compat.torchdr.patch()`.
+or, for TorchDR's own affinities, estimators and scores, `pdepth.compat.torchdr.patch()`, and
+`unpatch()`.
 
 The engine answers where k neighbours are asked by "euclidean", "sqeuclidean" or "angular" (inner
 products) of tensors that need no gradient, for `backend=None`, "faiss" and flat `FaissConfig`s.
@@ -17,7 +18,6 @@ row out by its number. NaN is an error.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -109,23 +109,8 @@ def _fits(k: Any, rows: int) -> bool:
     return whole and 0 < k < rows
 
 
-def patch() -> ExitStack:
-    """Put our `pairwise_distances` where TorchDR has its own, and wherever that was imported to.
-
-    So its affinities, estimators and scores use the engine. Twice is as once. As a context manager,
-    `with patch():`, it ends with the block.
-
-    Raises ImportError where TorchDR is not installed.
-    """
-    return _PATCH.begin()
-
-
-def unpatch() -> None:
-    """Undo `patch`; nothing where nothing is patched."""
-    _PATCH.end()
-
-
 _PATCH = Patch(lambda: [(_library().pairwise_distances, pairwise_distances)])
+patch, unpatch = _PATCH.begin, _PATCH.end
 
 
 def _original() -> Any:
