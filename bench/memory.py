@@ -4,12 +4,13 @@
     python bench/memory.py cifar10 mapped ...   some of them
     python bench/memory.py --render             the page's tables from the stored results
 
-cifar10: depths of test images under a ResNet18, by whole budgets; the same depths in all, or no
-number. own: of training images, each left out of its own vote. theirs: what aucurriculum's way
-would need for the same, its time measured on a part and scaled. mapped: a memory map of float16
-rows beside the same rows in memory. linear: time against rows, queries and width, doubled. resume:
-kills at random moments. Each case runs in a process of its own; memory is that process's peak as
-the operating system tells it. `--rows N` and `--queries N` make the CIFAR-10 cases smaller.
+cifar10: depths of test images under a ResNet18 within 8 and 4 GiB, or what `--memory` says; each
+run is stored when it has ended, and has the same depths as others of its size, or no number. own:
+of training images, each left out of its own vote. theirs: what aucurriculum's way would need for
+the same, its time measured on a part and scaled. mapped: a memory map of float16 rows beside the
+same rows in memory. linear: time against rows, queries and width, doubled. resume: kills at random
+moments. Each case runs in a process of its own; memory is that process's peak as the operating
+system tells it. `--rows N` and `--queries N` make the CIFAR-10 cases smaller, and the budgets too.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from pdepth.progress import fastest
 
 NAME, STORED, PAGE = "bench/memory.py", HOME / RESULTS / "memory.json", Path("docs", "memory.md")
 FILE = Path(__file__).resolve()
+PACKAGES = "numpy", "torch"
 MAPPED_ROWS, MAPPED_WIDTH, MAPPED_QUERIES = 1_000_000, 2_048, 2_000
 KILLS, ROUNDS = 20, 3
 PART = 2_000, 256  # rows and queries of what is measured of another's way
@@ -195,22 +197,47 @@ def apart(case: str, **given: Any) -> dict[str, Any]:
 # ---- parts ----
 
 
-def part_cifar10(rows: int, queries: int) -> dict[str, Any]:
-    share = rows / 50_000
-    budgets = [f"{round(gib * share * 1024)}MiB" for gib in (8, 4)]
-    found = {
-        memory: apart("cifar10", memory=memory, rows=rows, queries=queries) for memory in budgets
-    }
-    _equal([each["depths"] for each in found.values()])
-    return {"rows": rows, "queries": queries, "budgets": found}
+def part_cifar10(rows: int, queries: int, memory: str) -> dict[str, Any]:
+    budgets = [memory] if memory else [_scaled(8, rows), _scaled(4, rows)]
+    for each in budgets:
+        found = ran(rows, queries, each)
+        if each != budgets[-1]:
+            store("cifar10", found)
+    return found
 
 
-def part_own(rows: int, queries: int) -> dict[str, Any]:
-    memory = f"{round(8 * 1024 * rows / 50_000)}MiB"
-    return {"rows": rows, "memory": memory, **apart("cifar10", memory=memory, rows=rows, queries=0)}
+def part_own(rows: int, queries: int, memory: str) -> dict[str, Any]:
+    return ran(rows, 0, memory or _scaled(8, rows))
 
 
-def part_theirs(rows: int, queries: int) -> dict[str, Any]:
+def _scaled(gib: int, rows: int) -> str:
+    """That of all rows, for fewer."""
+    return f"{round(gib * 1024 * rows / 50_000)}MiB"
+
+
+def ran(rows: int, queries: int, memory: str) -> dict[str, Any]:
+    """One more CIFAR-10 run beside those that are stored, or in the place of one."""
+    given: dict[str, Any] = {"rows": rows, "queries": queries, "memory": memory}
+    run = given | apart("cifar10", **given) | {"machine": machine(*PACKAGES)}
+    size = rows, queries
+    others = stored().get("cifar10", {"runs": []})["runs"]
+    alike = [each for each in others if size == (each["rows"], each["queries"])]
+    # Another machine's forward pass may have other bits.
+    here = [each for each in alike if same_bits(each["machine"]) == same_bits(run["machine"])]
+    _equal([each["depths"] for each in [run, *here]])
+    kept = [each for each in others if (*size, memory) != _place(each)]
+    return {"runs": sorted([*kept, run], key=lambda each: (_place(each)[:2], -each["peak"]))}
+
+
+def same_bits(about: dict[str, Any]) -> tuple[str, str]:
+    return about["processor"], about["versions"]["torch"]
+
+
+def _place(run: dict[str, Any]) -> tuple[int, int, str]:
+    return run["rows"], run["queries"], run["memory"]
+
+
+def part_theirs(rows: int, queries: int, memory: str) -> dict[str, Any]:
     """A forward pass a probe, all embeddings of one probe on the host and once more where it
     searches, 1,024 x rows of distances: some of it, timed, times how much more there would be."""
     import torch
@@ -241,7 +268,8 @@ def part_theirs(rows: int, queries: int) -> dict[str, Any]:
     }
 
 
-def part_mapped(rows: int, queries: int) -> dict[str, Any]:
+def part_mapped(rows: int, queries: int, memory: str) -> dict[str, Any]:
+    memory = memory or "2GiB"
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "rows.npy")
         out = np.lib.format.open_memmap(path, "w+", np.float16, (MAPPED_ROWS, MAPPED_WIDTH))
@@ -251,7 +279,7 @@ def part_mapped(rows: int, queries: int) -> dict[str, Any]:
         out.flush()
         del out
         runs = [
-            [apart("mapped", path=path, memory="2GiB", held=held) for held in (True, False)]
+            [apart("mapped", path=path, memory=memory, held=held) for held in (True, False)]
             for _ in range(ROUNDS)
         ]
     _equal([each["votes"] for pair in runs for each in pair])
@@ -263,10 +291,11 @@ def part_mapped(rows: int, queries: int) -> dict[str, Any]:
         "held_peak": max(each["peak"] for each in held),
         "peak": max(each["peak"] for each in read),
         "before": read[0]["before"],
+        "memory": memory,
     }
 
 
-def part_linear(rows: int, queries: int) -> dict[str, Any]:
+def part_linear(rows: int, queries: int, memory: str) -> dict[str, Any]:
     """Medians of interleaved rounds, in this process."""
     base = {"rows": 20_000, "queries": 2_000, "width": 2_048}
     cases = [base] + [base | {key: base[key] * by} for key in base for by in (2, 4, 8)]
@@ -290,9 +319,9 @@ def part_linear(rows: int, queries: int) -> dict[str, Any]:
     return {"base": base, "table": table}
 
 
-def part_resume(rows: int, queries: int) -> dict[str, Any]:
+def part_resume(rows: int, queries: int, memory: str) -> dict[str, Any]:
     """A run killed at random moments until it ends, again and again."""
-    memory = "80MB"
+    memory = memory or "80MB"
     whole = [apart("small", memory=memory, run_dir=None) for _ in range(ROUNDS)]
     _equal([each["depths"] for each in whole])
     work = median(each["seconds"] for each in whole)
@@ -343,7 +372,7 @@ def _equal(found: list[Any]) -> None:
         raise SystemExit("The answers differ: no number.")
 
 
-PARTS: dict[str, Callable[[int, int], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[int, int, str], dict[str, Any]]] = {
     "linear": part_linear,
     "mapped": part_mapped,
     "resume": part_resume,
@@ -356,10 +385,26 @@ PARTS: dict[str, Callable[[int, int], dict[str, Any]]] = {
 # ---- the page ----
 
 
-def tables(stored: dict[str, Any]) -> str:
+def stored() -> dict[str, Any]:
+    """By part; runs of its own network are one part, "cifar10"."""
+    found: dict[str, Any] = json.loads(STORED.read_text()) if STORED.exists() else {}
+    return found
+
+
+def store(name: str, found: dict[str, Any]) -> None:
+    every = stored() | {"cifar10" if name == "own" else name: found}
+    STORED.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(STORED) as temporary:
+        temporary.write_text(json.dumps(every, indent=1) + "\n")
+
+
+def tables(every: dict[str, Any]) -> str:
     blocks = []
-    for name, found in stored.items():
-        blocks.append(f"{TEXTS[name](found)}\n\n<small>{where(found['machine'])}</small>")
+    for name, text in TEXTS.items():
+        if name in every:
+            measured = every[name].get("runs", [every[name]])
+            told = dict.fromkeys(where(each["machine"]) for each in measured)
+            blocks += [text(every[name]), f"<small>{'; '.join(told)}</small>"]
     return "\n\n".join(blocks)
 
 
@@ -371,43 +416,30 @@ def _bytes(count: float) -> str:
     return f"{count / 2**30:.2f} GiB"
 
 
-def _run_row(memory: str, each: dict[str, Any]) -> str:
-    rest = each["seconds"] - each["forward"] - each["search"]
-    shares = [each["forward"], each["search"] - each["settling"], each["settling"], rest]
-    listed = " | ".join(f"{share / each['seconds']:.0%}" for share in shares)
-    passes = [text for text in each["notes"] if "passes" in text]
+def _run_row(run: dict[str, Any]) -> str:
+    rest = run["seconds"] - run["forward"] - run["search"]
+    shares = [run["forward"], run["search"] - run["settling"], run["settling"], rest]
+    listed = " | ".join(f"{share / run['seconds']:.0%}" for share in shares)
+    passes = [text for text in run["notes"] if "passes" in text]
     count = passes[-1].split("computed in ")[-1].split()[0] if passes else "1"
+    asked = f"{run['queries']:,}" if run["queries"] else "its own rows"
     return (
-        f"| {memory} | {_minutes(each['seconds'])} | {_minutes(each['processor_seconds'])} | "
-        f"{_bytes(each['peak'])} | {_bytes(each['before'])} | {count} | {listed} |"
+        f"| {run['rows']:,} | {asked} | {run['memory']} | {_minutes(run['seconds'])} | "
+        f"{_minutes(run['processor_seconds'])} | {_bytes(run['peak'])} | {_bytes(run['before'])} | "
+        f"{count} | {listed} |"
     )
 
 
-RUN_HEAD = (
-    "| memory | time | processor time | peak | of it before the start | passes planned | "
-    "forward | filter | settlement | reading and the rest |\n"
-    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-)
-
-
 def text_cifar10(found: dict[str, Any]) -> str:
-    lines = [
-        f"**CIFAR-10, ResNet18**, {found['rows']:,} support rows, {found['queries']:,} test "
-        "images, 11 probes to 65,536 wide, k = 30, early exit; the same depths in both:",
-        "",
-        RUN_HEAD,
-        *(_run_row(memory, each) for memory, each in found["budgets"].items()),
-    ]
-    return "\n".join(lines)
-
-
-def text_own(found: dict[str, Any]) -> str:
     return "\n".join(
         [
-            f"**CIFAR-10, leave-one-out** over {found['rows']:,} training images:",
+            "**CIFAR-10, ResNet18**, 11 probes to 65,536 wide, k = 30, early exit; the same depths "
+            "in all runs of a size:",
             "",
-            RUN_HEAD,
-            _run_row(found["memory"], found),
+            "| support | queries | memory | time | processor time | peak | before the start | passes | "
+            " forward | filter | settlement | reading and the rest |",
+            "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+            *map(_run_row, found["runs"]),
         ]
     )
 
@@ -428,7 +460,7 @@ def text_mapped(found: dict[str, Any]) -> str:
         f"**A support from disk**, {MAPPED_ROWS:,} x {MAPPED_WIDTH:,} float16 "
         f"({_bytes(2 * MAPPED_ROWS * MAPPED_WIDTH)}), {MAPPED_QUERIES:,} queries, "
         f"the same votes: {found['held']:.1f} s in memory with a peak of "
-        f"{_bytes(found['held_peak'])}; {found['read']:.1f} s within 2 GiB, peak "
+        f"{_bytes(found['held_peak'])}; {found['read']:.1f} s within {found['memory']}, peak "
         f"{_bytes(found['peak'])}: {found['speed']:.0%} of the speed."
     )
 
@@ -459,7 +491,6 @@ def text_resume(found: dict[str, Any]) -> str:
 
 TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "cifar10": text_cifar10,
-    "own": text_own,
     "theirs": text_theirs,
     "mapped": text_mapped,
     "linear": text_linear,
@@ -472,6 +503,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--queries", type=int, default=10_000)
+    parser.add_argument("--memory", default="")
     parser.add_argument("--render", action="store_true")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -480,13 +512,9 @@ def main() -> None:
         print(json.dumps(CASES[case](**options)))
         return
     for name in [] if given.render else given.parts or list(PARTS):
-        found = PARTS[name](given.rows, given.queries)
-        stored = json.loads(STORED.read_text()) if STORED.exists() else {}
-        stored[name] = found | {"machine": machine("numpy", "torch")}
-        STORED.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(STORED) as temporary:
-            temporary.write_text(json.dumps(stored, indent=1) + "\n")
-    render(NAME, tables(json.loads(STORED.read_text())), PAGE)
+        found = PARTS[name](given.rows, given.queries, given.memory)
+        store(name, found if "runs" in found else found | {"machine": machine(*PACKAGES)})
+    render(NAME, tables(stored()), PAGE)
 
 
 if __name__ == "__main__":
