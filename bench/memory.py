@@ -436,8 +436,8 @@ def text_cifar10(found: dict[str, Any]) -> str:
             "**CIFAR-10, ResNet18**, 11 probes to 65,536 wide, k = 30, early exit; the same depths "
             "in all runs of a size:",
             "",
-            "| support | queries | memory | time | processor time | peak | before the start | passes | "
-            " forward | filter | settlement | reading and the rest |",
+            "| support | queries | memory | time | processor time | peak | before the start | "
+            "passes | forward | filter | settlement | reading and the rest |",
             "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
             *map(_run_row, found["runs"]),
         ]
