@@ -32,7 +32,7 @@ class Setting:
     def meta(self) -> dict[str, str]:
         """In words. Networks that are read bring splits of their own."""
         own = {"held_out": None, "seed": None} if self.read else {}
-        given = asdict(self) | own
+        given = asdict(self) | {"data": self.data or demo.DATA} | own
         return {name: str(value) for name, value in given.items() if value is not None}
 
 
