@@ -239,7 +239,7 @@ def _views(result: DepthResult, measures: Mapping[str, NDArray[np.float64]]) -> 
                 "pairs",
                 "Which classes are confused until which probe",
                 "A row for two classes, a column for a probe: the share of their examples that get "
-                "the other's vote. Dark cells to the right are told apart late, or never.",
+                "the other's vote. Strong colours to the right are told apart late, or never.",
             )
         )
     views.append(

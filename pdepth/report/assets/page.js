@@ -3,23 +3,29 @@
 let current = new Uint32Array(0); // the filtered rows
 let plotting = false; // plotly is there
 
-function drawViews() {
-  if (!plotting) return;
-  for (const key of inSight) drawView(key, current);
+let turn = 0; // of drawing; a later one ends an earlier one
+
+// Draw what is out of date and in sight, each part by itself, so that keys and clicks come between.
+async function drawViews() {
+  const mine = ++turn;
+  const parts = [() => drawSheets(current)];
+  for (const key of plotting ? inSight : []) parts.push(() => drawView(key, current));
+  for (const part of parts) {
+    await new Promise((done) => setTimeout(done));
+    if (mine !== turn) return;
+    part();
+  }
+  document.documentElement.dataset.drawn = current.length;
 }
 
-// Words and table at once, pictures and plots a moment later, so that typing never waits.
+// Words and table at once, pictures and plots a moment later.
 function update() {
   current = filteredRows();
   const all = current.length === header.count ? "All " : "";
   const of = all ? "" : ` of ${number(header.count)}`;
   byId("count").textContent = `${all}${number(current.length)}${of} examples`;
   sortTable(current);
-  requestAnimationFrame(() => setTimeout(() => {
-    drawSheets(current);
-    drawViews();
-    document.documentElement.dataset.drawn = current.length;
-  }));
+  drawViews();
 }
 
 function redraw() {
@@ -60,10 +66,10 @@ async function start() {
   byId("csv").addEventListener("click", download);
   byId("filter").hidden = false;
   update();
-  watchViews(drawViews);
+  watchViews(() => drawViews());
   await startPlotly();
   plotting = true;
-  drawViews();
+  await drawViews();
   document.documentElement.dataset.ready = "yes";
 }
 

@@ -16,14 +16,18 @@ const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").re
 function axis(more = {}) {
   return {
     gridcolor: colour("line"), linecolor: colour("line"), zeroline: false, automargin: true,
-    tickfont: { color: colour("muted") }, ...more,
+    tickfont: { color: colour("muted") },
+    ...more,
     title: { text: more.title ?? "", standoff: 12, font: { color: colour("muted"), size: 13 } },
   };
 }
 
-// The axis of depths, named by probes.
-function probeAxis(names = header.probes) {
+// The axis of depths, named by probes; names that are too long for their place are slanted.
+function probeAxis(view, names = header.probes) {
+  const room = byId(view).querySelector(".plot").clientWidth / names.length;
+  const slanted = Math.max(...names.map((name) => name.length)) * 7.5 + 8 > room;
   return axis({
+    tickangle: slanted ? -40 : 0, tickfont: { color: colour("muted"), size: slanted ? 11.5 : 13 },
     tickvals: [...names.keys()], ticktext: names.map(plain), range: [-0.6, names.length - 0.4],
     showgrid: false, fixedrange: true,
   });

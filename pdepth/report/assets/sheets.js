@@ -69,7 +69,11 @@ function first(rows, many, before) {
   return found;
 }
 
+let sheetsOf = null; // the rows that the sheets are of
+
 function drawSheets(rows) {
+  if (sheetsOf === rows) return;
+  sheetsOf = rows;
   document.querySelectorAll(".sheet").forEach((section, number_) => {
     const { where, by, more } = header.sheets[number_];
     const within = where.map(([name, least, most]) => [columns.get(name).values, least, most]);
@@ -97,7 +101,7 @@ function hover(event, rows, lines) {
   const box = byId("hover");
   box.replaceChildren();
   if (pictured && rows.length === 1) box.append(picture(rows[0]));
-  lines.forEach((line) => box.append(make("p", {}, line)));
+  lines.filter(Boolean).forEach((line) => box.append(make("p", {}, line)));
   if (pictured && rows.length > 1) {
     const some = first(rows, 5, (a, b) => Number(a in embedded) > Number(b in embedded));
     box.append(make("div", { class: "row" }, ...some.map((row) => picture(row))));
@@ -131,6 +135,7 @@ function openExample(row) {
     if (!column.title) continue;
     facts.append(make("dt", {}, column.title), make("dd", {}, shown(column, row) || "–"));
   }
+  if (settlesAt(row)) facts.append(make("dt", {}, "Settles at"), make("dd", {}, settlesAt(row)));
   const body = make("div", { class: "body" });
   if (pictured) body.append(picture(row, captionOf(row).join(", ")));
   body.append(facts);

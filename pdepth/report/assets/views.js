@@ -3,7 +3,8 @@
 
 const values = (name) => columns.get(name)?.values;
 const hasRight = () => columns.has("right");
-const dotWords = (row) => [called(row), ...captionOf(row)];
+const settlesAt = (row) => (columns.has("depth") ? header.probes[values("depth")[row]] : "");
+const dotWords = (row) => [called(row), ...captionOf(row), settlesAt(row)];
 const dot = {
   pointed: (point) => {
     const row = point.data.rows[point.pointNumber];
@@ -110,13 +111,14 @@ const views = {
         ]
       : [{ name: "examples", y: at.map((d) => all[d]), marker: { color: colour("good") } }];
     const most = Math.max(...all, 1);
+    const crowded = byId("settle").clientWidth / at.length < 8 * number(most).length;
     return {
       traces: bars.map((bar) => ({ type: "bar", x: at, ...bar })),
       layout: {
-        barmode: "stack", xaxis: probeAxis(), showlegend: bars.length > 1,
+        barmode: "stack", xaxis: probeAxis("settle"), showlegend: bars.length > 1,
         legend: { ...layoutOf({}).legend, traceorder: "normal" },
         yaxis: axis({ title: "examples", fixedrange: true, range: [0, most * 1.12] }),
-        annotations: at.filter((d) => all[d]).map((d) => ({
+        annotations: at.filter((d) => all[d] && !crowded).map((d) => ({
           x: d, y: all[d], yanchor: "bottom", text: number(all[d]), showarrow: false,
           font: { size: 11, color: colour("muted") },
         })),
@@ -143,7 +145,7 @@ const views = {
     };
     return {
       traces: [trace],
-      layout: { xaxis: probeAxis(), yaxis: shareAxis("network right"), showlegend: false },
+      layout: { xaxis: probeAxis("accuracy"), yaxis: shareAxis("network right"), showlegend: false },
       words: at.map((d, i) => `${header.probes[d]}: ${percent(y[i], 1)}`).join(", "),
       pointed: ({ x }) => {
         const depth = values("depth");
@@ -176,7 +178,7 @@ const views = {
     }
     return {
       traces,
-      layout: { xaxis: probeAxis(names), yaxis: shareAxis("share of votes"), showlegend: true },
+      layout: { xaxis: probeAxis("probes", names), yaxis: shareAxis("share of votes"), showlegend: true },
       words: traces.map((t) => `${t.name}: ${t.y.map((v, i) => `${names[at[i]]} ${percent(v, 1)}`).join(", ")}`).join(". "),
       pointed: ({ x, y, data }) => ({ rows: [], lines: [names[x], `${percent(y, 1)}: ${data.name}`] }),
     };
@@ -194,7 +196,7 @@ const views = {
         textfont: { size: 11 },
       }],
       layout: {
-        xaxis: probeAxis(names),
+        xaxis: probeAxis("pairs", names),
         yaxis: axis({
           tickvals: [...pairs.keys()], fixedrange: true, showgrid: false,
           ticktext: pairs.map(({ a, b }) => plain(`${header.classes[a].name} / ${header.classes[b].name}`)),
@@ -237,7 +239,7 @@ const views = {
     return {
       traces,
       layout: {
-        xaxis: { ...probeAxis(), fixedrange: false },
+        xaxis: { ...probeAxis("map"), fixedrange: false },
         yaxis: axis({
           title: column.title, showgrid: false,
           ...(names && { tickvals: ticks, ticktext: ticks.map((i) => names[i]), range: [-0.7, names.length - 0.3] }),
