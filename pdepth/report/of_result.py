@@ -290,9 +290,13 @@ def _sheets(result: DepthResult, rivals: bool) -> list[Sheet]:
         sheets.append(
             Sheet(
                 "Another class first",
-                ("Right in the end, but" if result.labels is not None else "Settled, but")
-                + " a third of the probes or more vote for one other class: odd examples, and "
-                "wrong labels that were learned by heart.",
+                (
+                    "Right in the end, but a third of the probes or more vote for one other class: "
+                    "odd examples, and wrong labels that were learned by heart."
+                    if result.labels is not None
+                    else "A third of the probes or more vote for one class that is not the "
+                    "network's: odd examples, and such as look like that class."
+                ),
                 (("rival_votes", math.ceil(len(result.probes) / 3), len(result.probes)), defined)
                 + ((("right", 1, 1),) if result.labels is not None else ()),
                 (other, deep),

@@ -13,6 +13,7 @@ import gzip
 import json
 import os
 from collections.abc import Mapping
+from functools import cache
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -76,7 +77,7 @@ def write(
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"path {os.fspath(path)!r} ends in neither .html nor .htm.")
     validate.one_of(thumbnails, "thumbnails", KINDS)
-    plotly = require("plotly.offline", "pdepth.report", "report")
+    require("plotly.offline", "pdepth.report", "report")
     story = _story(result, class_names, measures)
     if images is not None and len(images) != story.count:
         raise ValueError(f"images holds {len(images)} pictures for {story.count} examples.")
@@ -84,7 +85,7 @@ def write(
         folder_of(path)
     pictures, folder = make(story, images, thumbnails, path)
     with folder, replacing(path) as temporary:
-        page = _assemble(story, pictures, plotly.get_plotlyjs(), note)
+        page = _assemble(story, pictures, note)
         temporary.write_text(page, encoding="utf-8")
     return pictures
 
@@ -114,7 +115,13 @@ def _story(
     return story
 
 
-def _assemble(story: Story, pictures: Thumbnails, plotly: str, note: str) -> str:
+@cache
+def _plotly() -> str:
+    """plotly's JavaScript, compressed, which takes a while."""
+    return _compressed(require("plotly.offline", "pdepth.report", "report").get_plotlyjs().encode())
+
+
+def _assemble(story: Story, pictures: Thumbnails, note: str) -> str:
     assets = files("pdepth.report") / "assets"
 
     def asset(name: str) -> str:
@@ -153,7 +160,7 @@ def _assemble(story: Story, pictures: Thumbnails, plotly: str, note: str) -> str
         header=_script(header),
         data=_compressed(data),
         thumbnails=_script(encoded),
-        plotly=_compressed(plotly.encode()),
+        plotly=_plotly(),
         script="\n".join(asset(f"{name}.js") for name in SCRIPTS),
     )
 
