@@ -84,11 +84,9 @@ def about_of(path: str | os.PathLike[str], wanted: str = "result") -> tuple[str,
 
 @contextmanager
 def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
-    from pyarrow import ArrowInvalid
-
     try:
         yield
-    except ArrowInvalid:
+    except require("pyarrow", "Reading results", "tables").ArrowInvalid:
         raise ValueError(f"{path} is not a readable Parquet file.") from None
 
 

@@ -38,6 +38,7 @@ ANSWER = {
     "last_probe": "what they vote for at the last layer",
     "array": "the class it was compared with",
 }
+VOTE = "vote_{}"  # the column of a probe's votes
 CORRECT = ("wrong", "right")
 
 
@@ -47,7 +48,10 @@ def story_of(
     measures: Mapping[str, NDArray[np.float64]] | None = None,
     of_k: Mapping[int, DepthResult] | None = None,
 ) -> Story:
-    """Of a result with at least one example; `of_k` are the same examples' by other k too."""
+    """Of a result with at least one example; `of_k` are the same examples' by other k too.
+
+    Raises ValueError for a measure with the name of another column.
+    """
     n, layers = len(result), len(result.probes)
     given = [result.predictions, result.votes[result.known]]
     given += [each for each in (result.labels, result.reference_values) if each is not None]
@@ -109,13 +113,15 @@ def _columns(
         columns["rival"] = Column(codes(other, classes, times == 0), "class", "Most other votes")
         columns["rival_votes"] = Column(times, "whole", "Probes for it")
     for name, values in measures.items():
+        if name in columns or name in ("reference", *map(VOTE.format, result.probes)):
+            raise ValueError(f"measures has {name!r}, which is a column of the page already.")
         columns[name] = Column(np.asarray(values, np.float64), "number", heading(name), digits=3)
     if result.reference_values is not None:
         columns["reference"] = Column(
             codes(result.reference_values, classes), "class", "Compared with"
         )
     for probe, votes, known in zip(result.probes, result.votes, result.known, strict=True):
-        columns[f"vote_{probe}"] = Column(codes(votes, classes, ~known), "class")
+        columns[VOTE.format(probe)] = Column(codes(votes, classes, ~known), "class")
     return columns
 
 
@@ -219,7 +225,7 @@ def _views(result: DepthResult, measures: Mapping[str, NDArray[np.float64]]) -> 
             View(
                 "accuracy",
                 "Accuracy by depth",
-                "How often the network is right on the examples of each depth. The lines are 95 % "
+                "How often the network is right on the examples of each depth, with 95\u00a0% "
                 f"intervals; hollow: fewer than {FEW} examples.",
             )
         )

@@ -109,10 +109,7 @@ def _story(
     if len(result) == 0:
         raise ValueError("result holds no examples; there is nothing to tell.")
     given = {name: of_examples(of, name, len(result)) for name, of in (measures or {}).items()}
-    story = of_result.story_of(result, names, given, of_k)
-    if taken := sorted(set(given) & set(of_result.story_of(result, names).columns)):
-        raise ValueError(f"measures has {taken[0]!r}, which is a column of the page already.")
-    return story
+    return of_result.story_of(result, names, given, of_k)
 
 
 @cache

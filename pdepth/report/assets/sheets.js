@@ -32,7 +32,7 @@ function captionOf(row) {
   const label = columns.get("label");
   const depth = columns.get(header.depth);
   const lines = [];
-  if (label) lines.push(shown(label, row));
+  if (label) lines.push(`label ${shown(label, row)}`);
   if (!label || isOdd(row)) lines.push(`seen as ${shown(seen, row) || "unknown"}`);
   const said = shown(depth, row);
   const word = header.depth === "depth" ? "depth" : "held out";

@@ -3,8 +3,9 @@
 
 const values = (name) => columns.get(name)?.values;
 const hasRight = () => columns.has("right");
-const settlesAt = (row) => (columns.has("depth") ? header.probes[values("depth")[row]] : "");
-const dotWords = (row) => [called(row), ...captionOf(row), settlesAt(row)];
+const settlesAt = (row) =>
+  columns.has("depth") && !values("undefined")[row] ? header.probes[values("depth")[row]] : "";
+const dotWords = (row) => [called(row), ...captionOf(row), settlesAt(row) && `settles at ${settlesAt(row)}`];
 const dot = {
   pointed: (point) => {
     const row = point.data.rows[point.pointNumber];
@@ -201,7 +202,7 @@ const views = {
           tickvals: [...pairs.keys()], fixedrange: true, showgrid: false,
           ticktext: pairs.map(({ a, b }) => plain(`${header.classes[a].name} / ${header.classes[b].name}`)),
         }),
-        margin: { l: 12, r: 18, t: 14, b: 12 },
+        margin: { l: 12, r: 18, t: 32, b: 12 },
         annotations: pairs.length ? [] : [{
           text: "No two classes are confused at 5 % of their examples or more.", showarrow: false,
           xref: "paper", yref: "paper", x: 0.5, y: 0.5,
