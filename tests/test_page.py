@@ -416,21 +416,18 @@ def test_report_finds_the_pictures_of_a_run(tmp_path: Path, run_dir: Path) -> No
     assert "There are no pictures" in (run_dir / "report.html").read_text()
 
 
-def test_pictures_for_papers(tmp_path: Path) -> None:
-    result = example(10)
-    result.save(tmp_path / "depth.parquet")
-    np.savez(tmp_path / "x.npz", x=pictures(10), y=result.labels)
-    for more in ((), ("--overwrite",)):
-        found = call(tmp_path, "--pdf", "--images", f"npz:{tmp_path}/x.npz", *more)
-        assert found.exit_code == 0, found.output
+def test_pictures_for_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for fewer in ("network.EACH", "plots.ROWS", "plots.COLUMNS"):  # they take a second each
+        monkeypatch.setattr(f"pdepth.report.{fewer}", 2)
+    folder = figures.write(example(10), tmp_path / "report.html", Some(10), NAMES)
+    assert sorted(os.listdir(tmp_path)) == ["report-figures"]
     names = {"depth", "agreement", "against-depth", "confused-pairs", "settling"}
-    folder = tmp_path / "report-figures"
     assert {file.stem for file in folder.iterdir()} == names
     assert all(file.read_bytes().startswith(b"%PDF") for file in folder.iterdir())
     (folder / "notes.txt").touch()
-    assert "report-figures holds notes.txt" in refused(tmp_path, "--pdf", "--overwrite")
-    broken = figures.write(result, tmp_path / "a.html", Some(10))
-    assert {file.stem for file in broken.iterdir()} == names
+    example(10).save(tmp_path / "depth.parquet")
+    assert "report-figures holds notes.txt" in refused(tmp_path, "--pdf")
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_report_knows_data_that_is_another(tmp_path: Path, run_dir: Path) -> None:

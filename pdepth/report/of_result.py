@@ -63,7 +63,7 @@ def story_of(
         title=f"Prediction depth of {n:,} {kind} examples",
         lead=LEAD.format(answer=ANSWER[result.reference]),
         tiles=_tiles(result),
-        sentences=_sentences(result, names, rival),
+        sentences=_sentences(result, names),
         count=n,
         columns=_columns(result, classes, rival, measures or {}),
         classes=classes,
@@ -138,7 +138,7 @@ def _tiles(result: DepthResult) -> list[tuple[str, str]]:
     return tiles
 
 
-def _sentences(result: DepthResult, names: Names, rival: tuple[Int, Int] | None) -> list[str]:
+def _sentences(result: DepthResult, names: Names) -> list[str]:
     n, settled = len(result), result.settled()
     said = []
     defined = int(settled[:-1].sum())
@@ -156,12 +156,14 @@ def _sentences(result: DepthResult, names: Names, rival: tuple[Int, Int] | None)
         )
     if result.labels is not None:
         said += _accuracy(result) + _classes(result, result.labels, names)
-        if rival is not None:
-            doubtful = int((2 * rival[1] > len(result.probes)).sum())
+        half = (len(result.probes) - 1) // 2
+        wrong = (result.predictions != result.labels) & ~result.undefined
+        early = int((wrong & (result.depth <= half)).sum())
+        if early:
             said.append(
-                f"On {share(doubtful, n)}, more than half of the probes vote for one and the same "
-                "class that is not the label: these look like another class, or their label is "
-                "wrong."
+                f"On {share(early, n)}, neighbours and network agree by probe {half} at the latest "
+                "on a class that is not the label: these look like another class, or their label "
+                "is wrong."
             )
     if not result.known.all():
         said.append(
@@ -297,13 +299,13 @@ def _sheets(result: DepthResult, rivals: bool) -> list[Sheet]:
             Sheet(
                 "Another class first",
                 (
-                    "Right in the end, but a third of the probes or more vote for one other class: "
-                    "odd examples, and wrong labels that were learned by heart."
+                    "Right in the end, but half of the probes or more vote for one other class: "
+                    "odd examples and, in the support, wrong labels that were learned by heart."
                     if result.labels is not None
-                    else "A third of the probes or more vote for one class that is not the "
+                    else "Half of the probes or more vote for one class that is not the "
                     "network's: odd examples, and such as look like that class."
                 ),
-                (("rival_votes", math.ceil(len(result.probes) / 3), len(result.probes)), defined)
+                (("rival_votes", math.ceil(len(result.probes) / 2), len(result.probes)), defined)
                 + ((("right", 1, 1),) if result.labels is not None else ()),
                 (other, deep),
                 ("rival", "votes for"),

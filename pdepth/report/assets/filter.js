@@ -112,7 +112,9 @@ function filteredRows() {
   const found = new Uint32Array(header.count);
   let n = 0;
   for (let row = 0; row < header.count; row++) {
-    if (tests.every((test) => test(row))) found[n++] = row;
+    let passes = true;
+    for (let i = 0; passes && i < tests.length; i++) passes = tests[i](row);
+    if (passes) found[n++] = row;
   }
   return found.subarray(0, n);
 }

@@ -64,9 +64,13 @@ const FEWER = 4000; // dots that are drawn where there is no WebGL
 // A trace of a dot for each example. Rows are kept apart, for what is pointed at.
 function dots(rows, x, y, more) {
   const some = webgl || rows.length <= FEWER ? rows : rows.filter((_, i) => i % Math.ceil(rows.length / FEWER) === 0);
+  const [across, up] = [new Float64Array(some.length), new Float64Array(some.length)];
+  for (let i = 0; i < some.length; i++) {
+    across[i] = x(some[i]);
+    up[i] = y(some[i]);
+  }
   return {
-    type: webgl ? "scattergl" : "scatter", mode: "markers", rows: some,
-    x: Float64Array.from(some, x), y: Float64Array.from(some, y), ...more,
+    type: webgl ? "scattergl" : "scatter", mode: "markers", rows: some, x: across, y: up, ...more,
     marker: { size: header.count > 20000 ? 4 : header.count > 4000 ? 5.5 : 7, opacity: 0.7, ...more.marker },
   };
 }

@@ -86,7 +86,7 @@ function drawSheets(rows) {
         if (values[a] !== values[b]) return sign * (values[a] - values[b]) < 0;
       }
       if (a in embedded !== b in embedded) return a in embedded; // of equals, those to be seen
-      return a < b;
+      return scatter(a, 2) < scatter(b, 2);
     });
     section.querySelector("h3 span").textContent = `${number(kept.length)} in all`;
     const items = best.map((row) => make("li", {}, card(row, more)));

@@ -61,7 +61,7 @@ function sortTable(rows) {
 
 // Numbers to sort by: names by their place in the alphabet.
 function sortKey(column) {
-  if (column.kind === "whole" || column.kind === "number") return Float64Array.from(column.values);
+  if (column.kind === "whole" || column.kind === "number") return new Float64Array(column.values);
   const names = coded(column)
     ? (column.kind === "choice" ? column.choices : header.classes.map((each) => each.name))
     : column.values;

@@ -46,6 +46,7 @@ function line(name, at, y, counts, shade, symbol, dash = "solid") {
   };
 }
 
+// Pairs of classes that are confused at some probe, as pdepth.analysis.network.confused_pairs has them.
 function pairsOf(rows) {
   const label = values("label");
   const votes = header.probes.map((probe) => values(`vote_${probe}`)).filter(Boolean);
@@ -54,12 +55,17 @@ function pairsOf(rows) {
   const pairs = new Map(); // first * classes + second: counts by probe
   for (const row of rows) of[label[row]]++;
   votes.forEach((vote, probe) => {
-    for (const row of rows) {
-      const [a, b] = [label[row], vote[row]];
+    let [last, counts] = [-1, null]; // rows of one class often follow each other
+    for (let i = 0; i < rows.length; i++) {
+      const [a, b] = [label[rows[i]], vote[rows[i]]];
       if (a === b) continue;
-      const key = Math.min(a, b) * classes + Math.max(a, b);
-      if (!pairs.has(key)) pairs.set(key, new Uint32Array(votes.length));
-      pairs.get(key)[probe]++;
+      const key = a < b ? a * classes + b : b * classes + a;
+      if (key !== last) {
+        counts = pairs.get(key);
+        if (!counts) pairs.set(key, (counts = new Uint32Array(votes.length)));
+        last = key;
+      }
+      counts[probe]++;
     }
   });
   const found = [];
