@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pdepth import demo, inputs
 from pdepth.analysis.ensemble import Ensemble
@@ -19,7 +18,7 @@ CLASS_NAMES, IMAGE_SIZE = "class_names", "image_size"  # what a run notes of its
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """images: N pictures, or None; names: of the classes, or None; note: why there are none."""
 
     images: Any = None
@@ -35,7 +34,7 @@ def noted(data: inputs.Data, options: inputs.ImageOptions) -> dict[str, str]:
     )
 
 
-def pictures_of(found: Results, images: str | None) -> Pictures:
+def pictures_of(found: Results, images: str | None) -> Images:
     """The pictures of results: of the data that `images` names, or of what the results say.
 
     Data that the results name is no reason to fail: a note says what is the matter with it. Nor is
@@ -51,23 +50,23 @@ def pictures_of(found: Results, images: str | None) -> Pictures:
     size = int(meta[IMAGE_SIZE]) if IMAGE_SIZE in meta else None
     if images is not None:
         given = _opened(images, size, result)
-        return Pictures(given.images, names or given.names)
+        return Images(given.images, names or given.names)
     spec = _data_of(result)
     if spec is None:
-        return Pictures(names=names)
+        return Images(names=names)
     if spec == demo.DATA:
-        return Pictures(_digits(result), names)
+        return Images(_digits(result), names)
     try:
         if inputs.is_code(spec):
             note = (
                 f"The pictures come from Python code, which a report runs only for --images {spec}."
             )
-            return Pictures(names=names, note=note)
+            return Images(names=names, note=note)
         given = _opened(spec, size, result)
-        return Pictures(given.images, names or given.names)
+        return Images(given.images, names or given.names)
     except (ValueError, TypeError, OSError, ImportError) as error:
         note = f"There are no pictures: {error} --images DATA says where they are now."
-        return Pictures(names=names, note=note)
+        return Images(names=names, note=note)
 
 
 def _data_of(result: DepthResult | Ensemble) -> str | None:
@@ -79,30 +78,23 @@ def _data_of(result: DepthResult | Ensemble) -> str | None:
     return meta.get("data") or None
 
 
-def _opened(spec: str, size: int | None, result: DepthResult | Ensemble) -> Pictures:
+def _opened(spec: str, size: int | None, result: DepthResult | Ensemble) -> Images:
     data = inputs.load_data(spec, inputs.ImageOptions(size))
     dataset: Any = getattr(data, "dataset", data)
-    count = 0 if result.labels is None else len(result.labels)
-    if isinstance(result, DepthResult):
-        count = len(result)
+    count = len(result if isinstance(result, DepthResult) else result.labels)
     if hasattr(dataset, "__len__") and len(dataset) != count:
         raise ValueError(f"{spec} holds {len(dataset)} rows, and the results {count}.")
     labels = inputs.labels_of(data)
-    if labels is not None and result.labels is not None:
-        differ = _differ(labels, result.labels)
-        if len(differ):
-            raise ValueError(
-                f"{spec} has other labels than the results in {len(differ)} rows, the first of "
-                f"them row {differ[0]}: it is not what was asked."
-            )
+    if labels is not None and result.labels is not None and (labels != result.labels).any():
+        differ = np.flatnonzero(labels != result.labels)
+        raise ValueError(
+            f"{spec} has other labels than the results in {len(differ)} rows, the first of them "
+            f"row {differ[0]}: it is not what was asked."
+        )
     pictures = inputs.pictures(data, count)
     if pictures is None:
         raise ValueError(f"{spec} holds no images (H, W, C) or (C, H, W) of 1 or 3 channels.")
-    return Pictures(pictures, inputs.class_names(data))
-
-
-def _differ(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.intp]:
-    return np.flatnonzero(one != other)
+    return Images(pictures, inputs.class_names(data))
 
 
 def _digits(result: DepthResult | Ensemble) -> Any:

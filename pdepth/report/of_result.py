@@ -39,6 +39,12 @@ ANSWER = {
     "array": "the class it was compared with",
 }
 VOTE = "vote_{}"  # the column of a probe's votes
+WHOSE = {  # a result's `reference`, as what the last probe's votes are not
+    "prediction": "the network's",
+    "label": "the label",
+    "last_probe": "their own",
+    "array": "the one that it was compared with",
+}
 CORRECT = ("wrong", "right")
 
 
@@ -150,12 +156,13 @@ def _sentences(result: DepthResult, names: Names) -> list[str]:
         )
     if settled[-1]:
         said.append(
-            f"{share(int(settled[-1]), n)} never settle: the neighbours at the last "
-            f"probe vote for another class than that of {AGAINST[result.reference]}. Their depth "
-            "is called undefined, and counts as deeper than any other."
+            f"{share(int(settled[-1]), n)} never settle: even at the last probe the neighbours "
+            f"vote for another class than {WHOSE[result.reference]}. Their depth is called "
+            "undefined, and counts as deeper than any other."
         )
     if result.labels is not None:
         said += _accuracy(result) + _classes(result, result.labels, names)
+    if result.labels is not None and result.reference == "prediction":
         half = (len(result.probes) - 1) // 2
         wrong = (result.predictions != result.labels) & ~result.undefined
         early = int((wrong & (result.depth <= half)).sum())
@@ -174,24 +181,23 @@ def _sentences(result: DepthResult, names: Names) -> list[str]:
 
 
 def _accuracy(result: DepthResult) -> list[str]:
-    right = result.predictions == result.labels
-    order = np.argsort(result.depth, kind="stable")
-    quarter = max(1, len(order) // 4)
-    ends = [100 * right[rows].mean() for rows in (order[:quarter], order[-quarter:])]
+    right, depth = result.predictions == result.labels, result.depth
     trend = against_depth(result).trend["accuracy"]
-    if not np.isfinite(trend.statistic):
+    low, high = map(int, np.quantile(depth, (0.25, 0.75), method="inverted_cdf"))
+    if not np.isfinite(trend.statistic) or low == high:
         return []
-    clear = trend.p_value < 0.05
-    what = (
-        "Whether the network is right does not clearly go with depth"
-        if not clear
-        else f"The deeper an example, the {'less' if trend.statistic < 0 else 'more'} often the "
-        "network is right"
-    )
-    return [
-        f"{what}: on {ends[0]:.1f} % of the shallowest quarter and {ends[1]:.1f} % of the deepest "
-        f"(rank correlation {signed(trend.statistic)})."
+    what = "Whether the network is right does not clearly go with depth"
+    if trend.p_value < 0.05:
+        less = "less" if trend.statistic < 0 else "more"
+        what = f"The deeper an example, the {less} often the network is right"
+    ends = [
+        f"{100 * right[which].mean():.1f} % of the {int(which.sum()):,} of depth {words}"
+        for which, words in (
+            (depth <= low, "0" if low == 0 else f"0 to {low}"),
+            (depth >= high, f"{high} and more"),
+        )
     ]
+    return [f"{what}: on {and_(ends)} (rank correlation {signed(trend.statistic)})."]
 
 
 def _classes(result: DepthResult, labels: Int, names: Names) -> list[str]:
@@ -264,12 +270,10 @@ def _views(result: DepthResult, measures: Mapping[str, NDArray[np.float64]]) -> 
 def _sheets(result: DepthResult, rivals: bool) -> list[Sheet]:
     defined = ("undefined", 0, 0)
     shallow, deep, other = ("depth", 1), ("depth", -1), ("rival_votes", -1)
-    undefined = Sheet(
-        "Undefined",
-        "Even at the last probe the neighbours vote for another class.",
-        (("undefined", 1, 1),),
-        ((other,) if rivals else ()),
-    )
+    whose = WHOSE[result.reference]
+    hint = f"Even at the last probe the neighbours vote for another class than {whose}."
+    by = (other,) if rivals else (shallow,)  # all equally deep
+    undefined = Sheet("Undefined", hint, (("undefined", 1, 1),), by)
     if result.labels is None:
         sheets = [
             Sheet("Easiest", "The shallowest.", (defined,), (shallow,)),
@@ -277,22 +281,20 @@ def _sheets(result: DepthResult, rivals: bool) -> list[Sheet]:
         ]
     else:
         wrong, right = ("right", 0, 0), ("right", 1, 1)
+        early = (
+            "Neighbours and network agree early on a class that is not the label: they look like "
+            "another class, or the label is wrong."
+        )
+        late = "The network decides late, and wrongly: often truly ambiguous."
+        if result.reference in ("label", "array"):
+            against = AGAINST[result.reference]
+            early = f"The network is wrong, though the neighbours vote for {against} early."
+            late = f"The network is wrong, and the neighbours vote for {against} late."
         sheets = [
             Sheet("Easiest", "Right, and settled first.", (right, defined), (shallow,)),
             Sheet("Hardest", "Right, and settled last.", (right, defined), (deep,)),
-            Sheet(
-                "Wrong and shallow",
-                "Neighbours and network agree early on a class that is not the label: they look "
-                "like another class, or the label is wrong.",
-                (wrong, defined),
-                (shallow,),
-            ),
-            Sheet(
-                "Wrong and deep",
-                "The network decides late, and wrongly: often truly ambiguous.",
-                (wrong, defined),
-                (deep,),
-            ),
+            Sheet("Wrong and shallow", early, (wrong, defined), (shallow,)),
+            Sheet("Wrong and deep", late, (wrong, defined), (deep,)),
         ]
     if rivals:
         sheets.append(

@@ -83,10 +83,10 @@ def write(
         raise ValueError(f"images holds {len(images)} pictures for {story.count} examples.")
     if thumbnails == "all":
         folder_of(path)
-    pictures, folder = make(story, images, thumbnails, path)
-    with folder, replacing(path) as temporary:
-        page = _assemble(story, pictures, note)
-        temporary.write_text(page, encoding="utf-8")
+    with replacing(path) as temporary:
+        pictures, folder = make(story, images, thumbnails, path)
+        with folder:
+            temporary.write_text(_assemble(story, pictures, note), encoding="utf-8")
     return pictures
 
 
