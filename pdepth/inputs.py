@@ -216,13 +216,19 @@ def is_code(spec: str) -> bool:
     return _parse(spec, "DATA", DATA_FORMS)[0] == "py"
 
 
+def dataset_of(data: Data) -> Any:
+    """The rows in their own order, whatever a loader does with them."""
+    return data.dataset if isinstance(data, DataLoader) else data
+
+
 def labels_of(data: Data) -> NDArray[np.int64] | None:
     """(N,) the labels of a dataset, where they are known without reading its inputs."""
-    dataset: Any = getattr(data, "dataset", data)
+    dataset = dataset_of(data)
     if isinstance(dataset, ImageDataset):
         return dataset.labels
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
-        return dataset.tensors[1].cpu().numpy()
+        labels: NDArray[np.int64] = dataset.tensors[1].cpu().numpy()
+        return labels
     return None
 
 
@@ -267,7 +273,7 @@ def pictures(data: Data, rows: int) -> Pictures | None:
 
     None, too, where the dataset has not `rows` rows: a sampler chose, or it is only iterable.
     """
-    dataset: Any = getattr(data, "dataset", data)
+    dataset = dataset_of(data)
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         return None
     if len(dataset) != rows:

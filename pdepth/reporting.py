@@ -80,7 +80,7 @@ def _data_of(result: DepthResult | Ensemble) -> str | None:
 
 def _opened(spec: str, size: int | None, result: DepthResult | Ensemble) -> Images:
     data = inputs.load_data(spec, inputs.ImageOptions(size))
-    dataset: Any = getattr(data, "dataset", data)
+    dataset = inputs.dataset_of(data)
     count = len(result if isinstance(result, DepthResult) else result.labels)
     if hasattr(dataset, "__len__") and len(dataset) != count:
         raise ValueError(f"{spec} holds {len(dataset)} rows, and the results {count}.")

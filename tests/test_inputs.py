@@ -353,6 +353,8 @@ def test_pictures_are_what_the_network_sees(tmp_path):
     assert inputs.pictures(loader, 2)[1].shape == (1, 4, 4)
     assert inputs.pictures(loader, 1) is None  # rows that a sampler chose
     assert inputs.pictures(TensorDataset(torch.ones(2, 9), torch.zeros(2)), 2) is None
+    turned = torch.utils.data.Subset(data, [2, 1, 0])
+    torch.testing.assert_close(inputs.pictures(turned, 3)[0], data[2][0])
 
 
 def test_pictures_outlive_a_broken_first_one(tmp_path):

@@ -445,6 +445,31 @@ def test_pictures_for_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_run_is_reported_with_its_pictures_and_names(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for row, picture in enumerate(pictures(40)):
+        file = tmp_path / "images" / ("<a>", "b")[row % 2] / f"{row:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(file)
+    (tmp_path / "nets.py").write_text(
+        "import torch\n"
+        "def net():\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 2))\n"
+    )
+    asked = ["run", tmp_path / "nets.py:net", "--support", f"imagefolder:{tmp_path}/images"]
+    more = ["--mean", "0.5", "--std", "0.5", "-k", 3, "--out", tmp_path / "out", "-q"]
+    ran = CliRunner().invoke(cli.app, [str(each) for each in asked + more])
+    assert ran.exit_code == 0, ran.output
+    assert call(tmp_path / "out", "-q").output == ""
+    text = (tmp_path / "out" / "report.html").read_text()
+    header = json.loads(script(text, "header"))
+    assert [each["name"] for each in header["classes"]] == ["<a>", "b"]
+    first = base64.b64decode(json.loads(script(text, "thumbnails"))["0"])
+    with Image.open(io.BytesIO(first)) as image:
+        np.testing.assert_array_equal(np.asarray(image.convert("L")), pictures(40)[0])
+
+
 def test_report_knows_data_that_is_another(tmp_path: Path, run_dir: Path) -> None:
     x, labels = pictures(), DepthResult.load(run_dir / "depth.parquet").labels
     np.savez(tmp_path / "few.npz", x=x[:9], y=labels[:9])
