@@ -50,7 +50,7 @@ def write(
     thumbnails: str = "sample",
     note: str = "",
 ) -> Thumbnails:
-    """Write a page, whole or not at all; open it in any browser from 2023 on.
+    """Write a page, whole or not at all; open it in any browser from 2024 on.
 
     Args:
         result: of one network; of several k, of which the largest is shown; or an ensemble of at
