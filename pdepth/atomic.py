@@ -1,11 +1,12 @@
-"""Writing a file whole or not at all, and what a full disk says."""
+"""Writing a file or a folder whole or not at all, and what a full disk says."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +30,32 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path, ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """Yield a new folder beside `path`; it takes that name when the block succeeds.
+
+    ours: whether a file in the old folder may go. Raises FileExistsError where one may not.
+    """
+    check_ours(path, ours)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_ours(path: Path, ours: Callable[[Path], bool]) -> None:
+    """Raise FileExistsError where `path` is a file, or a folder of which not all may go."""
+    if path.is_file():
+        raise FileExistsError(f"{path} is a file; a folder of that name is to be written.")
+    for file in path.glob("*"):
+        if not ours(file):
+            raise FileExistsError(f"{path} holds {file.name}, and would be replaced.")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The command line: `pdepth demo`, `run`, `ensemble`, `plan` and `bench`.
+"""The command line: `pdepth demo`, `run`, `ensemble`, `report`, `plan` and `bench`.
 
 What takes long to import (torch, rich's tables) is imported inside the commands, so that
 `pdepth --help` answers at once.
@@ -24,6 +24,16 @@ import typer
 
 from pdepth import __version__, native, validate
 from pdepth.extras import require
+from pdepth.folder import (
+    BY_K,
+    ENSEMBLE,
+    GROUPS_PICTURE,
+    OF_K,
+    PICTURE,
+    SUPPORT_TABLE,
+    TABLE,
+    UNFINISHED,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,10 +42,7 @@ if TYPE_CHECKING:
     from pdepth.analysis.groups import Groups
     from pdepth.result import DepthResult
 
-TABLE, PICTURE, SUPPORT_TABLE = "depth.parquet", "depth.png", "support.parquet"
-BY_K = "depth-by-k.png"
-ENSEMBLE, GROUPS_PICTURE = "ensemble.parquet", "groups.png"
-UNFINISHED = ".unfinished"  # in --out, until the run has ended
+REPORT = "report.html"
 SAID = (ValueError, TypeError, ImportError, MemoryError, OSError)  # errors that can be one sentence
 DIFFERS, USAGE, INTERRUPTED, UNREAD = 1, 2, 130, 141  # the last two: 128 and the signal's number
 
@@ -243,7 +250,7 @@ def run(
         sizes = _numbers("--mean", mean), _numbers("--std", std)
         start = time.monotonic()
 
-        from pdepth import inputs
+        from pdepth import inputs, reporting
 
         net = inputs.load_model(model, weights, untrained=show_probes)
         options = inputs.ImageOptions.for_model(net, image_size, *sizes)
@@ -298,9 +305,10 @@ def run(
                 found = ask()
             about = {
                 "model": model,
-                "support": support or "",
-                "queries": queries or "",
+                "support": inputs.absolute(support or ""),
+                "queries": inputs.absolute(queries) if queries else "",
                 "pdepth": __version__,
+                **reporting.noted(voters, options),
             }
             results = {
                 of: replace(result, meta={**result.meta, **about})
@@ -451,6 +459,91 @@ def ensemble(
                 print_ensemble(found, corners, Console())
             typer.echo(f"{clock(time.monotonic() - start)}{_peak_memory()}.")
             typer.echo(f"Wrote {', '.join(map(str, written))}.")
+
+
+@app.command()
+def report(
+    results: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RESULTS",
+            help="The --out of pdepth run, ensemble or demo, or one Parquet file in it.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="The page; without it, report.html in RESULTS."),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Where the pictures are, as in pdepth run; without it, where they were.",
+        ),
+    ] = None,
+    thumbnails: Annotated[
+        str,
+        typer.Option(
+            help="sample: some are in the page; all: the rest in a folder beside it; none."
+        ),
+    ] = "sample",
+    pdf: Annotated[
+        bool,
+        typer.Option("--pdf", help="Also each picture as a PDF for papers, in a folder beside it."),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier page and what is beside it.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write what was found as one HTML page, with plots, pictures and a table.
+
+    The page opens from the disk, in any browser and without a network. A filter by class, depth,
+    group, correctness and words drives all that is on it, and what is filtered downloads as CSV.
+    Pictures are those of the data that was asked. Data that is Python code is not run by itself:
+    --images nets.py:data says that it may.
+
+    \b
+    Examples:
+      pdepth demo --out digits && pdepth report digits
+      pdepth report depths --thumbnails all --pdf
+      pdepth report depths/depth-k5.parquet --images imagefolder:test --out five.html
+    """
+    with _sentences():
+        from pdepth.folder import read_results
+
+        for module in ("pyarrow", "plotly", *(("matplotlib",) if pdf else ())):
+            require(module, "pdepth report", "report")
+        path = out or (results if results.is_dir() else results.parent) / REPORT
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} is there already; pass --overwrite.")
+        found = read_results(results)
+        from pdepth import reporting
+        from pdepth.report import figures, page
+
+        pictures = reporting.pictures_of(found, images)
+        if pdf:
+            figures.folder_of(path)
+        shown = page.write(
+            found,
+            path,
+            images=pictures.images,
+            class_names=pictures.names,
+            thumbnails=thumbnails,
+            note=pictures.note,
+        )
+        written = [f"{path} ({path.stat().st_size / 1e6:.1f} MB)"]
+        if shown.folder:
+            written.append(f"{path.with_name(shown.folder)}")
+        if pdf:
+            beside = figures.write(found, path, pictures.images, pictures.names)
+            written.append(f"{beside}")
+        if not quiet:
+            if pictures.note:
+                typer.echo(pictures.note, err=True)
+            if bad := len(shown.unreadable):
+                typer.echo(f"{bad:,} of {shown.tried:,} pictures cannot be read.", err=True)
+            typer.echo(f"Wrote {', '.join(written)}.")
 
 
 @app.command()
@@ -720,7 +813,7 @@ def _write_by_k(results: dict[int, DepthResult], out: Path) -> list[Path]:
 
 def _names(ks: list[int]) -> tuple[str, ...]:
     """The files that a run writes, the picture last."""
-    return (TABLE, PICTURE) if len(ks) == 1 else (*(f"depth-k{k}.parquet" for k in ks), BY_K)
+    return (TABLE, PICTURE) if len(ks) == 1 else (*(OF_K.format(k) for k in ks), BY_K)
 
 
 def _draw(

@@ -25,6 +25,7 @@ from pdepth.result import DepthResult
 
 SUPPORT = 1297  # of 1,797 images; the other 500, the last, come from writers seen less often
 CANVAS = 12  # pixels
+DATA = "scikit-learn's digits, moved"  # what results say of their data
 LAYERS = ("conv1", "conv2", "conv3", "dense")  # probed between input and softmax
 EPOCHS, BATCH, RATE = 8, 64, 3e-3
 
@@ -50,7 +51,7 @@ def run_demo(progress: bool = True) -> Demo:
     Needs the extra `demo` (scikit-learn, which brings its 1,797 real images of 8 x 8 pixels).
     """
     model, support, queries = train_demo()
-    about = {"model": "pdepth.demo, a small CNN", "data": "scikit-learn's digits, moved"}
+    about = {"model": "pdepth.demo, a small CNN", "data": DATA}
 
     def ask(queries: TensorDataset | None) -> DepthResult:
         result = prediction_depth(

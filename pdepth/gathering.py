@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
-
 from pdepth import __version__, demo, inputs
 from pdepth.analysis import networks
 from pdepth.analysis.ensemble import Ensemble, Member
@@ -32,7 +30,7 @@ class Setting:
     def meta(self) -> dict[str, str]:
         """In words. Networks that are read bring splits of their own."""
         own = {"held_out": None, "seed": None} if self.read else {}
-        given = asdict(self) | own
+        given = asdict(self) | {"data": self.data or demo.DATA} | own
         return {name: str(value) for name, value in given.items() if value is not None}
 
 
@@ -40,8 +38,7 @@ def rows_of(setting: Setting, image_size: int | None) -> Any:
     """The dataset that is split."""
     if setting.data is None:
         return demo.moved_digits()
-    data = inputs.load_data(setting.data, inputs.ImageOptions(image_size))
-    return data.dataset if isinstance(data, DataLoader) else data
+    return inputs.dataset_of(inputs.load_data(setting.data, inputs.ImageOptions(image_size)))
 
 
 def begun(path: Path, setting: Setting, overwrite: bool) -> Ensemble | None:

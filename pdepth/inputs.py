@@ -12,6 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -102,33 +103,39 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     ) -> None:
         self.labels, self.options, self.class_names = labels, options, class_names
         self._read, self._where = read, where
-        self._size = self._open(0).size if options.size is None else (options.size, options.size)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        pixels = torch.from_numpy(self.picture(row)).float().div_(255)
+        picture = self.picture(row)
+        if picture.shape[:2] != self._size:
+            raise ValueError(
+                f"{self._where(row)} is {_by(picture)} and {self._where(0)} "
+                f"{_by(self.picture(0))}; give --image-size to bring all images to one size."
+            )
+        pixels = torch.from_numpy(picture).float().div_(255)
         mean, std = torch.tensor(self.options.mean), torch.tensor(self.options.std)
         return ((pixels - mean) / std).permute(2, 0, 1).contiguous(), int(self.labels[row])
 
     def picture(self, row: int) -> NDArray[np.uint8]:
-        """(H, W, C) uint8: the image as the network sees it, but for mean and std."""
-        image = self._open(row)
-        if self.options.size is not None:
-            image = _resize(image, self.options.size)
-        if image.size != self._size:
-            raise ValueError(
-                f"{self._where(row)} is {_by(image.size)} and {self._where(0)} {_by(self._size)}; "
-                "give --image-size to bring all images to one size."
-            )
-        return np.array(image).reshape(*image.size[::-1], len(self.options.mean))
+        """(H, W, C) uint8: the image as the network sees it, but for mean and std.
 
-    def _open(self, row: int) -> Any:
+        Raises ValueError for an image that cannot be read.
+        """
         try:
-            return self._read(row).convert("L" if len(self.options.mean) == 1 else "RGB")
+            image = self._read(row).convert("L" if len(self.options.mean) == 1 else "RGB")
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on broken files
             raise ValueError(f"{self._where(row)} cannot be read as an image: {error}") from None
+        if self.options.size is not None:
+            image = _resize(image, self.options.size)
+        return np.array(image).reshape(*image.size[::-1], len(self.options.mean))
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        """What all images have to be: the first one's height and width."""
+        height, width = self.picture(0).shape[:2]
+        return height, width
 
 
 def load_model(
@@ -196,6 +203,35 @@ def load_data(spec: str, options: ImageOptions | None = None) -> Data:
     return _parquet(path, options) if kind == "parquet" else _npz(path, options)
 
 
+def absolute(spec: str) -> str:
+    """DATA that names the same from every folder."""
+    kind, name = _parse(spec, "DATA", DATA_FORMS)
+    file, colon, function = name.rpartition(":") if kind == "py" else (name, "", "")
+    path = Path(file).expanduser().absolute()
+    return f"{path}{colon}{function}" if kind == "py" else f"{kind}:{path}"
+
+
+def is_code(spec: str) -> bool:
+    """Whether opening DATA runs a Python file."""
+    return _parse(spec, "DATA", DATA_FORMS)[0] == "py"
+
+
+def dataset_of(data: Data) -> Any:
+    """The rows in their own order, whatever a loader does with them."""
+    return data.dataset if isinstance(data, DataLoader) else data
+
+
+def labels_of(data: Data) -> NDArray[np.int64] | None:
+    """(N,) the labels of a dataset, where they are known without reading its inputs."""
+    dataset = dataset_of(data)
+    if isinstance(dataset, ImageDataset):
+        return dataset.labels
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
+        labels: NDArray[np.int64] = dataset.tensors[1].cpu().numpy()
+        return labels
+    return None
+
+
 def check_same_classes(support: Data, queries: Data) -> None:
     """Raise ValueError where two folders of images number their classes differently."""
     names = [class_names(data) for data in (support, queries)]
@@ -237,11 +273,13 @@ def pictures(data: Data, rows: int) -> Pictures | None:
 
     None, too, where the dataset has not `rows` rows: a sampler chose, or it is only iterable.
     """
-    dataset: Any = getattr(data, "dataset", data)
+    dataset = dataset_of(data)
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         return None
     if len(dataset) != rows:
         return None
+    if isinstance(dataset, ImageDataset):
+        return Pictures(dataset)
     shape = tuple(getattr(Pictures(dataset)[0], "shape", ()))
     if len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3)):
         return Pictures(dataset)
@@ -484,5 +522,5 @@ def _resize(image: Any, size: int) -> Any:
     return image.crop((left, top, left + size, top + size))
 
 
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"
+def _by(picture: NDArray[Any]) -> str:
+    return f"{picture.shape[1]} x {picture.shape[0]}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -55,25 +56,38 @@ def read(path: str | os.PathLike[str], kind: str, newest: int) -> tuple[Any, dic
         FileNotFoundError: no such file.
         ValueError: not a Parquet file, none of pdepth's, or of a format after `newest`.
     """
-    pa = require("pyarrow", f"{kind}.load", "tables")
-    pq = require("pyarrow.parquet", f"{kind}.load", "tables")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file {path} to load {_a(kind)} from.")
-    try:
-        table = pq.read_table(path, partitioning=None)
-    except pa.ArrowInvalid:
-        raise ValueError(f"{path} is not a readable Parquet file.") from None
-    about = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"null"))
-    if about is None:
-        raise ValueError(f"{path} was not written by pdepth: its metadata has no entry 'pdepth'.")
-    if (holds := about.get("kind", "DepthResult")) != kind:
+    holds, about = about_of(path, kind)
+    if holds != kind:
         raise ValueError(f"{path} holds {_a(holds)}; {_a(kind)} is wanted.")
     if about["format"] > newest:
         raise ValueError(
             f"{path} has format {about['format']}, from a newer pdepth; this one reads up to "
             f"{newest}."
         )
-    return table, about
+    pq = require("pyarrow.parquet", f"{kind}.load", "tables")
+    with _readable(path):
+        return pq.read_table(path, partitioning=None), about
+
+
+def about_of(path: str | os.PathLike[str], wanted: str = "result") -> tuple[str, dict[str, Any]]:
+    """Which kind of result a file holds, and its metadata. Raises as `read`."""
+    pq = require("pyarrow.parquet", f"{wanted}.load", "tables")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path} to load {_a(wanted)} from.")
+    with _readable(path):
+        schema = pq.read_schema(path)
+    about = json.loads((schema.metadata or {}).get(METADATA_KEY, b"null"))
+    if about is None:
+        raise ValueError(f"{path} was not written by pdepth: its metadata has no entry 'pdepth'.")
+    return about.get("kind", "DepthResult"), about
+
+
+@contextmanager
+def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except require("pyarrow", "Reading results", "tables").ArrowInvalid:
+        raise ValueError(f"{path} is not a readable Parquet file.") from None
 
 
 def column(table: Any, name: str) -> NDArray[Any]:

@@ -353,3 +353,28 @@ def test_pictures_are_what_the_network_sees(tmp_path):
     assert inputs.pictures(loader, 2)[1].shape == (1, 4, 4)
     assert inputs.pictures(loader, 1) is None  # rows that a sampler chose
     assert inputs.pictures(TensorDataset(torch.ones(2, 9), torch.zeros(2)), 2) is None
+    turned = torch.utils.data.Subset(data, [2, 1, 0])
+    torch.testing.assert_close(inputs.pictures(turned, 3)[0], data[2][0])
+
+
+def test_pictures_outlive_a_broken_first_one(tmp_path):
+    root = image_folder(tmp_path, {"a": [pixels(4, 4, 3), pixels(5, 4, 3)]})
+    (root / "a" / "0.png").write_bytes(b"no")
+    shown = inputs.pictures(load_data(f"imagefolder:{root}"), 2)
+    with pytest.raises(ValueError, match=r"0\.png cannot be read as an image"):
+        shown[0]
+    assert shown[1].shape == (5, 4, 3)
+
+
+def test_what_data_says_of_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert inputs.absolute("npz:a.npz") == f"npz:{tmp_path}/a.npz"
+    assert inputs.absolute("b/nets.py:data") == f"{tmp_path}/b/nets.py:data"
+    assert inputs.absolute(f"imagefolder:{tmp_path}") == f"imagefolder:{tmp_path}"
+    assert inputs.is_code("nets.py:data")
+    assert not inputs.is_code("npz:nets.py")
+    root = image_folder(tmp_path, {"a": [pixels(4, 4, 3)], "b": [pixels(4, 4, 3)]})
+    assert inputs.labels_of(load_data(f"imagefolder:{root}")).tolist() == [0, 1]
+    tensors = TensorDataset(torch.ones(2, 1, 4, 4), torch.tensor([3, 5]))
+    assert inputs.labels_of(torch.utils.data.DataLoader(tensors)).tolist() == [3, 5]
+    assert inputs.labels_of(torch.utils.data.Subset(tensors, [0])) is None

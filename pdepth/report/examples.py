@@ -76,14 +76,14 @@ def caption_of(result: DepthResult, class_names: Names, row: int) -> Caption:
     return Caption([f"label {class_name(label, class_names)}", *lines], label != predicted)
 
 
-def class_name(label: int, class_names: Names) -> str:
+def class_name(label: int, class_names: Names, longest: int = LONGEST_NAME) -> str:
     if isinstance(class_names, Mapping):
         name = class_names.get(label, str(label))
     elif class_names is not None and 0 <= label < len(class_names):
         name = class_names[label]
     else:
         name = str(label)
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def picture_of(image: Any) -> NDArray[Any]:
