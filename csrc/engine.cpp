@@ -49,7 +49,7 @@ struct Scratch {
     Ballot ballot;
     Buffer<float> partial;
     std::vector<double> query;    // widened
-    std::vector<double> squares;  // of one distance
+    std::vector<double> room;  // of one distance
     std::vector<double> lower, upper, sorted;
     std::vector<int64_t> possible;
     std::vector<Neighbour> neighbours;
@@ -94,7 +94,7 @@ public:
     Neighbour neighbour(int64_t row, Scratch& s) const {
         return {level.squared_distance(s.query.data(), layer->support.row(row),
                                        layer->support.type, layer->support.width,
-                                       s.squares.data()),
+                                       s.room.data()),
                 row};
     }
     // The `open` nearest of s.neighbours, whose distances are known, join those of the ballot.
@@ -473,7 +473,7 @@ void Call::probe(const Layer& present, int64_t number, const std::vector<int64_t
     const int64_t width = present.support.width;
     for (auto& s : scratch) {
         s->query.resize(width);
-        s->squares.resize(width);
+        s->room.resize(2 * width);
     }
 
     const Support summary(present.support, ask.k + 1, leaves_out(), level, team);

@@ -102,9 +102,9 @@ struct Level {
     bool (*finite)(const void* row, DType type, int64_t width);
     RowSummary (*summarise)(const void* row, DType type, int64_t width);
     // Squared distance in float64, summed in the order of pdepth.definition: the last half is added
-    // to the first until one term is left. `squares` is room for `width` values.
+    // to the first until one term is left. There is `room` for twice `width` values.
     double (*squared_distance)(const double* query, const void* row, DType type, int64_t width,
-                               double* squares);
+                               double* room);
     // A value that k of the scores do not exceed, and more only where they tie.
     float (*kth_score)(const float* scores, int64_t count, int64_t k);
 
