@@ -207,7 +207,8 @@ def run(
         str | None,
         typer.Option(
             metavar="NUMBERS",
-            help="Of pixels in 0..1, with commas (one number: grey); ImageNet's, or timm's own.",
+            help="Of pixels in 0..1, with commas (one number: grey); ImageNet's, or timm's own. "
+            "Data from a .py file is taken as it is.",
         ),
     ] = None,
     std: Annotated[str | None, typer.Option(metavar="NUMBERS", help="Likewise.")] = None,
@@ -514,13 +515,15 @@ def report(
 
         for module in ("pyarrow", "plotly", *(("matplotlib",) if pdf else ())):
             require(module, "pdepth report", "report")
-        path = out or (results if results.is_dir() else results.parent) / REPORT
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} is there already; pass --overwrite.")
         found = read_results(results)
         from pdepth import reporting
         from pdepth.report import figures, page
+        from pdepth.report.thumbnails import KINDS
 
+        validate.one_of(thumbnails, "--thumbnails", KINDS)
+        path = out or (results if results.is_dir() else results.parent) / REPORT
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} is there already; pass --overwrite.")
         pictures = reporting.pictures_of(found, images)
         if pdf:
             figures.folder_of(path)
@@ -538,6 +541,9 @@ def report(
         if pdf:
             beside = figures.write(found, path, pictures.images, pictures.names)
             written.append(f"{beside}")
+        elif overwrite:
+            with suppress(FileExistsError):  # which are not all ours
+                shutil.rmtree(figures.folder_of(path), ignore_errors=True)
         if not quiet:
             if pictures.note:
                 typer.echo(pictures.note, err=True)

@@ -93,7 +93,12 @@ def gather(
         say(member)
     missing = [each for each in wanted if before is None or each not in before.names]
     if before is None or missing:
-        raise ValueError(f"--read {setting.read} yields no network {missing[0]}.")
+        found = [number for number in numbers if number not in missing]
+        raise ValueError(
+            f"--read {setting.read} yields no network {missing[0]}: {len(found)} of the "
+            f"{len(numbers)} that are asked for"
+            + (f"; --networks {len(found)} takes these." if len(found) > 1 else ".")
+        )
     return before
 
 

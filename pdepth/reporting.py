@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pdepth import demo, inputs
 from pdepth.analysis.ensemble import Ensemble
 from pdepth.folder import Results
+from pdepth.report.thumbnails import UNREADABLE
 from pdepth.result import DepthResult
 
+COMPARED = 64  # rows whose labels are compared where each has to be read
 CLASS_NAMES, IMAGE_SIZE = "class_names", "image_size"  # what a run notes of its data
 
 
@@ -84,17 +88,32 @@ def _opened(spec: str, size: int | None, result: DepthResult | Ensemble) -> Imag
     count = len(result if isinstance(result, DepthResult) else result.labels)
     if hasattr(dataset, "__len__") and len(dataset) != count:
         raise ValueError(f"{spec} holds {len(dataset)} rows, and the results {count}.")
-    labels = inputs.labels_of(data)
-    if labels is not None and result.labels is not None and (labels != result.labels).any():
-        differ = np.flatnonzero(labels != result.labels)
-        raise ValueError(
-            f"{spec} has other labels than the results in {len(differ)} rows, the first of them "
-            f"row {differ[0]}: it is not what was asked."
-        )
+    if result.labels is not None:
+        rows, labels = _labels(data, count)
+        differ = rows[labels != result.labels[rows]]
+        if len(differ):
+            raise ValueError(
+                f"{spec} has other labels than the results in {len(differ)} of {len(rows)} rows, "
+                f"the first of them row {differ[0]}: it is not what was asked."
+            )
     pictures = inputs.pictures(data, count)
     if pictures is None:
         raise ValueError(f"{spec} holds no images (H, W, C) or (C, H, W) of 1 or 3 channels.")
     return Images(pictures, inputs.class_names(data))
+
+
+def _labels(data: inputs.Data, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows, and their labels: all where reading no inputs tells them, else some."""
+    found = inputs.labels_of(data)
+    if found is not None:
+        return np.arange(count), found
+    dataset = inputs.dataset_of(data)
+    rows, labels = [], []
+    for row in np.unique(np.linspace(0, count - 1, COMPARED).round().astype(np.int64)):
+        with suppress(*UNREADABLE, TypeError, IndexError):  # a broken picture, or no label
+            labels.append(int(dataset[int(row)][1]))
+            rows.append(row)
+    return np.array(rows, np.int64), np.array(labels, np.int64)
 
 
 def _digits(result: DepthResult | Ensemble) -> Any:

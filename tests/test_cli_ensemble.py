@@ -127,7 +127,8 @@ def test_it_reads_networks_with_splits_of_their_own(tmp_path: Path, mine: Path, 
     assert "15 examples were never held out." in done.stdout
     short = own(mine, tmp_path / "short", *read, "--networks", 5)
     assert short.exit_code == 2
-    assert "yields no network 3." in short.stderr
+    assert "yields no network 3: 3 of the 5" in short.stderr
+    assert "--networks 3 takes these." in short.stderr
     kept = counts(tmp_path / "short")[2]  # what was counted stays
     assert kept == [0, 1, 2]
 

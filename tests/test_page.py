@@ -188,7 +188,7 @@ def test_words_tell_what_the_numbers_are(tmp_path: Path) -> None:
     right = int((result.predictions == result.labels).sum())
     assert "Prediction depth of 240 held-out examples" in said
     assert f"right: {right:,} of 240" in said
-    assert "mean depth, of at most 3" in said
+    assert "mean depth of those that settle, of at most 3" in said
     assert "48 of 240 examples (20.0 %) never settle" in said
     assert "Half of the examples have settled by block2, probe 2 of 0 to 3: 144 of 240." in said
     first = result.depth == 0
@@ -253,11 +253,28 @@ def test_an_ensemble(tmp_path: Path) -> None:
     assert corners is not None
     for code, rows in enumerate(corners.corners.values()):
         np.testing.assert_array_equal(np.flatnonzero(columns["group"] == code), np.sort(rows))
+    once = np.flatnonzero(wanted["held_out_networks"][0] == 1)
+    told = f"{len(once)} of 60 examples" in text
+    assert told == bool(len(once))
     flat = Ensemble(np.zeros(4, int))
     for name in range(2):
         flat.add(Member(np.zeros(4, int), np.zeros(4, int), np.ones(4, bool), 3, name))
     page.write(flat, tmp_path / "b.html")
     assert "There are no groups" in (tmp_path / "b.html").read_text()
+
+
+def test_one_network_does_not_agree_with_itself(tmp_path: Path) -> None:
+    ensemble = Ensemble(np.zeros(6, int))
+    for name in range(3):  # rows 0 to 3 are held out from one, 4 and 5 from all
+        out = np.array([name == 0, name == 0, name == 1, name == 2, True, True])
+        ensemble.add(Member(np.zeros(6, int), np.ones(6, int), out, 3, name))
+    page.write(ensemble, tmp_path / "a.html")
+    text = (tmp_path / "a.html").read_text()
+    assert "4 of 6 examples (66.7 %) were held out from one network only" in text
+    assert "On 2 of 2 examples (100.0 %), at least 90 % of the networks" in text
+    assert "On 2 of 2 examples (100.0 %), they agree so on a class that is not the label" in text
+    sheets = json.loads(script(text, "header"))["sheets"]
+    assert all(["held_out_networks", 2, 3] in sheet["where"] for sheet in sheets[-2:])
 
 
 def test_large_ids_and_names_are_kept(tmp_path: Path) -> None:
@@ -483,6 +500,21 @@ def test_report_knows_data_that_is_another(tmp_path: Path, run_dir: Path) -> Non
     assert "holds no images" in refused(run_dir, "--images", f"npz:{tmp_path}/flat.npz")
     assert not (run_dir / "report.html").exists()
     assert call(run_dir, "--images", f"npz:{tmp_path}/same.npz").exit_code == 0
+    code = tmp_path / "mine.py"  # whose labels come only with their inputs
+    code.write_text(
+        "import numpy as np, torch\n"
+        "class Rows(torch.utils.data.Dataset):\n"
+        "    def __init__(self, x, y): self.x, self.y = x, y\n"
+        "    def __len__(self): return len(self.x)\n"
+        "    def __getitem__(self, row): return np.atleast_3d(self.x[row]), self.y[row]\n"
+        "def rows(file):\n"
+        f"    held = np.load('{tmp_path}/' + file)\n"
+        "    return Rows(held['x'], held['y'])\n"
+        "def same():\n    return rows('same.npz')\n"
+        "def other():\n    return rows('other.npz')\n"
+    )
+    assert "has other labels" in refused(run_dir, "--overwrite", "--images", f"{code}:other")
+    assert call(run_dir, "--overwrite", "--images", f"{code}:same").exit_code == 0
 
 
 def test_report_runs_no_code_that_a_result_names(tmp_path: Path) -> None:

@@ -72,7 +72,9 @@ def test_several_k_are_drawn_against_k(tmp_path):
         assert [tick.get_text() for tick in ax.get_xticklabels()] == ["5", "50"]
     with pytest.raises(ValueError, match="images go with one result, and result holds several."):
         plots.plot(results, tmp_path / "other.png", images=np.zeros((40, 4, 4)))
-    for wrong in ({}, {5: one, 7: example(8)}, {5: example(0)}):
+    with pytest.raises(ValueError, match="result holds no k; at least one is wanted"):
+        plots.plot({}, tmp_path / "other.png")
+    for wrong in ({5: one, 7: example(8)}, {5: example(0)}):
         with pytest.raises(ValueError, match="as many at every k are wanted"):
             plots.plot(wrong, tmp_path / "other.png")
 

@@ -56,11 +56,14 @@ def compare(
         resamples: how often examples are drawn.
 
     Raises:
+        TypeError: what is no Ensemble.
         ValueError: other examples, labels or probes; fewer than two networks; no example in common.
     """
     validate.one_of(kind, "kind", KINDS)
     resamples = validate.whole(resamples, "resamples")
-    for each in (one, other):
+    for name, each in (("one", one), ("other", other)):
+        if not isinstance(each, Ensemble):
+            raise TypeError(f"{name} is a {type(each).__name__}; an Ensemble is wanted.")
         each.enough()
     one.same_examples(other)
     which = KINDS.index(kind)

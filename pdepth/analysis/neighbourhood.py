@@ -49,6 +49,8 @@ def class_purity(votes: Votes, labels: Any) -> Any:
 
 def _own(votes: Votes, labels: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.intp]]:
     """Neighbours (..., N) with each query's label, all of them, and the labels' places (N,)."""
+    if not isinstance(votes, Votes):
+        raise TypeError(f"votes is a {type(votes).__name__}; what probe_votes returns is wanted.")
     if votes.counts is None:
         raise ValueError("purity needs counts, and these Votes have none: return_counts=True.")
     counts = on_host(votes.counts)

@@ -54,25 +54,38 @@ def correlate(depth: Any, score: Any, *, ids: Any = None, score_ids: Any = None)
             only one of both has are left out.
 
     Raises:
-        ValueError: other lengths, one of the ids alone, an id that comes twice, no example in
-            common.
+        ValueError: other lengths, one of the ids alone, an id that comes twice, no example that
+            has both.
+        TypeError: no numbers.
     """
-    one, other = (np.asarray(each, np.float64) for each in (depth, score))
+    one, other = (_numbers(each, name) for each, name in ((depth, "depth"), (score, "score")))
     if (ids is None) != (score_ids is None):
         raise ValueError("ids and score_ids go together; both or none are wanted.")
     if ids is not None:
         pair: list[NDArray[Any]] = [np.asarray(each) for each in (ids, score_ids)]
         for name, own, values in zip(("ids", "score_ids"), pair, (one, other), strict=True):
-            if own.shape != values.shape or len(np.unique(own)) < len(own):
-                raise ValueError(f"{name} holds {own.shape} for {values.shape}, or a name twice.")
+            if own.shape != values.shape:
+                raise ValueError(f"{name} has shape {own.shape}; {values.shape} is wanted.")
+            names, times = np.unique(own, return_counts=True)
+            if len(names) < len(own):
+                raise ValueError(f"{name} holds {names[times > 1][0]!s} twice.")
         _, here, there = np.intersect1d(pair[0], pair[1], assume_unique=True, return_indices=True)
+        if not len(here):
+            raise ValueError("ids and score_ids have none in common; at least one is wanted.")
         one, other = one[here], other[there]
     if one.ndim != 1 or one.shape != other.shape:
         raise ValueError(f"score has shape {other.shape}; {one.shape} is wanted, as depth has.")
     both = ~(np.isnan(one) | np.isnan(other))
     if not both.any():
-        raise ValueError("depth and score have no example in common; at least one is wanted.")
+        raise ValueError("depth or score is nan in every row; one example with both is wanted.")
     return spearman(one[both], other[both])
+
+
+def _numbers(values: Any, name: str) -> NDArray[np.float64]:
+    found = np.asarray(values)
+    if found.dtype.kind not in "biuf":
+        raise TypeError(f"{name} has elements of type {found.dtype}; numbers are wanted.")
+    return found.astype(np.float64)
 
 
 def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -213,7 +213,8 @@ def _labels(labels: Any, what: str) -> torch.Tensor:
             labels = torch.as_tensor(np.asarray(labels))
         except (TypeError, ValueError):  # text; rows of unequal length
             raise ValueError(
-                f"{what} yields labels of type {_described(labels)}; wanted integers."
+                f"{what} yields labels of type {_described(labels)}; wanted integers, and names, "
+                "if any, as the dataset's `classes`."
             ) from None
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"{what} yields labels of type {labels.dtype}; wanted integers.")

@@ -33,7 +33,9 @@ def by_k(results: Mapping[int, DepthResult]) -> list[OfK]:
         ValueError: no results, or results of different numbers of examples or none.
     """
     found = [results[k] for k in sorted(results)]
-    if not found or len({len(result) for result in found}) > 1 or len(found[0]) == 0:
+    if not found:
+        raise ValueError("result holds no k; at least one is wanted.")
+    if len({len(result) for result in found}) > 1 or len(found[0]) == 0:
         sizes = [len(result) for result in found]
         raise ValueError(f"results hold {sizes} examples; as many at every k are wanted.")
     most = found[-1].depth

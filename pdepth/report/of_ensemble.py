@@ -71,7 +71,7 @@ def story_of(ensemble: Ensemble, names: Names = None) -> Story:
         depth="held_out_depth",
         probes=(),
         views=_views(groups is not None),
-        sheets=_sheets(groups is not None),
+        sheets=_sheets(groups is not None, len(ensemble)),
         tables=[] if groups is None else [_corners(groups, examples, right)],
         about=_about(ensemble),
         image_class="label",
@@ -151,18 +151,27 @@ def _sentences(
             f"{share(n - known, n)} were never held out: what needs that is missing for "
             "them, and not counted as nought."
         )
-    if known:
-        sure = int((examples["consistency"] >= SURE).sum())
+    asked = examples["held_out_networks"]
+    several = asked > 1
+    if once := int((asked == 1).sum()):
         said.append(
-            f"On {share(sure, known)}, at least {100 * SURE:.0f} % of the networks that "
-            "an example is held out from give the same class, the consensus."
+            f"{share(once, n)} were held out from one network only: whether networks agree is not "
+            "known of them."
         )
-        doubtful = int(((right == 0) & (examples["consistency"] >= SURE)).sum())
+    if several.any():
+        sure = several & (examples["consistency"] >= SURE)
         said.append(
-            f"On {share(doubtful, known)}, they agree so on a class that is not the label: these "
-            "look like another class, or their label is wrong."
+            f"On {share(int(sure.sum()), int(several.sum()))}, at least {100 * SURE:.0f} % of the "
+            "networks that an example is held out from give the same class, the consensus."
         )
-        trend = correlate(examples["held_out_depth"], examples["consistency"]).statistic
+        doubtful = int((sure & (right == 0)).sum())
+        said.append(
+            f"On {share(doubtful, int(several.sum()))}, they agree so on a class that is not the "
+            "label: these look like another class, or their label is wrong."
+        )
+        trend = correlate(
+            examples["held_out_depth"][several], examples["consistency"][several]
+        ).statistic
         if np.isfinite(trend):
             said.append(
                 f"Depth held out and the consistency of the networks have a rank correlation of "
@@ -213,7 +222,8 @@ def _views(grouped: bool) -> list[View]:
     ]
 
 
-def _sheets(grouped: bool) -> list[Sheet]:
+def _sheets(grouped: bool, networks: int) -> list[Sheet]:
+    several = "held_out_networks", 2, networks  # one alone agrees with itself
     sheets = [
         Sheet(
             CORNERS[name],
@@ -231,13 +241,13 @@ def _sheets(grouped: bool) -> list[Sheet]:
             "Agreed on another class",
             "Networks that never saw the example agree on a class that is not the label: it looks "
             "like that class, or its label is wrong.",
-            (("right", 0, 0),),
+            (("right", 0, 0), several),
             (("consistency", -1), ("held_out_networks", -1)),
         ),
         Sheet(
             "Most disputed",
             "Networks that never saw the example give the most different answers.",
-            (("right", 0, 1),),
+            (("right", 0, 1), several),
             (("entropy", -1),),
         ),
     ]

@@ -139,7 +139,8 @@ def _tiles(result: DepthResult) -> list[tuple[str, str]]:
         tiles.append((f"{100 * right / n:.1f} %", f"right: {right:,} of {n:,}"))
     if undefined < n:
         mean = result.depth[~result.undefined].mean()
-        tiles.append((f"{mean:.2f}", f"mean depth, of at most {len(result.probes) - 1}"))
+        whose = "" if not undefined else " of those that settle"
+        tiles.append((f"{mean:.2f}", f"mean depth{whose}, of at most {len(result.probes) - 1}"))
     tiles.append((f"{100 * undefined / n:.1f} %", f"undefined: {undefined:,} of {n:,}"))
     return tiles
 
@@ -201,8 +202,10 @@ def _accuracy(result: DepthResult) -> list[str]:
 
 
 def _classes(result: DepthResult, labels: Int, names: Names) -> list[str]:
-    of, code, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    mean = np.bincount(code, result.depth) / counts
+    of, code = np.unique(labels, return_inverse=True)
+    settled = ~result.undefined
+    counts = np.bincount(code[settled], minlength=len(of))
+    mean = np.bincount(code[settled], result.depth[settled], len(of)) / np.maximum(counts, 1)
     many = np.flatnonzero(counts >= FEW)
     if len(many) < 3:
         return []
@@ -213,8 +216,8 @@ def _classes(result: DepthResult, labels: Int, names: Names) -> list[str]:
 
     count = 1 if len(order) < 6 else 3
     return [
-        f"Of all classes, mean depth is least for {named(order[:count])}, and greatest for "
-        f"{named(order[::-1][:count])}."
+        f"Of all classes, the mean depth of what settles is least for {named(order[:count])}, and "
+        f"greatest for {named(order[::-1][:count])}."
     ]
 
 

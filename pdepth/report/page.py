@@ -106,6 +106,11 @@ def _story(
         result = of_k[max(of_k)]
     else:
         of_k = {}
+    if not isinstance(result, DepthResult):
+        raise TypeError(
+            f"result is a {type(result).__name__}; a DepthResult, a dict of them by k or an "
+            "Ensemble is wanted."
+        )
     if len(result) == 0:
         raise ValueError("result holds no examples; there is nothing to tell.")
     given = {name: of_examples(of, name, len(result)) for name, of in (measures or {}).items()}

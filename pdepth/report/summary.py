@@ -123,7 +123,8 @@ def _totals(result: DepthResult) -> str:
     if result.reference != "prediction":
         parts.append(f"against {AGAINST[result.reference]}")
     if len(defined):
-        parts.append(f"mean depth {defined.mean():.2f} of at most {len(result.probes) - 1}")
+        of = "" if len(defined) == len(result) else " of those that settle"
+        parts.append(f"mean depth{of} {defined.mean():.2f}, of at most {len(result.probes) - 1}")
     parts.append(f"{len(result) - len(defined):,} undefined")
     if result.labels is not None:
         right = 100 * np.mean(result.predictions == result.labels)

@@ -41,7 +41,7 @@ class Thumbnails:
     """
 
     suffix: str = "png"
-    embedded: dict[int, bytes] = field(default_factory=dict)
+    embedded: dict[int, bytes] = field(default_factory=dict, repr=False)
     unreadable: list[int] = field(default_factory=list)
     tried: int = 0
     folder: str = ""

@@ -88,7 +88,8 @@ function drawSheets(rows) {
       if (a in embedded !== b in embedded) return a in embedded; // of equals, those to be seen
       return scatter(a, 2) < scatter(b, 2);
     });
-    section.querySelector("h3 span").textContent = `${number(kept.length)} in all`;
+    const some = kept.length > SHOWN ? "the first of " : "";
+    section.querySelector("h3 span").textContent = some + number(kept.length);
     const items = best.map((row) => make("li", {}, card(row, more)));
     if (!items.length) items.push(make("li", { class: "none" }, "No example of this kind."));
     section.querySelector("ul").replaceChildren(...items);
