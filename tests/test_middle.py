@@ -232,6 +232,7 @@ def test_hubs(kind: Any) -> None:
             ValueError,
             "purity needs counts",
         ),
+        (lambda x, y: neighbourhood.purity([x], y), TypeError, "votes is a list; what probe_votes"),
         (
             lambda x, y: neighbourhood.hubs(x, x, labels=y, k=3),
             ValueError,
