@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.analysis.ranks import Correlation, spearman
+from pdepth.analysis.ranks import Correlation, numbers, spearman
 from pdepth.compat.kinds import on_host
 from pdepth.extras import require
 from pdepth.result import DepthResult
@@ -231,8 +231,6 @@ def of_examples(values: Any, name: str, count: int) -> NDArray[Any]:
     found = np.asarray(on_host(values))
     if found.shape != (count,):
         raise ValueError(f"{name} has shape {found.shape}; ({count},) is wanted.")
-    if found.dtype.kind not in "biuf":
-        raise TypeError(f"{name} has elements of type {found.dtype}; numbers are wanted.")
-    if np.isnan(found).any():
+    if np.isnan(numbers(found, name)).any():
         raise ValueError(f"{name} has nan in row {int(np.isnan(found).argmax())}.")
     return found

@@ -58,7 +58,10 @@ def correlate(depth: Any, score: Any, *, ids: Any = None, score_ids: Any = None)
             has both.
         TypeError: no numbers.
     """
-    one, other = (_numbers(each, name) for each, name in ((depth, "depth"), (score, "score")))
+    one, other = (
+        numbers(each, name).astype(np.float64)
+        for each, name in ((depth, "depth"), (score, "score"))
+    )
     if (ids is None) != (score_ids is None):
         raise ValueError("ids and score_ids go together; both or none are wanted.")
     if ids is not None:
@@ -81,11 +84,12 @@ def correlate(depth: Any, score: Any, *, ids: Any = None, score_ids: Any = None)
     return spearman(one[both], other[both])
 
 
-def _numbers(values: Any, name: str) -> NDArray[np.float64]:
+def numbers(values: Any, name: str) -> NDArray[Any]:
+    """An array of numbers; TypeError, with the argument's name, for one of anything else."""
     found = np.asarray(values)
     if found.dtype.kind not in "biuf":
         raise TypeError(f"{name} has elements of type {found.dtype}; numbers are wanted.")
-    return found.astype(np.float64)
+    return found
 
 
 def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
