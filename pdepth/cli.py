@@ -518,9 +518,9 @@ def report(
         found = read_results(results)
         from pdepth import reporting
         from pdepth.report import figures, page
-        from pdepth.report.thumbnails import KINDS
+        from pdepth.report import thumbnails as small
 
-        validate.one_of(thumbnails, "--thumbnails", KINDS)
+        validate.one_of(thumbnails, "--thumbnails", small.KINDS)
         path = out or (results if results.is_dir() else results.parent) / REPORT
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} is there already; pass --overwrite.")
@@ -535,15 +535,14 @@ def report(
             thumbnails=thumbnails,
             note=pictures.note,
         )
-        written = [f"{path} ({path.stat().st_size / 1e6:.1f} MB)"]
-        if shown.folder:
-            written.append(f"{path.with_name(shown.folder)}")
+        beside = [path.with_name(shown.folder)] if shown.folder else []
         if pdf:
-            beside = figures.write(found, path, pictures.images, pictures.names)
-            written.append(f"{beside}")
-        elif overwrite:
-            with suppress(FileExistsError):  # which are not all ours
-                shutil.rmtree(figures.folder_of(path), ignore_errors=True)
+            beside.append(figures.write(found, path, pictures.images, pictures.names))
+        for folder_of in (small.folder_of, figures.folder_of):  # an earlier page's
+            with suppress(FileExistsError):  # which is not all ours
+                if overwrite and (old := folder_of(path)) not in beside:
+                    shutil.rmtree(old, ignore_errors=True)
+        written = [f"{path} ({path.stat().st_size / 1e6:.1f} MB)", *map(str, beside)]
         if not quiet:
             if pictures.note:
                 typer.echo(pictures.note, err=True)

@@ -486,6 +486,22 @@ def test_a_run_is_reported_with_its_pictures_and_names(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(image.convert("L")), pictures(40)[0])
 
 
+def test_what_lies_beside_an_earlier_page_goes_with_it(tmp_path: Path) -> None:
+    example().save(tmp_path / "depth.parquet")
+    for name in ("report-figures", "report-thumbnails", "other"):
+        (tmp_path / name).mkdir()
+    assert call(tmp_path).exit_code == 0
+    assert (tmp_path / "report-figures").exists()
+    assert call(tmp_path, "--overwrite").exit_code == 0
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "depth.parquet", "other", "report.html",
+    ]  # fmt: skip
+    (tmp_path / "report-figures").mkdir()
+    (tmp_path / "report-figures" / "mine.txt").touch()
+    assert call(tmp_path, "--overwrite").exit_code == 0
+    assert (tmp_path / "report-figures" / "mine.txt").exists()
+
+
 def test_report_knows_data_that_is_another(tmp_path: Path, run_dir: Path) -> None:
     x, labels = pictures(), DepthResult.load(run_dir / "depth.parquet").labels
     np.savez(tmp_path / "few.npz", x=x[:9], y=labels[:9])
