@@ -1,7 +1,7 @@
 """Scores of queries against the support in 16 bits: products by the matrix units, no matrix kept.
 
 score = |y|^2 / 2 - x.y, in float32 sums of float16 products. Those below a query's cut join its
-list; no other score leaves the registers.
+list, one by one or by groups; no other score leaves the registers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from pdepth import certify
+from pdepth.kernels.groups import Groups, append_groups
 from pdepth.kernels.lists import Lists, append
 
 FIELDS = tl.constexpr(3)  # of a layer in the table: blocks of columns, offsets of its packed rows
@@ -33,6 +34,7 @@ class Tile:
         queries, support: rows of a tile.
         columns: at a time; of a narrow layer all of them, so that its queries stay where they are.
         chunk: columns that are summed apart, a multiple of `columns`; 0 for narrow layers.
+        group: scores that join the lists together, a power of two; 1: each by itself.
     """
 
     queries: int
@@ -41,6 +43,7 @@ class Tile:
     chunk: int
     warps: int
     stages: int
+    group: int = 8
 
 
 WIDE = Tile(queries=128, support=128, columns=64, chunk=1024, warps=8, stages=3)
@@ -96,11 +99,15 @@ def _tile_of(item, query_tiles, support_tiles):
     ]
 )
 def filter_kernel(
-    packed_queries, packed_support, half_norms, cuts, keys, sizes, table, items, query_tiles,
-    support_tiles, first_tile, support_rows, span, CAPACITY: tl.constexpr,
+    packed_queries, packed_support, half_norms, cuts, keys, members, sizes, table, items,
+    query_tiles, support_tiles, first_tile, support_rows, span, CAPACITY: tl.constexpr,
     TILE_Q: tl.constexpr, TILE_S: tl.constexpr, TILE_D: tl.constexpr, CHUNK: tl.constexpr,
+    GROUP: tl.constexpr,
 ):  # fmt: skip
-    """An item is a tile of queries and `span` tiles of the support."""
+    """An item is a tile of queries and `span` tiles of the support.
+
+    With groups, `keys`, `members` and `sizes` are `Groups.firsts`, two members a word, and counts.
+    """
     spans = (support_tiles + span - 1) // span
     column = tl.arange(0, TILE_D)
     for item in range(tl.program_id(0), items, tl.num_programs(0)):
@@ -115,6 +122,7 @@ def filter_kernel(
         y = packed_support + tl.multiple_of(tl.load(table + layer * FIELDS + 2), TILE_D)
         if CHUNK == 0:
             rows = tl.load(x + place[:, None] * TILE_D + column[None, :])
+        cut = tl.load(cuts + lists + place)
         first = number * span
         for tile in range(first, tl.minimum(first + span, support_tiles)):
             begin = (first_tile + tile) * TILE_S
@@ -137,10 +145,14 @@ def filter_kernel(
                         )
                     sums += part
             halves = tl.load(half_norms + layer * support_rows + begin + row)
-            append(
-                halves[None, :] - sums, tl.load(cuts + lists + place), place,
-                begin, keys + lists * CAPACITY, sizes + lists, CAPACITY,
-            )  # fmt: skip
+            scores = halves[None, :] - sums
+            if GROUP == 1:
+                append(scores, cut, place, begin, keys + lists * CAPACITY, sizes + lists, CAPACITY)
+            else:
+                append_groups(
+                    scores, cut, place, begin, keys + lists * CAPACITY,
+                    members + lists * CAPACITY * (GROUP // 2), sizes + lists, CAPACITY, GROUP,
+                )  # fmt: skip
 
 
 def scan(
@@ -148,6 +160,7 @@ def scan(
     packed_support: torch.Tensor,
     half_norms: torch.Tensor,
     lists: Lists,
+    groups: Groups | None,
     table: torch.Tensor,
     tile: Tile,
     *,
@@ -161,6 +174,7 @@ def scan(
             (S, columns), begin at the table's offsets.
         half_norms: (L, S) float32.
         lists: of Q queries, a multiple of the tile's.
+        groups: none of them yet, of the tile's size; None where that is 1.
         table: (L, FIELDS) int64.
         first, rows: a multiple of the tile's rows; the last tile is padded.
     """
@@ -168,13 +182,18 @@ def scan(
     query_tiles, support_tiles = queries // tile.queries, -(-rows // tile.support)
     span = _span(layers * query_tiles, support_tiles, tile)
     items = layers * query_tiles * -(-support_tiles // span)
+    if groups is None:
+        to = lists.keys, lists.keys, lists.sizes
+    else:
+        to = groups.firsts, groups.members.view(torch.int64), groups.counts
     filter_kernel[(min(items, _programs(packed_support.device)),)](
-        packed_queries, packed_support, half_norms, lists.cuts, lists.keys, lists.sizes, table,
-        items, query_tiles, support_tiles, first // tile.support, half_norms.shape[1], span,
-        CAPACITY=capacity, TILE_Q=tile.queries, TILE_S=tile.support,
-        TILE_D=tile.columns, CHUNK=tile.chunk, num_warps=tile.warps, num_stages=tile.stages,
-        enable_fp_fusion=False,
+        packed_queries, packed_support, half_norms, lists.cuts, *to, table, items, query_tiles,
+        support_tiles, first // tile.support, half_norms.shape[1], span, CAPACITY=capacity,
+        TILE_Q=tile.queries, TILE_S=tile.support, TILE_D=tile.columns, CHUNK=tile.chunk,
+        GROUP=tile.group, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=False,
     )  # fmt: skip
+    if groups is not None:
+        groups.unpack(lists, tile.support // tile.group)
 
 
 def _span(query_tiles: int, support_tiles: int, tile: Tile) -> int:

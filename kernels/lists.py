@@ -74,17 +74,17 @@ def _append(scores, cuts, query, begin, position, keys, capacity):
         number = tl.arange(0, scores.shape[1])
         bit = (tl.full([], 1, tl.uint32) << number.to(tl.uint32))[None, :]
         word = tl.sum(tl.where(passing, bit, 0), axis=1)
-        places = begin[:, None] + _ones(word[:, None] & (bit - 1))
+        places = begin[:, None] + ones(word[:, None] & (bit - 1))
         places = tl.where(passing, places, capacity)
         at = query[:, None] * capacity + places
         whose = tl.broadcast_to((position + number)[None, :], scores.shape)
         tl.store(keys + at, key_of(scores, whose), mask=places < capacity)
-        begin += _ones(word)
+        begin += ones(word)
     return begin
 
 
 @triton.jit
-def _ones(word):
+def ones(word):
     """How many bits of a uint32 are set."""
     word -= (word >> 1) & 0x55555555
     word = (word & 0x33333333) + ((word >> 2) & 0x33333333)

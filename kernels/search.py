@@ -14,6 +14,7 @@ import torch
 
 from pdepth import certify
 from pdepth.kernels import bounds, complete, differences, duplicates, filter, prepare, settle
+from pdepth.kernels.groups import Groups, bytes_of
 from pdepth.kernels.lists import NOWHERE, Lists, capacity_for
 
 FIRST, GROWTH = 256, 4  # the first stretch of the support, and how much longer each next one is
@@ -192,7 +193,8 @@ class Search:
         sums = filter.sums_of(tile)
         columns = [sums.columns(layer.width) for layer in layers]
         rows = -(-self.count // tile.support) * tile.support
-        most = self.scratch // (16 * self.capacity * len(layers)) // tile.queries * tile.queries
+        most = self.scratch // (bytes_of(self.capacity, tile.group) * len(layers))
+        most = most // tile.queries * tile.queries
         part = min(max(tile.queries, most), -(-len(self.rows) // tile.queries) * tile.queries)
         packed_support = self._empty(rows * sum(columns), dtype=torch.float16)
         packed_queries = self._empty(part * sum(columns), dtype=torch.float16)
@@ -229,6 +231,7 @@ class Search:
         for asked in self._parts(slice(None), part):
             rows_asked = self.rows[asked]
             lists = self._lists(len(layers), part, asked)
+            groups = Groups(lists, tile.group) if tile.group > 1 else None
             query_norms, query_residuals = self._empty(2, len(layers), part)
             for i, layer in enumerate(layers):
                 own = packed_queries[part * begins[i] :][: part * columns[i]]
@@ -241,8 +244,8 @@ class Search:
             lists.cuts.masked_fill_(beyond, -math.inf)
             for first, count in stretches(self.count):
                 filter.scan(
-                    packed_queries, packed_support, half_norms, lists, table, tile, first=first,
-                    rows=count,
+                    packed_queries, packed_support, half_norms, lists, groups, table, tile,
+                    first=first, rows=count,
                 )  # fmt: skip
                 lists.tighten(self.k, query_norms, query_residuals, norms, bound, differences=False)
             for i, layer in enumerate(layers):

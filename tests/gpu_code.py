@@ -30,6 +30,7 @@ from pdepth.kernels import (
     duplicates,
     exact,
     filter,
+    groups,
     lists,
     prepare,
     settle,
@@ -45,6 +46,7 @@ POINTERS = {
     **dict.fromkeys(("query_norms", "query_residuals"), "fp32"),
     **dict.fromkeys(("proven", "bound", "centre", "scale", "distances"), "fp64"),
     **dict.fromkeys(("sizes", "codes", "leaves", "wanted", "votes", "found"), "i32"),
+    **dict.fromkeys(("firsts", "counts"), "i32"),
     **dict.fromkeys(("keys", "table", "order", "query_rows", "hashes", "rows"), "i64"),
     **dict.fromkeys(("who", "left"), "i64"),
     **dict.fromkeys(("left_out", "same", "tied"), "i1"),
@@ -64,6 +66,7 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
     for capacity, tile in product(lists.CAPACITIES, filter.TILES):
         sizes = {"TILE_Q": tile.queries, "TILE_S": tile.support, "TILE_D": tile.columns}
         options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False}
+        sizes |= {"GROUP": tile.group}
         yield (
             filter.filter_kernel,
             {**sizes, "CAPACITY": capacity, "CHUNK": tile.chunk},
@@ -71,6 +74,9 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
             "fp32",
         )
     for capacity, warps in lists.CAPACITIES.items():
+        for size in {tile.group for tile in filter.TILES}:
+            sizes = {"GROUP": size, "BLOCK": groups.BLOCK, "QUERIES": 1}
+            yield groups.unpack_kernel, {**sizes, "CAPACITY": capacity}, plain, "fp32"
         tile_q, tile_s = differences.TILE
         sizes = {"CAPACITY": capacity, "TILE_Q": tile_q, "TILE_S": tile_s}
         yield differences.differences_kernel, sizes, plain, "fp32"
@@ -114,6 +120,9 @@ def compiled(
         count = kernel.__name__ in COUNTS.get(name, ())
         if name in constants:
             signature[name] = "constexpr"
+        elif name == "members":
+            signature[name] = "*i64" if kernel is filter.filter_kernel else "*fp32"
+            aligned[(i,)] = [["tt.divisibility", 16]]
         elif name in GIVEN or (name in POINTERS and not count):
             signature[name] = "*" + POINTERS.get(name, kind)
             if name not in anywhere:

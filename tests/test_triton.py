@@ -3,6 +3,7 @@ at sizes that this allows; and compiled for two architectures, to be looked at."
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -39,6 +40,7 @@ from pdepth.kernels import (
     duplicates,
     exact,
     filter,
+    groups,
     lists,
     prepare,
     search,
@@ -435,8 +437,8 @@ def test_scores_are_within_the_bound_of_their_twin(width: int) -> None:
     found = lists.Lists(1, 128, 512, DEVICE)
     table = torch.tensor([[sums.columns(width) // tile.columns, 0, 0]], device=DEVICE)
     filter.scan(
-        queries.flatten(), support.flatten(), halves.float()[None], found, table, tile,
-        first=128, rows=128,
+        queries.flatten(), support.flatten(), halves.float()[None], found,
+        groups.Groups(found, tile.group), table, tile, first=128, rows=128,
     )  # fmt: skip
     assert (found.sizes == 128).all()
     keys = found.keys[0, :, :128].sort(dim=1).values
@@ -451,6 +453,40 @@ def test_scores_are_within_the_bound_of_their_twin(width: int) -> None:
         norms = support[128:].double().norm(dim=1)[place].cpu().numpy()
         norm = np.float64(queries[i].double().norm().item())
         assert (off <= bound.error(norm, np.float64(0), norms)).all()
+
+
+@pytest.mark.parametrize("width", [20, 300])
+@pytest.mark.parametrize("size", [4, 8, 16])
+def test_by_groups_the_same_rows_join_a_list_as_one_by_one(width: int, size: int) -> None:
+    """From nothing to more than there is room for; twice, so that lists carry over."""
+    rng = np.random.default_rng(size)
+    tile = dataclasses.replace(filter.tile_for(width, DEVICE), group=size)
+    columns = filter.sums_of(tile).columns(width)
+    queries, support = (_packed(rng.standard_normal((n, width)), columns) for n in (128, 1024))
+    halves = (support.float() ** 2).sum(dim=1) / 2
+    scores = filter.scan_reference(queries, support, halves).cpu()
+    cuts = np.quantile(scores, np.linspace(0, 1, 128))
+    halves[rng.integers(0, 1024, 30)] = math.inf  # as of equal rows, which never vote
+    table = torch.tensor([[columns // tile.columns, 0, 0]], device=DEVICE)
+    found = [lists.Lists(1, 128, 512, DEVICE) for _ in range(2)]
+    for own, by in zip(found, (groups.Groups(found[0], size), None), strict=True):
+        own.cuts[0] = torch.from_numpy(cuts.astype("f4")).to(DEVICE)
+        own.cuts[0, 5] = -math.inf
+        shape = tile if by else dataclasses.replace(tile, group=1)
+        for first, rows in ((0, 256), (256, 768)):
+            filter.scan(
+                queries.flatten(), support.flatten(), halves[None], own, by, table, shape,
+                first=first, rows=rows,
+            )  # fmt: skip
+    by_groups, singly = found
+    sizes = singly.sizes[0].clamp(max=513)
+    assert torch.equal(by_groups.sizes[0].clamp(max=513), sizes)
+    assert sizes[5] == 0
+    assert (sizes == 513).any()
+    assert len(sizes.unique()) > 50
+    for query in (sizes <= 512).nonzero()[:, 0].tolist():
+        keys = [own.keys[0, query, : sizes[query]].sort().values for own in found]
+        assert torch.equal(*keys)
 
 
 def test_differences_are_their_twin() -> None:
@@ -574,7 +610,7 @@ def test_no_kernel_is_compiled_for_an_address_that_the_next_layer_lacks(
     pdepth.probe_votes(saturated, np.arange(720) % 7, np.eye(60)[:2], backend="triton")
     monkeypatch.setattr(backend._Call, "budget", 40_000)
     pdepth.probe_votes(layers[:1], labels, **options)
-    assert len(launched) == 9
+    assert len(launched) == 10
     assert not odd
 
 
@@ -736,8 +772,8 @@ def test_every_kernel_compiles_without_spills() -> None:
         found = [json.loads(line) for line in process.communicate()[0].splitlines()]
         assert process.returncode == 0
         assert {each["kernel"] for each in found} == {
-            *("prepare", "hash", "same", "filter", "differences", "tighten", "settle"),
-            *("distances", "compact"),
+            *("prepare", "hash", "same", "filter", "unpack", "differences", "tighten"),
+            *("settle", "distances", "compact"),
         }
         meant, other = ("HGMMA", "HMMA") if capability == 90 else ("HMMA", "HGMMA")
         for each in found:

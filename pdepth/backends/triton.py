@@ -357,11 +357,14 @@ def _ran_out(error: RuntimeError) -> bool:
 def least_room(layer: Layer, k: int) -> int:
     """Bytes that a call takes at least: those of a tile."""
     from pdepth.backends.transfer import moved
+    from pdepth.kernels.filter import WIDE
+    from pdepth.kernels.groups import bytes_of
     from pdepth.kernels.lists import capacity_for
 
     rows = max(TILE, 2 * (k + 1))
     both = moved(layer.support) + (moved(layer.queries) if layer.queries else 0)
-    return 4 * rows * (8 * int(capacity_for(k)) + 4 * _columns(layer.support.width) + both)
+    lists = int(bytes_of(capacity_for(k), WIDE.group))
+    return 4 * rows * (lists + 4 * _columns(layer.support.width) + both)
 
 
 def working_set(width: int, support: int, queries: int) -> int:

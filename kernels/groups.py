@@ -1,0 +1,134 @@
+"""Scores that join the lists by groups: those of the support's rows that lie a part of a tile apart.
+
+A group is looked at by its least score. Where that is below the query's cut, all its scores are
+written down, and `unpack` moves those below the cut to the query's list: the same rows that would
+have joined it one by one, for a third of the instructions a score. The members of a group are
+scores that one thread of the matrix units holds, so that finding the least moves nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from pdepth.kernels.lists import Lists, key_of, ones
+
+BLOCK = 64  # groups of a query at a time
+
+
+@triton.jit
+def _halves(scores):
+    return tl.split(scores.reshape([scores.shape[0], 2, scores.shape[1] // 2]).permute([0, 2, 1]))
+
+
+@triton.jit
+def _least(scores, GROUPS: tl.constexpr):
+    """(Q, GROUPS) of scores (Q, S): the least of those that lie GROUPS apart."""
+    least = scores
+    if scores.shape[1] > GROUPS:
+        low, high = _halves(scores)
+        least = tl.minimum(_least(low, GROUPS), _least(high, GROUPS))
+    return least
+
+
+@triton.jit
+def _write(scores, at, mask, GROUPS: tl.constexpr):
+    """Members (Q, GROUP * GROUPS) of groups, two by two, to `at` (Q, GROUPS) and after it."""
+    low, high = _halves(scores)
+    if low.shape[1] > GROUPS:
+        _write(low, at, mask, GROUPS)
+        _write(high, at + low.shape[1] // GROUPS // 2, mask, GROUPS)
+    else:
+        first = low.to(tl.int32, bitcast=True).to(tl.int64) & 0xFFFFFFFF
+        second = high.to(tl.int32, bitcast=True).to(tl.int64) << 32
+        tl.store(at, first | second, mask=mask)
+
+
+@triton.jit
+def append_groups(
+    scores, cuts, query, position, firsts, members, counts, capacity, GROUP: tl.constexpr
+):
+    """Groups of `scores` (Q, S) whose least is below their query's cut.
+
+    query: (Q,) rows of `firsts`, `members` and `counts`; position: of the first of S in the packed
+    support.
+    """
+    GROUPS: tl.constexpr = scores.shape[1] // GROUP
+    tl.static_assert(GROUPS <= 32, "a word has 32 bits")
+    passing = _least(scores, GROUPS) < cuts[:, None]
+    number = tl.arange(0, GROUPS)
+    # Bits of a word say which pass; those below a group's own, how many come before it.
+    bit = (tl.full([], 1, tl.uint32) << number.to(tl.uint32))[None, :]
+    word = tl.sum(tl.where(passing, bit, 0), axis=1)
+    count = ones(word)
+    begin = tl.atomic_add(counts + query, count, mask=count > 0, sem="relaxed")
+    places = begin[:, None] + ones(word[:, None] & (bit - 1))
+    passing = passing & (places < capacity)
+    at = query[:, None] * capacity + places
+    first = tl.broadcast_to((position + number)[None, :], at.shape)
+    tl.store(firsts + at, first, mask=passing)
+    _write(scores, members + at * (GROUP // 2), passing, GROUPS)
+
+
+@triton.jit(do_not_specialize=["asked", "apart"])
+def unpack_kernel(
+    firsts, members, counts, cuts, keys, sizes, asked, apart, CAPACITY: tl.constexpr,
+    GROUP: tl.constexpr, BLOCK: tl.constexpr, QUERIES: tl.constexpr,
+):  # fmt: skip
+    query = (tl.program_id(0).to(tl.int64) * QUERIES + tl.arange(0, QUERIES))[:, None]
+    inside = query < asked
+    count = tl.load(counts + query, mask=inside, other=0)
+    size = tl.load(sizes + query, mask=inside, other=0)
+    cut = tl.load(cuts + query, mask=inside, other=float("-inf"))
+    number = tl.arange(0, BLOCK * GROUP)[None, :]
+    for block in range(0, tl.minimum(tl.max(count), CAPACITY), BLOCK):
+        group = block + number // GROUP
+        there = group < tl.minimum(count, CAPACITY)
+        at = query * CAPACITY + group
+        score = tl.load(members + at * GROUP + number % GROUP, mask=there, other=float("inf"))
+        row = tl.load(firsts + at, mask=there, other=0) + number % GROUP * apart
+        passing = there & (score < cut)
+        place = size + tl.cumsum(passing.to(tl.int32), axis=1) - 1
+        to = keys + query * CAPACITY + place
+        tl.store(to, key_of(score, row), mask=passing & (place < CAPACITY))
+        size += tl.sum(passing.to(tl.int32), axis=1)[:, None]
+    # Groups that found no place: the list is as if it had overflowed.
+    tl.store(sizes + query, tl.where(count > CAPACITY, CAPACITY + 1, size), mask=inside)
+    tl.store(counts + query, 0, mask=inside)
+
+
+def bytes_of(capacity: int, size: int) -> int:
+    """Of a query's list, and of its groups if they have more than one row."""
+    return 8 * capacity + (4 + 4 * size) * capacity * (size > 1)
+
+
+class Groups:
+    """Groups of rows that passed the cuts of L layers' queries, until they are unpacked.
+
+    Attributes:
+        firsts: (L, Q, capacity) int32, the position of a group's first row in the packed support.
+        members: (L, Q, capacity, size) float32, the scores of its rows.
+        counts: (L, Q) int32, groups that were appended, which may be more than there is room for.
+    """
+
+    def __init__(self, lists: Lists, size: int) -> None:
+        shape, device = lists.keys.shape, lists.keys.device
+        self.firsts = torch.empty(shape, dtype=torch.int32, device=device)
+        self.members = torch.empty((*shape, size), dtype=torch.float32, device=device)
+        self.counts = torch.zeros(shape[:2], dtype=torch.int32, device=device)
+
+    def unpack(self, lists: Lists, apart: int) -> None:
+        """Move to the lists what is below their cuts; the groups are none then.
+
+        Args:
+            apart: positions from a row of a group to the next.
+        """
+        capacity, size = self.members.shape[2:]
+        asked = self.counts.numel()
+        together = 1 if self.counts.is_cuda else 16  # the interpreter pays for each program
+        unpack_kernel[(triton.cdiv(asked, together),)](
+            self.firsts, self.members, self.counts, lists.cuts, lists.keys, lists.sizes, asked,
+            apart, CAPACITY=capacity, GROUP=size, BLOCK=BLOCK, QUERIES=together, num_warps=4,
+            enable_fp_fusion=False,
+        )  # fmt: skip
