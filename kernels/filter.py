@@ -7,6 +7,7 @@ list, one by one or by groups; no other score leaves the registers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -58,6 +59,19 @@ def tile_for(width: int, device: torch.device) -> Tile:
     """The configuration for layers of that width."""
     fitting = NARROW if _shared_memory(device) >= 128 * 1024 else NARROW[:-1]
     return next((tile for tile in fitting if width <= tile.columns), WIDE)
+
+
+def tiles_for(widths: Sequence[int], queries: int, rows: int, device: torch.device) -> list[Tile]:
+    """The configurations of layers that are searched together.
+
+    Each width has its best where each fills the device; else one takes all, in one launch.
+    """
+    tiles = [tile_for(width, device) for width in widths]
+    for tile in dict.fromkeys(tiles):
+        items = -(-queries // tile.queries) * -(-rows // tile.support) * tiles.count(tile)
+        if items < programs(device):
+            return [WIDE if len(set(tiles)) > 1 else tile] * len(tiles)
+    return tiles
 
 
 @lru_cache
@@ -186,7 +200,7 @@ def scan(
         to = lists.keys, lists.keys, lists.sizes
     else:
         to = groups.firsts, groups.members.view(torch.int64), groups.counts
-    filter_kernel[(min(items, _programs(packed_support.device)),)](
+    filter_kernel[(min(items, programs(packed_support.device)),)](
         packed_queries, packed_support, half_norms, lists.cuts, *to, table, items, query_tiles,
         support_tiles, first // tile.support, half_norms.shape[1], span, CAPACITY=capacity,
         TILE_Q=tile.queries, TILE_S=tile.support, TILE_D=tile.columns, CHUNK=tile.chunk,
@@ -208,7 +222,7 @@ def _span(query_tiles: int, support_tiles: int, tile: Tile) -> int:
 
 
 @lru_cache
-def _programs(device: torch.device) -> int:
+def programs(device: torch.device) -> int:
     """As many as run at once, and some: each takes items until none is left."""
     if device.type != "cuda":
         return 1 << 20

@@ -1,4 +1,4 @@
-"""Scores that join the lists by groups: those of the support's rows that lie a part of a tile apart.
+"""Scores that join the lists by groups: of rows of the support that lie a part of a tile apart.
 
 A group is looked at by its least score. Where that is below the query's cut, all its scores are
 written down, and `unpack` moves those below the cut to the query's list: the same rows that would

@@ -7,31 +7,38 @@ import triton
 import triton.language as tl
 
 from pdepth.kernels.exact import widened
+from pdepth.kernels.stack import Stack, rows_of
 
 LARGEST = 2.0**15  # element of a packed row, so that sums stay far from float32's end
 NEGLIGIBLE = 2.0**-8  # residual of a row: float16's subnormal numbers lose at most 2^-25 each
 ROWS, BLOCK = 16, 64  # of a program; columns at a time
+FIELDS = tl.constexpr(3)  # of a layer: blocks of columns, where its packed rows and centre begin
 _UP = tl.constexpr(1 + 2.0**-20)  # covers float64's own sum, and rounds float32 up
 
 
 @triton.jit(
-    do_not_specialize=["stride", "width", "count", "padded", "blocks"],
-    do_not_specialize_on_alignment=["order", "scale"],
+    do_not_specialize=["count", "padded"],
+    do_not_specialize_on_alignment=["source", "order", "places"],
 )
 def prepare_kernel(
-    source, stride, width, order, count, padded, centre, scale, packed, half_norms, norms,
-    residuals, blocks, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    source, table, places, order, count, padded, centres, scales, packed, half_norms, norms,
+    residuals, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    layer = tl.program_id(1).to(tl.int64)
+    rows, stride, width = rows_of(source, table, layer)
+    blocks = tl.load(places + layer * FIELDS).to(tl.int32)
+    packed += tl.multiple_of(tl.load(places + layer * FIELDS + 1), BLOCK)
+    centre = centres + tl.load(places + layer * FIELDS + 2)
     at = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     there = at < count
     row = tl.load(order + at, mask=there, other=0)
-    factor = tl.load(scale)
+    factor = tl.load(scales + layer)
     squares = tl.zeros([ROWS, BLOCK], tl.float64)
     losses = tl.zeros([ROWS, BLOCK], tl.float64)
     for block in range(blocks):
         column = block * BLOCK + tl.arange(0, BLOCK)
         inside = there[:, None] & (column < width)[None, :]
-        value = tl.load(source + row[:, None] * stride + column[None, :], mask=inside, other=0)
+        value = tl.load(rows + row[:, None] * stride + column[None, :], mask=inside, other=0)
         middle = tl.load(centre + column, mask=column < width, other=0)
         value = tl.where(inside, (widened(value) - middle[None, :]) * factor, 0.0)
         short = value.to(tl.float32).to(tl.float16)
@@ -46,38 +53,42 @@ def prepare_kernel(
     # The padding, and rows that float16 cannot hold: infinite.
     held = there & (residual < float("inf"))
     norm = tl.where(held, tl.sqrt(square) * _UP, float("inf")).to(tl.float32)
-    tl.store(half_norms + at, half, mask=at < padded)
-    tl.store(norms + at, norm, mask=at < padded)
-    tl.store(residuals + at, tl.where(held, residual * _UP, 0.0).to(tl.float32), mask=at < padded)
+    residual = tl.where(held, residual * _UP, 0.0).to(tl.float32)
+    first = layer * padded
+    tl.store(half_norms + first + at, half, mask=at < padded)
+    tl.store(norms + first + at, norm, mask=at < padded)
+    tl.store(residuals + first + at, residual, mask=at < padded)
 
 
 def prepare(
-    source: torch.Tensor,
+    stack: Stack,
     order: torch.Tensor,
-    centre: torch.Tensor,
-    scale: torch.Tensor,
+    places: torch.Tensor,
+    centres: torch.Tensor,
+    scales: torch.Tensor,
     packed: torch.Tensor,
     half_norms: torch.Tensor,
     norms: torch.Tensor,
     residuals: torch.Tensor,
 ) -> None:
-    """Pack the rows `order` (n,) int64 of `source` (M, D) with side-by-side elements.
+    """Pack the rows `order` (n,) int64 of each layer.
 
     Args:
-        centre: (D,) float64, subtracted from each row in float64.
-        scale: (1,) float64, a power of two.
-        packed: (P, columns) float16, P >= n, columns a multiple of BLOCK; the rest is nought.
-        half_norms: (P,) float32, half the squared norm of the row before it was rounded; infinite
+        places: (L, FIELDS) int64: a layer's packed columns in blocks of BLOCK, and where its packed
+            rows and its centre begin.
+        centres: flat float64, subtracted from each row in float64.
+        scales: (L,) float64, powers of two.
+        packed: flat float16: (P, columns) of each layer, P >= n; the rest is nought.
+        half_norms: (L, P) float32, half the squared norm of the row before it was rounded; infinite
             beyond n, so that no query takes the padding.
-        norms: (P,) float32, at least its norm; infinite beyond n, and for a row that float16
+        norms: (L, P) float32, at least its norm; infinite beyond n, and for a row that float16
             cannot hold.
-        residuals: (P,) float32, at least the norm of what rounding took away.
+        residuals: (L, P) float32, at least the norm of what rounding took away.
     """
-    padded, columns = packed.shape
-    prepare_kernel[(triton.cdiv(padded, ROWS),)](
-        source, source.stride(0), source.shape[1], order, len(order), padded, centre, scale, packed,
-        half_norms, norms, residuals, columns // BLOCK, ROWS=ROWS, BLOCK=BLOCK, num_warps=4,
-        enable_fp_fusion=False,
+    padded = norms.shape[1]
+    prepare_kernel[(triton.cdiv(padded, ROWS), len(stack))](
+        stack.any, stack.table, places, order, len(order), padded, centres, scales, packed,
+        half_norms, norms, residuals, ROWS=ROWS, BLOCK=BLOCK, num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
 
 

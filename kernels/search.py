@@ -6,16 +6,27 @@ All layers have the same number of support rows and the same queries; their widt
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 
 from pdepth import certify
-from pdepth.kernels import bounds, complete, differences, duplicates, filter, prepare, settle
+from pdepth.kernels import (
+    bounds,
+    centre,
+    complete,
+    differences,
+    duplicates,
+    filter,
+    prepare,
+    settle,
+)
 from pdepth.kernels.groups import Groups, bytes_of
 from pdepth.kernels.lists import NOWHERE, Lists, capacity_for
+from pdepth.kernels.stack import Stack
 
 FIRST, GROWTH = 256, 4  # the first stretch of the support, and how much longer each next one is
 SCRATCH = 1 << 30  # bytes for lists and distances
@@ -62,7 +73,6 @@ class Layer:
     Attributes:
         support, queries: (M, D) and (N, D), of one type or two.
         surplus: (M,) bool, rows with k + 1 equals before them: they never vote.
-        centre: (D,) float64.
         scale: (1,) float64, a power of two.
         filtered: whether its values are in the range of the filters.
     """
@@ -70,7 +80,6 @@ class Layer:
     support: torch.Tensor
     queries: torch.Tensor
     surplus: torch.Tensor
-    centre: torch.Tensor
     scale: torch.Tensor
     filtered: bool
 
@@ -79,21 +88,17 @@ class Layer:
         return self.support.shape[1]
 
     @property
-    def tile(self) -> filter.Tile | None:
-        """The 16-bit filter's configuration; None for a layer that goes without it."""
-        narrow = self.width <= differences.UP_TO
-        wide = self.width > MOST_COLUMNS
-        if narrow or wide or not self.filtered:
-            return None
-        return filter.tile_for(self.width, self.support.device)
+    def by_products(self) -> bool:
+        """Whether the 16-bit filter takes it."""
+        return self.filtered and differences.UP_TO < self.width <= MOST_COLUMNS
 
 
 class Search:
-    """Layers and their queries, asked for k neighbours.
+    """Layers and their queries, asked for k neighbours: one launch a step for all of them.
 
     Args:
-        supports: (M, D) of each layer.
-        queries: (N, D) of each layer.
+        supports: (M, D) of each layer, of one type.
+        queries: (N, D) of each layer, of one type, which may be another.
         rows: (n,) int64, those of the queries that are asked.
         selves: (n,) int64, the support's row that a query does not take, or -1.
         codes: (M,) int32, the class of each support row.
@@ -121,75 +126,55 @@ class Search:
         self.order = places * _step(self.count) % self.count
         self.positions = torch.empty_like(self.order)
         self.positions[self.order] = places
-        centres = [self._centre(support) for support in supports]
+        self.supports = Stack(supports)
+        shared = all(map(operator.is_, supports, queries))
+        self.queries = self.supports if shared else Stack(queries)
+        surplus, largest = duplicates.surplus(self.supports, k + 1)
+        # Of the packed support, where rows lie in the order of their positions.
+        self.left_out = surplus[:, self.order]
+        self.begins = [0, *accumulate(self.supports.widths)][:-1]  # of each layer's centre
+        self.centres = centre.centres(
+            self.supports, self.order, torch.tensor(self.begins, device=self.device)
+        )
         # One look from the host at all layers: what power of two brings their values into range.
-        tops = [
-            self._largest(support) + centre.abs().max()
-            for support, centre in zip(supports, centres, strict=True)
-        ]
-        known = torch.stack(tops).tolist()
+        # The centre is among the values, so that none is farther from it than twice the largest.
+        known = [2 * top for top in largest.tolist()]
         filtered = [top == 0 or 2.0**-400 < top < 2.0**400 for top in known]
-        scales = torch.tensor(
+        self.scales = torch.tensor(
             [
                 prepare.LARGEST / 2.0 ** math.frexp(top)[1] if inside else 1.0
                 for top, inside in zip(known, filtered, strict=True)
             ],
             dtype=torch.float64,
         ).to(self.device)
-        surplus = duplicates.surplus(supports, k + 1)
         self.layers = [
             Layer(*each)
-            for each in zip(
-                supports, queries, surplus, centres, scales.split(1), filtered, strict=True
-            )
+            for each in zip(supports, queries, surplus, self.scales.split(1), filtered, strict=True)
         ]
 
     def answer(self, answers: Sequence[Answer]) -> None:
         """Fill the answers, one a layer."""
         left: list[Part] = [slice(None)] * len(self.layers)
-        tiles = [layer.tile for layer in self.layers]
+        narrow = [i for i, layer in enumerate(self.layers) if layer.by_products]
+        tiles = filter.tiles_for(
+            [self.layers[i].width for i in narrow], len(self.rows), self.count, self.device
+        )
         for tile in dict.fromkeys(tiles):
-            if tile is None:
-                continue
-            kind = [i for i, own in enumerate(tiles) if own == tile]
-            given_up = self._by_products(
-                tile, [self.layers[i] for i in kind], [answers[i] for i in kind]
-            )
+            kind = [i for i, own in zip(narrow, tiles, strict=True) if own == tile]
+            given_up = self._by_products(tile, kind, [answers[i] for i in kind])
             for i, found in zip(kind, given_up, strict=True):
                 left[i] = found
         for layer, answer, part in zip(self.layers, answers, left, strict=True):
             who = self._by_differences(layer, answer, part) if layer.filtered else part
             self._completely(layer, answer, who)
 
-    # ---- what is known of a layer ----
-
-    def _centre(self, rows: torch.Tensor) -> torch.Tensor:
-        """The mean of a sample of rows (D,) float64; nought for rows that 16 bits hold as they are.
-
-        Any centre gives the same votes; a near one gives small norms and so tight bounds, which is
-        why rows far larger than the others have no say in it.
-        """
-        if rows.dtype.itemsize < 2 or rows.dtype in (torch.float16, torch.bfloat16):
-            return torch.zeros(rows.shape[1], dtype=torch.float64, device=self.device)
-        most = self.scratch // (rows.shape[1] * (rows.dtype.itemsize + 8))
-        sample = rows[self.order[: min(1024, max(1, most))]].double()
-        norms = sample.norm(dim=1)
-        ordinary = (norms <= 8 * norms.median()).double()
-        return sample.mul_(ordinary[:, None]).sum(dim=0) / ordinary.sum()
-
-    def _largest(self, rows: torch.Tensor) -> torch.Tensor:
-        """The largest absolute value, float64. torch copies rows with gaps between them to look at
-        them: so many at a time that the copy fits where lists will be."""
-        step = max(1, self.scratch // (rows.shape[1] * rows.dtype.itemsize))
-        ends = [end for part in rows.split(step) for end in part.aminmax()]
-        return torch.stack(ends).double().abs().max()
-
     # ---- the passes ----
 
     def _by_products(
-        self, tile: filter.Tile, layers: Sequence[Layer], answers: Sequence[Answer]
+        self, tile: filter.Tile, kind: Sequence[int], answers: Sequence[Answer]
     ) -> list[torch.Tensor]:
-        """The 16-bit filter over layers of one tile; returns whom it gave up, of each layer."""
+        """The 16-bit filter over the layers `kind`; returns whom it gave up, of each."""
+        layers = [self.layers[i] for i in kind]
         sums = filter.sums_of(tile)
         columns = [sums.columns(layer.width) for layer in layers]
         rows = -(-self.count // tile.support) * tile.support
@@ -199,22 +184,25 @@ class Search:
         packed_support = self._empty(rows * sum(columns), dtype=torch.float16)
         packed_queries = self._empty(part * sum(columns), dtype=torch.float16)
         half_norms, norms, residuals = self._empty(3, len(layers), rows)
-        halves = self._empty(part)
-        begins = [sum(columns[:i]) for i in range(len(layers))]
-        table = torch.tensor(
+        halves, query_norms, query_residuals = self._empty(3, len(layers), part)
+        places = list(
+            zip(columns, [0, *accumulate(columns)], [self.begins[i] for i in kind], strict=False)
+        )
+        table, of_support, of_queries = torch.tensor(
             [
-                [wide // tile.columns, part * begin, rows * begin]
-                for wide, begin in zip(columns, begins, strict=True)
+                [[wide // tile.columns, part * begin, rows * begin] for wide, begin, _ in places],
+                [[wide // prepare.BLOCK, rows * begin, middle] for wide, begin, middle in places],
+                [[wide // prepare.BLOCK, part * begin, middle] for wide, begin, middle in places],
             ],
             device=self.device,
         )
-        for i, layer in enumerate(layers):
-            own = packed_support[rows * begins[i] :][: rows * columns[i]].view(rows, columns[i])
-            prepare.prepare(
-                layer.support, self.order, layer.centre, layer.scale, own, half_norms[i], norms[i],
-                residuals[i],
-            )  # fmt: skip
-            half_norms[i, : self.count].masked_fill_(layer.surplus[self.order], math.inf)
+        which = torch.tensor(kind, device=self.device)
+        scales = self.scales[which]
+        prepare.prepare(
+            self.supports.some(kind), self.order, of_support, self.centres, scales, packed_support,
+            half_norms, norms, residuals,
+        )  # fmt: skip
+        half_norms[:, : self.count].masked_fill_(self.left_out[which], math.inf)
         bound = torch.stack(
             [
                 bounds.of_products(certify.Products(sums, layer.width, 0.0, prepare.NEGLIGIBLE))
@@ -226,19 +214,17 @@ class Search:
         counted = residuals[:, : self.count] > prepare.NEGLIGIBLE
         bound[:, bounds.RELATIVE.value] = shares.where(counted, 0.0).amax(dim=1)
         bound[:, bounds.LARGEST.value] = known.amax(dim=1)
+        queries = self.queries.some(kind)
 
         given_up = []
         for asked in self._parts(slice(None), part):
             rows_asked = self.rows[asked]
             lists = self._lists(len(layers), part, asked)
             groups = Groups(lists, tile.group) if tile.group > 1 else None
-            query_norms, query_residuals = self._empty(2, len(layers), part)
-            for i, layer in enumerate(layers):
-                own = packed_queries[part * begins[i] :][: part * columns[i]]
-                prepare.prepare(
-                    layer.queries, rows_asked, layer.centre, layer.scale,
-                    own.view(part, columns[i]), halves, query_norms[i], query_residuals[i],
-                )  # fmt: skip
+            prepare.prepare(
+                queries, rows_asked, of_queries, self.centres, scales, packed_queries, halves,
+                query_norms, query_residuals,
+            )  # fmt: skip
             lists.cuts.masked_fill_(query_norms == math.inf, -math.inf)
             beyond = bound[:, bounds.LARGEST.value, None] == math.inf  # never: a scale for all rows
             lists.cuts.masked_fill_(beyond, -math.inf)
@@ -248,12 +234,14 @@ class Search:
                     first=first, rows=count,
                 )  # fmt: skip
                 lists.tighten(self.k, query_norms, query_residuals, norms, bound, differences=False)
-            for i, layer in enumerate(layers):
-                settle.settle(
-                    layer.queries, rows_asked, layer.support, self.order, self.codes, lists, i,
-                    query_norms[i], query_residuals[i], norms[i], bound[i], self.k,
-                    differences=False, **answers[i].at(asked).given(),
-                )  # fmt: skip
+            settle.settle(
+                [
+                    (layer.queries, layer.support, answer.at(asked).given())
+                    for layer, answer in zip(layers, answers, strict=True)
+                ],
+                rows_asked, self.order, self.codes, lists, query_norms, query_residuals, norms,
+                bound, self.k, differences=False,
+            )  # fmt: skip
             given_up.append(lists.given_up()[:, : len(rows_asked)])
         layer_of, queries = torch.cat(given_up, dim=1).nonzero(as_tuple=True)
         counts = [0] * len(layers)
@@ -263,6 +251,8 @@ class Search:
 
     def _by_differences(self, layer: Layer, answer: Answer, which: Part) -> torch.Tensor:
         """The float64 filter over some of a layer's queries; returns whom it gave up."""
+        if isinstance(which, torch.Tensor) and not len(which):
+            return which
         bound = bounds.of_differences(certify.Differences(differences.SUMS, layer.width, 0.0)).to(
             self.device
         )
@@ -282,8 +272,8 @@ class Search:
                 lists.tighten(self.k, nothing, nothing, norms, bound[None], differences=True)
             mine = answer.at(asked)
             settle.settle(
-                layer.queries, rows_asked, layer.support, self.order, self.codes, lists, 0,
-                nothing[0], nothing[0], norms[0], bound, self.k, differences=True, **mine.given(),
+                [(layer.queries, layer.support, mine.given())], rows_asked, self.order, self.codes,
+                lists, nothing, nothing, norms, bound[None], self.k, differences=True,
             )  # fmt: skip
             left = lists.given_up()[0, : len(rows_asked)]
             answer.take(asked, mine, ~left)

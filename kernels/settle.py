@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -18,6 +20,9 @@ from pdepth.kernels.lists import (
 
 NOT_ASKED = tl.constexpr(-1)  # as a vote: it is not the wanted class
 BLOCK = 8  # candidates compared with all others at a time
+# Of a layer in the table: its place among the lists; address and stride of queries and of support;
+# its fold's leaves, their count and its terms; addresses of what is wanted and of the answers.
+FIELDS = tl.constexpr(13)
 
 
 @triton.jit
@@ -40,20 +45,33 @@ def _votes_of(code, mine, block, BLOCK: tl.constexpr):
     return tl.sum(counted.to(tl.int32), axis=0)
 
 
+@triton.jit
+def _answers(fields, number: tl.constexpr, type: tl.constexpr):
+    """Where a layer's answers of one kind are, or what was asked; looked up at each use, so that no
+    register holds it meanwhile."""
+    return tl.load(fields + number).to(tl.pointer_type(type))
+
+
 @triton.jit(
-    do_not_specialize=["query_stride", "support_stride", "count", "terms", "k"],
-    do_not_specialize_on_alignment=[
-        *("query_rows", "codes", "wanted", "votes", "tied", "distances", "rows"),
-    ],
+    do_not_specialize=["padded", "support_rows", "k"],
+    do_not_specialize_on_alignment=["queries", "support", "table", "query_rows", "codes"],
 )
 def settle_kernel(
-    queries, query_stride, query_rows, support, support_stride, order, codes, leaves, count, terms,
-    keys, sizes, cuts, query_norms, query_residuals, norms, bound, k, wanted, votes, tied,
-    distances, rows, CAPACITY: tl.constexpr, BLOCK: tl.constexpr, DIFFERENCES: tl.constexpr,
-    ONE: tl.constexpr, ROWS: tl.constexpr, PAIRS: tl.constexpr, LANES: tl.constexpr,
-    DEPTH: tl.constexpr,
+    queries, support, table, query_rows, order, codes, keys, sizes, cuts, query_norms,
+    query_residuals, norms, bound, padded, support_rows, k, CAPACITY: tl.constexpr,
+    BLOCK: tl.constexpr, DIFFERENCES: tl.constexpr, ONE: tl.constexpr, ROWS: tl.constexpr,
+    PAIRS: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr, BOUND: tl.constexpr,
 ):  # fmt: skip
     """ONE: is the vote the wanted class? ROWS: the neighbours themselves, not votes."""
+    fields = table + tl.program_id(1) * FIELDS
+    layer = tl.load(fields)
+    keys += layer * padded * CAPACITY
+    sizes += layer * padded
+    cuts += layer * padded
+    query_norms += layer * padded
+    query_residuals += layer * padded
+    norms += layer * support_rows
+    bound += layer * BOUND
     query = tl.program_id(0).to(tl.int64)
     size = tl.load(sizes + query)
     cut = tl.load(cuts + query)
@@ -98,7 +116,7 @@ def settle_kernel(
             least = surely + tl.maximum(open - (total - perhaps), 0)
             most = surely + tl.minimum(perhaps, open)
             if ONE:
-                asked = tl.load(wanted + query)
+                asked = tl.load(_answers(fields, 8, tl.int32) + query)
                 own = near & (code == asked)
                 others = near & (code != asked)
                 own_least = tl.max(tl.where(own, least, 0), axis=0)
@@ -109,22 +127,30 @@ def settle_kernel(
                 never = tl.max(ahead.to(tl.int32), axis=0) > 0
                 decided = never | (tl.max(level.to(tl.int32), axis=0) == 0)
                 if decided:
-                    tl.store(votes + query, tl.where(never, NOT_ASKED, asked))
+                    tl.store(
+                        _answers(fields, 9, tl.int32) + query, tl.where(never, NOT_ASKED, asked)
+                    )
             else:
                 best = tl.max(tl.where(near, least, -1), axis=0)
                 winner = tl.min(tl.where(near & (least == best), code, 0x7FFFFFFF), axis=0)
                 decided = best > tl.max(tl.where(near & (code != winner), most, -1), axis=0)
                 if decided:
-                    tl.store(votes + query, winner)
-                    tl.store(tied + query, False)
+                    tl.store(_answers(fields, 9, tl.int32) + query, winner)
+                    tl.store(_answers(fields, 10, tl.int8) + query, 0)
         if not decided:
-            x = queries + tl.load(query_rows + query) * query_stride
+            x = tl.load(fields + 1).to(queries.dtype)
+            x += tl.load(query_rows + query) * tl.load(fields + 2)
+            rows = tl.load(fields + 3).to(support.dtype)
+            support_stride = tl.load(fields + 4)
+            leaves = tl.load(fields + 5).to(tl.pointer_type(tl.int32))
+            count = tl.load(fields + 6).to(tl.int32)
+            terms = tl.load(fields + 7).to(tl.int32)
             distance = tl.full([CAPACITY], float("inf"), tl.float64)
             for block in range(0, size, PAIRS):
                 place = block + tl.arange(0, PAIRS)
                 asked_for = tl.gather(possible.to(tl.int32), place, 0) > 0
                 if tl.max(asked_for.to(tl.int32), axis=0) > 0:
-                    y = support + tl.gather(row, place, 0) * support_stride
+                    y = rows + tl.gather(row, place, 0) * support_stride
                     found = squared_distances(
                         x, y, asked_for, leaves, count, terms, PAIRS, LANES, DEPTH
                     )
@@ -145,8 +171,8 @@ def settle_kernel(
             chosen = certain | (possible & (rank < open))
             if ROWS:
                 at = query * k + rank
-                tl.store(distances + at, distance, mask=chosen)
-                tl.store(rows + at, row, mask=chosen)
+                tl.store(_answers(fields, 11, tl.float64) + at, distance, mask=chosen)
+                tl.store(_answers(fields, 12, tl.int64) + at, row, mask=chosen)
             else:
                 given = tl.zeros([CAPACITY], tl.int32)
                 for block in range(0, size, BLOCK):
@@ -155,23 +181,22 @@ def settle_kernel(
                 top = chosen & (given == tl.max(given, axis=0))
                 first = tl.min(tl.where(top, code, 0x7FFFFFFF), axis=0)
                 if ONE:
-                    tl.store(
-                        votes + query, tl.where(first == tl.load(wanted + query), first, NOT_ASKED)
-                    )
+                    asked = tl.load(_answers(fields, 8, tl.int32) + query)
+                    vote = tl.where(first == asked, first, NOT_ASKED)
+                    tl.store(_answers(fields, 9, tl.int32) + query, vote)
                 else:
-                    tl.store(votes + query, first)
+                    tl.store(_answers(fields, 9, tl.int32) + query, first)
                     rivals = top & (code != first)
-                    tl.store(tied + query, tl.max(rivals.to(tl.int32), axis=0) > 0)
+                    tied = tl.max(rivals.to(tl.int32), axis=0).to(tl.int8)
+                    tl.store(_answers(fields, 10, tl.int8) + query, tied)
 
 
 def settle(
-    queries: torch.Tensor,
+    layers: Sequence[tuple[torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]]],
     query_rows: torch.Tensor,
-    support: torch.Tensor,
     order: torch.Tensor,
     codes: torch.Tensor,
     lists: Lists,
-    layer: int,
     query_norms: torch.Tensor,
     query_residuals: torch.Tensor,
     norms: torch.Tensor,
@@ -179,32 +204,40 @@ def settle(
     k: int,
     *,
     differences: bool,
-    wanted: torch.Tensor | None = None,
-    votes: torch.Tensor | None = None,
-    tied: torch.Tensor | None = None,
-    distances: torch.Tensor | None = None,
-    rows: torch.Tensor | None = None,
 ) -> None:
-    """The votes of one layer's queries, where its lists are whole; the others are left.
+    """The votes of the layers' queries, where lists are whole; the others are left.
 
     Args:
-        queries, query_rows: (N, D), and (n,) int64 rows of it.
-        support, order: (M, D), and (M,) int64, the row at each position.
+        layers: queries (N, D), support (M, D) and answers of each. Answers are alike in all layers:
+            wanted (n,) int32 with votes (n,) int32, which are then this class or NOT_ASKED; or
+            votes with tied (n,) bool; or distances (n, k) float64 with rows (n, k) int64, the
+            neighbours in order.
+        query_rows: (n,) int64 rows of the queries.
+        order: (M,) int64, the support's row at each position.
         codes: (M,) int32, the classes of the support's rows.
-        query_norms, query_residuals, norms, bound: of this layer, as `Lists.tighten` takes them.
-        wanted: (n,) int32; the vote is then this class or NOT_ASKED.
-        votes, tied: (n,) int32 and bool.
-        distances, rows: (n, k) float64 and int64, the neighbours in order; then no votes.
+        query_norms, query_residuals, norms, bound: as `Lists.tighten` takes them.
     """
-    by = fold(support.shape[1], support.device)
-    warps = max(by.warps, CAPACITIES[lists.capacity])
-    nothing = lists.sizes  # stands for what is not asked; never read or written
-    settle_kernel[(len(query_rows),)](
-        queries, queries.stride(0), query_rows, support, support.stride(0), order, codes, by.leaves,
-        by.count, by.terms, lists.keys[layer], lists.sizes[layer], lists.cuts[layer], query_norms,
-        query_residuals, norms, bound, k,
-        *(nothing if each is None else each for each in (wanted, votes, tied, distances, rows)),
-        CAPACITY=lists.capacity, BLOCK=BLOCK, DIFFERENCES=differences, ONE=wanted is not None,
-        ROWS=rows is not None, PAIRS=by.pairs, LANES=by.lanes, DEPTH=by.depth,
-        num_warps=warps, maxnreg=REGISTERS[warps], enable_fp_fusion=False,
-    )  # fmt: skip
+    tables: dict[tuple[int, ...], list[list[int]]] = {}
+    for number, (queries, support, answers) in enumerate(layers):
+        by = fold(support.shape[1], support.device)
+        addresses = [
+            answers[name].data_ptr() if name in answers else 0
+            for name in ("wanted", "votes", "tied", "distances", "rows")
+        ]
+        tables.setdefault((by.pairs, by.lanes, by.depth, by.warps), []).append(
+            [
+                number, queries.data_ptr(), queries.stride(0), support.data_ptr(),
+                support.stride(0), by.leaves.data_ptr(), by.count, by.terms, *addresses,
+            ]
+        )  # fmt: skip
+    queries, support, answers = layers[0]
+    for (pairs, lanes, depth, least), rows in tables.items():
+        table = torch.tensor(rows, device=support.device)
+        warps = max(least, CAPACITIES[lists.capacity])
+        settle_kernel[(len(query_rows), len(rows))](
+            queries, support, table, query_rows, order, codes, lists.keys, lists.sizes, lists.cuts,
+            query_norms, query_residuals, norms, bound, lists.keys.shape[1], norms.shape[1], k,
+            CAPACITY=lists.capacity, BLOCK=BLOCK, DIFFERENCES=differences, ONE="wanted" in answers,
+            ROWS="rows" in answers, PAIRS=pairs, LANES=lanes, DEPTH=depth, BOUND=bounds.LENGTH,
+            num_warps=warps, maxnreg=REGISTERS[warps], enable_fp_fusion=False,
+        )  # fmt: skip

@@ -24,6 +24,7 @@ from triton.compiler import ASTSource
 
 from pdepth.kernels import (
     bounds,
+    centre,
     compact,
     complete,
     differences,
@@ -44,15 +45,16 @@ POINTERS = {
     **dict.fromkeys(("packed", "packed_queries", "packed_support"), "fp16"),
     **dict.fromkeys(("half_norms", "norms", "residuals", "cuts"), "fp32"),
     **dict.fromkeys(("query_norms", "query_residuals"), "fp32"),
-    **dict.fromkeys(("proven", "bound", "centre", "scale", "distances"), "fp64"),
+    **dict.fromkeys(("proven", "bound", "centres", "scales", "scale"), "fp64"),
+    **dict.fromkeys(("distances", "lengths", "shares"), "fp64"),
     **dict.fromkeys(("sizes", "codes", "leaves", "wanted", "votes", "found"), "i32"),
     **dict.fromkeys(("firsts", "counts"), "i32"),
     **dict.fromkeys(("keys", "table", "order", "query_rows", "hashes", "rows"), "i64"),
-    **dict.fromkeys(("who", "left"), "i64"),
+    **dict.fromkeys(("who", "left", "places", "begins", "largest"), "i64"),
     **dict.fromkeys(("left_out", "same", "tied"), "i1"),
 }
 GIVEN = ("source", "support", "queries")  # the user's arrays, which may lie anywhere
-COUNTS = {"rows": ("differences_kernel", "distances_kernel", "hash_kernel", "same_kernel")}
+COUNTS = {"rows": ("differences_kernel", "distances_kernel")}
 
 
 def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]]:
@@ -63,6 +65,9 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
         sizes = {"ROWS": duplicates.ROWS, "BLOCK": duplicates.BLOCK}
         yield duplicates.hash_kernel, sizes, plain, kind
         yield duplicates.same_kernel, sizes, plain, kind
+        sizes = {"ROWS": centre.ROWS, "BLOCK": centre.BLOCK}
+        yield centre.lengths_kernel, sizes, plain, kind
+        yield centre.means_kernel, sizes, plain, kind
     for capacity, tile in product(lists.CAPACITIES, filter.TILES):
         sizes = {"TILE_Q": tile.queries, "TILE_S": tile.support, "TILE_D": tile.columns}
         options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False}
@@ -98,6 +103,7 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
                         **{"DIFFERENCES": by_differences},
                         **{"ONE": asked == "one", "ROWS": asked == "rows"},
                         **{"PAIRS": pairs, "LANES": lanes, "DEPTH": depth},
+                        "BOUND": bounds.LENGTH,
                     },
                     {**plain, "num_warps": most, "maxnreg": lists.REGISTERS[most]},
                     "fp32",

@@ -34,6 +34,7 @@ if (reason := backend.available()) is not None:
     pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
 
 from pdepth.kernels import (
+    centre,
     compact,
     complete,
     differences,
@@ -46,6 +47,7 @@ from pdepth.kernels import (
     search,
     settle,
 )
+from pdepth.kernels.stack import Stack
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BLOCKS = 13
@@ -76,8 +78,10 @@ def test_fuzz(block: int, request: pytest.FixtureRequest) -> None:
         number += BLOCKS
 
 
-def test_layers_of_every_width_together() -> None:
-    """One call over all tiles of the filter, and several layers of each."""
+@pytest.mark.parametrize("programs", [1, 1 << 20])
+def test_layers_of_every_width_together(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call over all tiles of the filter, and several layers of each; or one tile for all."""
+    monkeypatch.setattr(filter, "programs", lambda device: programs)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 300)
     widths = (5, 17, 100, 200, 257, 60)
@@ -162,8 +166,8 @@ def test_a_device_with_less_memory_than_it_said_gives_the_same_votes(
         return whole(supports, *rest)
 
     monkeypatch.setattr(search, "Search", most)
-    monkeypatch.setattr(backend, "_free", lambda device: 24_000_000)
-    monkeypatch.setattr(backend._Call, "budget", property(lambda call: call.room // 12))
+    monkeypatch.setattr(backend, "_free", lambda device: 60_000_000)
+    monkeypatch.setattr(backend._Call, "budget", property(lambda call: call.room // 30))
     found = pdepth.probe_votes(values, labels, query_rows=asked, k=9, backend="triton")
     for layer, votes in zip(values, found.votes, strict=True):
         wanted = definition.probe_votes(layer, labels, query_rows=asked, k=9).votes
@@ -216,36 +220,10 @@ def test_other_errors_of_the_device_are_its_own(monkeypatch: pytest.MonkeyPatch)
         pdepth.probe_votes(np.zeros((40, 3)), np.zeros(40, int), backend="triton")
 
 
-def test_a_look_at_a_layer_takes_no_more_than_the_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch copies rows with gaps before it finds their largest value."""
-    rng = np.random.default_rng(18)
-    rows = _rows(rng.standard_normal((300, 9)).astype("f4"))[:, :7]
-    taken: list[int] = []
-
-    def watched(name: str) -> None:
-        whole = getattr(torch.Tensor, name)
-
-        def call(self: torch.Tensor, *given: Any, **options: Any) -> Any:
-            if self.shape[1:] == rows.shape[1:]:
-                taken.append(self.numel() * (8 if name == "double" else self.itemsize))
-            return whole(self, *given, **options)
-
-        monkeypatch.setattr(torch.Tensor, name, call)
-
-    for name in ("aminmax", "double"):
-        watched(name)
-    codes = torch.zeros(300, dtype=torch.int32, device=DEVICE)
-    asked = _numbers(2)
-    made = search.Search([rows], [rows], asked, asked, codes, 5, scratch=4096)
-    assert taken
-    assert max(taken) <= 4096
-    assert float(made._largest(rows)) == float(rows.abs().max())
-
-
 def test_a_device_without_room_for_a_tile_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_free", lambda device: 1_000_000)
     with pytest.raises(
-        MemoryError, match=r"room for 1\.0 MB, and one tile of probe 0 takes 2\.\d MB"
+        MemoryError, match=r"room for 1\.0 MB, and one tile of probe 0 takes 1\d\.\d MB"
     ):
         pdepth.probe_votes(np.zeros((40, 3)), np.zeros(40, int), backend="triton")
 
@@ -382,46 +360,121 @@ def test_a_fold_takes_each_term_once() -> None:
 
 def test_prepare_is_its_twin() -> None:
     rng = np.random.default_rng(6)
+    widths, columns = (70, 9), (128, 64)
     for dtype in DTYPES:
-        rows = _rows(cast(rng.standard_normal((40, 70)) * 3, dtype))
+        layers = [_rows(cast(rng.standard_normal((40, width)) * 3, dtype)) for width in widths]
         order = torch.from_numpy(rng.permutation(40)[:33]).to(DEVICE)
-        centre = rows.double().mean(dim=0)
-        scale = torch.tensor([2.0**9], dtype=torch.float64, device=DEVICE)
-        packed = torch.empty((64, 128), dtype=torch.float16, device=DEVICE)
-        half_norms, norms, residuals = torch.empty((3, 64), dtype=torch.float32, device=DEVICE)
-        prepare.prepare(rows, order, centre, scale, packed, half_norms, norms, residuals)
-        wanted, norm, residual = prepare.prepare_reference(rows, order, centre, scale)
-        assert torch.equal(packed[:33, :70], wanted)
-        assert not packed[33:].any()
-        assert not packed[:, 70:].any()
-        for found, least in ((norms, norm), (residuals, residual)):
-            assert (found[:33] >= least).all()
-            assert (found[:33] <= least * (1 + 2.0**-18)).all()
-        assert ((half_norms[:33] - norm**2 / 2).abs() <= 2.0**-23 * norm**2).all()
-        assert (half_norms[33:] == math.inf).all()
+        centres = [rows.double().mean(dim=0) for rows in layers]
+        scales = torch.tensor([2.0**9, 2.0**8], dtype=torch.float64, device=DEVICE)
+        packed, *known = _prepared(layers, order, torch.cat(centres), scales, columns, 64)
+        for i, wide in enumerate(widths):
+            wanted, norm, residual = prepare.prepare_reference(
+                layers[i], order, centres[i], scales[i]
+            )
+            half_norms, norms, residuals = (each[i] for each in known)
+            assert torch.equal(packed[i][:33, :wide], wanted)
+            assert not packed[i][33:].any()
+            assert not packed[i][:, wide:].any()
+            for found, least in ((norms, norm), (residuals, residual)):
+                assert (found[:33] >= least).all()
+                assert (found[:33] <= least * (1 + 2.0**-18)).all()
+            assert ((half_norms[:33] - norm**2 / 2).abs() <= 2.0**-23 * norm**2).all()
+            assert (half_norms[33:] == math.inf).all()
+
+
+def _prepared(
+    layers: list[torch.Tensor],
+    order: torch.Tensor,
+    centres: torch.Tensor,
+    scales: torch.Tensor,
+    columns: tuple[int, ...],
+    padded: int,
+) -> list[Any]:
+    """Packed rows of each layer; half norms, norms and residuals of all."""
+    packed = torch.empty(padded * sum(columns), dtype=torch.float16, device=DEVICE)
+    known = torch.empty((3, len(layers), padded), dtype=torch.float32, device=DEVICE)
+    widths = [rows.shape[1] for rows in layers]
+    places = [
+        [columns[i] // prepare.BLOCK, padded * sum(columns[:i]), sum(widths[:i])]
+        for i in range(len(layers))
+    ]
+    prepare.prepare(
+        Stack(layers), order, torch.tensor(places, device=DEVICE), centres, scales, packed, *known
+    )
+    parts = packed.split([padded * each for each in columns])
+    return [[part.view(padded, -1) for part in parts], *known]
 
 
 def test_what_float16_cannot_hold_has_an_infinite_norm() -> None:
     rows = torch.tensor([[1.0, 2.0], [1e9, 1.0]], device=DEVICE)
-    packed = torch.empty((16, 64), dtype=torch.float16, device=DEVICE)
-    half_norms, norms, residuals = torch.empty((3, 16), dtype=torch.float32, device=DEVICE)
     nothing = torch.zeros(2, dtype=torch.float64, device=DEVICE)
     one = torch.ones(1, dtype=torch.float64, device=DEVICE)
-    prepare.prepare(rows, _numbers(2), nothing, one, packed, half_norms, norms, residuals)
-    assert norms[0] < 3
-    assert norms[1] == math.inf
+    norms = _prepared([rows], _numbers(2), nothing, one, (64,), 16)[2]
+    assert norms[0, 0] < 3
+    assert norms[0, 1] == math.inf
 
 
-def test_surplus_is_its_twin() -> None:
+def test_centres_are_their_twin() -> None:
+    """Of ordinary rows in the sample; nought where rows need no rounding as they are."""
+    rng = np.random.default_rng(20)
+    order = torch.from_numpy(rng.permutation(1100)).to(DEVICE)
+    for dtype in DTYPES:
+        layers = [cast(rng.uniform(1, 99, (1100, width)), dtype) for width in (70, 3, 129)]
+        stack = Stack([_rows(each) for each in layers])
+        for rows in stack.layers[:2]:
+            rows[order[:9]] *= 0
+            if dtype not in ("uint8", "int8"):
+                rows[order[10]] = 30_000
+        found = centre.centres(stack, order, torch.tensor([0, 70, 73], device=DEVICE))
+        for rows, own in zip(stack.layers, found.split(stack.widths), strict=True):
+            wanted = centre.centre_reference(rows[order[: centre.SAMPLE]])
+            if rows.dtype.itemsize == 1 or dtype in ("float16", "bfloat16"):
+                assert not own.any()
+            else:
+                assert torch.allclose(own, wanted, rtol=1e-12)
+
+
+def test_surplus_and_largest_are_their_twins() -> None:
     rng = np.random.default_rng(9)
     for dtype in DTYPES:
-        rows = _rows(cast(rng.integers(0, 2, (90, 4)).astype(float), dtype))
-        others = _rows(cast(rng.integers(0, 2, (90, 3)).astype(float), "float32"))
+        layers = [
+            _rows(cast(rng.integers(0, 2, (90, width)).astype(float), dtype)) for width in (4, 3)
+        ]
+        layers[1][7] = -100 if layers[1].dtype.is_signed else 200
         for keep in (1, 3, 50):
-            found = duplicates.surplus([rows, others], keep)
-            for own, each in zip(found, (rows, others), strict=True):
+            found, largest = duplicates.surplus(Stack(layers), keep)
+            assert largest.tolist() == [each.double().abs().max() for each in layers]
+            for own, each in zip(found, layers, strict=True):
                 assert torch.equal(own, duplicates.surplus_reference(each, keep))
                 assert own.any() == (keep < 50)
+
+
+def test_more_layers_take_no_more_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any widths, where a width has too little work to fill the device by itself."""
+    if not backend.interpreted():
+        pytest.skip("launches are seen where they are interpreted")
+    from triton.runtime.interpreter import InterpretedFunction
+
+    run = InterpretedFunction.run
+    launched: list[str] = []
+
+    def seen(self: Any, *given: Any, **options: Any) -> Any:
+        launched.append(self.__name__)
+        return run(self, *given, **options)
+
+    monkeypatch.setattr(InterpretedFunction, "run", seen)
+    rng = np.random.default_rng(21)
+    labels, asked = rng.integers(0, 3, 300), np.array([0, 299])
+    layers = [rng.standard_normal((300, width)).astype("f4") for width in (90, 40, 128, 70, 20)]
+    counts = []
+    for some in (layers[:1], layers):
+        launched.clear()
+        found = pdepth.probe_votes(some, labels, query_rows=asked, k=7, backend="triton")
+        counts.append(len(launched))
+    assert counts == [13, 13]
+    for layer, votes in zip(layers, found.votes, strict=True):
+        wanted = definition.probe_votes(layer, labels, query_rows=asked, k=7).votes
+        assert first_difference(votes, wanted) is None
 
 
 @pytest.mark.parametrize("width", [20, 64, 100, 250, 1100, 2500])
@@ -610,7 +663,7 @@ def test_no_kernel_is_compiled_for_an_address_that_the_next_layer_lacks(
     pdepth.probe_votes(saturated, np.arange(720) % 7, np.eye(60)[:2], backend="triton")
     monkeypatch.setattr(backend._Call, "budget", 40_000)
     pdepth.probe_votes(layers[:1], labels, **options)
-    assert len(launched) == 10
+    assert len(launched) == 12
     assert not odd
 
 
@@ -773,7 +826,7 @@ def test_every_kernel_compiles_without_spills() -> None:
         assert process.returncode == 0
         assert {each["kernel"] for each in found} == {
             *("prepare", "hash", "same", "filter", "unpack", "differences", "tighten"),
-            *("settle", "distances", "compact"),
+            *("settle", "distances", "compact", "lengths", "means"),
         }
         meant, other = ("HGMMA", "HMMA") if capability == 90 else ("HMMA", "HGMMA")
         for each in found:

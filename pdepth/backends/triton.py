@@ -6,7 +6,7 @@ import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -312,7 +312,11 @@ class _Call:
         return self.room - self.scratch
 
     def _group(self, numbers: Sequence[int]) -> list[int]:
-        """The first of some layers, as many as fit together; one beyond the memory goes alone."""
+        """The first of some layers, as many of their types as fit together; one beyond the memory
+        goes alone."""
+        layers = [self.problem.layers[number] for number in numbers]
+        types = [(each.support.type, each.queries and each.queries.type) for each in layers]
+        numbers = numbers[: len(list(takewhile(lambda each: each == types[0], types)))]
         sizes = list(accumulate(map(self._size, numbers)))
         # Where not all fit, the next are copied beside those that are at work.
         limit = self.budget if sizes[-1] <= self.budget else self.budget // 2

@@ -1,0 +1,48 @@
+"""Rows of several layers as one launch reads them: by a table of where each layer's begin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+FIELDS = tl.constexpr(3)  # of a layer in the table: address, stride, width
+
+
+class Stack:
+    """Rows (n, D) of L layers, whose elements are of one type and whose D are their own.
+
+    Attributes:
+        layers: each layer's rows, whose elements lie side by side.
+        table: (L, FIELDS) int64, on the device.
+    """
+
+    def __init__(self, layers: Sequence[torch.Tensor]) -> None:
+        self.layers = tuple(layers)
+        fields = [[rows.data_ptr(), rows.stride(0), rows.shape[1]] for rows in self.layers]
+        self.table = torch.tensor(fields, device=self.layers[0].device)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def any(self) -> torch.Tensor:
+        """Some rows: what tells a kernel the type of all."""
+        return self.layers[0]
+
+    @property
+    def widths(self) -> list[int]:
+        return [rows.shape[1] for rows in self.layers]
+
+    def some(self, which: Sequence[int]) -> Stack:
+        """Of some of the layers."""
+        return self if len(which) == len(self) else Stack([self.layers[i] for i in which])
+
+
+@triton.jit
+def rows_of(source, table, layer):
+    """A layer's first row, the stride and the width, of rows that have the type of `source`."""
+    entry = table + layer * FIELDS
+    return tl.load(entry).to(source.dtype), tl.load(entry + 1), tl.load(entry + 2).to(tl.int32)
