@@ -161,7 +161,8 @@ def tests(bench: Bench) -> None:
     bench.found["said"] = done.stdout.splitlines()[-1:]
 
 
-WAYS = ("device", "host", "unaligned", "chunks", "early exit")
+WAYS = ("device", "host", "unaligned", "chunks", "early exit", "together")
+BESIDE = (10, 40, 200, 1500)  # widths of the layers that are asked together with another
 
 
 def equality(bench: Bench) -> None:
@@ -202,6 +203,10 @@ def equality(bench: Bench) -> None:
                 wrong = _depths_differing(given, rows, own, labels, predictions, options)
                 if wrong:
                     differing.append(f"{name}: {wrong} depths differ from the CPU engine's")
+            elif way == "together":
+                wrong = _differing_together(bench, given, rows, own, labels, wanted, options)
+                if wrong:
+                    differing.append(f"{name}: {wrong} votes differ from the CPU engine's")
             else:
                 with mock.patch.object(
                     engine._Call, "_in_chunks", autospec=True, side_effect=engine._Call._in_chunks
@@ -268,6 +273,34 @@ def _given(
     return found
 
 
+def _differing_together(
+    bench: Bench,
+    given: torch.Tensor,
+    rows: int,
+    own: bool,
+    labels: Any,
+    wanted: pdepth.Votes,
+    options: dict[str, Any],
+) -> int:
+    """Of a layer beside others of all widths, which are parts and repetitions of it."""
+    others = [
+        given.repeat(1, -(-width // given.shape[1]))[:, :width].contiguous() for width in BESIDE
+    ]
+    layers = [others[0], given, *others[1:]]
+    support = [each[:rows].to(bench.device) for each in layers]
+    queries = None if own else [each[rows:].to(bench.device) for each in layers]
+    found = pdepth.probe_votes(support, labels, queries, backend="triton", **options)
+    wrong = _differing(found.votes[1], wanted.votes) + _differing(found.tied[1], wanted.tied)
+    for place, (some, asked) in enumerate(
+        zip(support, queries or [None] * len(support), strict=True)
+    ):
+        if place != 1:
+            here = None if asked is None else asked.cpu()
+            beside = pdepth.probe_votes(some.cpu(), labels, here, backend="cpu", **options)
+            wrong += _differing(found.votes[place], beside.votes)
+    return wrong
+
+
 def _depths_differing(
     given: torch.Tensor,
     rows: int,
@@ -306,8 +339,10 @@ def _fitting(values: Any, dtype: str) -> Any:
 def bound(bench: Bench) -> None:
     """How near the matrix units' sums come to the bound that counts them as truncated."""
     worst = 0.0
-    for width in (20, 300) if bench.tiny else (16, 64, 128, 256, 1024, 4096, 65_536):
-        tile = filter.tile_for(width, bench.device)
+    widths = (20, 300) if bench.tiny else (16, 64, 128, 256, 1024, 4096, 65_536)
+    tiles = [(width, filter.tile_for(width, bench.device)) for width in widths]
+    tiles += [(width, filter.WIDE) for width in widths if width <= 256]  # beside wider layers
+    for width, tile in tiles:
         sums = filter.sums_of(tile)
         columns, rows = sums.columns(width), tile.support
         proven = certify.Products(sums, width, 0.0, prepare.NEGLIGIBLE)
@@ -328,7 +363,7 @@ def bound(bench: Bench) -> None:
             norms = support.double().norm(dim=1)[keys & (2**31 - 1)].cpu().numpy()
             norm = queries.double().norm(dim=1)[:, None].cpu().numpy()
             share = float((off.cpu().numpy() / proven.error(norm, np.float64(0), norms)).max())
-            bench.found[f"{width}, {name}"] = share
+            bench.found[f"{width}, {tile.columns} at a time, {name}"] = share
             worst = max(worst, share)
         bench.say(f"D = {width:6}: worst error / bound so far {worst:.3f}")
     if worst > 1:
@@ -563,9 +598,10 @@ def race(bench: Bench) -> None:
                 bench.say(f"D = {width}: no time for the other {len(tiles) - number} tiles")
                 break
             times[tile] = _raced(bench, width, tile, given, ours)
-        best = min(times, key=lambda tile: times[tile])
-        for group in (1,) if bench.tiny else (1, 4, 16):
-            _raced(bench, width, replace(best, group=group), given, ours)
+        best = sorted(times, key=lambda tile: times[tile])[:2]
+        for tile, group in product(best, (1,) if bench.tiny else (1, 4, 16)):
+            if group == 1 or tile.support // group <= 32:  # bits of a word
+                _raced(bench, width, replace(tile, group=group), given, ours)
 
 
 def _raced(

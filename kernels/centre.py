@@ -56,19 +56,22 @@ def means_kernel(
         tl.store(centre, tl.sum(sums, axis=0), mask=column < width)
 
 
+def moves(dtype: torch.dtype) -> bool:
+    """Whether rows of this type are centred: those that float16 holds as they are stay so."""
+    return dtype.itemsize > 1 and dtype not in (torch.float16, torch.bfloat16)
+
+
 def centres(stack: Stack, order: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
     """The layers' centres, one after the other, (sum of D,) float64.
 
-    Of 16 and 8 bits, nought: such rows need no rounding unless they are moved.
+    Nought for types that are not moved.
 
     Args:
         order: (n,) int64, rows of which the first are the sample.
         begins: (L,) int64, where each layer's centre begins.
     """
     device, total = order.device, sum(stack.widths)
-    if stack.any.dtype.itemsize <= 2 and (
-        stack.any.dtype.itemsize == 1 or stack.any.dtype.is_floating_point
-    ):
+    if not moves(stack.any.dtype):
         return torch.zeros(total, dtype=torch.float64, device=device)
     sampled = min(SAMPLE, len(order))
     lengths = torch.empty((len(stack), sampled), dtype=torch.float64, device=device)

@@ -1,7 +1,7 @@
 """Scores of queries against the support in 16 bits: products by the matrix units, no matrix kept.
 
 score = |y|^2 / 2 - x.y, in float32 sums of float16 products. Those below a query's cut join its
-list, one by one or by groups; no other score leaves the registers.
+list, one by one or by groups: no score leaves the registers unless it or its group passes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pdepth.kernels.groups import Groups, append_groups
 from pdepth.kernels.lists import Lists, append
 
 FIELDS = tl.constexpr(3)  # of a layer in the table: blocks of columns, offsets of its packed rows
-GROUP = tl.constexpr(8)  # query tiles that run beside each other, for reuse in the second cache
+BESIDE = tl.constexpr(8)  # query tiles that run beside each other, for reuse in the second cache
 
 # The matrix units sum 16 products and what came before in one step: aligned to the largest and cut
 # off, and so is their sum; each of the 18 is off by at most two roundings.
@@ -101,9 +101,9 @@ def _tile_of(item, query_tiles, support_tiles):
     """The layer of an item and its tiles; a group's query tiles go over the support together."""
     layer = item // (query_tiles * support_tiles)
     within = item % (query_tiles * support_tiles)
-    first = within // (GROUP * support_tiles) * GROUP
-    size = tl.minimum(query_tiles - first, GROUP)
-    within %= GROUP * support_tiles
+    first = within // (BESIDE * support_tiles) * BESIDE
+    size = tl.minimum(query_tiles - first, BESIDE)
+    within %= BESIDE * support_tiles
     return layer.to(tl.int64), first + within % size, within // size
 
 
@@ -113,14 +113,15 @@ def _tile_of(item, query_tiles, support_tiles):
     ]
 )
 def filter_kernel(
-    packed_queries, packed_support, half_norms, cuts, keys, members, sizes, table, items,
+    packed_queries, packed_support, half_norms, cuts, entries, members, counts, table, items,
     query_tiles, support_tiles, first_tile, support_rows, span, CAPACITY: tl.constexpr,
     TILE_Q: tl.constexpr, TILE_S: tl.constexpr, TILE_D: tl.constexpr, CHUNK: tl.constexpr,
     GROUP: tl.constexpr,
 ):  # fmt: skip
     """An item is a tile of queries and `span` tiles of the support.
 
-    With groups, `keys`, `members` and `sizes` are `Groups.firsts`, two members a word, and counts.
+    entries, members, counts: `Groups`' own, with two members a word; or the keys and sizes of
+    `Lists`, and no members.
     """
     spans = (support_tiles + span - 1) // span
     column = tl.arange(0, TILE_D)
@@ -161,11 +162,13 @@ def filter_kernel(
             halves = tl.load(half_norms + layer * support_rows + begin + row)
             scores = halves[None, :] - sums
             if GROUP == 1:
-                append(scores, cut, place, begin, keys + lists * CAPACITY, sizes + lists, CAPACITY)
+                append(
+                    scores, cut, place, begin, entries + lists * CAPACITY, counts + lists, CAPACITY
+                )
             else:
                 append_groups(
-                    scores, cut, place, begin, keys + lists * CAPACITY,
-                    members + lists * CAPACITY * (GROUP // 2), sizes + lists, CAPACITY, GROUP,
+                    scores, cut, place, begin, entries + lists * CAPACITY,
+                    members + lists * CAPACITY * (GROUP // 2), counts + lists, CAPACITY, GROUP,
                 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 A group is looked at by its least score. Where that is below the query's cut, all its scores are
 written down, and `unpack` moves those below the cut to the query's list: the same rows that would
 have joined it one by one, for a third of the instructions a score. The members of a group are
-scores that one thread of the matrix units holds, so that finding the least moves nothing.
+scores that, on Hopper, one thread holds after the product, so that finding the least moves nothing.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from pdepth.kernels import (
 )
 from pdepth.kernels.groups import Groups, bytes_of
 from pdepth.kernels.lists import NOWHERE, Lists, capacity_for
-from pdepth.kernels.stack import Stack
+from pdepth.kernels.stack import Stack, on_device
 
 FIRST, GROWTH = 256, 4  # the first stretch of the support, and how much longer each next one is
 SCRATCH = 1 << 30  # bytes for lists and distances
@@ -94,7 +94,11 @@ class Layer:
 
 
 class Search:
-    """Layers and their queries, asked for k neighbours: one launch a step for all of them.
+    """Layers and their queries, asked for k neighbours.
+
+    The steps around the 16-bit filter take all its layers in one launch, or in one for each tile
+    of the filter; settlement in one for each shape of `exact.SHAPES`. Layers without that filter,
+    and queries that it gives up, come one layer after the other.
 
     Args:
         supports: (M, D) of each layer, of one type.
@@ -134,19 +138,18 @@ class Search:
         self.left_out = surplus[:, self.order]
         self.begins = [0, *accumulate(self.supports.widths)][:-1]  # of each layer's centre
         self.centres = centre.centres(
-            self.supports, self.order, torch.tensor(self.begins, device=self.device)
+            self.supports, self.order, on_device(self.begins, self.device)
         )
         # One look from the host at all layers: what power of two brings their values into range.
-        # The centre is among the values, so that none is farther from it than twice the largest.
-        known = [2 * top for top in largest.tolist()]
+        # A centre is among the values, so that none is farther from it than twice the largest.
+        farthest = 2 if centre.moves(self.supports.any.dtype) else 1
+        known = [farthest * top for top in largest.tolist()]
         filtered = [top == 0 or 2.0**-400 < top < 2.0**400 for top in known]
-        self.scales = torch.tensor(
-            [
-                prepare.LARGEST / 2.0 ** math.frexp(top)[1] if inside else 1.0
-                for top, inside in zip(known, filtered, strict=True)
-            ],
-            dtype=torch.float64,
-        ).to(self.device)
+        scales = [
+            prepare.LARGEST / 2.0 ** math.frexp(top)[1] if inside else 1.0
+            for top, inside in zip(known, filtered, strict=True)
+        ]
+        self.scales = on_device(scales, self.device, torch.float64)
         self.layers = [
             Layer(*each)
             for each in zip(supports, queries, surplus, self.scales.split(1), filtered, strict=True)
@@ -155,12 +158,12 @@ class Search:
     def answer(self, answers: Sequence[Answer]) -> None:
         """Fill the answers, one a layer."""
         left: list[Part] = [slice(None)] * len(self.layers)
-        narrow = [i for i, layer in enumerate(self.layers) if layer.by_products]
+        by_products = [i for i, layer in enumerate(self.layers) if layer.by_products]
         tiles = filter.tiles_for(
-            [self.layers[i].width for i in narrow], len(self.rows), self.count, self.device
+            [self.layers[i].width for i in by_products], len(self.rows), self.count, self.device
         )
         for tile in dict.fromkeys(tiles):
-            kind = [i for i, own in zip(narrow, tiles, strict=True) if own == tile]
+            kind = [i for i, own in zip(by_products, tiles, strict=True) if own == tile]
             given_up = self._by_products(tile, kind, [answers[i] for i in kind])
             for i, found in zip(kind, given_up, strict=True):
                 left[i] = found
@@ -178,9 +181,11 @@ class Search:
         sums = filter.sums_of(tile)
         columns = [sums.columns(layer.width) for layer in layers]
         rows = -(-self.count // tile.support) * tile.support
-        most = self.scratch // (bytes_of(self.capacity, tile.group) * len(layers))
-        most = most // tile.queries * tile.queries
-        part = min(max(tile.queries, most), -(-len(self.rows) // tile.queries) * tile.queries)
+        most = max(
+            tile.queries, self.scratch // (bytes_of(self.capacity, tile.group) * len(layers))
+        )
+        parts = -(-len(self.rows) // (most // tile.queries * tile.queries))
+        part = -(-len(self.rows) // (parts * tile.queries)) * tile.queries
         packed_support = self._empty(rows * sum(columns), dtype=torch.float16)
         packed_queries = self._empty(part * sum(columns), dtype=torch.float16)
         half_norms, norms, residuals = self._empty(3, len(layers), rows)
@@ -188,27 +193,30 @@ class Search:
         places = list(
             zip(columns, [0, *accumulate(columns)], [self.begins[i] for i in kind], strict=False)
         )
-        table, of_support, of_queries = torch.tensor(
+        table, of_support, of_queries = on_device(
             [
                 [[wide // tile.columns, part * begin, rows * begin] for wide, begin, _ in places],
                 [[wide // prepare.BLOCK, rows * begin, middle] for wide, begin, middle in places],
                 [[wide // prepare.BLOCK, part * begin, middle] for wide, begin, middle in places],
             ],
-            device=self.device,
+            self.device,
         )
-        which = torch.tensor(kind, device=self.device)
+        which = on_device(kind, self.device)
         scales = self.scales[which]
         prepare.prepare(
             self.supports.some(kind), self.order, of_support, self.centres, scales, packed_support,
             half_norms, norms, residuals,
         )  # fmt: skip
         half_norms[:, : self.count].masked_fill_(self.left_out[which], math.inf)
-        bound = torch.stack(
-            [
-                bounds.of_products(certify.Products(sums, layer.width, 0.0, prepare.NEGLIGIBLE))
-                for layer in layers
-            ]
-        ).to(self.device)
+        bound = on_device(
+            torch.stack(
+                [
+                    bounds.of_products(certify.Products(sums, layer.width, 0.0, prepare.NEGLIGIBLE))
+                    for layer in layers
+                ]
+            ),
+            self.device,
+        )
         known = norms[:, : self.count].double()
         shares = residuals[:, : self.count] / known
         counted = residuals[:, : self.count] > prepare.NEGLIGIBLE
@@ -243,6 +251,7 @@ class Search:
                 bound, self.k, differences=False,
             )  # fmt: skip
             given_up.append(lists.given_up()[:, : len(rows_asked)])
+            del lists, groups  # before the next part has its own
         layer_of, queries = torch.cat(given_up, dim=1).nonzero(as_tuple=True)
         counts = [0] * len(layers)
         if len(queries):

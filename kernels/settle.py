@@ -17,12 +17,15 @@ from pdepth.kernels.lists import (
     position_of,
     score_of,
 )
+from pdepth.kernels.stack import on_device
 
 NOT_ASKED = tl.constexpr(-1)  # as a vote: it is not the wanted class
 BLOCK = 8  # candidates compared with all others at a time
 # Of a layer in the table: its place among the lists; address and stride of queries and of support;
-# its fold's leaves, their count and its terms; addresses of what is wanted and of the answers.
-FIELDS = tl.constexpr(13)
+# its fold's leaves, their count and its terms; and the addresses of these.
+ASKED = ("wanted", "votes", "tied", "distances", "rows")
+FIELDS = tl.constexpr(8 + len(ASKED))
+WANTED, VOTES, TIED, DISTANCES, NEIGHBOURS = (tl.constexpr(8 + i) for i in range(len(ASKED)))
 
 
 @triton.jit
@@ -46,15 +49,15 @@ def _votes_of(code, mine, block, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _answers(fields, number: tl.constexpr, type: tl.constexpr):
+def _answers(fields, number: tl.constexpr, kind: tl.constexpr):
     """Where a layer's answers of one kind are, or what was asked; looked up at each use, so that no
     register holds it meanwhile."""
-    return tl.load(fields + number).to(tl.pointer_type(type))
+    return tl.load(fields + number).to(tl.pointer_type(kind))
 
 
 @triton.jit(
     do_not_specialize=["padded", "support_rows", "k"],
-    do_not_specialize_on_alignment=["queries", "support", "table", "query_rows", "codes"],
+    do_not_specialize_on_alignment=["queries", "support", "query_rows", "codes"],
 )
 def settle_kernel(
     queries, support, table, query_rows, order, codes, keys, sizes, cuts, query_norms,
@@ -116,7 +119,7 @@ def settle_kernel(
             least = surely + tl.maximum(open - (total - perhaps), 0)
             most = surely + tl.minimum(perhaps, open)
             if ONE:
-                asked = tl.load(_answers(fields, 8, tl.int32) + query)
+                asked = tl.load(_answers(fields, WANTED, tl.int32) + query)
                 own = near & (code == asked)
                 others = near & (code != asked)
                 own_least = tl.max(tl.where(own, least, 0), axis=0)
@@ -128,15 +131,15 @@ def settle_kernel(
                 decided = never | (tl.max(level.to(tl.int32), axis=0) == 0)
                 if decided:
                     tl.store(
-                        _answers(fields, 9, tl.int32) + query, tl.where(never, NOT_ASKED, asked)
+                        _answers(fields, VOTES, tl.int32) + query, tl.where(never, NOT_ASKED, asked)
                     )
             else:
                 best = tl.max(tl.where(near, least, -1), axis=0)
                 winner = tl.min(tl.where(near & (least == best), code, 0x7FFFFFFF), axis=0)
                 decided = best > tl.max(tl.where(near & (code != winner), most, -1), axis=0)
                 if decided:
-                    tl.store(_answers(fields, 9, tl.int32) + query, winner)
-                    tl.store(_answers(fields, 10, tl.int8) + query, 0)
+                    tl.store(_answers(fields, VOTES, tl.int32) + query, winner)
+                    tl.store(_answers(fields, TIED, tl.int8) + query, 0)
         if not decided:
             x = tl.load(fields + 1).to(queries.dtype)
             x += tl.load(query_rows + query) * tl.load(fields + 2)
@@ -171,8 +174,8 @@ def settle_kernel(
             chosen = certain | (possible & (rank < open))
             if ROWS:
                 at = query * k + rank
-                tl.store(_answers(fields, 11, tl.float64) + at, distance, mask=chosen)
-                tl.store(_answers(fields, 12, tl.int64) + at, row, mask=chosen)
+                tl.store(_answers(fields, DISTANCES, tl.float64) + at, distance, mask=chosen)
+                tl.store(_answers(fields, NEIGHBOURS, tl.int64) + at, row, mask=chosen)
             else:
                 given = tl.zeros([CAPACITY], tl.int32)
                 for block in range(0, size, BLOCK):
@@ -181,14 +184,14 @@ def settle_kernel(
                 top = chosen & (given == tl.max(given, axis=0))
                 first = tl.min(tl.where(top, code, 0x7FFFFFFF), axis=0)
                 if ONE:
-                    asked = tl.load(_answers(fields, 8, tl.int32) + query)
+                    asked = tl.load(_answers(fields, WANTED, tl.int32) + query)
                     vote = tl.where(first == asked, first, NOT_ASKED)
-                    tl.store(_answers(fields, 9, tl.int32) + query, vote)
+                    tl.store(_answers(fields, VOTES, tl.int32) + query, vote)
                 else:
-                    tl.store(_answers(fields, 9, tl.int32) + query, first)
+                    tl.store(_answers(fields, VOTES, tl.int32) + query, first)
                     rivals = top & (code != first)
                     tied = tl.max(rivals.to(tl.int32), axis=0).to(tl.int8)
-                    tl.store(_answers(fields, 10, tl.int8) + query, tied)
+                    tl.store(_answers(fields, TIED, tl.int8) + query, tied)
 
 
 def settle(
@@ -218,12 +221,11 @@ def settle(
         query_norms, query_residuals, norms, bound: as `Lists.tighten` takes them.
     """
     tables: dict[tuple[int, ...], list[list[int]]] = {}
-    for number, (queries, support, answers) in enumerate(layers):
-        by = fold(support.shape[1], support.device)
-        addresses = [
-            answers[name].data_ptr() if name in answers else 0
-            for name in ("wanted", "votes", "tied", "distances", "rows")
-        ]
+    folds = [
+        fold(support.shape[1], support.device) for _, support, _ in layers
+    ]  # held till launched
+    for number, ((queries, support, answers), by) in enumerate(zip(layers, folds, strict=True)):
+        addresses = [answers[name].data_ptr() if name in answers else 0 for name in ASKED]
         tables.setdefault((by.pairs, by.lanes, by.depth, by.warps), []).append(
             [
                 number, queries.data_ptr(), queries.stride(0), support.data_ptr(),
@@ -232,7 +234,7 @@ def settle(
         )  # fmt: skip
     queries, support, answers = layers[0]
     for (pairs, lanes, depth, least), rows in tables.items():
-        table = torch.tensor(rows, device=support.device)
+        table = on_device(rows, support.device)
         warps = max(least, CAPACITIES[lists.capacity])
         settle_kernel[(len(query_rows), len(rows))](
             queries, support, table, query_rows, order, codes, lists.keys, lists.sizes, lists.cuts,

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
 FIELDS = tl.constexpr(3)  # of a layer in the table: address, stride, width
+
+
+def on_device(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Numbers of the host on the device; the host does not wait for what is at work there."""
+    tensor = torch.as_tensor(values, dtype=dtype)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 class Stack:
@@ -21,8 +30,9 @@ class Stack:
 
     def __init__(self, layers: Sequence[torch.Tensor]) -> None:
         self.layers = tuple(layers)
+        assert len({rows.dtype for rows in layers}) == 1  # addresses tell nothing of it
         fields = [[rows.data_ptr(), rows.stride(0), rows.shape[1]] for rows in self.layers]
-        self.table = torch.tensor(fields, device=self.layers[0].device)
+        self.table = on_device(fields, self.any.device)
 
     def __len__(self) -> int:
         return len(self.layers)

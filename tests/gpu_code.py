@@ -48,13 +48,12 @@ POINTERS = {
     **dict.fromkeys(("proven", "bound", "centres", "scales", "scale"), "fp64"),
     **dict.fromkeys(("distances", "lengths", "shares"), "fp64"),
     **dict.fromkeys(("sizes", "codes", "leaves", "wanted", "votes", "found"), "i32"),
-    **dict.fromkeys(("firsts", "counts"), "i32"),
-    **dict.fromkeys(("keys", "table", "order", "query_rows", "hashes", "rows"), "i64"),
+    **dict.fromkeys(("firsts", "entries", "counts"), "i32"),
+    **dict.fromkeys(("keys", "table", "order", "query_rows", "hashes"), "i64"),
     **dict.fromkeys(("who", "left", "places", "begins", "largest"), "i64"),
-    **dict.fromkeys(("left_out", "same", "tied"), "i1"),
+    **dict.fromkeys(("left_out", "same"), "i1"),
 }
 GIVEN = ("source", "support", "queries")  # the user's arrays, which may lie anywhere
-COUNTS = {"rows": ("differences_kernel", "distances_kernel")}
 
 
 def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]]:
@@ -123,13 +122,12 @@ def compiled(
     anywhere = {each.name for each in kernel.params if each.do_not_specialize_on_alignment}
     anywhere |= set(GIVEN)
     for i, name in enumerate(kernel.arg_names):
-        count = kernel.__name__ in COUNTS.get(name, ())
         if name in constants:
             signature[name] = "constexpr"
         elif name == "members":
             signature[name] = "*i64" if kernel is filter.filter_kernel else "*fp32"
             aligned[(i,)] = [["tt.divisibility", 16]]
-        elif name in GIVEN or (name in POINTERS and not count):
+        elif name in GIVEN or name in POINTERS:
             signature[name] = "*" + POINTERS.get(name, kind)
             if name not in anywhere:
                 aligned[(i,)] = [["tt.divisibility", 16]]

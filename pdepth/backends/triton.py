@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 CAPABILITY = (8, 0)
 SHARE = 0.8  # of the device's free memory
-PACKED = 1 << 17  # queries that are packed at a time, at most
 TILE = 128  # rows of a tile of the filter, the least that it takes
 INTERPRET = "TRITON_INTERPRET"
 
@@ -312,15 +311,17 @@ class _Call:
         return self.room - self.scratch
 
     def _group(self, numbers: Sequence[int]) -> list[int]:
-        """The first of some layers, as many of their types as fit together; one beyond the memory
+        """The first of some layers, of one type, as many as fit together; one beyond the memory
         goes alone."""
-        layers = [self.problem.layers[number] for number in numbers]
-        types = [(each.support.type, each.queries and each.queries.type) for each in layers]
-        numbers = numbers[: len(list(takewhile(lambda each: each == types[0], types)))]
         sizes = list(accumulate(map(self._size, numbers)))
         # Where not all fit, the next are copied beside those that are at work.
         limit = self.budget if sizes[-1] <= self.budget else self.budget // 2
-        return list(numbers[: max(1, sum(size <= limit for size in sizes))])
+        layers = [self.problem.layers[number] for number in numbers]
+        types = [(each.support.type, each.queries and each.queries.type) for each in layers]
+        alike = len(list(takewhile(lambda each: each == types[0], types)))
+        tiles = self.scratch // (TILE * _listed(self.k))  # each layer has one at least
+        most = min(alike, tiles, sum(size <= limit for size in sizes))
+        return list(numbers[: max(1, most)])
 
     def _size(self, number: int) -> int:
         """Bytes of a layer on the device: packed, and its values unless they are there."""
@@ -361,14 +362,19 @@ def _ran_out(error: RuntimeError) -> bool:
 def least_room(layer: Layer, k: int) -> int:
     """Bytes that a call takes at least: those of a tile."""
     from pdepth.backends.transfer import moved
+
+    rows = max(TILE, 2 * (k + 1))
+    both = moved(layer.support) + (moved(layer.queries) if layer.queries else 0)
+    return 4 * rows * (_listed(k) + 4 * _columns(layer.support.width) + both)
+
+
+def _listed(k: int) -> int:
+    """Bytes of a query's list, and of the groups that join it."""
     from pdepth.kernels.filter import WIDE
     from pdepth.kernels.groups import bytes_of
     from pdepth.kernels.lists import capacity_for
 
-    rows = max(TILE, 2 * (k + 1))
-    both = moved(layer.support) + (moved(layer.queries) if layer.queries else 0)
-    lists = int(bytes_of(capacity_for(k), WIDE.group))
-    return 4 * rows * (lists + 4 * _columns(layer.support.width) + both)
+    return int(bytes_of(capacity_for(k), WIDE.group))
 
 
 def working_set(width: int, support: int, queries: int) -> int:
@@ -379,7 +385,9 @@ def working_set(width: int, support: int, queries: int) -> int:
 
 
 def _packed(width: int, support: int, queries: int) -> int:
-    return 2 * _columns(width) * (support + min(queries, PACKED))
+    from pdepth.kernels.search import SCRATCH
+
+    return 2 * _columns(width) * (support + min(queries, int(SCRATCH) // _listed(1)))
 
 
 def _columns(width: int) -> int:
