@@ -204,7 +204,7 @@ def equality(bench: Bench) -> None:
                 if wrong:
                     differing.append(f"{name}: {wrong} depths differ from the CPU engine's")
             elif way == "together":
-                wrong = _differing_together(bench, given, rows, own, labels, wanted, options)
+                wrong = _differing_together(bench, given, rows, own, labels, options)
                 if wrong:
                     differing.append(f"{name}: {wrong} votes differ from the CPU engine's")
             else:
@@ -279,25 +279,22 @@ def _differing_together(
     rows: int,
     own: bool,
     labels: Any,
-    wanted: pdepth.Votes,
     options: dict[str, Any],
 ) -> int:
     """Of a layer beside others of all widths, which are parts and repetitions of it."""
-    others = [
-        given.repeat(1, -(-width // given.shape[1]))[:, :width].contiguous() for width in BESIDE
+    layers = [
+        given.repeat(1, -(-width // given.shape[1]))[:, :width].contiguous()
+        for width in (BESIDE[0], given.shape[1], *BESIDE[1:])
     ]
-    layers = [others[0], given, *others[1:]]
     support = [each[:rows].to(bench.device) for each in layers]
     queries = None if own else [each[rows:].to(bench.device) for each in layers]
     found = pdepth.probe_votes(support, labels, queries, backend="triton", **options)
-    wrong = _differing(found.votes[1], wanted.votes) + _differing(found.tied[1], wanted.tied)
-    for place, (some, asked) in enumerate(
-        zip(support, queries or [None] * len(support), strict=True)
-    ):
-        if place != 1:
-            here = None if asked is None else asked.cpu()
-            beside = pdepth.probe_votes(some.cpu(), labels, here, backend="cpu", **options)
-            wrong += _differing(found.votes[place], beside.votes)
+    wrong = 0
+    for place, each in enumerate(layers):
+        here = None if own else each[rows:]
+        alone = pdepth.probe_votes(each[:rows], labels, here, backend="cpu", **options)
+        wrong += _differing(found.votes[place], alone.votes)
+        wrong += _differing(found.tied[place], alone.tied)
     return wrong
 
 

@@ -252,11 +252,11 @@ class Search:
             )  # fmt: skip
             given_up.append(lists.given_up()[:, : len(rows_asked)])
             del lists, groups  # before the next part has its own
-        layer_of, queries = torch.cat(given_up, dim=1).nonzero(as_tuple=True)
+        layer_of, whom = torch.cat(given_up, dim=1).nonzero(as_tuple=True)
         counts = [0] * len(layers)
-        if len(queries):
+        if len(whom):
             counts = layer_of.bincount(minlength=len(layers)).tolist()
-        return list(queries.split(counts))
+        return list(whom.split(counts))
 
     def _by_differences(self, layer: Layer, answer: Answer, which: Part) -> torch.Tensor:
         """The float64 filter over some of a layer's queries; returns whom it gave up."""
