@@ -485,7 +485,8 @@ def text_resume(found: dict[str, Any]) -> str:
         f"**Kills**: {found['kills']} at random moments, {found['passing']} of them while a "
         f"support passed by, {found['ends']} ends, all with the bits of a run in one piece "
         f"({found['work']:.0f} s of work in {found['memory']}); a kill costs {found['twice']:.0%} "
-        "of the work once more (median)."
+        "of the work once more (median; the time of a start is taken off, and no better known than "
+        "to a few per cent)."
     )
 
 
