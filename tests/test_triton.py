@@ -566,6 +566,22 @@ def test_by_groups_the_same_rows_join_a_list_as_one_by_one(width: int, size: int
         assert torch.equal(*keys)
 
 
+def test_a_list_that_lost_a_group_counts_as_overflowed() -> None:
+    """Even where the groups that found a place fill it to the last row, and no more."""
+    room = 16
+    found = lists.Lists(1, 2, room, DEVICE)
+    found.cuts[:] = 0.0
+    by = groups.Groups(found, 8)
+    by.firsts[:] = 100 * _numbers(room)
+    by.members[:] = 1.0
+    by.members[..., 3] = -1.0  # one row of each group passes
+    by.counts[0] = torch.tensor([room, room + 1], device=DEVICE)
+    by.unpack(found, 5)
+    assert found.sizes[0].tolist() == [room, room + 1]
+    assert (found.keys[0, 0] & (2**31 - 1)).tolist() == [100 * i + 15 for i in range(room)]
+    assert not by.counts.any()
+
+
 def test_differences_are_their_twin() -> None:
     rng = np.random.default_rng(10)
     queries, support = (_rows(rng.standard_normal((n, 23))) for n in (5, 100))
