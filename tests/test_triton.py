@@ -483,14 +483,14 @@ def test_more_layers_take_no_more_launches(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(InterpretedFunction, "run", seen)
     rng = np.random.default_rng(21)
     labels, asked = rng.integers(0, 3, 300), np.array([0, 299])
-    widths = (90, 40, 128, 70, 20, 300, 10)
+    widths = (90, 40, 300, 10)
     layers = [rng.standard_normal((300, width)).astype("f4") for width in widths]
     counts = []
-    for some in (layers[:1], layers[:5], layers[:6], layers):
+    for some in (layers[:2], layers):
         launched.clear()
         found = pdepth.probe_votes(some, labels, query_rows=asked, k=7, backend="triton")
         counts.append(len(launched))
-    assert counts == [13, 13, 14, 19]
+    assert counts == [13, 19]
     for layer, votes in zip(layers, found.votes, strict=True):
         wanted = definition.probe_votes(layer, labels, query_rows=asked, k=7).votes
         assert first_difference(votes, wanted) is None
