@@ -28,9 +28,10 @@ def hash_kernel(source, table, count, hashes, largest, ROWS: tl.constexpr, BLOCK
         column = begin + tl.arange(0, BLOCK)
         inside = (row < count)[:, None] & (column < width)[None, :]
         value = tl.load(rows + row[:, None] * stride + column[None, :], mask=inside, other=0)
-        most = tl.maximum(most, tl.abs(widened(value)))
+        value = widened(value)
+        most = tl.maximum(most, tl.abs(value))
         # Mixed with its place, so that rows of the same values in another order differ.
-        word = widened(value).to(tl.int64, bitcast=True)
+        word = value.to(tl.int64, bitcast=True)
         word += column.to(tl.int64)[None, :] * 0x1E3779B97F4A7C15
         word = (word ^ (word >> 30)) * 0x3F58476D1CE4E5B9
         word = (word ^ (word >> 27)) * 0x14D049BB133111EB

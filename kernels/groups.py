@@ -12,14 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from pdepth.kernels.lists import Lists, key_of, ones
+from pdepth.kernels.lists import Lists, halves, key_of, ones, words_of
 
 BLOCK = 64  # groups of a query at a time
-
-
-@triton.jit
-def _halves(scores):
-    return tl.split(scores.reshape([scores.shape[0], 2, scores.shape[1] // 2]).permute([0, 2, 1]))
 
 
 @triton.jit
@@ -27,7 +22,7 @@ def _least(scores, GROUPS: tl.constexpr):
     """(Q, GROUPS) of scores (Q, S): the least of those that lie GROUPS apart."""
     least = scores
     if scores.shape[1] > GROUPS:
-        low, high = _halves(scores)
+        low, high = halves(scores)
         least = tl.minimum(_least(low, GROUPS), _least(high, GROUPS))
     return least
 
@@ -35,7 +30,7 @@ def _least(scores, GROUPS: tl.constexpr):
 @triton.jit
 def _write(scores, at, mask, GROUPS: tl.constexpr):
     """Members (Q, GROUP * GROUPS) of groups, two by two, to `at` (Q, GROUPS) and after it."""
-    low, high = _halves(scores)
+    low, high = halves(scores)
     if low.shape[1] > GROUPS:
         _write(low, at, mask, GROUPS)
         _write(high, at + low.shape[1] // GROUPS // 2, mask, GROUPS)
@@ -55,18 +50,14 @@ def append_groups(
     support.
     """
     GROUPS: tl.constexpr = scores.shape[1] // GROUP
-    tl.static_assert(GROUPS <= 32, "a word has 32 bits")
     passing = _least(scores, GROUPS) < cuts[:, None]
-    number = tl.arange(0, GROUPS)
-    # Bits of a word say which pass; those below a group's own, how many come before it.
-    bit = (tl.full([], 1, tl.uint32) << number.to(tl.uint32))[None, :]
-    word = tl.sum(tl.where(passing, bit, 0), axis=1)
+    word, bit = words_of(passing)
     count = ones(word)
     begin = tl.atomic_add(counts + query, count, mask=count > 0, sem="relaxed")
     places = begin[:, None] + ones(word[:, None] & (bit - 1))
     passing = passing & (places < capacity)
     at = query[:, None] * capacity + places
-    first = tl.broadcast_to((position + number)[None, :], at.shape)
+    first = tl.broadcast_to((position + tl.arange(0, GROUPS))[None, :], at.shape)
     tl.store(firsts + at, first, mask=passing)
     _write(scores, members + at * (GROUP // 2), passing, GROUPS)
 
@@ -100,7 +91,8 @@ def unpack_kernel(
 
 def bytes_of(capacity: int, size: int) -> int:
     """Of a query's list, and of its groups if they have more than one row."""
-    return 8 * capacity + (4 + 4 * size) * capacity * (size > 1)
+    grouped = 4 + 4 * size if size > 1 else 0
+    return capacity * (8 + grouped)
 
 
 class Groups:

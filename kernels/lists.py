@@ -59,21 +59,15 @@ def append(scores, cuts, query, position, keys, sizes, capacity):
 
 @triton.jit
 def _append(scores, cuts, query, begin, position, keys, capacity):
-    """Into the places from `begin` (Q,) on; returns where they end.
-
-    A word at a time says which of a row's scores pass. The ones below a score's own bit are how
-    many come before it: a prefix sum would go through shared memory.
-    """
+    """Into the places from `begin` (Q,) on, a word's bits at a time; returns where they end."""
     if scores.shape[1] > 16:
-        halves = scores.reshape([scores.shape[0], 2, scores.shape[1] // 2]).permute([0, 2, 1])
-        low, high = tl.split(halves)
+        low, high = halves(scores)
         begin = _append(low, cuts, query, begin, position, keys, capacity)
         begin = _append(high, cuts, query, begin, position + scores.shape[1] // 2, keys, capacity)
     else:
         passing = scores < cuts[:, None]
         number = tl.arange(0, scores.shape[1])
-        bit = (tl.full([], 1, tl.uint32) << number.to(tl.uint32))[None, :]
-        word = tl.sum(tl.where(passing, bit, 0), axis=1)
+        word, bit = words_of(passing)
         places = begin[:, None] + ones(word[:, None] & (bit - 1))
         places = tl.where(passing, places, capacity)
         at = query[:, None] * capacity + places
@@ -81,6 +75,25 @@ def _append(scores, cuts, query, begin, position, keys, capacity):
         tl.store(keys + at, key_of(scores, whose), mask=places < capacity)
         begin += ones(word)
     return begin
+
+
+@triton.jit
+def halves(scores):
+    """The first and the second half of the columns of (Q, S)."""
+    return tl.split(scores.reshape([scores.shape[0], 2, scores.shape[1] // 2]).permute([0, 2, 1]))
+
+
+@triton.jit
+def words_of(passing):
+    """A word of each row of (Q, S), whose bits say which pass, S <= 32; and each column's bit.
+
+    How many pass before a column are the `ones` below its bit: a prefix sum would go through shared
+    memory.
+    """
+    tl.static_assert(passing.shape[1] <= 32, "a word has 32 bits")
+    number = tl.arange(0, passing.shape[1])
+    bit = (tl.full([], 1, tl.uint32) << number.to(tl.uint32))[None, :]
+    return tl.sum(tl.where(passing, bit, 0), axis=1), bit
 
 
 @triton.jit

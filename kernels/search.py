@@ -201,10 +201,12 @@ class Search:
             ],
             self.device,
         )
+        supports = self.supports.some(kind)
+        queries = supports if self.queries is self.supports else self.queries.some(kind)
         which = on_device(kind, self.device)
         scales = self.scales[which]
         prepare.prepare(
-            self.supports.some(kind), self.order, of_support, self.centres, scales, packed_support,
+            supports, self.order, of_support, self.centres, scales, packed_support,
             half_norms, norms, residuals,
         )  # fmt: skip
         half_norms[:, : self.count].masked_fill_(self.left_out[which], math.inf)
@@ -222,7 +224,6 @@ class Search:
         counted = residuals[:, : self.count] > prepare.NEGLIGIBLE
         bound[:, bounds.RELATIVE.value] = shares.where(counted, 0.0).amax(dim=1)
         bound[:, bounds.LARGEST.value] = known.amax(dim=1)
-        queries = self.queries.some(kind)
 
         given_up = []
         for asked in self._parts(slice(None), part):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
@@ -469,18 +470,8 @@ def test_surplus_and_largest_are_their_twins() -> None:
 def test_more_layers_take_no_more_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a width has too little work to fill the device by itself; but settlement has one for
     each of three shapes, and layers up to 16 wide have their own."""
-    if not backend.interpreted():
-        pytest.skip("launches are seen where they are interpreted")
-    from triton.runtime.interpreter import InterpretedFunction
-
-    run = InterpretedFunction.run
     launched: list[str] = []
-
-    def seen(self: Any, *given: Any, **options: Any) -> Any:
-        launched.append(self.__name__)
-        return run(self, *given, **options)
-
-    monkeypatch.setattr(InterpretedFunction, "run", seen)
+    _watch(monkeypatch, lambda kernel, given: launched.append(kernel.__name__))
     rng = np.random.default_rng(21)
     labels, asked = rng.integers(0, 3, 300), np.array([0, 299])
     widths = (90, 40, 300, 10)
@@ -498,7 +489,16 @@ def test_more_layers_take_no_more_launches(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("width", "wide"),
-    [(20, False), (20, True), (64, False), (100, False), (250, False), (250, True), (1100, True)],
+    [
+        (20, False),
+        (20, True),
+        (64, False),
+        (100, False),
+        (250, False),
+        (250, True),
+        (1100, True),
+        (2500, True),
+    ],
 )
 def test_scores_are_within_the_bound_of_their_twin(width: int, wide: bool) -> None:
     """With a cut that nothing misses, the lists hold every score."""
@@ -675,24 +675,18 @@ def test_no_kernel_is_compiled_for_an_address_that_the_next_layer_lacks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of arrays that share memory, odd layers' parts begin anywhere: they are named to Triton."""
-    if not backend.interpreted():
-        pytest.skip("launches are seen where they are interpreted")
-    from triton.runtime.interpreter import InterpretedFunction
-
-    run = InterpretedFunction.run
     odd: set[tuple[str, str]] = set()
     launched: set[str] = set()
 
-    def seen(self: Any, *given: Any, **options: Any) -> Any:
-        named = self.kwargs["do_not_specialize_on_alignment"] or ()
-        launched.add(self.__name__)
-        for name, value in zip(self.arg_names, given, strict=False):
+    def seen(kernel: Any, given: tuple[Any, ...]) -> None:
+        named = kernel.kwargs["do_not_specialize_on_alignment"] or ()
+        launched.add(kernel.__name__)
+        for name, value in zip(kernel.arg_names, given, strict=False):
             users = name in ("source", "queries", "support")
             if isinstance(value, torch.Tensor) and value.data_ptr() % 16 and not users:
-                odd.update([(self.__name__, name)] if name not in named else [])
-        return run(self, *given, **options)
+                odd.update([(kernel.__name__, name)] if name not in named else [])
 
-    monkeypatch.setattr(InterpretedFunction, "run", seen)
+    _watch(monkeypatch, seen)
     rng = np.random.default_rng(19)
     layers = [rng.integers(-2, 3, (131, width)).astype("f4") for width in (9, 40, 20, 11)]
     labels, asked = rng.integers(0, 3, 131), np.array([0, 64, 130])
@@ -876,6 +870,21 @@ def test_every_kernel_compiles_without_spills() -> None:
             assert each[other] == 0, each
             if each["kernel"] == "filter":  # room for a tile's row is reserved once
                 assert each["atomics"] == 1, each
+
+
+def _watch(monkeypatch: pytest.MonkeyPatch, seen: Callable[[Any, tuple[Any, ...]], object]) -> None:
+    """Tell of each launch its kernel and arguments."""
+    if not backend.interpreted():
+        pytest.skip("launches are seen where they are interpreted")
+    from triton.runtime.interpreter import InterpretedFunction
+
+    run = InterpretedFunction.run
+
+    def told(kernel: Any, *given: Any, **options: Any) -> Any:
+        seen(kernel, given)
+        return run(kernel, *given, **options)
+
+    monkeypatch.setattr(InterpretedFunction, "run", told)
 
 
 def _rows(values: Any) -> torch.Tensor:
