@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import __version__, definition, native
-from pdepth.atomic import replacing
+from pdepth.io.atomic import replacing
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = (HERE.parent / "csrc").is_dir()  # and no installed copy

@@ -3,16 +3,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pdepth.arrays.sources import open_source
 from pdepth.backends import availability as backends
-from pdepth.embeddings.store import EmbeddingStore, open_store
-from pdepth.engine import depth_from_embeddings, depth_from_votes, kneighbors, probe_votes
+from pdepth.io.embedding_store import EmbeddingStore, open_store
 from pdepth.result import DepthResult, Votes
-from pdepth.sources import open_source
+from pdepth.votes import depth_from_embeddings, depth_from_votes, kneighbors, probe_votes
 
 if TYPE_CHECKING:
     from pdepth.depth import prediction_depth
     from pdepth.planning import Plan, plan
-    from pdepth.report.plots import plot
+    from pdepth.report.figures.plots import plot
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,7 +36,7 @@ _LATER = {
     "prediction_depth": "pdepth.depth",
     "Plan": "pdepth.planning",
     "plan": "pdepth.planning",
-    "plot": "pdepth.report.plots",
+    "plot": "pdepth.report.figures.plots",
 }
 
 

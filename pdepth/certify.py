@@ -185,7 +185,7 @@ class Differences:
         return relative, MARGIN * (query_residual + largest), 3 * LOST * (self.width + 8)
 
 
-def neighbours(lower: Float, upper: Float, k: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def neighbors(lower: Float, upper: Float, k: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which rows are among the k nearest for certain, and which others may be.
 
     Args:

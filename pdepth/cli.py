@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pdepth import __version__, native, validate
-from pdepth.extras import require
-from pdepth.folder import (
+from pdepth import __version__, native
+from pdepth.arrays import arguments
+from pdepth.optional import require
+from pdepth.report.folder import (
     BY_K,
     ENSEMBLE,
     GROUPS_PICTURE,
@@ -238,10 +239,10 @@ def run(
     """
     with _sentences():
         ks = k or [30]
-        validate.one_of(metric, "--metric", validate.METRICS)
-        validate.one_of(vote_weights, "--vote-weights", validate.WEIGHTS)
-        validate.one_of(reference, "--reference", validate.REFERENCES)
-        validate.ballot(ks, vote_weights, temperature)
+        arguments.check_choice(metric, "--metric", arguments.METRICS)
+        arguments.check_choice(vote_weights, "--vote-weights", arguments.WEIGHTS)
+        arguments.check_choice(reference, "--reference", arguments.REFERENCES)
+        arguments.check_voting(ks, vote_weights, temperature)
         if not show_probes:
             if support is None or (out is None and not dry_run):
                 raise ValueError("--support DATA and --out DIR are needed (or --show-probes).")
@@ -251,7 +252,8 @@ def run(
         sizes = _numbers("--mean", mean), _numbers("--std", std)
         start = time.monotonic()
 
-        from pdepth import inputs, reporting
+        from pdepth import inputs
+        from pdepth.report.pictures import noted
 
         net = inputs.load_model(model, weights, untrained=show_probes)
         options = inputs.ImageOptions.for_model(net, image_size, *sizes)
@@ -261,7 +263,7 @@ def run(
             return
         assert voters is not None
         from pdepth.depth import prediction_depth
-        from pdepth.journal import OtherRun
+        from pdepth.io.journal import OtherRun
 
         asked = None if queries is None else inputs.load_data(queries, options)
         if asked is not None:
@@ -309,7 +311,7 @@ def run(
                 "support": inputs.absolute(support or ""),
                 "queries": inputs.absolute(queries) if queries else "",
                 "pdepth": __version__,
-                **reporting.noted(voters, options),
+                **noted(voters, options),
             }
             results = {
                 of: replace(result, meta={**result.meta, **about})
@@ -399,11 +401,12 @@ def ensemble(
             raise ValueError(f"--merge names one file, {merge[0]}; at least two are wanted.")
         if not merge and first == 0 and networks < 2:
             raise ValueError(f"--networks is {networks}; at least two are wanted.")
-        validate.whole(k, "--k")
+        arguments.check_int(k, "--k")
         for module in ("pyarrow", *(() if data or merge else ("sklearn",))):
             require(module, "pdepth ensemble", "demo")
         start = time.monotonic()
-        from pdepth import gathering, inputs
+        from pdepth import inputs
+        from pdepth.analysis import gathering
         from pdepth.analysis.ensemble import Ensemble, Member
 
         path, rows = out / ENSEMBLE, None
@@ -446,7 +449,7 @@ def ensemble(
             corners = _corners(found, quiet)
             (out / GROUPS_PICTURE).unlink(missing_ok=True)  # it would be of fewer networks
             if corners is not None and importlib.util.find_spec("matplotlib") is not None:
-                from pdepth.report.groups import plot_groups
+                from pdepth.report.figures.groups import plot_groups
 
                 plot_groups(found, corners, out / GROUPS_PICTURE, shown, names)
                 written.append(out / GROUPS_PICTURE)
@@ -454,7 +457,7 @@ def ensemble(
             from rich.console import Console
 
             from pdepth.progress import clock
-            from pdepth.report.summary import print_ensemble
+            from pdepth.report.terminal import print_ensemble
 
             if len(found) > 1:
                 print_ensemble(found, corners, Console())
@@ -511,20 +514,21 @@ def report(
       pdepth report depths/depth-k5.parquet --images imagefolder:test --out five.html
     """
     with _sentences():
-        from pdepth.folder import read_results
+        from pdepth.report.folder import read_results
 
         for module in ("pyarrow", "plotly", *(("matplotlib",) if pdf else ())):
             require(module, "pdepth report", "report")
         found = read_results(results)
-        from pdepth import reporting
-        from pdepth.report import figures, page
-        from pdepth.report import thumbnails as small
+        from pdepth.report.figures import pdf as figures
+        from pdepth.report.html import page
+        from pdepth.report.html import thumbnails as small
+        from pdepth.report.pictures import pictures_of
 
-        validate.one_of(thumbnails, "--thumbnails", small.KINDS)
+        arguments.check_choice(thumbnails, "--thumbnails", small.KINDS)
         path = out or (results if results.is_dir() else results.parent) / REPORT
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} is there already; pass --overwrite.")
-        pictures = reporting.pictures_of(found, images)
+        pictures = pictures_of(found, images)
         if pdf:
             figures.folder_of(path)
         shown = page.write(
@@ -663,8 +667,8 @@ def bench(
         if reference or check is not None:
             _check_reference(check)
             return
-        from pdepth.bench import engines, shapes
-        from pdepth.bench import render as report
+        from pdepth.bench.suite import engines, shapes
+        from pdepth.bench.suite import render as report
 
         if render:
             typer.echo(report.publish(report.load()))
@@ -678,7 +682,8 @@ def bench(
         if show:
             typer.echo("\n".join([*(each.name for each in asked), "", *(e.name for e in found)]))
             return
-        from pdepth.bench import common, measure
+        from pdepth.bench import common
+        from pdepth.bench.suite import measure
 
         whole = not (quick or shape or engine or own)
         if json is not None and not json.absolute().parent.is_dir():
@@ -706,7 +711,7 @@ def bench(
 
 def _check_reference(file: Path | None) -> None:
     """Print what differs, of `file` or of pdepth itself; exit with 1 if anything does."""
-    from pdepth.bench import check
+    from pdepth.bench.suite import check
 
     all_right = True
     for right, lines in check.check_pdepth() if file is None else [check.check_file(file)]:
@@ -830,7 +835,7 @@ def _draw(
     if importlib.util.find_spec("matplotlib") is None:
         picture.unlink(missing_ok=True)  # one of older results must not stay beside new ones
         return []
-    from pdepth.report.plots import plot
+    from pdepth.report.figures.plots import plot
 
     plot(result, picture, images, class_names)
     return [picture]
@@ -841,7 +846,7 @@ def _show(results: list[DepthResult], start: float, *, by_k: bool = False) -> No
     from rich.console import Console
 
     from pdepth.progress import clock
-    from pdepth.report.summary import print_by_k, print_summary
+    from pdepth.report.terminal import print_by_k, print_summary
 
     console = Console()
     for result in results:
@@ -860,7 +865,7 @@ def _show_probes(model: nn.Module, layers: Any, data: Any) -> None:
     from rich.table import Table
 
     from pdepth.embeddings.capture import at_rest, inspect
-    from pdepth.embeddings.data import Source
+    from pdepth.embeddings.dataset import Batches
     from pdepth.embeddings.placement import place
 
     placement = place(model, layers)
@@ -869,7 +874,7 @@ def _show_probes(model: nn.Module, layers: Any, data: Any) -> None:
     shapes: list[tuple[str, ...]] = [()] * len(probes)
     if data is not None:
         with at_rest(model, None):
-            layout = inspect(model, placement, Source(data, "support", batch_size=2).first[0])
+            layout = inspect(model, placement, Batches(data, "support", batch_size=2).first[0])
         probes, shapes = layout.probes, [(" x ".join(map(str, s)),) for s in layout.shapes]
         table.add_column("shape")
     for probe, shape in zip(probes, shapes, strict=True):

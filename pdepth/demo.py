@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from pdepth.depth import prediction_depth
-from pdepth.extras import require
+from pdepth.optional import require
 from pdepth.result import DepthResult
 
 SUPPORT = 1297  # of 1,797 images; the other 500, the last, come from writers seen less often

@@ -14,14 +14,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from pdepth import __version__, passing, streaming, validate
+from pdepth import __version__
+from pdepth.arrays import arguments
+from pdepth.arrays.arguments import Problem
+from pdepth.arrays.memory import Budget, free_on
 from pdepth.backends import backend_named, triton
 from pdepth.embeddings.capture import Layout, at_rest, device_of, footprint, inspect
-from pdepth.embeddings.data import Changed, Source
-from pdepth.embeddings.memory import Budget, free_on
-from pdepth.embeddings.passes import Embeddings, Reading
+from pdepth.embeddings.dataset import Batches, Changed
 from pdepth.embeddings.placement import Layers, Placement, place, unwrap
-from pdepth.embeddings.store import (
+from pdepth.embeddings.spans import Embeddings, Reading
+from pdepth.io.embedding_store import (
     EmbeddingStore,
     Writer,
     fingerprint_of,
@@ -29,11 +31,11 @@ from pdepth.embeddings.store import (
     open_store,
     writing,
 )
-from pdepth.journal import Journal, OtherRun
+from pdepth.io.journal import Journal, OtherRun
 from pdepth.progress import Observer, ProbeMeter, fastest, watch
 from pdepth.result import DepthResult
-from pdepth.validate import Problem
-from pdepth.walk import Belonging, Walk
+from pdepth.search import chunks, passing
+from pdepth.search.backward import Targets, Walk
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -118,12 +120,12 @@ def prediction_depth(
     model, data, k or version is a ValueError that says what has changed; one that another process
     is at work in, a BlockingIOError.
     """
-    ballot = validate.ballot(k, weights, temperature)
+    ballot = arguments.check_voting(k, weights, temperature)
     most = max(ballot.ks)
-    validate.one_of(metric, "metric", validate.METRICS)
-    validate.reference(reference)
-    batch_size = validate.whole(batch_size, "batch_size")
-    threads = validate.threads(num_threads)
+    arguments.check_choice(metric, "metric", arguments.METRICS)
+    arguments.check_reference(reference)
+    batch_size = arguments.check_int(batch_size, "batch_size")
+    threads = arguments.check_threads(num_threads)
     backend_named(backend)
     target = named_device(device)
     budget = Budget.of(memory)
@@ -136,7 +138,7 @@ def prediction_depth(
     ):
         job = Job.of(model, placement, support, queries, batch_size, most)
         layout, sources, own = job.layout, job.sources, job.own
-        validate.reference(reference, sources[-1].rows)
+        arguments.check_reference(reference, sources[-1].rows)
         meta = {"model": type(unwrap(model)).__name__, "placement": placement.rule}
         network = ""  # hashing its weights takes a while, and only what is kept asks for it
         if run_dir is not None or keep_embeddings is not None:
@@ -187,8 +189,8 @@ def prediction_depth(
                 limit = embeddings.search_rate = product_rate(home)
             reading = _read(embeddings, sources, journal)
             labels, count = reading.labels, len(reading.predictions)
-            validate.enough_rows(most, len(labels[0]), leave_one_out=own)
-            classes, codes = validate.coded(labels[0], len(labels[0]))
+            arguments.check_k(most, len(labels[0]), leave_one_out=own)
+            classes, codes = arguments.encode_labels(labels[0], len(labels[0]))
             problem = Problem(
                 layers=(),
                 codes=codes,
@@ -200,7 +202,7 @@ def prediction_depth(
                 threads=threads,
                 device=home,
             )
-            given = Belonging.of(problem, reading.predictions, labels[-1], reference)
+            given = Targets.of(problem, reading.predictions, labels[-1], reference)
             walk = Walk(
                 len(layout.probes),
                 count,
@@ -222,7 +224,7 @@ def prediction_depth(
                 part = replace(
                     problem,
                     layers=tuple(
-                        validate.layer(*layer, metric, threads, group.memory)
+                        arguments.layer(*layer, metric, threads, group.memory)
                         for layer in group.layers
                     ),
                     query_rows=group.asked if own else None,
@@ -255,7 +257,7 @@ class Job:
 
     model: nn.Module
     layout: Layout
-    sources: list[Source]
+    sources: list[Batches]
 
     @classmethod
     def of(
@@ -268,11 +270,11 @@ class Job:
         k: int,
     ) -> Job:
         """Inside `at_rest`: reads the first batches, and runs a dry pass over two rows."""
-        sources = [Source(support, "support", batch_size)]
+        sources = [Batches(support, "support", batch_size)]
         if queries is not None:
-            sources.append(Source(queries, "queries", batch_size))
+            sources.append(Batches(queries, "queries", batch_size))
         if sources[0].rows is not None:
-            validate.enough_rows(k, sources[0].rows, leave_one_out=queries is None)
+            arguments.check_k(k, sources[0].rows, leave_one_out=queries is None)
         layout = inspect(model, placement, sources[0].first[0])
         if queries is not None and inspect(model, placement, sources[1].first[0]) != layout:
             raise ValueError(
@@ -315,10 +317,10 @@ def check_least(layout: Layout, budget: Budget, metric: str, k: int) -> None:
     assert budget.size is not None
     for number, (name, width) in enumerate(zip(layout.names, layout.widths, strict=True)):
         row = footprint(layout, 1, metric, [number])
-        streaming.check_memory(budget.size, name, width, row, k)
+        chunks.check_memory(budget.size, name, width, row, k)
 
 
-def _read(embeddings: Embeddings, sources: Sequence[Source], journal: Journal | None) -> Reading:
+def _read(embeddings: Embeddings, sources: Sequence[Batches], journal: Journal | None) -> Reading:
     """The first pass over the data, or what an earlier run wrote down of it."""
     if journal is None:
         return embeddings.read()
@@ -363,7 +365,7 @@ def _named(reference: Any) -> str:
     """A reference, or the checksum of its values."""
     if isinstance(reference, str):
         return reference
-    return f"array {zlib.crc32(validate.integers(reference, 'reference').tobytes()):08x}"
+    return f"array {zlib.crc32(arguments.check_integers(reference, 'reference').tobytes()):08x}"
 
 
 def _asked(results: Sequence[DepthResult]) -> list[int]:

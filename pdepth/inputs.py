@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pdepth.extras import require
+from pdepth.optional import require
 
 MODEL_FORMS = {"torchvision": "NAME", "timm": "NAME"}  # and path/to/file.py:function, as is DATA
 DATA_FORMS = {"imagefolder": "DIR", "parquet": "FILE", "npz": "FILE"}

@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from pdepth import streaming, validate
+from pdepth.arrays import arguments
+from pdepth.arrays.memory import Budget, human
 from pdepth.backends import backend_named, cpu, triton
 from pdepth.depth import Job, check_least, named_device, product_rate
 from pdepth.embeddings.capture import at_rest, footprint, forward
-from pdepth.embeddings.memory import Budget, human
-from pdepth.embeddings.passes import Embeddings
 from pdepth.embeddings.placement import Layers, place
-from pdepth.engine import probe_votes
+from pdepth.embeddings.spans import Embeddings
 from pdepth.progress import clock, fastest
+from pdepth.search import chunks
+from pdepth.votes import probe_votes
 
 SAMPLE = 1 << 25  # bytes of rows that the kernel is measured on
 ROWS, ASKED = 8192, 1024  # of them, at most
@@ -117,11 +118,11 @@ def plan(
     Raises as `prediction_depth` before its work; ValueError for a dataset that does not say how
     many rows it has.
     """
-    ballot = validate.ballot(k, "uniform", None)
+    ballot = arguments.check_voting(k, "uniform", None)
     most = max(ballot.ks)
-    validate.one_of(metric, "metric", validate.METRICS)
-    batch_size = validate.whole(batch_size, "batch_size")
-    threads = validate.threads(num_threads)
+    arguments.check_choice(metric, "metric", arguments.METRICS)
+    batch_size = arguments.check_int(batch_size, "batch_size")
+    threads = arguments.check_threads(num_threads)
     backend_named(backend)
     target, budget, placement = named_device(device), Budget.of(memory), place(model, layers)
     with at_rest(model, target):
@@ -188,7 +189,7 @@ def bill(
         again = 1
         if group.way == "streamed" and budget.size is not None:
             row = footprint(layout, 1, metric, [group.first])
-            again = streaming.readings(budget.size, asked, row, k)
+            again = chunks.readings(budget.size, asked, row, k)
         forwarded += again * rows[0] + (0 if job.own and group.way == "held" else asked)
     forward_seconds = search_seconds = None
     if rates is not None:

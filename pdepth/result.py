@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import tables
-from pdepth.rows import is_torch
+from pdepth.arrays.rows import is_torch
+from pdepth.io import tables
 
 FORMAT = 1  # of the Parquet file; raised when an older pdepth could not read it
 AGAINST = {  # a result's `reference` in words

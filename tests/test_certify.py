@@ -10,7 +10,7 @@ import pytest
 
 from pdepth import _native, certify, definition, native
 
-from adversaries import (
+from helpers.adversaries import (
     attacks,
     climb,
     laid_open,
@@ -19,7 +19,7 @@ from adversaries import (
     share_of_bound,
     true_scores,
 )
-from cases import first_difference
+from helpers.cases import first_difference
 
 PASSES = [
     pytest.param(level, each["name"], id=f"{level}, {each['name']}")
@@ -124,7 +124,7 @@ def test_what_is_certain_is_so(level: str, name: str) -> None:
         support, queries = scaled(random(np.random.default_rng(seed), 64))
         found = laid_open(level, name, (support, queries))
         for i, query in enumerate(queries):
-            certain, possible = certify.neighbours(found["lower"][i], found["upper"][i], k)
+            certain, possible = certify.neighbors(found["lower"][i], found["upper"][i], k)
             near = definition.nearest(definition.squared_distances(support, query), k)
             assert set(np.flatnonzero(certain)) <= set(near.tolist())
             assert set(near.tolist()) <= set(np.flatnonzero(certain | possible))
@@ -134,10 +134,10 @@ def test_what_is_certain_is_so(level: str, name: str) -> None:
 
 def test_neighbours_of_exact_scores() -> None:
     scores = np.array([4.0, 1, 3, 3, 9])
-    certain, possible = certify.neighbours(scores, scores, 2)
+    certain, possible = certify.neighbors(scores, scores, 2)
     assert certain.tolist() == [False, True, False, False, False]
     assert possible.tolist() == [False, False, True, True, False]  # a tie at the border
-    assert certify.neighbours(scores, scores, 5)[0].all()
+    assert certify.neighbors(scores, scores, 5)[0].all()
 
 
 @pytest.mark.parametrize(("level", "name"), PASSES)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_passes import BATCH, QUERIES, ROW, SUPPORT, WIDTHS, Counted, network
+from embeddings.test_spans import BATCH, QUERIES, ROW, SUPPORT, WIDTHS, Counted, network
 from torch.utils.data import IterableDataset
 
 import pdepth
@@ -124,7 +124,7 @@ def test_the_peak_is_no_higher_than_was_said(memory, queries):
     if queries == "others":
         assert "computed in one pass" in done.stderr
     said, taken = map(int, done.stdout.split())
-    assert said <= pdepth.embeddings.memory.parse_bytes(memory)
+    assert said <= pdepth.arrays.memory.parse_bytes(memory)
     assert taken <= said + 32_000_000
     if memory == "1GB":
         assert taken > 74_000_000

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from pdepth.atomic import replacing
+from pdepth.io.atomic import replacing
 from pdepth.result import DepthResult
 
 

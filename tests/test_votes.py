@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 import pdepth
-from pdepth import definition, tally
+from pdepth import definition
+from pdepth.arrays.rows import Rows
 from pdepth.backends import triton
-from pdepth.rows import Rows
+from pdepth.search import voting
 
-from cases import Case, activations, case, duplicates, first_difference, grid
+from helpers.cases import Case, activations, case, duplicates, first_difference, grid
 
 WAYS: list[dict[str, Any]] = [
     {},
@@ -84,8 +85,8 @@ def test_one_class_and_infinite_distances(way: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_stretches_change_nothing(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally, "HELD", 1)
-    monkeypatch.setattr(tally, "LEAST", 7)
+    monkeypatch.setattr(voting, "HELD", 1)
+    monkeypatch.setattr(voting, "LEAST", 7)
     for number in (0, 3, 8, 14, 31):
         problem = case(number)
         for way in WAYS[:3]:
@@ -95,8 +96,8 @@ def test_stretches_change_nothing(backend: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_stretches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more queries go to a search than the bound lets, and none of their rows are copied."""
-    monkeypatch.setattr(tally, "HELD", 5 * (24 * 4 + 8 * 3))
-    monkeypatch.setattr(tally, "LEAST", 1)
+    monkeypatch.setattr(voting, "HELD", 5 * (24 * 4 + 8 * 3))
+    monkeypatch.setattr(voting, "LEAST", 1)
     sizes: list[int] = []
     taken = Rows.__getitem__
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pdepth import definition
 from pdepth.demo import LAYERS, train_demo
 from pdepth.embeddings.capture import at_rest, capture, inspect
-from pdepth.embeddings.data import Source
+from pdepth.embeddings.dataset import Batches
 from pdepth.embeddings.placement import place
 
 K = 30
@@ -64,7 +64,7 @@ def expected(
 def main() -> None:
     here = Path(__file__).parent
     model, *sets = train_demo()
-    sources = [Source(data, "support", 256) for data in sets]
+    sources = [Batches(data, "support", 256) for data in sets]
     with at_rest(model):
         layout = inspect(model, place(model, LAYERS), sources[0].first[0])
         own, asked = (capture(model, layout, source) for source in sources)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import validate
 from pdepth.analysis.ensemble import KINDS, Ensemble
+from pdepth.arrays import arguments
 
 __all__ = ["Difference", "Interval", "compare"]
 
@@ -59,8 +59,8 @@ def compare(
         TypeError: what is no Ensemble.
         ValueError: other examples, labels or probes; fewer than two networks; no example in common.
     """
-    validate.one_of(kind, "kind", KINDS)
-    resamples = validate.whole(resamples, "resamples")
+    arguments.check_choice(kind, "kind", KINDS)
+    resamples = arguments.check_int(resamples, "resamples")
     for name, each in (("one", one), ("other", other)):
         if not isinstance(each, Ensemble):
             raise TypeError(f"{name} is a {type(each).__name__}; an Ensemble is wanted.")

@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import validate
-from pdepth.compat.kinds import like, on_host
-from pdepth.engine import kneighbors, probe_votes
+from pdepth.arrays import arguments
+from pdepth.arrays.convert import convert_like, to_numpy
+from pdepth.arrays.rows import is_torch
 from pdepth.result import Votes, margins
-from pdepth.rows import is_torch
+from pdepth.votes import kneighbors, probe_votes
 
 __all__ = [
     "Conformity",
@@ -80,8 +80,8 @@ class DeepKNN:
     def __init__(
         self, k: int = 75, *, metric: str = "cosine", trim_zeros: bool = False, **options: Any
     ) -> None:
-        self.k = validate.whole(k, "k")
-        self.metric = validate.one_of(metric, "metric", validate.METRICS)
+        self.k = arguments.check_int(k, "k")
+        self.metric = arguments.check_choice(metric, "metric", arguments.METRICS)
         self.trim_zeros, self.options = trim_zeros, options
         self._support: tuple[Any, Any] | None = None
         self._calibration: NDArray[np.int64] | None = None
@@ -129,18 +129,18 @@ class DeepKNN:
 
 def conformity(votes: Votes, calibration: Any) -> Conformity:
     """All of Deep k-NN in one call, of votes with counts and calibration scores (n,)."""
-    scores = on_host(nonconformity(_counts(votes)))
+    scores = to_numpy(nonconformity(_counts(votes)))
     at_least, total = _at_least(scores, calibration), len(calibration)
     best = at_least.argmax(axis=1)
     greatest = at_least[np.arange(len(best)), best]
     found = {
-        "prediction": on_host(votes.classes)[best],
+        "prediction": to_numpy(votes.classes)[best],
         "credibility": greatest / total,
         "confidence": (total - greatest + margins(at_least)) / total,
         "p_values": at_least / total,
         "nonconformity": scores,
     }
-    given = {name: like(each, votes.counts) for name, each in found.items()}
+    given = {name: convert_like(each, votes.counts) for name, each in found.items()}
     return Conformity(classes=votes.classes, **given)
 
 
@@ -149,13 +149,13 @@ def nonconformity(counts: Any) -> Any:
 
     Raises ValueError or TypeError for another shape, and for counts that are no integers.
     """
-    given = on_host(counts) if is_torch(counts) else np.asarray(counts)
+    given = to_numpy(counts) if is_torch(counts) else np.asarray(counts)
     if given.ndim not in (2, 3):
         raise ValueError(f"counts has shape {given.shape}; (probes, queries, classes) is wanted.")
     if given.dtype.kind not in "iu":
         raise TypeError(f"counts has elements of type {given.dtype}; integers are wanted.")
     own = given.sum(axis=0, dtype=np.int64) if given.ndim == 3 else given.astype(np.int64)
-    return like(own.sum(axis=1, keepdims=True) - own, counts)
+    return convert_like(own.sum(axis=1, keepdims=True) - own, counts)
 
 
 def calibration_scores(votes: Votes, labels: Any, *, trim_zeros: bool = False) -> NDArray[np.int64]:
@@ -168,8 +168,8 @@ def calibration_scores(votes: Votes, labels: Any, *, trim_zeros: bool = False) -
 
     Raises ValueError for a label that is no class, and where no score is left.
     """
-    scores, classes = on_host(nonconformity(_counts(votes))), on_host(votes.classes)
-    own, place = validate.places(labels, classes, len(scores))
+    scores, classes = to_numpy(nonconformity(_counts(votes))), to_numpy(votes.classes)
+    own, place = arguments.encode_known_labels(labels, classes, len(scores))
     found = np.sort(scores[np.arange(len(own)), place])
     if trim_zeros:
         found = found[found > 0]
@@ -195,10 +195,12 @@ def kth_distances(support: Any, queries: Any = None, *, k: int = 50, **options: 
 
 def _at_least(scores: Any, calibration: Any) -> NDArray[np.int64]:
     """How many calibration scores are >= each score."""
-    ordered = np.sort(validate.integers(calibration, "calibration"))
+    ordered = np.sort(arguments.check_integers(calibration, "calibration"))
     if not len(ordered):
         raise ValueError("calibration is empty; at least one score is wanted.")
-    found: NDArray[np.int64] = len(ordered) - np.searchsorted(ordered, on_host(scores), side="left")
+    found: NDArray[np.int64] = len(ordered) - np.searchsorted(
+        ordered, to_numpy(scores), side="left"
+    )
     return found
 
 

@@ -34,7 +34,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import tables, validate
+from pdepth.arrays import arguments
+from pdepth.io import tables
 from pdepth.result import DepthResult
 
 __all__ = ["Ensemble", "Member", "entropy"]
@@ -76,7 +77,9 @@ class Member:
             held_out_rows: their distinct rows in the dataset.
             name: tells the network from others.
         """
-        rows = validate.integers(held_out_rows, "held_out_rows", len(held_out), booleans=False)
+        rows = arguments.check_integers(
+            held_out_rows, "held_out_rows", len(held_out), booleans=False
+        )
         n = len(support) + len(held_out)
         out = np.zeros(n, bool)
         if len(rows) and not 0 <= rows.min() <= rows.max() < n:
@@ -131,7 +134,7 @@ class Ensemble:
     """
 
     def __init__(self, labels: Any, *, ids: Any = None) -> None:
-        self.labels = validate.integers(labels, "labels")
+        self.labels = arguments.check_integers(labels, "labels")
         n = len(self.labels)
         if n == 0:
             raise ValueError("labels is empty; at least one example is wanted.")
@@ -175,11 +178,11 @@ class Ensemble:
         n = len(self.labels)
         if ids is not None:
             self._same_ids(_ids(ids, n))
-        depth = validate.integers(member.depth, "depth", n)
-        predictions = validate.integers(member.predictions, "predictions", n)
-        kind = validate.integers(member.held_out, "held_out", n)
+        depth = arguments.check_integers(member.depth, "depth", n)
+        predictions = arguments.check_integers(member.predictions, "predictions", n)
+        kind = arguments.check_integers(member.held_out, "held_out", n)
         self._distinct([member.name])
-        layers = validate.whole(member.layers, "layers")
+        layers = arguments.check_int(member.layers, "layers")
         self._same_layers(layers)
         if not 0 <= depth.min() <= depth.max() <= layers:
             raise ValueError(
@@ -188,7 +191,7 @@ class Ensemble:
         if kind.min() < 0 or kind.max() > 1:
             raise ValueError(f"held_out holds {kind.max()}; true or false is wanted.")
         if member.labels is not None:
-            self._same_labels(validate.integers(member.labels, "labels", n))
+            self._same_labels(arguments.check_integers(member.labels, "labels", n))
         self._shape_for(layers, predictions)
         rows = np.arange(n)
         self.depths[kind, rows, depth] += 1

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pdepth.analysis.network import of_examples, whole
-from pdepth.atomic import replacing
-from pdepth.engine import depth_from_votes
-from pdepth.extras import require
+from pdepth.io.atomic import replacing
+from pdepth.optional import require
 from pdepth.result import DepthResult
+from pdepth.votes import depth_from_votes
 
 if TYPE_CHECKING:
     from pdepth.analysis.training import Training

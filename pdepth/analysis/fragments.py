@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import validate
 from pdepth.analysis.network import of_examples
 from pdepth.analysis.outputs import softmax
-from pdepth.compat.kinds import on_host
-from pdepth.engine import probe_votes
+from pdepth.arrays import arguments
+from pdepth.arrays.convert import to_numpy
+from pdepth.votes import probe_votes
 
 __all__ = ["Fragments", "NeighbourhoodAgreement", "fragmented", "neighbourhood_agreement"]
 
@@ -81,10 +81,10 @@ def fragmented(labels: Any, fragments: int = 4) -> Fragments:
     Raises ValueError for another number, for labels that are not finite, and for fewer distinct
     ones than fragments.
     """
-    count = validate.whole(fragments, "fragments")
+    count = arguments.check_int(fragments, "fragments")
     if count % 2:
         raise ValueError(f"fragments is {count}; an even number is wanted, for pairs.")
-    given = of_examples(labels, "labels", np.size(on_host(labels))).astype(np.float64)
+    given = of_examples(labels, "labels", np.size(to_numpy(labels))).astype(np.float64)
     if np.isinf(given).any():
         raise ValueError(f"labels has infinity in row {int(np.isinf(given).argmax())}.")
     distinct, place = np.unique(given, return_inverse=True)
@@ -143,7 +143,7 @@ def neighbourhood_agreement(
         ValueError: as `fragmented` and `pdepth.probe_votes`; another number of embeddings.
     """
     parts = fragmented(labels, fragments)
-    if validate.whole(k, "k") < 2:
+    if arguments.check_int(k, "k") < 2:
         raise ValueError(f"k is {k}; at least 2 is wanted, since k - 1 neighbours agree.")
     pairs, rows = len(parts) // 2, len(parts.labels)
     given = list(embeddings) if isinstance(embeddings, Sequence) else [embeddings] * pairs
@@ -162,6 +162,6 @@ def neighbourhood_agreement(
                 votes = probe_votes(
                     support, votes_of, queries, k=k, metric=metric, return_counts=True, **options
                 )
-                counts[np.ix_(which, pair)] = on_host(votes.counts)
+                counts[np.ix_(which, pair)] = to_numpy(votes.counts)
     agree = counts >= k - 1
     return NeighbourhoodAgreement(parts, counts, agree, parts.probability(agree))

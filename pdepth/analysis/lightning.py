@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import nn
 
-from pdepth import validate
 from pdepth.analysis.training import Recorder, Training
-from pdepth.extras import require_tested
+from pdepth.arrays import arguments
+from pdepth.optional import require_tested
 
 require_tested("lightning.pytorch", "pdepth.analysis.lightning", "lightning", "2.5", "2.7")
 
@@ -48,7 +48,7 @@ class DepthCallback(Callback):
         network: Callable[[Any], nn.Module] | None = None,
         **options: Any,
     ) -> None:
-        self.every_n_epochs = validate.whole(every_n_epochs, "every_n_epochs")
+        self.every_n_epochs = arguments.check_int(every_n_epochs, "every_n_epochs")
         self.network = network
         self._recorder = Recorder(data, **options)
         self._last = -1

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import validate
 from pdepth.analysis.deep_knn import nonconformity
-from pdepth.compat.kinds import like, on_host
-from pdepth.engine import depth_from_votes, probe_votes
+from pdepth.arrays import arguments
+from pdepth.arrays.convert import convert_like, to_numpy
 from pdepth.result import Votes
+from pdepth.votes import depth_from_votes, probe_votes
 
 __all__ = [
     "MiddleProbeClassifier",
@@ -62,8 +62,8 @@ class MiddleProbeClassifier:
     held_out_accuracy_: NDArray[np.float64]
 
     def __init__(self, k: int = 30, *, mode: str = "best", **options: Any) -> None:
-        self.k, self.options = validate.whole(k, "k"), options
-        self.mode = validate.one_of(mode, "mode", MODES)
+        self.k, self.options = arguments.check_int(k, "k"), options
+        self.mode = arguments.check_choice(mode, "mode", MODES)
         self._support: tuple[list[Any], Any] | None = None
 
     def fit(
@@ -78,9 +78,9 @@ class MiddleProbeClassifier:
         """
         given = _probes(support, "support")
         votes = self._votes(given, labels, held_out)
-        counts = on_host(votes.counts)
-        wanted = validate.integers(held_out_labels, "held_out_labels", counts.shape[1])
-        self.held_out_accuracy_ = accuracies(counts, on_host(votes.classes), wanted)
+        counts = to_numpy(votes.counts)
+        wanted = arguments.check_integers(held_out_labels, "held_out_labels", counts.shape[1])
+        self.held_out_accuracy_ = accuracies(counts, to_numpy(votes.classes), wanted)
         self.probes_ = chosen(self.held_out_accuracy_, self.mode)
         self.classes_, self._support = votes.classes, (given, labels)
         return self
@@ -88,17 +88,17 @@ class MiddleProbeClassifier:
     def predict(self, queries: Any) -> Any:
         """(N,) the class with most votes, of equals the smallest; queries: one array a probe."""
         votes, counts = self._asked(queries)
-        return like(on_host(votes.classes)[counts.argmax(axis=1)], votes.classes)
+        return convert_like(to_numpy(votes.classes)[counts.argmax(axis=1)], votes.classes)
 
     def predict_proba(self, queries: Any) -> Any:
         """(N, C) float64: each class's share of the votes."""
         votes, counts = self._asked(queries)
-        return like(counts / counts.sum(axis=1, keepdims=True), votes.classes)
+        return convert_like(counts / counts.sum(axis=1, keepdims=True), votes.classes)
 
     def score(self, queries: Any, labels: Any) -> float:
         """How often `predict` gives the labels (N,)."""
-        found = on_host(self.predict(queries))
-        return float((found == validate.integers(labels, "labels", len(found))).mean())
+        found = to_numpy(self.predict(queries))
+        return float((found == arguments.check_integers(labels, "labels", len(found))).mean())
 
     def _asked(self, queries: Any) -> tuple[Votes, NDArray[Any]]:
         if self._support is None:
@@ -109,7 +109,7 @@ class MiddleProbeClassifier:
             raise ValueError(f"queries has {len(given)} probes and support {len(support)}.")
         some = slice(self.probes_.start, self.probes_.stop)
         votes = self._votes(support[some], labels, given[some])
-        return votes, on_host(votes.counts).sum(axis=0)
+        return votes, to_numpy(votes.counts).sum(axis=0)
 
     def _votes(self, support: list[Any], labels: Any, queries: Any) -> Votes:
         if queries is None:
@@ -178,18 +178,18 @@ def mislabelled(votes: Votes, labels: Any) -> Suspicion:
     """
     if votes.counts is None or votes.counts.ndim != 3:
         raise ValueError("mislabelled needs counts of several probes: return_counts=True.")
-    counts, classes = on_host(votes.counts), on_host(votes.classes)
+    counts, classes = to_numpy(votes.counts), to_numpy(votes.classes)
     layers = len(counts)
-    given, codes = validate.places(labels, classes, counts.shape[1])
+    given, codes = arguments.encode_known_labels(labels, classes, counts.shape[1])
     if counts.dtype.kind == "f":
         raise ValueError("mislabelled counts neighbours; votes without weights are wanted.")
     strange = nonconformity(counts)[np.arange(len(given)), codes]
     neighbours = counts.sum(axis=(0, 2), dtype=np.int64)
-    depth, _ = depth_from_votes(on_host(votes.votes), given)
+    depth, _ = depth_from_votes(to_numpy(votes.votes), given)
     # One division of whole numbers: equal evidence gives equal scores.
     both = (strange * layers + depth * neighbours) / (2 * layers * neighbours)
     found = (strange / neighbours, depth, both)
-    return Suspicion(*(like(each, votes.counts) for each in found))
+    return Suspicion(*(convert_like(each, votes.counts) for each in found))
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,8 +215,8 @@ def precision_recall(scores: Any, meant: Any) -> PrecisionRecall:
     Raises:
         ValueError: other lengths, NaN, or no row is meant.
     """
-    values = np.asarray(on_host(scores))
-    wanted = validate.integers(meant, "meant", len(values)).astype(bool)
+    values = np.asarray(to_numpy(scores))
+    wanted = arguments.check_integers(meant, "meant", len(values)).astype(bool)
     if values.ndim != 1 or np.isnan(values).any():
         raise ValueError("scores are to be one number a row, and none of them NaN.")
     if not wanted.any():

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import validate
-from pdepth.compat.kinds import like, on_host
-from pdepth.engine import kneighbors
+from pdepth.arrays import arguments
+from pdepth.arrays.convert import convert_like, to_numpy
 from pdepth.result import Votes
+from pdepth.votes import kneighbors
 
 __all__ = ["Hubs", "class_purity", "hubs", "occurrence", "purity"]
 
@@ -32,7 +32,7 @@ def purity(votes: Votes, labels: Any) -> Any:
         labels: (N,) of the queries, each a class of the support.
     """
     own, total, _ = _own(votes, labels)
-    return like(own / total, votes.counts)
+    return convert_like(own / total, votes.counts)
 
 
 def class_purity(votes: Votes, labels: Any) -> Any:
@@ -41,10 +41,10 @@ def class_purity(votes: Votes, labels: Any) -> Any:
     The share of all neighbours of a class's queries that are of it. Arguments as in `purity`.
     """
     own, total, codes = _own(votes, labels)
-    of = np.arange(len(on_host(votes.classes))) == codes[:, None]
+    of = np.arange(len(to_numpy(votes.classes))) == codes[:, None]
     with np.errstate(invalid="ignore"):
         found = (own @ of) / (total @ of)
-    return like(found, votes.counts)
+    return convert_like(found, votes.counts)
 
 
 def _own(votes: Votes, labels: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.intp]]:
@@ -53,8 +53,8 @@ def _own(votes: Votes, labels: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray
         raise TypeError(f"votes is a {type(votes).__name__}; what probe_votes returns is wanted.")
     if votes.counts is None:
         raise ValueError("purity needs counts, and these Votes have none: return_counts=True.")
-    counts = on_host(votes.counts)
-    _, codes = validate.places(labels, on_host(votes.classes), counts.shape[-2])
+    counts = to_numpy(votes.counts)
+    _, codes = arguments.encode_known_labels(labels, to_numpy(votes.classes), counts.shape[-2])
     return counts[..., np.arange(len(codes)), codes], counts.sum(axis=-1), codes
 
 
@@ -86,22 +86,22 @@ def hubs(
         labels: (M,) integers, for `mislabelling`; only where the support's own rows ask.
     """
     _, rows = kneighbors(support, queries, k=k, **options)
-    found = on_host(rows)
+    found = to_numpy(rows)
     count = len(support)
     times = occurrence(found, count)
     bad = None
     if labels is not None:
         if queries is not None or options.get("query_rows") is not None:
             raise ValueError("labels go with the support's own rows, all of them, as queries.")
-        own = validate.integers(labels, "labels", count)
-        bad = like(occurrence(found[own[found] != own[:, None]], count), rows)
+        own = arguments.check_integers(labels, "labels", count)
+        bad = convert_like(occurrence(found[own[found] != own[:, None]], count), rows)
     centred = times - times.mean()
     spread = float((centred**2).mean())
     skewness = float((centred**3).mean()) / spread**1.5 if spread else float("nan")
-    return Hubs(like(times, rows), skewness, bad)
+    return Hubs(convert_like(times, rows), skewness, bad)
 
 
 def occurrence(rows: Any, count: int) -> NDArray[np.int64]:
     """How often each of `count` rows occurs in neighbour lists (N, k), int64."""
-    found: NDArray[np.int64] = np.bincount(np.asarray(on_host(rows)).ravel(), minlength=count)
+    found: NDArray[np.int64] = np.bincount(np.asarray(to_numpy(rows)).ravel(), minlength=count)
     return found

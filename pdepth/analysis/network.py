@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.analysis.ranks import Correlation, numbers, spearman
-from pdepth.compat.kinds import on_host
-from pdepth.extras import require
+from pdepth.arrays.convert import to_numpy
+from pdepth.optional import require
 from pdepth.result import DepthResult
 
 Float = NDArray[np.float64]
@@ -228,7 +228,7 @@ def whole(result: DepthResult, what: str) -> tuple[Int, Int]:
 
 def of_examples(values: Any, name: str, count: int) -> NDArray[Any]:
     """(count,) numbers, one an example."""
-    found = np.asarray(on_host(values))
+    found = np.asarray(to_numpy(values))
     if found.shape != (count,):
         raise ValueError(f"{name} has shape {found.shape}; ({count},) is wanted.")
     if np.isnan(numbers(found, name)).any():

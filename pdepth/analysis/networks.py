@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from pdepth import validate
 from pdepth.analysis.ensemble import Member
+from pdepth.arrays import arguments
 from pdepth.depth import prediction_depth
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def ask(
         name: tells it from others.
     """
     rows = _rows(data)
-    out = np.unique(validate.rows_asked(held_out_rows, rows))
+    out = np.unique(arguments.check_query_rows(held_out_rows, rows))
     support = Subset(data, _others(rows, out))
     own = prediction_depth(model, support, k=k, **options)
     others = prediction_depth(model, support, Subset(data, out.tolist()), k=k, **options)

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pdepth import validate
+from pdepth.arrays import arguments
+from pdepth.arrays.rows import rows_of
 from pdepth.embeddings.capture import Layout, at_rest, check_labels, inspect, scores
-from pdepth.embeddings.data import Source
+from pdepth.embeddings.dataset import Batches
 from pdepth.embeddings.placement import place
 from pdepth.result import margins
-from pdepth.rows import rows_of
 
 Float = NDArray[np.float64]
 
@@ -78,10 +78,10 @@ def outputs(
     is put back. input_margins adds a backward pass a batch. Raises what `pdepth.prediction_depth`
     raises for such models and data, and ValueError for a label that is no class of the network.
     """
-    batch_size = validate.whole(batch_size, "batch_size")
+    batch_size = arguments.check_int(batch_size, "batch_size")
     target = None if device is None else torch.device(device)
     with at_rest(model, target):
-        source = Source(data, "data", batch_size)
+        source = Batches(data, "data", batch_size)
         layout = inspect(model, place(model, []), source.first[0])
         logits, labels, near = [], [], []
         for inputs, own in source:

@@ -29,13 +29,13 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import validate
-from pdepth.atomic import replacing
-from pdepth.compat.kinds import on_host
-from pdepth.engine import depth_from_votes
-from pdepth.extras import require
+from pdepth.arrays import arguments
+from pdepth.arrays.convert import to_numpy
+from pdepth.io.atomic import replacing
+from pdepth.optional import require
 from pdepth.result import DepthResult
-from pdepth.walk import suffix
+from pdepth.search.backward import suffix
+from pdepth.votes import depth_from_votes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -126,12 +126,14 @@ class Training:
                 raise ValueError("steps goes with arrays, and predictions is a mapping by step.")
             steps = sorted(predictions)
         given = _by_step(predictions, steps, "predictions")
-        numbers = np.arange(len(given)) if steps is None else validate.integers(steps, "steps")
+        numbers = (
+            np.arange(len(given)) if steps is None else arguments.check_integers(steps, "steps")
+        )
         if len(numbers) != len(given):
             raise ValueError(f"steps has {len(numbers)} entries for {len(given)} predictions.")
-        own = validate.integers(labels, "labels")
+        own = arguments.check_integers(labels, "labels")
         parts = [
-            validate.integers(each, f"predictions of step {step}", len(own))
+            arguments.check_integers(each, f"predictions of step {step}", len(own))
             for step, each in zip(numbers, given, strict=True)
         ]
         shares = None
@@ -237,7 +239,7 @@ def learned(training: Training, reference: str = "final") -> Learned:
     reference: "final", the class that the last checkpoint predicts, as in arXiv 2106.09647 for a
     network that has converged; or "label".
     """
-    validate.one_of(reference, "reference", ("final", "label"))
+    arguments.check_choice(reference, "reference", ("final", "label"))
     wanted = training.predictions[-1] if reference == "final" else training.labels
     index, never = depth_from_votes(training.predictions, wanted)
     step = np.where(never, np.inf, training.steps[np.minimum(index, len(training.steps) - 1)])
@@ -373,7 +375,7 @@ class Recorder:
         device: Any = None,
         **options: Any,
     ) -> None:
-        self.depth_every = validate.whole(depth_every, "depth_every", 0)
+        self.depth_every = arguments.check_int(depth_every, "depth_every", 0)
         if support is not None and not depth_every:
             raise ValueError("support votes for depths, and depth_every is 0, which takes none.")
         self._data, self._ids, self._support = data, ids, support
@@ -396,7 +398,7 @@ class Recorder:
         from pdepth.analysis.outputs import outputs
         from pdepth.depth import prediction_depth
 
-        step = validate.whole(step, "step", 0)
+        step = arguments.check_int(step, "step", 0)
         if self._steps and step <= self._steps[-1]:
             raise ValueError(f"step is {step} after {self._steps[-1]}; a later one is wanted.")
         found = outputs(model, self._data, **self._passes)
@@ -482,8 +484,8 @@ def _by_step(given: Any, steps: Iterable[Any] | None, what: str) -> list[Any]:
     if isinstance(given, Mapping):
         if steps is None or sorted(given) != sorted(steps):
             raise ValueError(f"{what} has the steps {sorted(given)}; those of all are wanted.")
-        return [on_host(given[step]) for step in steps]
-    return [on_host(each) for each in given]
+        return [to_numpy(given[step]) for step in steps]
+    return [to_numpy(each) for each in given]
 
 
 def _common_ids(ids: Any, steps: Any, numbers: Int, count: int) -> NDArray[Any]:
@@ -491,7 +493,7 @@ def _common_ids(ids: Any, steps: Any, numbers: Int, count: int) -> NDArray[Any]:
     if ids is None:
         return np.arange(count)
     if not isinstance(ids, Mapping) and (not len(ids) or np.ndim(ids[0]) == 0):
-        return np.asarray(on_host(ids))
+        return np.asarray(to_numpy(ids))
     given = [np.asarray(each) for each in _by_step(ids, steps, "ids")]
     if len(given) != len(numbers):
         raise ValueError(f"ids has {len(given)} entries for {len(numbers)} checkpoints.")

@@ -3,7 +3,7 @@
 A backend is a module with three functions:
 
     available() -> str | None       None, or the reason why it cannot be used here
-    votes(problem, wanted, return_counts, progress) -> Coded
+    votes(problem, wanted, return_counts, progress) -> EncodedVotes
     neighbours(problem, progress) -> (distances (N, k) float64, rows (N, k) int64) of one layer
 """
 
@@ -12,10 +12,10 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+from pdepth.arrays.encoded import EncodedVotes, Engine, Progress
 from pdepth.backends import cpu, reference, triton
-from pdepth.backends.common import Coded, Engine, Progress
 
-__all__ = ["Coded", "Progress", "availability", "backend_named"]
+__all__ = ["EncodedVotes", "Progress", "availability", "backend_named"]
 
 _MODULES: dict[str, ModuleType] = {"cpu": cpu, "triton": triton, "reference": reference}
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import _native, native
-from pdepth.backends.common import Coded, Progress, empty_votes
-from pdepth.rows import Rows
-from pdepth.validate import Problem
+from pdepth.arrays.arguments import Problem
+from pdepth.arrays.encoded import EncodedVotes, Progress, empty_votes
+from pdepth.arrays.rows import Rows
 
 HELD = 3 << 29
 """Bytes of one layer's packed support held at a time; a larger one is packed in stretches."""
@@ -37,10 +37,10 @@ def votes(
     wanted: NDArray[np.int32] | None,
     return_counts: bool,
     progress: Progress | None,
-) -> Coded:
+) -> EncodedVotes:
     """All votes; or with `wanted` (N,) only those that equal it from there to the last probe."""
     shape = (len(problem.layers), problem.count)
-    out = Coded(
+    out = EncodedVotes(
         votes=empty_votes(*shape),
         tied=None if wanted is not None else np.empty(shape, dtype=np.bool_),
         counts=np.empty((*shape, len(problem.classes)), np.int32)
@@ -51,7 +51,7 @@ def votes(
     return out
 
 
-def neighbours(
+def neighbors(
     problem: Problem, progress: Progress | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Squared distances (N, k) and rows (N, k), in the order (distance, row)."""

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import definition
-from pdepth.backends.common import UNKNOWN, Coded, Progress
-from pdepth.validate import Layer, Problem
+from pdepth.arrays.arguments import Layer, Problem
+from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Progress
 
 
 def available() -> str | None:
@@ -22,7 +22,7 @@ def votes(
     wanted: NDArray[np.int32] | None,
     return_counts: bool,
     progress: Progress | None,
-) -> Coded:
+) -> EncodedVotes:
     """All votes; or with `wanted` (N,) only those that equal it from there to the last probe."""
     tables = []
     for number, layer in enumerate(problem.layers):
@@ -30,7 +30,7 @@ def votes(
             progress(number, 0.0, problem.count)
         table = definition.probe_votes(*_arrays(problem, layer), **_options(problem))
         tables.append(table)
-    coded = Coded(
+    coded = EncodedVotes(
         votes=np.stack([table.votes for table in tables]).astype(np.int32),
         tied=np.stack([table.tied for table in tables]),
         counts=np.stack([table.counts for table in tables]).astype(np.int32)
@@ -40,10 +40,10 @@ def votes(
     if wanted is None:
         return coded
     settled = np.logical_and.accumulate((coded.votes == wanted)[::-1])[::-1]
-    return Coded(np.where(settled, coded.votes, UNKNOWN).astype(np.int32))
+    return EncodedVotes(np.where(settled, coded.votes, UNKNOWN).astype(np.int32))
 
 
-def neighbours(
+def neighbors(
     problem: Problem, progress: Progress | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Squared distances (N, k) and rows (N, k), in the order (distance, row)."""

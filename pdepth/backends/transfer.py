@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from pdepth.rows import Rows
+from pdepth.arrays.rows import Rows
 
 WIDER = {"uint16": "int32", "uint32": "int64", "uint64": "float64"}  # what the kernels read
 PIECE = 1 << 25  # bytes of pinned memory; two of them take turns

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.backends.common import UNKNOWN, Coded, Progress
-from pdepth.embeddings.memory import free_on, human
-from pdepth.validate import Layer, Problem
+from pdepth.arrays.arguments import Layer, Problem
+from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Progress
+from pdepth.arrays.memory import free_on, human
 
 if TYPE_CHECKING:
     import torch
@@ -59,20 +59,20 @@ def votes(
     wanted: NDArray[np.int32] | None,
     return_counts: bool,
     progress: Progress | None,
-) -> Coded:
+) -> EncodedVotes:
     """All votes; or with `wanted` (N,) only those that equal it from there to the last probe."""
     with _on_device(problem, progress) as call:
         if wanted is not None:
-            return Coded(call.depth_only(call.put(wanted)).cpu().numpy())
+            return EncodedVotes(call.depth_only(call.put(wanted)).cpu().numpy())
         return call.counted() if return_counts else call.all_votes()
 
 
-def neighbours(
+def neighbors(
     problem: Problem, progress: Progress | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Squared distances (N, k) and rows (N, k), in the order (distance, row)."""
     with _on_device(problem, progress) as call:
-        distances, rows = call.neighbours(0)
+        distances, rows = call.neighbors(0)
         return distances.cpu().numpy(), rows.cpu().numpy()
 
 
@@ -137,26 +137,28 @@ class _Call:
 
     # ---- what is asked ----
 
-    def all_votes(self) -> Coded:
+    def all_votes(self) -> EncodedVotes:
         from pdepth.kernels.search import Answer
 
         shape = (len(self.problem.layers), len(self.everyone))
         votes, tied = self.empty(*shape, dtype="int32"), self.empty(*shape, dtype="bool")
         answers = [Answer(votes=v, tied=t) for v, t in zip(votes, tied, strict=True)]
         self.ask(range(len(answers)), self.everyone, answers)
-        return Coded(votes.cpu().numpy(), tied.cpu().numpy())
+        return EncodedVotes(votes.cpu().numpy(), tied.cpu().numpy())
 
-    def counted(self) -> Coded:
+    def counted(self) -> EncodedVotes:
         """All votes, and how many each class had."""
         from pdepth.kernels.search import majority
 
         parts = []
         for number in range(len(self.problem.layers)):
-            codes = self.codes[self.neighbours(number)[1]]
+            codes = self.codes[self.neighbors(number)[1]]
             counts = self.empty(len(codes), len(self.problem.classes), dtype="int32").zero_()
             counts.scatter_add_(1, codes.long(), counts.new_ones(codes.shape))
-            parts.append(Coded(*(each[None].cpu().numpy() for each in (*majority(codes), counts))))
-        return Coded.joined(parts)
+            parts.append(
+                EncodedVotes(*(each[None].cpu().numpy() for each in (*majority(codes), counts)))
+            )
+        return EncodedVotes.joined(parts)
 
     def depth_only(self, wanted: torch.Tensor) -> torch.Tensor:
         """(L, N) int32: the wanted class as long as every later vote is it, else UNKNOWN."""
@@ -174,7 +176,7 @@ class _Call:
                 break
         return votes
 
-    def neighbours(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def neighbors(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, k) float64 distances and (N, k) int64 rows of all queries at a layer."""
         from pdepth.kernels.search import Answer
 

@@ -20,9 +20,9 @@ from __future__ import annotations
 from typing import Any
 
 import pdepth
-from pdepth.compat.patching import Pairs, Patch
-from pdepth.extras import require
-from pdepth.rows import is_torch
+from pdepth.arrays.rows import is_torch
+from pdepth.compat.shared.patching import Pairs, Patch
+from pdepth.optional import require
 
 __all__ = ["ParallelKNN", "patch", "unpatch"]
 

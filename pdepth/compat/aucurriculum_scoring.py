@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pdepth.arrays.memory import Budget
 from pdepth.compat.aucurriculum import ParallelKNN
-from pdepth.embeddings.memory import Budget
-from pdepth.extras import require_tested
+from pdepth.optional import require_tested
 
 HERE = "pdepth.compat.aucurriculum_scoring"
 require_tested("aucurriculum.curricula.scoring", HERE, "aucurriculum", "0.1", "0.2")

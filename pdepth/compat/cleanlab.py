@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial.distance import euclidean
 
-from pdepth import probe_votes, validate
-from pdepth.compat.copies import copies, copies_first
-from pdepth.compat.kinds import on_host
-from pdepth.compat.patching import Pairs, Patch
+from pdepth import probe_votes
+from pdepth.arrays import arguments
+from pdepth.arrays.convert import to_numpy
+from pdepth.arrays.sources import is_single
+from pdepth.compat.shared.copies import copies, copies_first
+from pdepth.compat.shared.patching import Pairs, Patch
 from pdepth.compat.sklearn import NearestNeighbors
-from pdepth.extras import require, require_tested
-from pdepth.sources import is_one
+from pdepth.optional import require, require_tested
 
 __all__ = [
     "LabelQuality",
@@ -71,7 +72,7 @@ def create_knn_graph_and_index(
     Without `correct_exact_duplicates`, neighbours are left as the search has them.
     """
     index = _fitted(features, n_neighbors, metric, sklearn_knn_kwargs)
-    distances, near = map(on_host, index.kneighbors())
+    distances, near = map(to_numpy, index.kneighbors())
     if correct_exact_duplicates:
         copies_first(copies(index._fit_X), distances, near)
     count, k = near.shape
@@ -126,7 +127,7 @@ def outlier_scores(
     mean = graph.data.reshape(graph.shape[0], -1).mean(axis=1)
     scale = max(float(np.median(mean)), 100 * EPS)
     if queries is not None:
-        mean = on_host(index.kneighbors(queries)[0]).mean(axis=1)
+        mean = to_numpy(index.kneighbors(queries)[0]).mean(axis=1)
     scores: NDArray[Any] = np.exp(-t * mean / max(scale, LEAST_SCALE))
     scores[mean < _rounding(index)] = 1
     return scores
@@ -159,7 +160,7 @@ class LabelQuality:
         The accuracy is that of its votes against the given labels; should none be right, all weigh
         the same. cleanlab.rank.get_label_quality_ensemble_scores of the probes' `pred_probs`.
         """
-        validate.one_of(weigh_by, "weigh_by", ("accuracy", "uniform"))
+        arguments.check_choice(weigh_by, "weigh_by", ("accuracy", "uniform"))
         right = (self.counts.argmax(axis=2) == self.labels).mean(axis=1)
         if weigh_by == "uniform" or not right.any():
             return np.asarray(self.scores.T.mean(axis=1))
@@ -188,10 +189,10 @@ def label_quality(
     Raises:
         ValueError, TypeError: as `pdepth.probe_votes`.
     """
-    validate.whole(k, "k")
-    given = np.asarray(on_host(labels))
+    arguments.check_int(k, "k")
+    given = np.asarray(to_numpy(labels))
     if given.dtype.kind not in "OUS":
-        given = validate.integers(given, "labels")
+        given = arguments.check_integers(given, "labels")
     try:
         classes, codes = np.unique(given, return_inverse=True)
     except TypeError:
@@ -199,7 +200,7 @@ def label_quality(
             "labels has values that cannot be compared, such as None; integers or strings are "
             "wanted."
         ) from None
-    counts = on_host(
+    counts = to_numpy(
         probe_votes(
             support_embeddings,
             codes.reshape(given.shape),
@@ -211,7 +212,7 @@ def label_quality(
             return_counts=True,
         ).counts
     )
-    if is_one(support_embeddings):
+    if is_single(support_embeddings):
         counts = counts[None]
     own = np.take_along_axis(counts, codes[None, :, None], axis=2)[..., 0]
     return LabelQuality(own / k, counts, codes, classes)
@@ -236,7 +237,7 @@ def _fitted(features: Any, k: int | None, metric: Any, options: dict[str, Any]) 
     if len(shape) != 2 or sparse.issparse(features):
         found = "is sparse" if sparse.issparse(features) else f"has shape {shape}"
         raise ValueError(f"features {found}; a dense array (rows, width) is wanted.")
-    validate.enough_rows(k or 1, shape[0], leave_one_out=True)
+    arguments.check_k(k or 1, shape[0], leave_one_out=True)
     if metric is None:
         few = euclidean if shape[0] <= FEW else "euclidean"
         metric = "cosine" if shape[1] > LOW else few

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pdepth.compat.kinds import like, on_host
-from pdepth.compat.scores import Bank, rank_in_doubt
+from pdepth.arrays.convert import convert_like, to_numpy
+from pdepth.compat.shared.scores import Bank, rank_in_doubt
 
 __all__ = ["KnnModule", "knn_classifier"]
 
@@ -53,7 +53,7 @@ def knn_classifier(
     if not ks:
         raise RuntimeError("k is empty; at least one number is wanted.")
     bank = Bank(train_features, train_labels, num_classes)
-    targets: NDArray[np.int64] = on_host(test_labels)
+    targets: NDArray[np.int64] = to_numpy(test_labels)
     if targets.shape != (len(test_features),):
         raise RuntimeError(
             f"test_labels has shape {targets.shape}; one for each of {len(test_features)} rows of "
@@ -136,7 +136,7 @@ class KnnModule(torch.nn.Module):
             shares(scores) for _, scores in self._bank.scores(features_rank, ks, self.T, doubtful)
         ]
         return {
-            k: like(np.concatenate([part[place] for part in parts]), features_rank).to(
+            k: convert_like(np.concatenate([part[place] for part in parts]), features_rank).to(
                 features_rank.dtype
             )
             for place, k in enumerate(self.nb_knn)

@@ -18,7 +18,7 @@ row without neighbours.
 
 A tensor, on any device, is answered with tensors on that device, without
 `faiss.contrib.torch_utils`; so `knn` stands for `knn_gpu` too. Inner products are settled on the
-CPU, see `pdepth.compat.products`.
+CPU, see `pdepth.compat.shared.products`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pdepth
-from pdepth import validate
-from pdepth.compat.kinds import like, on_host
-from pdepth.compat.packing import little
-from pdepth.compat.products import largest_products
-from pdepth.extras import require
-from pdepth.rows import is_torch
+from pdepth.arrays import arguments
+from pdepth.arrays.convert import convert_like, to_numpy
+from pdepth.arrays.rows import is_torch
+from pdepth.compat.shared.packing import little
+from pdepth.compat.shared.products import largest_products
+from pdepth.optional import require
 
 __all__ = [
     "METRIC_INNER_PRODUCT",
@@ -66,7 +66,7 @@ def knn(xq: Any, xb: Any, k: int, metric: int = METRIC_L2, metric_arg: float = 0
     """
     if metric not in (METRIC_L2, METRIC_INNER_PRODUCT):
         library = require("faiss", f"knn with metric {metric}", "faiss")
-        return like(library.knn(on_host(xq), on_host(xb), k, metric, metric_arg), xq)
+        return convert_like(library.knn(to_numpy(xq), to_numpy(xb), k, metric, metric_arg), xq)
     support = _rows(xb, "xb")
     index = IndexFlat(support.shape[1], metric)
     index._parts = [support]  # no copy: it does not outlive the call
@@ -114,7 +114,7 @@ class IndexFlat:
         """Hold a copy of the rows x (n, d) too, numbered on from `ntotal`."""
         x = _rows(x, "x", self.d)
         if self._parts and is_torch(x) != is_torch(self._parts[0]):
-            x = like(on_host(x), self._parts[0])
+            x = convert_like(to_numpy(x), self._parts[0])
         if len(x):
             self._parts.append(x.clone() if is_torch(x) else x.copy())
 
@@ -139,8 +139,8 @@ class IndexFlat:
             nearest = partial(pdepth.kneighbors, memory=little(self.rows))
             search = largest_products if best else nearest
             with np.errstate(over="ignore"):  # beyond float32: infinite, as faiss'
-                distances[:, :held], rows[:, :held] = map(on_host, search(self.rows, x, k=held))
-        return like((distances, rows), x)
+                distances[:, :held], rows[:, :held] = map(to_numpy, search(self.rows, x, k=held))
+        return convert_like((distances, rows), x)
 
     def assign(self, x: Any, k: int = 1) -> Any:
         """Rows (n, k) of the k best."""
@@ -191,7 +191,7 @@ class FaissKNeighbors:
         _as_many(X, y)
         self.index = IndexFlatL2(X.shape[1])
         self.index.add(X)
-        self.classes, self._codes = np.unique(on_host(y), return_inverse=True)
+        self.classes, self._codes = np.unique(to_numpy(y), return_inverse=True)
         return self
 
     def predict(self, X: Any) -> Any:
@@ -201,11 +201,11 @@ class FaissKNeighbors:
         X = _rows(X, "X", self.index.d)
         rows = self.index.rows
         votes = pdepth.probe_votes(rows, self._codes, X, k=self.k, memory=little(rows)).votes
-        return like(self.classes[on_host(votes)], X)
+        return convert_like(self.classes[to_numpy(votes)], X)
 
     def score(self, X: Any, y: Any) -> float:
         """The share of X whose prediction is y (N,)."""
-        return float(np.mean(on_host(self.predict(X)) == on_host(y)))
+        return float(np.mean(to_numpy(self.predict(X)) == to_numpy(y)))
 
 
 class FaissKNNClassifier:
@@ -231,7 +231,7 @@ class FaissKNNClassifier:
         metric: str = "l2",
         use_fp16: bool = False,
     ) -> None:
-        validate.one_of(metric, "metric", ("l2", "ip", "cosine"))
+        arguments.check_choice(metric, "metric", ("l2", "ip", "cosine"))
         self.n_neighbors, self.n_classes, self.device = n_neighbors, n_classes, device
         self.metric, self.use_fp16 = metric, use_fp16
         self.index: IndexFlat | None = None
@@ -264,7 +264,7 @@ class FaissKNNClassifier:
             X.shape[1], METRIC_L2 if self.metric == "l2" else METRIC_INNER_PRODUCT
         )
         self.index.add(X)
-        self.y: NDArray[np.int64] = np.asarray(on_host(y)).astype(int)
+        self.y: NDArray[np.int64] = np.asarray(to_numpy(y)).astype(int)
 
     def _taken(self, X: Any) -> Any:
         if self.device != "cpu":
@@ -281,8 +281,8 @@ class FaissKNNClassifier:
         """The labels (N, n_neighbors), or (N, n_neighbors, labels), of the neighbours."""
         if self.index is None:
             raise AttributeError(UNFITTED)
-        validate.enough_rows(self.n_neighbors, self.index.ntotal, leave_one_out=False)
-        rows = on_host(self.index.search(self._taken(X), self.n_neighbors)[1])
+        arguments.check_k(self.n_neighbors, self.index.ntotal, leave_one_out=False)
+        rows = to_numpy(self.index.search(self._taken(X), self.n_neighbors)[1])
         labels: NDArray[np.int64] = self.y[rows]
         return labels
 

@@ -38,10 +38,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pdepth
-from pdepth import validate
-from pdepth.compat.radius import Space, square_within
-from pdepth.extras import require_tested
+from pdepth.arrays import arguments
+from pdepth.compat.shared.radius import Space, square_within
 from pdepth.native import default_threads
+from pdepth.optional import require_tested
 from pdepth.result import DepthResult
 
 require_tested("fiftyone.brain", "pdepth.compat.fiftyone", "fiftyone", "1.22", "1.23")
@@ -152,7 +152,7 @@ def _compared(
 ) -> NDArray[Any]:
     if mean is not None:
         rows = rows - mean
-    made = validate.embedding(rows, what, _METRICS[metric], default_threads(), None)
+    made = arguments.embedding(rows, what, _METRICS[metric], default_threads(), None)
     compared: NDArray[Any] = made.array
     return compared
 

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from pdepth.compat.kinds import like
-from pdepth.compat.patching import Patch
-from pdepth.compat.scores import Bank, rank_in_doubt, ranked
-from pdepth.extras import require_tested
+from pdepth.arrays.convert import convert_like
+from pdepth.compat.shared.patching import Patch
+from pdepth.compat.shared.scores import Bank, rank_in_doubt, ranked
+from pdepth.optional import require_tested
 
 __all__ = ["KnnPredictor", "knn_predict", "patch", "unpatch"]
 
@@ -71,7 +71,7 @@ class KnnPredictor:
     def __call__(self, feature: Any) -> Any:
         """The classes (B, num_classes) int64 of the rows of `feature` (B, D), likeliest first."""
         stretches = self._bank.scores(feature, (self._k,), self._t, rank_in_doubt)
-        return like(np.concatenate([ranked(scores[0]) for _, scores in stretches]), feature)
+        return convert_like(np.concatenate([ranked(scores[0]) for _, scores in stretches]), feature)
 
 
 _PATCH = Patch(lambda: [(_library().knn_predict, knn_predict)])

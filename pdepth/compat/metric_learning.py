@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pdepth.arrays.convert import drop_self, to_numpy
 from pdepth.compat.faiss import IndexFlatL2
-from pdepth.compat.kinds import on_host, without_own
-from pdepth.extras import require
+from pdepth.optional import require
 
 __all__ = ["FaissKNN", "knn_func"]
 
@@ -72,7 +72,7 @@ class FaissKNN:
         distances, rows = self.index.search(query, k)
         if self.reset_after:
             self.reset()
-        return without_own(distances, rows) if ref_includes_query else (distances, rows)
+        return drop_self(distances, rows) if ref_includes_query else (distances, rows)
 
     def train(self, embeddings: Any) -> None:
         """Hold the rows (M, D), and no others."""
@@ -87,7 +87,7 @@ class FaissKNN:
         """Write the rows to a file, as faiss writes an IndexFlatL2."""
         library = require("faiss", "FaissKNN.save", "faiss")
         index = library.IndexFlatL2(self.index.d)
-        index.add(on_host(self.index.rows))
+        index.add(to_numpy(self.index.rows))
         library.write_index(index, filename)
 
     def load(self, filename: str) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pdepth
-from pdepth.compat.kinds import like, on_host
+from pdepth.arrays.convert import convert_like, to_numpy
 
 __all__ = ["knn_predict", "prediction_depth"]
 
@@ -46,8 +46,8 @@ def knn_predict(
     assert (test_x is None) == (test_labels is None), "test_x goes with test_labels"
     votes = pdepth.probe_votes(train_x, train_labels, test_x, k=k, exclude_self=False).votes
     wanted = train_labels if test_labels is None else test_labels
-    matches = on_host(votes) == on_host(wanted)
-    return like(matches, train_labels.cpu())
+    matches = to_numpy(votes) == to_numpy(wanted)
+    return convert_like(matches, train_labels.cpu())
 
 
 def prediction_depth(

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.compat.faiss import IndexFlatL2
-from pdepth.extras import require_tested
+from pdepth.optional import require_tested
 
 require_tested("oodeel.methods", "pdepth.compat.oodeel", "oodeel", "0.4", "0.5")
 

@@ -21,14 +21,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import definition, depth_from_embeddings, streaming, validate
+from pdepth import definition, depth_from_embeddings
+from pdepth.arrays import arguments
+from pdepth.arrays.arguments import Problem
+from pdepth.arrays.encoded import UNKNOWN
+from pdepth.arrays.rows import Rows
 from pdepth.backends import backend_named
-from pdepth.backends.common import UNKNOWN
-from pdepth.compat.manhattan import nearest_rows
+from pdepth.compat.shared.manhattan import nearest_rows
 from pdepth.result import DepthResult
-from pdepth.rows import Rows
-from pdepth.validate import Problem
-from pdepth.walk import Belonging, suffix
+from pdepth.search import chunks
+from pdepth.search.backward import Targets, suffix
 
 __all__ = ["RULES", "Rule", "depth", "scores"]
 
@@ -120,7 +122,7 @@ def depth(
 
     Raises ValueError and TypeError as `depth_from_embeddings`, and for an unknown preset.
     """
-    rule = RULES[validate.one_of(preset, "preset", tuple(RULES))]
+    rule = RULES[arguments.check_choice(preset, "preset", tuple(RULES))]
     options: dict[str, Any] = {"num_threads": num_threads, "memory": memory}
     options |= {"query_rows": query_rows, "k": rule.k, "exclude_self": False}
     meta = {"preset": preset}
@@ -138,12 +140,12 @@ def depth(
             **options,
         )
         return replace(result, meta=result.meta | meta)
-    given: Belonging | None = None
+    given: Targets | None = None
     names, cast = [], []
-    for problem in validate.problems(
+    for problem in arguments.problems(
         support, queries, labels, names=probes, metric="sqeuclidean", **options
     ):
-        given = given or Belonging.of(problem, predictions, query_labels, rule.reference)
+        given = given or Targets.of(problem, predictions, query_labels, rule.reference)
         for layer in problem.layers:
             cast.append(_votes(rule, replace(problem, layers=(layer,)), backend))
             names.append((layer.name, layer.support.width))
@@ -216,8 +218,8 @@ def _to_first_rows(problem: Problem, rows: int, backend: str) -> NDArray[np.floa
 
 
 def _neighbours(problem: Problem, backend: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    engine = streaming.engine_for(problem, backend_named(backend, problem.device))
-    return engine.neighbours(problem)
+    engine = chunks.engine_for(problem, backend_named(backend, problem.device))
+    return engine.neighbors(problem)
 
 
 def _queries(problem: Problem) -> Rows:

@@ -36,13 +36,13 @@ from typing import Any
 import numpy as np
 
 import pdepth
-from pdepth.compat.kinds import like, on_host
-from pdepth.compat.packing import little
-from pdepth.compat.patching import Patch
-from pdepth.extras import require_tested
+from pdepth.arrays.arguments import MOST_THREADS, ZeroNormError
+from pdepth.arrays.convert import convert_like, to_numpy
+from pdepth.arrays.rows import TYPES, is_torch
+from pdepth.compat.shared.packing import little
+from pdepth.compat.shared.patching import Patch
 from pdepth.native import default_threads
-from pdepth.rows import TYPES, is_torch
-from pdepth.validate import MOST_THREADS, NoDirection
+from pdepth.optional import require_tested
 
 require_tested("sklearn", "pdepth.compat.sklearn", "sklearn", "1.6", "1.10")
 
@@ -82,7 +82,7 @@ class _Engine(KNeighborsMixin):
         if algorithm == "auto" and ours and _width(X) > NARROW:
             self.algorithm = "brute"  # so that no tree is built
         try:
-            super()._fit(on_host(X), on_host(y))
+            super()._fit(to_numpy(X), to_numpy(y))
         finally:
             self.algorithm = algorithm
         self._kind = X.detach() if is_torch(X) else None
@@ -98,19 +98,19 @@ class _Engine(KNeighborsMixin):
         """
 
         def found(support: Any, queries: Any, **options: Any) -> Any:
-            squared, rows = map(on_host, pdepth.kneighbors(support, queries, **options))
+            squared, rows = map(to_numpy, pdepth.kneighbors(support, queries, **options))
             return (self._distances(squared, queries), rows) if return_distance else rows
 
         answer = self._ask(found, X, self.n_neighbors if n_neighbors is None else n_neighbors)
         if answer is None:
-            answer = super().kneighbors(on_host(X), n_neighbors, return_distance)
-        return like(answer, self._kind if X is None else X)
+            answer = super().kneighbors(to_numpy(X), n_neighbors, return_distance)
+        return convert_like(answer, self._kind if X is None else X)
 
     def kneighbors_graph(
         self, X: Any = None, n_neighbors: Any = None, mode: str = "connectivity"
     ) -> Any:
         """scikit-learn's `kneighbors_graph`: a sparse matrix (N, M), also of tensors."""
-        return super(_Engine, self._in_numpy()).kneighbors_graph(on_host(X), n_neighbors, mode)
+        return super(_Engine, self._in_numpy()).kneighbors_graph(to_numpy(X), n_neighbors, mode)
 
     def _distances(self, squared: Any, queries: Any) -> Any:
         if self.effective_metric_ == "sqeuclidean":
@@ -153,14 +153,14 @@ class _Engine(KNeighborsMixin):
                 memory=memory,
                 **options,
             )
-        except NoDirection:
+        except ZeroNormError:
             return None
 
     def _checked(self, X: Any) -> Any:
         """Queries that scikit-learn has no error for, as an array, a tensor or a sparse matrix."""
         if is_torch(X) and X.ndim == 2 and len(X) and X.shape[1] == self._fit_X.shape[1]:
             return X.detach()  # stays where it is; the engine refuses NaN
-        return validate_data(self, on_host(X), accept_sparse="csr", reset=False, order="C")
+        return validate_data(self, to_numpy(X), accept_sparse="csr", reset=False, order="C")
 
     def _in_numpy(self) -> Any:
         """Itself, for code of scikit-learn's that goes on with NumPy's answers to X=None."""
@@ -180,23 +180,23 @@ class KNeighborsClassifier(_Engine, neighbors.KNeighborsClassifier):
         """The class of each query (N,), or (N, outputs); X=None: of each row without itself."""
         found = self._vote(X)
         if found is None:
-            answer = super(KNeighborsClassifier, self._in_numpy()).predict(on_host(X))
+            answer = super(KNeighborsClassifier, self._in_numpy()).predict(to_numpy(X))
         else:
-            answer = self.classes_.take(on_host(found.votes))
-        return like(answer, self._kind if X is None else X)
+            answer = self.classes_.take(to_numpy(found.votes))
+        return convert_like(answer, self._kind if X is None else X)
 
     def predict_proba(self, X: Any) -> Any:
         """The share of votes of each class (N, C) float64; of several outputs a list of such."""
         found = self._vote(X, return_counts=True)
         if found is None:
-            answer = super(KNeighborsClassifier, self._in_numpy()).predict_proba(on_host(X))
+            answer = super(KNeighborsClassifier, self._in_numpy()).predict_proba(to_numpy(X))
         else:
-            answer = on_host(found.counts) / self.n_neighbors
-        return like(answer, self._kind if X is None else X)
+            answer = to_numpy(found.counts) / self.n_neighbors
+        return convert_like(answer, self._kind if X is None else X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """scikit-learn's `score`: the mean accuracy of `predict(X)`."""
-        given = map(on_host, (X, y, sample_weight))
+        given = map(to_numpy, (X, y, sample_weight))
         mean: float = super(KNeighborsClassifier, self._in_numpy()).score(*given)
         return mean
 
@@ -216,7 +216,7 @@ class NearestNeighbors(_Engine, neighbors.NearestNeighbors):
 
     def radius_neighbors(self, X: Any = None, *args: Any, **options: Any) -> Any:
         """scikit-learn's `radius_neighbors`: NumPy arrays of arrays, also of tensors."""
-        return super().radius_neighbors(on_host(X), *args, **options)
+        return super().radius_neighbors(to_numpy(X), *args, **options)
 
 
 _PATCH = Patch(

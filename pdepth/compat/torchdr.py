@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 import pdepth
-from pdepth.compat.kinds import like, on_host, without_own
-from pdepth.compat.patching import Patch
-from pdepth.compat.products import largest_products
-from pdepth.extras import require_tested
+from pdepth.arrays.convert import convert_like, drop_self, to_numpy
+from pdepth.compat.shared.patching import Patch
+from pdepth.compat.shared.products import largest_products
+from pdepth.optional import require_tested
 
 __all__ = ["pairwise_distances", "patch", "unpatch"]
 
@@ -74,10 +74,10 @@ def pairwise_distances(
     if device != "auto":
         asked = tuple(each.to(device) for each in asked)
     distances, rows = _nearest(asked, metric, int(k), itself and exclude_diag)
-    values = like(distances, asked[0]).to(X.dtype)
+    values = convert_like(distances, asked[0]).to(X.dtype)
     if not return_indices:
         return values
-    return values, like(rows, asked[0]).to(torch.int32 if backend is None else torch.int64)
+    return values, convert_like(rows, asked[0]).to(torch.int32 if backend is None else torch.int64)
 
 
 def _nearest(asked: Any, metric: str, k: int, leave_out: bool) -> tuple[Any, Any]:
@@ -86,9 +86,9 @@ def _nearest(asked: Any, metric: str, k: int, leave_out: bool) -> tuple[Any, Any
         if queries.dtype != torch.float64:
             queries, support = queries.float(), support.float()
         products, rows = largest_products(support, queries, k + leave_out)
-        return without_own(-products, rows) if leave_out else (-products, rows)
+        return drop_self(-products, rows) if leave_out else (-products, rows)
     found = pdepth.kneighbors(support, None if leave_out else queries, k=k)
-    squared, rows = map(on_host, found)
+    squared, rows = map(to_numpy, found)
     return (np.sqrt(squared) if metric == "euclidean" else squared), rows
 
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pdepth.embeddings.data import Batch, Source
-from pdepth.embeddings.memory import Budget, human
+from pdepth.arrays.memory import Budget, human
+from pdepth.embeddings.dataset import Batch, Batches
 from pdepth.embeddings.placement import Placement, Probe, unwrap
 
 DRY_ROWS = 2
@@ -175,7 +175,7 @@ def inspect(model: nn.Module, placement: Placement, inputs: Tensor) -> Layout:
 def capture(
     model: nn.Module,
     layout: Layout,
-    source: Source,
+    source: Batches,
     *,
     numbers: Sequence[int] | None = None,
     put: Callable[[int, Tensor], None] | None = None,
@@ -231,7 +231,7 @@ def capture(
 
 
 def labels_of(
-    layout: Layout, source: Source, *, on_rows: Callable[[int], None] = lambda done: None
+    layout: Layout, source: Batches, *, on_rows: Callable[[int], None] = lambda done: None
 ) -> Tensor:
     """The labels (n,) int64 of all of `source`; the model does not run.
 
@@ -250,7 +250,7 @@ def labels_of(
 def capture_again(
     model: nn.Module,
     layout: Layout,
-    source: Source,
+    source: Batches,
     numbers: Sequence[int],
     rows: NDArray[np.int64],
     *,

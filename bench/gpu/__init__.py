@@ -1,0 +1,1 @@
+"""What a GPU has to show: equality first, then times."""

@@ -1,0 +1,1 @@
+"""One question a script, each with its stored results."""

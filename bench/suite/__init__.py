@@ -1,0 +1,1 @@
+"""The benchmark suite: shapes, engines, measurements, tables."""

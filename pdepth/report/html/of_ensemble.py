@@ -1,0 +1,285 @@
+"""What a page tells of many networks: see `pdepth.report.html.page`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth.analysis.ensemble import Ensemble
+from pdepth.analysis.groups import CORNERS, Groups
+from pdepth.analysis.groups import groups as groups_of
+from pdepth.analysis.ranks import correlate
+from pdepth.report.figures.examples import Names
+from pdepth.report.html.story import (
+    Column,
+    Int,
+    Sheet,
+    Story,
+    Table,
+    View,
+    codes,
+    heading,
+    share,
+    signed,
+)
+
+LEAD = (
+    "A network turns its input into an answer layer by layer. An example's prediction depth is the "
+    "first layer from which on its nearest neighbours among the support examples vote for the "
+    "network's own answer. It is asked here of many networks, and twice: where the example was in "
+    "the support that the network was trained on, and where it was held out."
+)
+MEANING = {
+    "easy": "Shallow both ways: every layer's neighbours agree.",
+    "like_another": "Shallow held out, deep where its label is given: it is quickly taken for "
+    "another class, or its label is wrong.",
+    "needs_label": "Deep held out, shallow where its label is given: the label fits once it is "
+    "known.",
+    "ambiguous": "Deep both ways: hard even with its label.",
+}
+NO_GROUP, UNKNOWN = "between the corners", "never held out, or always"
+RIGHT = ("another class", "the label", "never held out")
+SURE = 0.9  # the consistency from which on networks are said to agree
+
+
+def corners(ensemble: Ensemble) -> Groups | None:
+    """The groups by quantiles; None where depths are too alike to part shallow from deep."""
+    try:
+        return groups_of(*ensemble.mean_depth())
+    except ValueError:
+        return None
+
+
+def story_of(ensemble: Ensemble, names: Names = None) -> Story:
+    """Of at least two networks."""
+    groups = corners(ensemble)
+    examples = {name: values for name, (values, _) in ensemble.examples().items()}
+    n, never = len(ensemble.labels), examples["held_out_networks"] == 0
+    right = np.where(never, 2, (examples["consensus"] == ensemble.labels).astype(np.int64))
+    columns = _columns(ensemble, examples, never, right, groups)
+    return Story(
+        title=f"Prediction depth of {n:,} examples under {len(ensemble)} networks",
+        lead=LEAD,
+        tiles=_tiles(examples, ensemble, right),
+        sentences=_sentences(examples, right, groups, n),
+        count=n,
+        columns=columns,
+        classes=ensemble.classes,
+        names=names,
+        selects={"label": "Label", "consensus": "Consensus", "right": "The consensus is"}
+        | ({} if groups is None else {"group": "Group"}),
+        depth="held_out_depth",
+        probes=(),
+        views=_views(groups is not None),
+        sheets=_sheets(groups is not None, len(ensemble)),
+        tables=[] if groups is None else [_corners(groups, examples, right)],
+        about=_about(ensemble),
+        image_class="label",
+        facts={
+            "layers": ensemble.layers,
+            "limits": None if groups is None else groups.limits,
+        },
+    )
+
+
+def _columns(
+    ensemble: Ensemble,
+    examples: dict[str, NDArray[np.generic]],
+    never: NDArray[np.bool_],
+    right: Int,
+    groups: Groups | None,
+) -> dict[str, Column]:
+    classes, ids = ensemble.classes, ensemble.ids
+    columns = {
+        "id": Column(ids, "text" if ids.dtype.kind == "U" else "whole", "Id"),
+        "label": Column(codes(ensemble.labels, classes), "class", "Label"),
+        "consensus": Column(codes(examples["consensus"], classes, never), "class", "Consensus"),
+        "right": Column(right, "choice", "Consensus is", RIGHT),
+    }
+    if groups is not None:
+        of = np.where(np.isnan(groups.depths).any(axis=0), len(CORNERS) + 1, len(CORNERS))
+        outward = np.zeros(len(ids))
+        for code, rows in enumerate(groups.corners.values()):
+            of[rows], outward[rows] = code, -np.arange(len(rows))
+        columns["outward"] = Column(outward, "order")
+        columns["group"] = Column(of, "choice", "Group", (*CORNERS.values(), NO_GROUP, UNKNOWN))
+    for name, title, kind in (
+        ("held_out_depth", "Depth held out", "number"),
+        ("support_depth", "Depth in support", "number"),
+        ("consistency", "Consistency", "number"),
+        ("entropy", "Entropy, nats", "number"),
+        ("held_out_accuracy", "Accuracy held out", "number"),
+        ("support_accuracy", "Accuracy in support", "number"),
+        ("held_out_networks", "Networks held out", "whole"),
+        ("support_networks", "Networks in support", "whole"),
+        ("held_out_undefined", "", "whole"),
+        ("support_undefined", "", "whole"),
+    ):
+        columns[name] = Column(np.asarray(examples[name]), kind, title)
+    return columns
+
+
+def _tiles(
+    examples: dict[str, NDArray[np.float64]], ensemble: Ensemble, right: Int
+) -> list[tuple[str, str]]:
+    said, most = int((right < 2).sum()), ensemble.layers
+    tiles = [
+        (f"{len(ensemble.labels):,}", "examples"),
+        (f"{len(ensemble):,}", "networks"),
+        (_mean(examples["support_depth"]), f"mean depth in the support, of 0 to {most}"),
+        (_mean(examples["held_out_depth"]), f"mean depth held out, of 0 to {most}"),
+    ]
+    if said:
+        agree = int((right == 1).sum())
+        tiles.append(
+            (f"{100 * agree / said:.1f} %", f"have their label as consensus: {agree:,} of {said:,}")
+        )
+    return tiles
+
+
+def _mean(values: NDArray[np.float64]) -> str:
+    known = values[~np.isnan(values)]
+    return f"{known.mean():.2f}" if len(known) else "unknown"
+
+
+def _sentences(
+    examples: dict[str, NDArray[np.float64]], right: Int, groups: Groups | None, n: int
+) -> list[str]:
+    said, known = [], int((right < 2).sum())
+    if n - known:
+        said.append(
+            f"{share(n - known, n)} were never held out: what needs that is missing for "
+            "them, and not counted as nought."
+        )
+    asked = examples["held_out_networks"]
+    several = asked > 1
+    if once := int((asked == 1).sum()):
+        said.append(
+            f"{share(once, n)} were held out from one network only: whether networks agree is not "
+            "known of them."
+        )
+    if several.any():
+        sure = several & (examples["consistency"] >= SURE)
+        said.append(
+            f"On {share(int(sure.sum()), int(several.sum()))}, at least {100 * SURE:.0f} % of the "
+            "networks that an example is held out from give the same class, the consensus."
+        )
+        doubtful = int((sure & (right == 0)).sum())
+        said.append(
+            f"On {share(doubtful, int(several.sum()))}, they agree so on a class that is not the "
+            "label: these look like another class, or their label is wrong."
+        )
+        trend = correlate(
+            examples["held_out_depth"][several], examples["consistency"][several]
+        ).statistic
+        if np.isfinite(trend):
+            said.append(
+                f"Depth held out and the consistency of the networks have a rank correlation of "
+                f"{signed(trend)}: {_goes(trend)}."
+            )
+    if groups is None:
+        said.append("There are no groups: the depths are too alike to part shallow from deep.")
+    else:
+        said.append(
+            "Groups are corners of both depths: "
+            + "; ".join(
+                f"{CORNERS[name].lower()} {len(rows):,}" for name, rows in groups.corners.items()
+            )
+            + f". In the support an example is shallow up to {groups.limits[0][0]:.2f} and deep "
+            f"from {groups.limits[0][1]:.2f}, held out up to {groups.limits[1][0]:.2f} and from "
+            f"{groups.limits[1][1]:.2f}."
+        )
+    return said
+
+
+def _goes(trend: float) -> str:
+    if abs(trend) < 0.1:
+        return "the two hardly go together"
+    return f"the deeper an example, the {'fewer' if trend < 0 else 'more'} networks agree on it"
+
+
+def _views(grouped: bool) -> list[View]:
+    corners = " Dashed lines bound the corners, which are the groups." if grouped else ""
+    return [
+        View(
+            "plane",
+            "Both depths of every example",
+            "A dot is an example: to the right, deep where its label was given; to the top, deep "
+            f"where it was held out.{corners} Point at one to see it.",
+        ),
+        View(
+            "spread",
+            "How deep examples are",
+            "How many examples have which mean depth, in the support and held out. Where the lines "
+            "part, it matters that the label is known.",
+        ),
+        View(
+            "consistency",
+            "Agreement of the networks by depth",
+            "Of examples that are about as deep held out: the share of networks that give the "
+            "consensus, and of those that give the label, on average.",
+        ),
+    ]
+
+
+def _sheets(grouped: bool, networks: int) -> list[Sheet]:
+    several = "held_out_networks", 2, networks  # one alone agrees with itself
+    sheets = [
+        Sheet(
+            CORNERS[name],
+            MEANING[name],
+            (("group", code, code),),
+            (("outward", -1),),
+            ("support_depth", "in support"),
+        )
+        for code, name in enumerate(CORNERS)
+        if grouped
+    ]
+    return [
+        *sheets,
+        Sheet(
+            "Agreed on another class",
+            "Networks that never saw the example agree on a class that is not the label: it looks "
+            "like that class, or its label is wrong.",
+            (("right", 0, 0), several),
+            (("consistency", -1), ("held_out_networks", -1)),
+        ),
+        Sheet(
+            "Most disputed",
+            "Networks that never saw the example give the most different answers.",
+            (("right", 0, 1), several),
+            (("entropy", -1),),
+        ),
+    ]
+
+
+def _corners(groups: Groups, examples: dict[str, NDArray[np.float64]], right: Int) -> Table:
+    rows = [
+        [
+            CORNERS[name],
+            f"{len(of):,}",
+            _mean(examples["support_depth"][of]),
+            _mean(examples["held_out_depth"][of]),
+            _mean(examples["consistency"][of]),
+            f"{100 * np.mean(right[of] == 1):.1f} %" if len(of) else "",
+        ]
+        for name, of in groups.corners.items()
+    ]
+    head = (
+        "Group",
+        "Examples",
+        "Depth in support",
+        "Depth held out",
+        "Consistency",
+        "Consensus is the label",
+    )
+    return Table("All examples, group by group", head, rows)
+
+
+def _about(ensemble: Ensemble) -> dict[str, str]:
+    kept = {name: text for name, text in ensemble.meta.items() if text}
+    return {
+        "Networks": f"{len(ensemble):,}",
+        "Probes": f"{ensemble.layers}",
+        **{heading(name): text for name, text in kept.items()},
+    }

@@ -1,0 +1,58 @@
+"""The paper's findings, asked anew of small problems; and that the page says what is stored."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from torch.utils.data import Subset
+
+pytest.importorskip("matplotlib")
+
+from pdepth.analysis.network import AgainstDepth
+from pdepth.analysis.training import OverTraining
+from pdepth.bench.common import DATA, HERE, real_data
+from pdepth.bench.studies import findings
+
+
+def check(found: AgainstDepth, *names: str) -> None:
+    for name in names:
+        _, sign = findings.WORDS[name]
+        trend = found.trend[name]
+        assert trend.statistic * sign > 0, name
+        assert trend.p_value < findings.SURE, name
+
+
+def test_on_the_demos_digits() -> None:
+    found = findings.demo()
+    check(found, "accuracy", "confidence", "entropy", "output_margin", "input_margin")
+
+
+def test_on_cifar10() -> None:
+    if not (DATA / "cifar10.py").is_file():
+        pytest.skip(f"there is no CIFAR-10 in {DATA}")
+    test = real_data().dataset("test")  # a fifth of what the training set takes to read
+    found = findings.of_resnet18(Subset(test, range(60, 210)), test, 60)
+    check(found, "entropy", "output_margin", "input_margin", "step_learned")
+
+
+def test_the_stored_results_and_the_page_agree() -> None:
+    root = HERE.parent
+    stored = json.loads((root / "bench/results/findings.json").read_text())
+    page = (root / "docs/analysis.md").read_text()
+    begin, end = f"<!-- {findings.NAME} -->\n", f"\n<!-- end of {findings.NAME} -->"
+    assert page.split(begin)[1].split(end)[0] == findings.table(stored)
+    assert "| yes |" in findings.table(stored)
+
+
+def test_what_is_stored_is_restored() -> None:
+    over = OverTraining(
+        np.array([0, 9]), ("input", "softmax"), np.array([[0.5, np.nan], [0.5, 0.75]]),
+        np.ones((2, 2)), np.ones(2), np.array([np.nan, 1]), np.zeros(2),
+    )  # fmt: skip
+    stored = json.loads(json.dumps(findings._plain(findings.asdict(over))))
+    again = findings.restored(OverTraining, stored)
+    for name in ("steps", "accuracy", "kept", "network", "mean_depth", "undefined"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(over, name))
+    assert (again.converged() == over.converged()).all()

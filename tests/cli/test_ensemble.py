@@ -1,0 +1,217 @@
+"""`pdepth ensemble`: what it trains, reads, adds up, goes on with and refuses."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pdepth import cli, demo
+from pdepth.analysis.ensemble import Ensemble
+from pdepth.analysis.groups import groups
+
+for module in ("pyarrow", "matplotlib", "PIL"):
+    pytest.importorskip(module)
+
+groups_picture = importlib.import_module("pdepth.report.figures.groups")
+figure_of, plot_groups = groups_picture.figure_of, groups_picture.plot_groups
+
+MINE = """
+import torch
+from torch.utils.data import TensorDataset
+
+def data():
+    x = torch.randn(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return TensorDataset(x, (x[:, 0, :2].sum((1, 2)) > x[:, 0, 2:].sum((1, 2))).long())
+
+def train(support, seed):
+    print(f"train {seed} {len(support)}", flush=True)
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
+    )
+
+def networks():
+    for number in range(3):
+        yield train(range(45), number), range(15 * number, 15 * number + 15)
+
+def pairless():
+    yield train(range(45), 0)
+
+def bug(support, seed):
+    raise KeyError("a bug of the user's")
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    file = tmp_path / "mine.py"
+    file.write_text(MINE)
+    return file
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(cli.app, ["ensemble", *map(str, arguments)])
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Pictures that would be drawn, which takes a second each."""
+    found: list[Any] = []
+    monkeypatch.setattr(groups_picture, "plot_groups", lambda *given: found.append(given))
+    return found
+
+
+def own(mine: Path, out: Path, *more: object) -> Any:
+    return call("--data", f"{mine}:data", "-k", 3, "--threads", 1, "--out", out, *more)
+
+
+def counts(path: Path) -> list[Any]:
+    found = Ensemble.load(path / "ensemble.parquet")
+    return [found.depths.tolist(), found.predicted.tolist(), sorted(found.names)]
+
+
+def test_it_trains_goes_on_and_adds_up(tmp_path: Path, mine: Path, drawn: Any) -> None:
+    train = ("--train", f"{mine}:train", "--held-out", 0.25)
+    whole = own(mine, tmp_path / "whole", *train, "--networks", 3)
+    assert whole.exit_code == 0, whole.output
+    assert "60 examples under 3 networks" in whole.stdout
+    assert "consensus" in whole.stdout
+    assert "Network 2: right on" in whole.stderr
+    assert whole.stdout.count("train ") == 3
+    found = Ensemble.load(tmp_path / "whole" / "ensemble.parquet")
+    assert (found.counts[1].sum(), found.counts.sum()) == (3 * 15, 3 * 60)
+    assert found.meta["held_out"] == "0.25"
+    ((_, corners, path, images, _),) = drawn
+    assert path == tmp_path / "whole" / "groups.png"
+    assert (corners.depths.shape, len(images)) == ((2, 60), 60)
+    # The same command has nothing left to do; fewer before, and the rest now, is the same.
+    again = own(mine, tmp_path / "whole", *train, "--networks", 3)
+    assert (again.exit_code, again.stdout.count("train ")) == (0, 0)
+    part = own(mine, tmp_path / "part", *train, "--networks", 2, "-q")
+    assert (part.exit_code, part.stderr) == (0, "")
+    more = own(mine, tmp_path / "part", *train, "--networks", 3)
+    assert more.stdout.count("train ") == 1
+    assert counts(tmp_path / "part") == counts(tmp_path / "whole")
+    # Two machines.
+    for name, first, count in (("a", 0, 2), ("b", 2, 1)):
+        own(mine, tmp_path / name, *train, "--networks", count, "--first", first)
+    files = [tmp_path / name / "ensemble.parquet" for name in "ba"]
+    both = call("--merge", files[0], "--merge", files[1], "--out", tmp_path / "both")
+    assert both.exit_code == 0, both.output
+    assert counts(tmp_path / "both") == counts(tmp_path / "whole")
+    twice = call("--merge", files[0], "--merge", files[0], "--out", tmp_path / "twice")
+    assert "network 2 is in the ensemble already." in twice.stderr
+    assert not (tmp_path / "twice").exists()
+    # Another setting is another ensemble.
+    other = own(mine, tmp_path / "whole", *train, "--seed", 1)
+    assert other.exit_code == 2
+    assert "holds networks whose seed is 0, and not 1; pass --overwrite" in other.stderr
+    assert counts(tmp_path / "whole") == counts(tmp_path / "both")
+    new = own(mine, tmp_path / "whole", *train, "--seed", 1, "--networks", 2, "--overwrite")
+    assert new.exit_code == 0
+    assert counts(tmp_path / "whole") != counts(tmp_path / "both")
+
+
+def test_it_reads_networks_with_splits_of_their_own(tmp_path: Path, mine: Path, drawn: Any) -> None:
+    read = ("--read", f"{mine}:networks")
+    done = own(mine, tmp_path / "out", *read, "--networks", 3)
+    assert done.exit_code == 0, done.output
+    found = Ensemble.load(tmp_path / "out" / "ensemble.parquet")
+    assert found.counts[1].tolist() == [1] * 45 + [0] * 15
+    assert "15 examples were never held out." in done.stdout
+    short = own(mine, tmp_path / "short", *read, "--networks", 5)
+    assert short.exit_code == 2
+    assert "yields no network 3: 3 of the 5" in short.stderr
+    assert "--networks 3 takes these." in short.stderr
+    kept = counts(tmp_path / "short")[2]  # what was counted stays
+    assert kept == [0, 1, 2]
+
+
+def test_digits_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = demo.moved_digits()
+    few.tensors = tuple(each[:120] for each in few.tensors)
+    monkeypatch.setattr(demo, "moved_digits", lambda: few)
+    done = call("--networks", 2, "--out", tmp_path, "-k", 5, "--threads", 1)
+    assert done.exit_code == 0, done.output
+    found = Ensemble.load(tmp_path / "ensemble.parquet")
+    assert found.layers == len(demo.LAYERS) + 2
+    assert found.counts[1].sum() == 24
+
+
+def test_mistakes_are_one_sentence(tmp_path: Path, mine: Path) -> None:
+    data, train = ("--data", f"{mine}:data"), ("--train", f"{mine}:train")
+    for arguments, sentence in (
+        (("--networks", 1), "--networks is 1; at least two are wanted."),
+        (data, "--data goes with --train or --read"),
+        (train, "--data goes with --train or --read"),
+        ((*data, *train, "--read", "x.py:y"), "one of them is wanted"),
+        (("--merge", "a"), "--merge names one file, a; at least two"),
+        (("--merge", "a", *data), "--merge adds up files"),
+        (("--merge", "a", "--merge", "b"), "There is no file a to load an Ensemble from."),
+        ((*data, *train, "--held-out", 1), "held_out is 1.0, 60 of 60 rows"),
+        ((*data, "--train", f"{mine}:none"), "has no function 'none'"),
+        ((*data, "--read", f"{mine}:pairless"), "yields a Sequential; (network, rows"),
+        ((*data, "--train", "train.py"), "train.py is not path/to/file.py:function."),
+    ):
+        result = call(*arguments, "--out", tmp_path / "out")
+        assert result.exit_code == 2, (arguments, result.output)
+        assert sentence in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+    broken = own(mine, tmp_path / "out", "--train", f"{mine}:bug")
+    assert isinstance(broken.exception, KeyError)
+
+
+def plain(ensemble: Ensemble, found: Any) -> Any:
+    return figure_of(ensemble, found, None, None)
+
+
+def test_the_picture(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    n, ensemble = 90, Ensemble(np.arange(90) % 3)
+    ensemble.layers = 3
+    ensemble.depths = rng.integers(0, 3, (2, n, 4)).astype(np.int32)
+    ensemble.predicted = rng.integers(0, 4, (2, n, 3)).astype(np.int32)
+    ensemble.names = ("a", "b")
+    found = groups(*ensemble.mean_depth())
+    drawn = figure_of(ensemble, found, rng.random((n, 5, 5)), ["x", "y", "z"])
+    assert drawn.get_suptitle() == "Depth of 90 examples under 2 networks"
+    text = " ".join(t.get_text() for ax in drawn.axes for t in ax.texts)
+    for name, rows in found.corners.items():
+        assert f"{len(rows)}" in text, name
+    shown = [ax for ax in drawn.axes if ax.images]
+    assert len(shown) == sum(min(5, len(rows)) for rows in found.corners.values())
+    columns = ensemble.examples()
+    first = next(rows[0] for rows in found.corners.values() if len(rows))
+    label, said = "xyz"[first % 3], "xyz"[columns["consensus"][0][first]]
+    share = f"by {100 * columns['consistency'][0][first]:.0f} %"
+    assert shown[0].get_xlabel().split("\n") == [f"label {label}", f"seen as {said}", share]
+    plot_groups(ensemble, found, tmp_path / "g.png")
+    assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
+    dots = next(ax for ax in plain(ensemble, found).axes).collections[0]
+    assert len(dots.get_offsets()) > 4
+    both = found.depths[:, ~np.isnan(found.depths).any(axis=0)]
+    np.testing.assert_allclose(dots.get_offsets().max(axis=0), both.max(axis=1), atol=0.2)
+    with pytest.raises(ValueError, match="images holds 3 pictures for 90 examples"):
+        plot_groups(ensemble, found, tmp_path / "h.png", images=np.zeros((3, 4, 4)))
+    with pytest.raises(ValueError, match="ends in none of"):
+        plot_groups(ensemble, found, tmp_path / "h.txt")
+    assert not list(tmp_path.glob("h.*"))
+
+
+def test_without_matplotlib_there_is_no_picture(
+    tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else found(name)
+    )
+    done = own(mine, tmp_path / "out", "--train", f"{mine}:train", "--networks", 2)
+    assert done.exit_code == 0, done.output
+    assert not (tmp_path / "out" / "groups.png").exists()

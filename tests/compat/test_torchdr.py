@@ -1,0 +1,199 @@
+"""pdepth.compat.torchdr against TorchDR, and against the definition in float64."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+import pdepth
+from pdepth import definition
+from pdepth.compat import torchdr as compat
+
+from helpers.cases import largest_by_definition
+
+RNG = np.random.default_rng(0)
+X, Y = (torch.from_numpy(RNG.standard_normal((rows, 20))) for rows in (70, 300))
+METRICS = ["euclidean", "sqeuclidean", "angular"]
+OURS = {"k": 9, "return_indices": True}
+
+
+def theirs(*given: Any, **options: Any) -> Any:
+    distance = pytest.importorskip("torchdr.distance")
+    return distance.pairwise_distances(*given, **options)
+
+
+def by_definition(x: Any, y: Any, metric: str, k: int, leave_out: bool) -> tuple[Any, Any]:
+    if metric != "angular":
+        squared, rows = definition.kneighbors(y, None if leave_out else x, k=k)
+        return np.sqrt(squared) if metric == "euclidean" else squared, rows
+    products, rows = largest_by_definition(y, x, k + leave_out)
+    if leave_out:
+        kept = [
+            [place for place in range(k + 1) if own[place] != i][:k] for i, own in enumerate(rows)
+        ]
+        products, rows = (np.take_along_axis(each, np.array(kept), 1) for each in (products, rows))
+    return -products, rows
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_neighbours_are_those_of_the_definition(metric: str, kind: torch.dtype) -> None:
+    x, y = X.to(kind), Y.to(kind)
+    for given, leave_out in (((x, y), False), ((y,), True), ((y,), False)):
+        found = compat.pairwise_distances(*given, metric=metric, exclude_diag=leave_out, **OURS)
+        values, rows = by_definition(given[0], y, metric, 9, leave_out)
+        assert found[0].dtype == kind
+        assert (found[1].numpy() == rows).all()
+        assert torch.equal(found[0], torch.from_numpy(values).to(kind))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("backend", [None, "faiss"])
+def test_and_torchdrs(metric: str, backend: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_to_hand_on(monkeypatch)
+    kind = torch.float64 if backend is None else torch.float32
+    x, y = X.to(kind), Y.to(kind)
+    for given in ((x, y), (x, None), (x, x)):
+        for leave_out in (False, True):
+            options = {"metric": metric, "backend": backend, "exclude_diag": leave_out, "k": 9}
+            for more in ({"return_indices": True}, {"device": "cpu", "return_indices": True}):
+                wanted, found = (
+                    f(*given, **options, **more) for f in (theirs, compat.pairwise_distances)
+                )
+                assert [each.dtype for each in found] == [each.dtype for each in wanted]
+                assert torch.equal(found[1], wanted[1])
+                # Theirs is a difference of products, of which a root is taken.
+                tolerance = 1e-3 if backend else 1e-6
+                np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=tolerance)
+            values = compat.pairwise_distances(*given, **options)
+            assert torch.equal(values, found[0])
+
+
+def test_digits() -> None:
+    """Whole numbers: the same distances, and rows that differ only where these tie."""
+    pixels = torch.as_tensor(load_digits().data[:600], dtype=torch.float32)
+    for metric in METRICS:
+        options = {"metric": metric, "exclude_diag": True, **OURS}
+        wanted, found = (f(pixels, **options) for f in (theirs, compat.pairwise_distances))
+        values, near = by_definition(pixels, pixels, metric, 9, True)
+        assert torch.equal(found[0], torch.from_numpy(values).float())
+        assert (found[1].numpy() == near).all()
+        # torch's root in float32 may be rounded the other way.
+        np.testing.assert_array_max_ulp(*map(np.asarray, (found[0], wanted[0])), metric[0] == "e")
+        rows = pixels[wanted[1].long()], pixels[found[1].long()]
+        if metric == "angular":
+            one, other = ((each * pixels[:, None]).sum(-1) for each in rows)
+        else:
+            one, other = ((each - pixels[:, None]).square().sum(-1) for each in rows)
+        assert torch.equal(one, other)
+
+
+def test_a_copy_is_at_zero() -> None:
+    """TorchDR's difference of products gives a row another distance from itself."""
+    rows = (10 + Y / 100).float()
+    found, wanted = (f(rows, **OURS) for f in (compat.pairwise_distances, theirs))
+    assert (found[0][:, 0] == 0).all()
+    assert (wanted[0][:, 0] != 0).any()
+    assert (found[1].numpy() == definition.kneighbors(rows, rows, k=9)[1]).all()
+
+
+def refuse_to_hand_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong() -> None:
+        raise AssertionError("TorchDR was asked")
+
+    monkeypatch.setattr(compat, "_original", wrong)
+
+
+HANDED_ON: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "a full matrix": ((X,), {}),
+    "k of all rows": ((X, Y[:9]), OURS),
+    "another metric": ((X, Y), {**OURS, "metric": "manhattan"}),
+    "a gradient": ((X.clone().requires_grad_(), Y), OURS),
+    "whole numbers": ((X.long(), Y.long()), {**OURS, "metric": "sqeuclidean"}),
+}
+
+
+@pytest.mark.parametrize("what", HANDED_ON)
+def test_handed_on(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: Any, **__: Any) -> None:
+        raise AssertionError("the engine was asked")
+
+    monkeypatch.setattr(pdepth, "kneighbors", wrong)
+    given, options = HANDED_ON[what]
+    wanted, found = (f(*given, **options) for f in (theirs, compat.pairwise_distances))
+    if not isinstance(wanted, tuple):
+        wanted, found = (wanted,), (found,)
+    for one, other in zip(found, wanted, strict=True):
+        assert one is other is None or torch.equal(one, other)
+    assert found[0].requires_grad == wanted[0].requires_grad
+
+
+def test_flat_configurations_are_answered_and_others_handed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    distance = pytest.importorskip("torchdr.distance")
+    pytest.importorskip("faiss")
+    y = Y.float()
+    wanted = compat.pairwise_distances(y, backend="faiss", **OURS)
+    ivf = distance.FaissConfig(index_type="IVF", nlist=4, nprobe=1)
+    assert not torch.equal(compat.pairwise_distances(y, backend=ivf, **OURS)[1], wanted[1])
+    refuse_to_hand_on(monkeypatch)
+    found = compat.pairwise_distances(y, backend=distance.FaissConfig(), **OURS)
+    assert all(map(torch.equal, found, wanted))
+
+
+WRONG: dict[str, Callable[[Any], Any]] = {
+    "widths": lambda f: f(X, Y[:, :5], k=3),
+    "metric": lambda f: f(X, Y, metric="hamming", k=3),
+    "types": lambda f: f(X, Y.float(), k=3),
+    "a negative k": lambda f: f(X, Y, k=-1),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_the_same_mistakes_have_the_same_errors(what: str) -> None:
+    types = []
+    for function in (theirs, compat.pairwise_distances):
+        with pytest.raises(Exception) as caught:  # noqa: PT011
+            WRONG[what](function)
+        types.append(caught.type)
+    assert types[1] is types[0]
+
+
+def test_nan_is_an_error() -> None:
+    with pytest.raises(ValueError, match="has NaN or infinity in row 2;"):
+        compat.pairwise_distances(torch.tensor([[0.0], [1], [np.nan]]), k=1)
+
+
+def test_patch() -> None:
+    torchdr = pytest.importorskip("torchdr")
+    from torchdr.affinity import base
+    from torchdr.distance import base as home
+
+    before = torchdr.pairwise_distances
+    rows = Y.float()
+    wanted = torchdr.EntropicAffinity(perplexity=5, sparsity=True)(rows)
+    places = (torchdr, torchdr.distance, base, home)
+    with compat.patch():
+        compat.patch()
+        assert all(place.pairwise_distances is compat.pairwise_distances for place in places)
+        found = torchdr.EntropicAffinity(perplexity=5, sparsity=True)(rows)
+        assert compat.pairwise_distances(X).shape == (70, 70)  # handed on, not round in a circle
+    assert all(place.pairwise_distances is before for place in places)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-3, atol=1e-5)
+    assert torch.equal(found[1], wanted[1])
+
+
+def test_torchdr_itself_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchdr"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchdr", None)
+    assert compat.pairwise_distances(X, k=3).shape == (70, 3)
+    with pytest.raises(ImportError, match="does not answer needs torchdr: pip install 'pdepth.tor"):
+        compat.pairwise_distances(X)

@@ -1,0 +1,634 @@
+"""Embeddings equal independent forward passes, and the model is left as it was found."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from pdepth import depth
+from pdepth.arrays.memory import Budget, free_bytes, human, parse_bytes
+from pdepth.backends import triton
+from pdepth.embeddings.capture import Layout, at_rest, capture, check_memory, footprint, inspect
+from pdepth.embeddings.dataset import Batches
+from pdepth.embeddings.placement import place
+
+BATCH = 4
+
+
+def images(rows=10, size=16, channels=3, classes=5):
+    torch.manual_seed(0)
+    return TensorDataset(torch.randn(rows, channels, size, size), torch.arange(rows) % classes)
+
+
+def run(model, data, layers="auto", batch_size=BATCH, **options):
+    """(names, Captured) of a whole dataset."""
+    source = Batches(data, "support", batch_size)
+    with at_rest(model):
+        layout = inspect(model, place(model, layers), source.first[0])
+        return layout.names, capture(model, layout, source, **options)
+
+
+def batches(inputs):
+    return inputs.split(BATCH)
+
+
+def laid(inputs):
+    """Batches of images as a network that convolves them in float32 is given them."""
+    return [part.contiguous(memory_format=torch.channels_last) for part in batches(inputs)]
+
+
+def assert_same(got, wanted):
+    """Bitwise, and of one type: closeness would hide a wrong point of capture."""
+    assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
+    assert torch.equal(got, wanted), f"first difference at {(got != wanted).nonzero()[0].tolist()}"
+
+
+def small_resnet():
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(1)
+    return models.resnet.ResNet(models.resnet.BasicBlock, [1, 2, 1, 1], num_classes=5)
+
+
+class Net(nn.Module):
+    """A small network with an in-place activation and dropout; `wrap` shapes its output."""
+
+    def __init__(self, wrap=lambda scores: scores):
+        super().__init__()
+        torch.manual_seed(2)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.act = nn.ReLU(inplace=True)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(4 * 14 * 14, 5)
+        self.wrap = wrap
+
+    def forward(self, x):
+        x = self.act(self.norm(self.conv(x)))
+        return self.wrap(self.head(self.drop(x.flatten(1))))
+
+
+def test_resnet_embeddings_equal_a_forward_pass_by_hand():
+    model, data = small_resnet().eval(), images()
+    names, got = run(model, data)
+    assert len(names) == 8
+    by_hand = {name: [] for name in names}
+    scores = []
+    with torch.no_grad():
+        for x in laid(data.tensors[0]):
+            by_hand["input"].append(x)
+            x = model.bn1(model.conv1(x))
+            by_hand["bn1"].append(x.clone())
+            x = model.maxpool(model.relu(x))
+            for stage in ("layer1", "layer2", "layer3", "layer4"):
+                for i, block in enumerate(getattr(model, stage)):
+                    x = block(x)
+                    by_hand[f"{stage}.{i}"].append(x.clone())
+            scores.append(model.fc(model.avgpool(x).flatten(1)))
+            by_hand["softmax"].append(scores[-1].softmax(1))
+    for name, embedding in zip(names, got.embeddings, strict=True):
+        assert_same(embedding, torch.cat(by_hand[name]).flatten(1))
+        assert embedding.is_contiguous()
+    assert (got.embeddings[1] < 0).any()  # before the in-place ReLU
+    assert torch.equal(got.predictions, torch.cat(scores).argmax(1))
+    assert torch.equal(got.labels, data.tensors[1])
+
+
+def test_vgg_convolutions_are_taken_before_the_relu():
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(3)
+    features = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 6, 3), nn.ReLU(inplace=True)
+    )
+    model = models.VGG(features, num_classes=5, init_weights=False)
+    model.classifier = nn.Sequential(nn.Flatten(), nn.Linear(6 * 49, 5))
+    data = images()
+    names, got = run(model, data)
+    assert names == ("input", "features.0", "features.2", "softmax")
+    with torch.no_grad():
+        first = torch.cat([features[0](x) for x in laid(data.tensors[0])])
+        second = torch.cat([features[:3](x) for x in laid(data.tensors[0])])
+    assert_same(got.embeddings[1], first.flatten(1))
+    assert_same(got.embeddings[2], second.flatten(1))
+    assert (first < 0).any()
+    assert (second < 0).any()
+
+
+def test_vision_transformer_tokens():
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(4)
+    model = models.VisionTransformer(16, 8, 2, 2, 8, 16, num_classes=5).eval()
+    torch.nn.init.normal_(model.heads.head.weight)
+    data = images()
+    names, got = run(model, data)
+    assert names[0] == "embedding"
+    assert [e.shape[1] for e in got.embeddings] == [8, 8, 8, 5]
+    start, tokens = [], []
+    with torch.no_grad():
+        for x in laid(data.tensors[0]):
+            x = model._process_input(x)
+            x = torch.cat([model.class_token.expand(len(x), -1, -1), x], dim=1)
+            x = model.encoder.dropout(x + model.encoder.pos_embedding)
+            start.append(x.mean(1))
+            tokens.append(model.encoder.layers[0](x)[:, 0])
+    assert_same(got.embeddings[0], torch.cat(start))
+    assert_same(got.embeddings[1], torch.cat(tokens))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "vit_tiny_patch16_224"])
+def test_timm(name):
+    timm = pytest.importorskip("timm")
+    size = {"img_size": 32} if name.startswith("vit") else {}
+    torch.manual_seed(5)
+    model = timm.create_model(name, num_classes=5, **size).eval()
+    if name == "vgg11":  # 400 MB of dense weights say nothing about capture
+        model.pre_logits = nn.Identity()
+        model.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 5))
+    data = images(rows=3, size=32)
+    names, got = run(model, data)
+    assert len(names) == {"resnet18": 11, "vgg11": 10}.get(name, 14)
+    (x,) = laid(data.tensors[0])
+    with torch.no_grad():
+        if name == "resnet18":
+            second = model.bn1(model.conv1(x))
+        elif name == "vgg11":
+            second = model.features[0](x)
+        else:
+            start = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x))))
+            assert_same(got.embeddings[0], start.mean(1))
+            second = model.blocks[0](start)[:, 0]
+        assert_same(got.embeddings[1], second.flatten(1))
+        assert_same(got.embeddings[-1], model(x).softmax(1))
+
+
+def test_probes_follow_the_forward_pass_not_the_users_list():
+    names, _ = run(Net(), images(), ["head", "norm", "conv"])
+    assert names == ("input", "conv", "norm", "head", "softmax")
+
+
+def test_in_place_activation_does_not_reach_an_earlier_probe():
+    model, data = Net().eval(), images()
+    _, got = run(model, data, ["norm", "act"])
+    norm, act = got.embeddings[1:3]
+    assert (norm < 0).any()
+    assert_same(norm.relu(), act)
+
+
+def flags(model):
+    return [module.training for module in model.modules()]
+
+
+def test_modes_come_back_module_by_module():
+    model = Net().train()
+    model.norm.eval()
+    before, state = flags(model), {n: t.clone() for n, t in model.state_dict().items()}
+    _, got = run(model, images())
+    assert flags(model) == before
+    assert model.training
+    assert not model.norm.training
+    assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
+    _, again = run(model, images())  # dropout in training mode would differ
+    assert torch.equal(got.embeddings[-1], again.embeddings[-1])
+
+
+@pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
+def test_modes_and_hooks_come_back_after_an_interruption(interruption):
+    model = Net().train()
+    model.norm.eval()
+    before = flags(model)
+
+    def stop(done):
+        raise interruption
+
+    with pytest.raises(interruption):
+        run(model, images(), on_rows=stop)
+    assert flags(model) == before
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert torch.is_grad_enabled()
+
+
+def test_no_gradients_and_a_model_that_still_trains():
+    model, data = Net(), images()
+    _, got = run(model, data)
+    assert not any(e.requires_grad or e.is_inference() for e in got.embeddings)
+    assert all(p.grad is None for p in model.parameters())
+    model(data.tensors[0]).sum().backward()
+    assert model.conv.weight.grad is not None
+
+
+def test_no_gradients_where_the_model_turns_them_on():
+    model = Net()
+    model.forward = torch.enable_grad()(model.forward)
+    _, got = run(model, images())
+    assert not any(e.requires_grad for e in got.embeddings)
+
+
+def test_the_users_own_hooks_come_first():
+    model = Net().eval()
+    _, plain = run(model, images(), ["norm"])
+    model.norm.register_forward_hook(lambda module, args, output: output + 1)
+    _, got = run(model, images(), ["norm"])
+    assert_same(got.embeddings[1], plain.embeddings[1] + 1)
+    assert len(model.norm._forward_hooks) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_precision_of_the_model_is_kept(dtype):
+    model, data = Net().to(dtype).eval(), images()
+    _, got = run(model, data, ["conv"])
+    x = data.tensors[0].to(dtype)
+    with torch.no_grad():
+        conv = torch.cat([model.conv(part) for part in batches(x)])
+        scores = torch.cat([model(part) for part in batches(x)])
+    assert_same(got.embeddings[0], x.flatten(1))
+    assert_same(got.embeddings[1], conv.flatten(1))
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    assert_same(got.embeddings[2], scores.to(wide).softmax(1))
+
+
+class Viewing(nn.Module):
+    """A view() that channels which lie last do not allow."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4 * 14 * 14, 5)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head(x.view(len(x), -1))
+
+
+def test_a_model_that_wants_its_channels_first_has_them():
+    model, data = Viewing().eval(), images()
+    _, got = run(model, data, ["conv"])
+    with torch.no_grad():
+        conv = torch.cat([model.conv(part) for part in batches(data.tensors[0])])
+    assert_same(got.embeddings[1], conv.flatten(1))
+
+
+def test_integer_inputs_stay_integers():
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.ReLU(), nn.Linear(12, 3))
+    tokens = torch.arange(18).view(6, 3) % 7
+    _, got = run(model, TensorDataset(tokens, torch.zeros(6, dtype=torch.int32)))
+    assert_same(got.embeddings[0], tokens)
+    assert got.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("wrapper", [nn.DataParallel, torch.compile])
+def test_wrapped_models(wrapper):
+    model, data = Net().eval(), images()
+    names, plain = run(model, data)
+    wrapped_names, wrapped = run(wrapper(model), data)
+    assert wrapped_names == names
+    for got, wanted in zip(wrapped.embeddings, plain.embeddings, strict=True):
+        assert_same(got, wanted)
+
+
+def test_model_compiled_in_place_before_the_hooks_came():
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph.forward
+
+    model, data = Net().eval(), images()
+    _, plain = run(model, data)
+    model.compile(backend=backend)
+    with torch.no_grad():
+        model(data.tensors[0][:BATCH])
+    assert len(calls) == 1
+    _, got = run(model, data)
+    assert_same(got.embeddings[1], plain.embeddings[1])
+    assert len(calls) == 1  # and nothing was compiled anew
+
+
+def output_object(scores):
+    class Output:
+        logits = scores
+
+    return Output()
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda s: (s, None), lambda s: [s], lambda s: {"logits": s}, output_object]
+)
+def test_outputs_that_carry_scores(wrap):
+    _, plain = run(Net(), images())
+    _, got = run(Net(wrap), images())
+    assert_same(got.embeddings[-1], plain.embeddings[-1])
+    assert_same(got.predictions, plain.predictions)
+
+
+def test_probabilities_are_not_squashed_again():
+    _, scores = run(Net(), images())
+    _, got = run(Net(lambda s: s.softmax(1)), images())
+    assert_same(got.embeddings[-1], scores.embeddings[-1])
+
+
+@pytest.mark.parametrize(
+    ("wrap", "found"),
+    [
+        (lambda s: s.flatten(), r"of shape \(10,\) for 2 inputs"),
+        (lambda s: s[:, :1], r"of shape \(2, 1\) for 2 inputs"),
+        (lambda s: s[:1], r"of shape \(1, 5\) for 2 inputs"),
+        (lambda s: {"scores": s}, "dict"),
+        (lambda s: None, "NoneType"),
+    ],
+)
+def test_outputs_that_are_no_class_scores(wrap, found):
+    with pytest.raises(ValueError, match=rf"The model's output is {found}; wanted class scores"):
+        run(Net(wrap), images())
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool, self.head = nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Linear(36, 5)
+        self.spare = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.head(self.pool(self.pool(self.conv(x))).flatten(1))
+
+
+def test_modules_that_do_not_run_exactly_once():
+    with pytest.raises(ValueError, match=r"module 'pool' runs more than once in a forward pass"):
+        run(Twice(), images(), ["pool"])
+    with pytest.raises(ValueError, match=r"module 'spare' runs never in a forward pass"):
+        run(Twice(), images(), ["spare"])
+    names, _ = run(Twice(), images())  # a guessed chain leaves them out
+    assert names == ("input", "conv", "head", "softmax")
+
+
+def test_probe_without_one_row_per_input():
+    layer = nn.TransformerEncoderLayer(3, 1, 8)  # sequence first
+    model = nn.Sequential(
+        nn.Unflatten(1, (4, 3)), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    )
+    model = nn.Sequential(model, nn.Flatten(), nn.Linear(12, 5))
+    model[0].insert(1, Transpose())
+    model[0].append(Transpose())
+    data = TensorDataset(torch.randn(6, 12), torch.zeros(6, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"module '0\.2\.layers\.0' is shape \(4, 2, 3\) for 2"):
+        run(model, data)
+
+
+class Transpose(nn.Module):
+    def forward(self, x):
+        return x.transpose(0, 1)
+
+
+class Stream(IterableDataset):
+    def __init__(self, data):
+        self.data = data
+
+    def __iter__(self):
+        yield from self.data
+
+
+class Squares(Dataset):
+    """A map-style dataset of NumPy arrays and plain integers."""
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, row):
+        x, y = images()[row]
+        return x.numpy(), int(y), "ignored"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DataLoader(images(), batch_size=BATCH, shuffle=True),
+        DataLoader(images(), batch_size=BATCH, shuffle=True, drop_last=True),
+        DataLoader(
+            images(), batch_sampler=BatchSampler(RandomSampler(images()), BATCH, drop_last=True)
+        ),
+        DataLoader(
+            images(), batch_size=BATCH, collate_fn=lambda r: (torch.stack([x for x, _ in r]),
+            [int(y) for _, y in r])
+        ),
+        DataLoader([(x, y) for x, y in zip(images().tensors[0].split(BATCH),
+                    images().tensors[1].split(BATCH), strict=True)], batch_size=None),
+        Stream(images()),
+        DataLoader(Stream(images()), batch_size=BATCH),
+        Squares(),
+        list(images()),
+    ],
+    ids=["shuffled", "drop_last", "batch_sampler", "collate", "ready batches", "iterable",
+         "iterable loader", "numpy", "list"],
+)  # fmt: skip
+def test_every_kind_of_data_reads_like_the_dataset(data):
+    _, plain = run(Net(), images())
+    _, got = run(Net(), data)
+    assert_same(got.labels, plain.labels)
+    assert_same(got.predictions, plain.predictions)
+    for mine, wanted in zip(got.embeddings, plain.embeddings, strict=True):
+        assert_same(mine, wanted)
+
+
+def test_a_subset_sampler_reads_its_rows_and_no_others():
+    loader = DataLoader(images(), batch_size=BATCH, sampler=SubsetRandomSampler([7, 2, 5]))
+    _, got = run(Net(), loader)
+    assert_same(got.embeddings[0], images().tensors[0][[2, 5, 7]].flatten(1))
+
+
+def test_reading_leaves_the_random_state_alone():
+    torch.manual_seed(11)
+    wanted = torch.rand(3)
+    loader, model = DataLoader(images(), shuffle=True), Net()
+    torch.manual_seed(11)
+    source = Batches(loader, "support", BATCH)
+    with at_rest(model):
+        capture(model, inspect(model, place(model), source.first[0]), source)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "sentence"),
+    [
+        (TensorDataset(torch.zeros(0, 3), torch.zeros(0)), ValueError, "support is empty"),
+        (Stream([]), ValueError, "support is empty; wanted at least one"),
+        (TensorDataset(torch.zeros(4, 3)), ValueError, "yields list of Tensor and no labels"),
+        ([{"x": 1}], ValueError, "yields dict and no labels"),
+        (torch.zeros(4, 3), ValueError, "yields Tensor and no labels"),
+        ([(torch.zeros(3), 1.0)], ValueError, r"labels of type torch\.float64; wanted integers"),
+        ([(torch.zeros(3), "cat")], ValueError, r"labels of type tuple of str; wanted integers"),
+        ([(torch.zeros(3), torch.zeros(4).long())], ValueError, r"labels of shape \(1, 4\)"),
+        ([((torch.zeros(3), torch.zeros(3)), 1)], ValueError, "list of Tensor as input"),
+        (3, TypeError, "support is a int; wanted a DataLoader, a Dataset"),
+    ],
+)
+def test_wrong_data_in_one_sentence(data, error, sentence):
+    with pytest.raises(error, match=sentence):
+        Batches(data, "support", BATCH)
+
+
+def test_rows_of_another_shape():
+    small, large = images(BATCH, 16).tensors, images(BATCH, 18).tensors
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(model, nn.Linear(2, 5))
+    loader = DataLoader([small, large], batch_size=None)
+    sentence = r"'input' gives values of shape \(3, 18, 18\) in rows 4-7; wanted \(3, 16, 16\)"
+    with pytest.raises(ValueError, match=sentence):
+        run(model, loader)
+
+
+def test_the_length_of_an_iterable_is_not_believed():
+    class Guessing(Stream):
+        def __len__(self):
+            return 99
+
+    assert Batches(Guessing(images()), "support", BATCH).rows is None
+
+
+def test_footprint_is_what_the_matrices_take():
+    model = Net().bfloat16()
+    source = Batches(images(), "support", BATCH)
+    with at_rest(model):
+        layout = inspect(model, place(model), source.first[0])
+        got = capture(model, layout, source)
+    assert footprint(layout, 10) == sum(e.untyped_storage().nbytes() for e in got.embeddings)
+    assert layout.widths == tuple(e.shape[1] for e in got.embeddings)
+    bytes_needed = footprint(layout, 10**6)
+    words = f"{human(bytes_needed)} in memory for 1,000,000 rows x {len(layout.probes)} probes"
+    assert check_memory(layout, 10**6, Budget(None)) == words
+    assert check_memory(layout, 10**6, Budget(bytes_needed)).endswith(
+        f"{words} ({human(bytes_needed)} free)"
+    )
+    with pytest.raises(MemoryError, match=r"more than the budget of .*; probe fewer layers"):
+        check_memory(layout, 10**6, Budget(bytes_needed - 1, given=True))
+
+
+def test_embeddings_stay_on_the_device_where_the_search_fits_beside_them(monkeypatch):
+    layout = Layout((), ((4, 64),), (torch.float32,), False)
+    sources = [SimpleNamespace(rows=rows) for rows in (50_000, 10_000)]
+    job = depth.Job(None, layout, sources)
+    free, devices = [10**9], ["cuda:1"]
+    monkeypatch.setattr(depth, "free_on", lambda device: free[0])
+    monkeypatch.setattr(depth, "device_of", lambda model: torch.device(devices[0]))
+    monkeypatch.setattr(triton, "available", lambda: None)
+    needed = footprint(layout, 60_000) + triton.working_set(256, 50_000, 10_000)
+    unsaid = Budget(None)
+
+    def home(backend="auto", budget=unsaid):
+        return job.home(budget, backend, "sqeuclidean")[0]
+
+    free[0] = int(needed / triton.SHARE) + 2
+    assert home("auto") == home("triton") == torch.device("cuda:1")
+    assert job.home(unsaid, "auto", "sqeuclidean")[1] == Budget(free[0])
+    assert home("cpu") is None
+    assert home(budget=Budget(footprint(layout, 60_000), given=True)) is not None
+    assert home(budget=Budget(footprint(layout, 60_000) - 1, given=True)) is None
+    free[0] = int(needed / triton.SHARE) - 2
+    assert home() is None
+    free[0] *= 2
+    sources[1].rows = None
+    assert home() is None
+    sources[1].rows = 10
+    devices[0] = "cpu"
+    assert home() is None
+    devices[0] = "cuda"
+    assert home() is not None
+    monkeypatch.setattr(triton, "available", lambda: "torch sees no CUDA device.")
+    assert home() is None
+
+
+def test_values_are_kept_on_the_device_that_is_asked_for():
+    model, data = small_resnet(), images()
+    with at_rest(model):
+        source = Batches(data, "support", 4)
+        layout = inspect(model, place(model), source.first[0])
+        found = capture(model, layout, source, device=torch.device("meta"))
+    assert {each.device.type for each in found.embeddings} == {"meta"}
+    assert [each.shape[1] for each in found.embeddings] == list(layout.widths)
+    assert {found.labels.device.type, found.predictions.device.type} == {"cpu"}
+
+
+def test_a_stream_asks_for_room_as_it_grows():
+    asked = []
+    run(Net(), Stream(images(rows=100)), make_room=asked.append)
+    assert asked[-1] >= 100
+    assert asked == sorted(asked)
+    assert len(asked) < 15  # of 25 batches
+
+    def refuse(rows):
+        if rows > 20:
+            raise MemoryError("no")
+
+    with pytest.raises(MemoryError):
+        run(Net(), Stream(images(rows=30)), make_room=refuse)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (5, 5),
+        ("8GB", 8 * 10**9),
+        ("8 GiB", 8 * 2**30),
+        ("1.5g", 15 * 10**8),
+        ("12", 12),
+        ("2kib", 2048),
+    ],
+)
+def test_amounts_of_memory(text, count):
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "8 apples", "-1GB", "0", 0, "1 i"])
+def test_amounts_that_are_none(text):
+    with pytest.raises(ValueError, match="memory is "):
+        parse_bytes(text)
+
+
+def test_people_read_powers_of_ten():
+    assert [human(n) for n in (17, 1500, 20_400_000, 15_100_000_000)] == [
+        "17 bytes", "1.5 kB", "20.4 MB", "15.1 GB",
+    ]  # fmt: skip
+
+
+def test_free_memory_heeds_the_tightest_group(tmp_path):
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    leaf = groups / "outer" / "inner"
+    for folder in (proc / "self", leaf, groups / "memory"):
+        folder.mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
+    assert free_bytes(proc, groups) == 8000 * 1024
+    (proc / "self" / "cgroup").write_text("0::/outer/inner\n")
+    for folder, most in ((leaf, "max"), (leaf.parent, "5000")):
+        (folder / "memory.max").write_text(most)
+        (folder / "memory.current").write_text("3000\n")
+        (folder / "memory.stat").write_text("anon 1\ninactive_file 500\n")
+    assert free_bytes(proc, groups) == 5000 - 3000 + 500
+    (proc / "self" / "cgroup").write_text("4:cpu,memory:/elsewhere\n")
+    (groups / "memory" / "memory.limit_in_bytes").write_text("700")
+    (groups / "memory" / "memory.usage_in_bytes").write_text("900")
+    (groups / "memory" / "memory.stat").write_text("total_inactive_file 0\n")
+    assert free_bytes(proc, groups) == 0
+    assert free_bytes(tmp_path / "none", groups) is None
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"sampler": RandomSampler(range(10), replacement=True)},
+        {"sampler": RandomSampler(range(10), num_samples=3)},
+        {"sampler": WeightedRandomSampler([1.0] * 10, 4)},
+        {"batch_sampler": [[3, 1], [2]]},
+    ],
+)
+def test_a_sampler_that_chooses_rows_is_refused(choice):
+    with pytest.raises(TypeError, match="chooses rows of its own; wanted Subset"):
+        Batches(DataLoader(images(), **choice), "support", 4)
