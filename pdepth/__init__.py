@@ -48,4 +48,6 @@ def __getattr__(name: str) -> Any:
     """Names that bring torch or matplotlib are imported when they are first used."""
     if name not in _LATER:
         raise AttributeError(f"module 'pdepth' has no attribute {name!r}")
-    return getattr(import_module(_LATER[name]), name)
+    value = getattr(import_module(_LATER[name]), name)
+    globals()[name] = value  # found without this function from now on
+    return value

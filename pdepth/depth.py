@@ -1,4 +1,4 @@
-"""From a model and its data to prediction depths."""
+"""From a model and its data to prediction depths: inspect, plan, read, search backward, reduce."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -16,31 +16,37 @@ from torch import nn
 
 from pdepth import __version__
 from pdepth.arrays import arguments
-from pdepth.arrays.arguments import Problem
-from pdepth.arrays.memory import Budget, free_on
-from pdepth.backends import backend_named, triton
-from pdepth.embeddings.capture import Layout, at_rest, device_of, footprint, inspect
-from pdepth.embeddings.dataset import Batches, Changed
-from pdepth.embeddings.placement import Layers, Placement, place, unwrap
-from pdepth.embeddings.spans import Embeddings, Reading
-from pdepth.io.embedding_store import (
-    EmbeddingStore,
-    Writer,
-    fingerprint_of,
-    is_store,
-    open_store,
-    writing,
-)
+from pdepth.arrays.arguments import SearchOptions
+from pdepth.arrays.memory import Budget
+from pdepth.arrays.problem import Problem, probe_rows
+from pdepth.backends import backend_named
+from pdepth.embeddings.capture import at_rest, device_of, footprint
+from pdepth.embeddings.collect import Embeddings, HeldEmbeddings, Job, Reading
+from pdepth.embeddings.dataset import Changed
+from pdepth.embeddings.placement import Layers, place, unwrap
 from pdepth.io.journal import Journal, OtherRun
 from pdepth.progress import Observer, ProbeMeter, fastest, watch
 from pdepth.result import DepthResult
-from pdepth.search import chunks, passing
-from pdepth.search.backward import Targets, Walk
+from pdepth.search.backward import ProbeSearch, Targets
+from pdepth.votes import VotingOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from pdepth.options import ModelOptions
+    from pdepth.io.embedding_store import EmbeddingStore, Writer
+
+
+class ModelOptions(VotingOptions, total=False):
+    """Of `prediction_depth`, for the overloads of one k and of several."""
+
+    layers: Layers
+    early_exit: bool
+    reference: Any
+    device: str | torch.device | None
+    batch_size: int
+    keep_embeddings: str | os.PathLike[str] | None
+    run_dir: str | os.PathLike[str] | None
+    progress: bool | Observer
 
 
 @overload
@@ -120,188 +126,129 @@ def prediction_depth(
     model, data, k or version is a ValueError that says what has changed; one that another process
     is at work in, a BlockingIOError.
     """
-    ballot = arguments.check_voting(k, weights, temperature)
-    most = max(ballot.ks)
-    arguments.check_choice(metric, "metric", arguments.METRICS)
+    voting = arguments.check_voting(k, weights, temperature)
+    options = arguments.check_search(voting, metric, True, num_threads, None)
     arguments.check_reference(reference)
     batch_size = arguments.check_int(batch_size, "batch_size")
-    threads = arguments.check_threads(num_threads)
     backend_named(backend)
-    target = named_device(device)
-    budget = Budget.of(memory)
-    placement = place(model, layers)
+    target_device, budget, placement = check_device(device), Budget.of(memory), place(model, layers)
     with (
         watch(progress) as observer,
-        _keeping(keep_embeddings, run_dir) as (writer, store),
-        at_rest(model, target),
-        ExitStack() as held,
+        _keeping(keep_embeddings, run_dir) as kept,
+        at_rest(model, target_device),
+        ExitStack() as stack,
     ):
-        job = Job.of(model, placement, support, queries, batch_size, most)
-        layout, sources, own = job.layout, job.sources, job.own
-        arguments.check_reference(reference, sources[-1].rows)
+        job = Job.inspect(
+            model, placement, support, queries, batch_size=batch_size, metric=metric, k=voting.k,
+            budget=budget, backend=backend, observer=observer,
+        )  # fmt: skip
+        arguments.check_reference(reference, job.readers[-1].rows)
         meta = {"model": type(unwrap(model)).__name__, "placement": placement.rule}
-        network = ""  # hashing its weights takes a while, and only what is kept asks for it
-        if run_dir is not None or keep_embeddings is not None:
-            network = fingerprint_of(unwrap(model).state_dict())
-        journal = None
+        journal, network = None, ""
+        if run_dir is not None or kept is not None:
+            network = fingerprint_of_network(model)
         if run_dir is not None:
-            about = {
-                "pdepth": __version__,
-                "torch": str(torch.__version__),
-                "the network": network,
-                "the list of probes": ", ".join(layout.names),
-                "k": ", ".join(map(str, ballot.ks)),
-                "metric": metric,
-                "weights": " ".join(ballot.meta.values()) or weights,
-                "reference": _named(reference),
+            about = _run_of(job, options, network) | {
+                "reference": _reference_name(reference),
                 "early_exit": str(early_exit),
                 "return_counts": str(return_counts),
-                "the batch size": str(sources[0].batch_rows),
-                "the kind of device": device_of(model).type,
-                "the support's number of rows": str(sources[0].rows),
-                "the number of queries": "" if own else str(sources[1].rows),
             }
-            journal = held.enter_context(closing(Journal(run_dir, about)))
-        home, budget = job.home(budget, backend, metric)
-        embeddings = Embeddings(
-            model,
-            layout,
-            sources,
-            budget=budget,
-            metric=metric,
-            k=most,
-            home=home,
-            to_disk=keep_embeddings is not None,
-            writer=writer,
-            store=store,
-            scratch=None if run_dir is None else Path(run_dir),
-            network=network,
-            meta=meta,
-            observer=observer,
+            journal = stack.enter_context(closing(Journal(run_dir, about)))
+        rate = product_rate(job.home) if not job.fits or progress is not False else None
+        embeddings = stack.enter_context(
+            plan_embeddings(job, rate, kept, run_dir, network, meta, journal is not None)
         )
-        if embeddings.anew:
-            check_least(layout, budget, metric, most)
-        for source in sources:
-            source.remembers = embeddings.anew or journal is not None
-        with embeddings:
-            limit = None
-            if embeddings.anew or progress is not False:
-                limit = embeddings.search_rate = product_rate(home)
-            reading = _read(embeddings, sources, journal)
-            labels, count = reading.labels, len(reading.predictions)
-            arguments.check_k(most, len(labels[0]), leave_one_out=own)
-            classes, codes = arguments.encode_labels(labels[0], len(labels[0]))
-            problem = Problem(
-                layers=(),
-                codes=codes,
-                classes=classes,
-                k=most,
-                exclude_self=True,
-                query_rows=None,
-                count=count,
-                threads=threads,
-                device=home,
-            )
-            given = Targets.of(problem, reading.predictions, labels[-1], reference)
-            walk = Walk(
-                len(layout.probes),
-                count,
-                ballot,
-                backend,
-                early_exit=early_exit and not return_counts,
-                wanted=given.wanted,
-                counting="margins" if return_counts else "",
-                journal=journal,
-            )
-            search = ProbeMeter(observer, layout.names, layout.widths, len(labels[0]), limit)
-            end = len(layout.probes)
-            while end and len(walk.alive):
-                if journal is not None and walk.recall(end - 1):
-                    end -= 1
-                    continue
-                begun = passing.begun(journal, end, walk.alive)
-                group = embeddings.before(end, walk.alive, begun)
-                part = replace(
-                    problem,
-                    layers=tuple(
-                        arguments.layer(*layer, metric, threads, group.memory)
-                        for layer in group.layers
-                    ),
-                    query_rows=group.asked if own else None,
-                    count=len(group.asked),
-                    memory=group.memory,
-                )
-                if group.passing is not None:
-                    passing.ask(walk, group, part, own, journal, search)
-                else:
-                    with search.at_work():
-                        walk.ask(group.first, part, search, group.asked)
-                if journal is not None:
-                    journal.forget(passing.NAME)
-                end = group.first
-                del group, part  # before the next one's
-        about_votes = ballot.meta | ({"metric": metric} if metric != "sqeuclidean" else {})
-        probes = list(zip(layout.names, layout.widths, strict=True))
-        results = walk.results(problem, given, probes, own, meta | about_votes)
-        each = [results] if isinstance(results, DepthResult) else list(results.values())
-        search.finish(_asked(each))
+
+        reading = _read(job, embeddings, journal)
+        problem = _problem_of(job, reading, options)
+        targets = Targets.of(problem, reading.predictions, reading.labels[-1], reference)
+
+        search = ProbeSearch(
+            len(job.layout.probes), problem.num_queries, voting, backend,
+            early_exit=early_exit and not return_counts, target=targets.codes,
+            keep="margins" if return_counts else "", journal=journal,
+        )  # fmt: skip
+        meter = ProbeMeter(
+            observer, job.layout.names, job.layout.widths, len(reading.labels[0]), rate, job.clock
+        )
+        search_backward(job, embeddings, search, problem, options, meter)
+        if metric != "sqeuclidean":
+            meta["metric"] = metric
+        probes = list(zip(job.layout.names, job.layout.widths, strict=True))
+        results = search.results(problem.classes, targets, probes, job.own_rows, meta | voting.meta)
+        meter.finish(_searched([results] if not isinstance(results, dict) else [*results.values()]))
     return results
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A model and its data, looked at: where it is probed, and what of each row is kept.
+def plan_embeddings(
+    job: Job,
+    search_rate: float | None,
+    kept: Writer | EmbeddingStore | None,
+    run_dir: str | os.PathLike[str] | None,
+    network: str,
+    meta: dict[str, str],
+    resumable: bool,
+) -> Embeddings:
+    """How the embeddings of a job are had: held in memory, kept on disk, or computed again.
 
-    sources: the support, and the queries unless they are its own rows.
+    Raises MemoryError where not even single rows of a probe could be searched.
     """
+    recomputed = kept is None and not job.fits
+    for reader in job.readers:
+        reader.remembers = recomputed or resumable
+    if kept is not None:
+        from pdepth.embeddings.kept import KeptEmbeddings
 
-    model: nn.Module
-    layout: Layout
-    sources: list[Batches]
+        return KeptEmbeddings(job, kept, network, meta)
+    if not recomputed:
+        return HeldEmbeddings(job)
+    from pdepth.embeddings.recompute import RecomputedEmbeddings
 
-    @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        placement: Placement,
-        support: Any,
-        queries: Any,
-        batch_size: int,
-        k: int,
-    ) -> Job:
-        """Inside `at_rest`: reads the first batches, and runs a dry pass over two rows."""
-        sources = [Batches(support, "support", batch_size)]
-        if queries is not None:
-            sources.append(Batches(queries, "queries", batch_size))
-        if sources[0].rows is not None:
-            arguments.check_k(k, sources[0].rows, leave_one_out=queries is None)
-        layout = inspect(model, placement, sources[0].first[0])
-        if queries is not None and inspect(model, placement, sources[1].first[0]) != layout:
-            raise ValueError(
-                "queries gives other embeddings than support: inputs of shape "
-                f"{tuple(sources[1].first[0].shape[1:])} and "
-                f"{tuple(sources[0].first[0].shape[1:])}; wanted inputs of one kind."
-            )
-        return cls(model, layout, sources)
+    check_least(job)
+    return RecomputedEmbeddings(job, search_rate, None if run_dir is None else Path(run_dir))
 
-    @property
-    def own(self) -> bool:
-        """Whether the support's own rows are asked."""
-        return len(self.sources) == 1
 
-    def home(self, budget: Budget, backend: str, metric: str) -> tuple[torch.device | None, Budget]:
-        """Where embeddings are held, and what they may take there: the model's own CUDA device,
-        if the GPU engine can work beside all of them; None stands for the host."""
-        device, rows = device_of(self.model), [source.rows or 0 for source in self.sources]
-        if device.type != "cuda" or backend not in ("auto", "triton") or triton.available():
-            return None, budget
-        work = triton.working_set(max(self.layout.widths), rows[0], rows[-1])
-        taken = footprint(self.layout, sum(rows), metric)
-        if 0 in rows or taken + work > triton.SHARE * free_on(device):
-            return None, budget
-        if budget.given:
-            return (device if taken <= (budget.size or 0) else None), budget
-        return device, Budget(free_on(device))
+def search_backward(
+    job: Job,
+    embeddings: Embeddings,
+    search: ProbeSearch,
+    problem: Problem,
+    options: SearchOptions,
+    meter: ProbeMeter,
+) -> None:
+    """Search spans of probes, from the softmax to the input, as long as queries are active."""
+    end = len(job.layout.probes)
+    while end and len(search.active):
+        if search.recall(end - 1):
+            end -= 1
+            continue
+        span = embeddings.span(end, search.active, search.resumed_first(end))
+        probes = [
+            probe_rows(*rows, options.metric, options.num_threads, span.memory)
+            for rows in span.probes
+        ]
+        of_span = replace(
+            problem,
+            probes=tuple(probes),
+            query_rows=span.queries if job.own_rows else None,
+            num_queries=len(span.queries),
+            memory=span.memory,
+        )
+        with job.clock.running():
+            search.search(of_span, span.first, span.queries, meter)
+        end = span.first
+        del span, probes, of_span  # before the next one's
+
+
+def check_least(job: Job) -> None:
+    """Raise MemoryError where not even single rows of a probe could be searched."""
+    from pdepth.search.chunks import check_memory
+
+    layout, memory = job.layout, job.budget.size
+    assert memory is not None
+    for number, (name, width) in enumerate(zip(layout.names, layout.widths, strict=True)):
+        row_bytes = footprint(layout, 1, job.metric, [number])
+        check_memory(memory, name, width, row_bytes, job.k)
 
 
 def product_rate(device: torch.device | None) -> float:
@@ -312,79 +259,127 @@ def product_rate(device: torch.device | None) -> float:
     return 2.0 * size**3 / fastest(lambda: (rows @ rows)[0, 0].item())
 
 
-def check_least(layout: Layout, budget: Budget, metric: str, k: int) -> None:
-    """Raises MemoryError where not even single rows of a probe could be streamed."""
-    assert budget.size is not None
-    for number, (name, width) in enumerate(zip(layout.names, layout.widths, strict=True)):
-        row = footprint(layout, 1, metric, [number])
-        chunks.check_memory(budget.size, name, width, row, k)
+def check_device(device: str | torch.device | None) -> torch.device | None:
+    """A device that can be used, by its name; ValueError for another."""
+    if device is None:
+        return None
+    try:
+        checked = torch.device(device)
+        torch.empty(0, device=checked)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device: expected a device that can be used, got {str(device)!r}: {reason}"
+        ) from None
+    return checked
 
 
-def _read(embeddings: Embeddings, sources: Sequence[Batches], journal: Journal | None) -> Reading:
-    """The first pass over the data, or what an earlier run wrote down of it."""
+def fingerprint_of_network(model: nn.Module) -> str:
+    """Of the network's weights; hashing them takes a while."""
+    from pdepth.io.embedding_store import fingerprint_of
+
+    return fingerprint_of(unwrap(model).state_dict())
+
+
+# ---- what a run reads and remembers ----
+
+
+def _problem_of(job: Job, reading: Reading, options: SearchOptions) -> Problem:
+    """The problem of a job, without rows yet."""
+    labels = reading.labels[0]
+    arguments.check_k(job.k, len(labels), leave_one_out=job.own_rows)
+    classes, codes = arguments.encode_labels(labels, len(labels))
+    return Problem(
+        probes=(),
+        codes=codes,
+        classes=classes,
+        k=job.k,
+        exclude_self=True,
+        query_rows=None,
+        num_queries=len(reading.predictions),
+        num_threads=options.num_threads,
+        device=job.home,
+    )
+
+
+def _read(job: Job, embeddings: Embeddings, journal: Journal | None) -> Reading:
+    """The first reading of the data, or what an earlier run wrote of it."""
     if journal is None:
         return embeddings.read()
-    known = journal.noted("reading")
+    known = journal.read(READING)
     if known is None:
         reading = embeddings.read()
         arrays = {"predictions": reading.predictions}
-        for source, labels in zip(sources, reading.labels, strict=True):
-            arrays[f"{source.what} labels"] = labels
-            arrays[f"{source.what} checks"] = np.array(source.checks, np.int64)
-        journal.note("reading", arrays)
+        for reader, of_reader in zip(job.readers, reading.labels, strict=True):
+            arrays[f"{reader.what} labels"] = of_reader
+            arrays[f"{reader.what} checks"] = np.array(reader.checks, np.int64)
+        journal.write(READING, arrays)
         return reading
-    for source in sources:
+    for reader in job.readers:
         try:
-            source.expect(known[f"{source.what} checks"].tolist())
+            reader.expect(known[f"{reader.what} checks"].tolist())
         except Changed as error:
             what = str(error).partition(";")[0]
             raise OtherRun(
-                f"run_dir {journal.path} holds a run of other data: {what}; another directory "
-                "begins anew."
+                f"run_dir {journal.path} holds a run of other data: {what}; use another directory "
+                "to begin anew."
             ) from None
-    reading = Reading([known[f"{s.what} labels"] for s in sources], known["predictions"])
-    embeddings.recall(reading)
+    labels = [known[f"{reader.what} labels"] for reader in job.readers]
+    reading = Reading(labels, known["predictions"])
+    embeddings.resume(reading)
     return reading
+
+
+READING = "reading"  # a journal's name for what the first reading of the data gave
+
+
+def _run_of(job: Job, options: SearchOptions, network: str) -> dict[str, str]:
+    """What a run is of, in words, for its journal."""
+    voting, rows = options.voting, [reader.rows for reader in job.readers]
+    return {
+        "pdepth": __version__,
+        "torch": str(torch.__version__),
+        "the network": network,
+        "the list of probes": ", ".join(job.layout.names),
+        "k": ", ".join(map(str, voting.ks)),
+        "metric": options.metric,
+        "weights": " ".join(voting.meta.values()) or voting.weights,
+        "the batch size": str(job.readers[0].batch_rows),
+        "the kind of device": device_of(job.model).type,
+        "the support's number of rows": str(rows[0]),
+        "the number of queries": "" if job.own_rows else str(rows[-1]),
+    }
 
 
 @contextmanager
 def _keeping(
     path: str | os.PathLike[str] | None, run_dir: str | os.PathLike[str] | None
-) -> Iterator[tuple[Writer | None, EmbeddingStore | None]]:
-    """What writes embeddings to `path`; or, of a run that goes on, the store that is finished."""
+) -> Iterator[Writer | EmbeddingStore | None]:
+    """What writes embeddings to `path`; or, of a run that resumes, the store that is finished."""
     if path is None:
-        yield None, None
-    elif run_dir is not None and (Path(run_dir) / "reading.npz").exists() and is_store(path):
-        yield None, open_store(path)
+        yield None
+        return
+    from pdepth.io.embedding_store import is_store, open_store, writing
+
+    if run_dir is not None and (Path(run_dir) / f"{READING}.npz").exists() and is_store(path):
+        yield open_store(path)
     else:
         with writing(path) as writer:
-            yield writer, None
+            yield writer
 
 
-def _named(reference: Any) -> str:
+def _reference_name(reference: Any) -> str:
     """A reference, or the checksum of its values."""
     if isinstance(reference, str):
         return reference
-    return f"array {zlib.crc32(arguments.check_integers(reference, 'reference').tobytes()):08x}"
+    values = arguments.check_integers(reference, "reference")
+    return f"array {zlib.crc32(values.tobytes()):08x}"
 
 
-def _asked(results: Sequence[DepthResult]) -> list[int]:
-    """Of how many examples each probe's vote was asked: as long as those of one k agreed."""
+def _searched(results: Sequence[DepthResult]) -> list[int]:
+    """For how many examples each probe was searched: as long as those of one k agreed."""
     probes = range(len(results[0].probes))
     if all(result.known.all() for result in results):
         return [len(results[0])] * len(probes)
     depth = np.min([result.depth for result in results], axis=0)
     return [int((depth <= probe + 1).sum()) for probe in probes]
-
-
-def named_device(device: str | torch.device | None) -> torch.device | None:
-    """A device that can be used, by its name; ValueError for another."""
-    if device is None:
-        return None
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device is {str(device)!r}, which cannot be used: {reason}") from None
-    return found

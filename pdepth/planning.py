@@ -16,17 +16,18 @@ from torch import nn
 from pdepth.arrays import arguments
 from pdepth.arrays.memory import Budget, human
 from pdepth.backends import backend_named, cpu, triton
-from pdepth.depth import Job, check_least, named_device, product_rate
+from pdepth.depth import check_device, check_least, product_rate
 from pdepth.embeddings.capture import at_rest, footprint, forward
+from pdepth.embeddings.collect import Job
 from pdepth.embeddings.placement import Layers, place
-from pdepth.embeddings.spans import Embeddings
+from pdepth.embeddings.spans import Span, SpanPlanner
 from pdepth.progress import clock, fastest
 from pdepth.search import chunks
 from pdepth.votes import probe_votes
 
-SAMPLE = 1 << 25  # bytes of rows that the kernel is measured on
-ROWS, ASKED = 8192, 1024  # of them, at most
-WIDTHS = (16, 256, 4096)  # at which it is measured, up to the widest probe's
+MEASURED_BYTES = 1 << 25  # of rows that the search is measured on
+MEASURED_ROWS, MEASURED_QUERIES = 8192, 1024  # at most
+MEASURED_WIDTHS = (16, 256, 4096)  # up to the widest probe's
 
 
 @dataclass(frozen=True)
@@ -118,92 +119,84 @@ def plan(
     Raises as `prediction_depth` before its work; ValueError for a dataset that does not say how
     many rows it has.
     """
-    ballot = arguments.check_voting(k, "uniform", None)
-    most = max(ballot.ks)
-    arguments.check_choice(metric, "metric", arguments.METRICS)
+    voting = arguments.check_voting(k)
+    options = arguments.check_search(voting, metric, True, num_threads, None)
     batch_size = arguments.check_int(batch_size, "batch_size")
-    threads = arguments.check_threads(num_threads)
     backend_named(backend)
-    target, budget, placement = named_device(device), Budget.of(memory), place(model, layers)
-    with at_rest(model, target):
-        job = Job.of(model, placement, support, queries, batch_size, most)
-        for source in job.sources:
-            if source.rows is None:
+    target_device, budget, placement = check_device(device), Budget.of(memory), place(model, layers)
+    with at_rest(model, target_device):
+        job = Job.inspect(
+            model, placement, support, queries, batch_size=batch_size, metric=metric, k=voting.k,
+            budget=budget, backend=backend,
+        )  # fmt: skip
+        for reader in job.readers:
+            if reader.rows is None:
                 raise ValueError(
-                    f"{source.what} does not say how many rows it has; a plan wants to know."
+                    f"{reader.what}: expected data that knows how many rows it has, got "
+                    "a stream; a plan needs the number."
                 )
-        home, budget = job.home(budget, backend, metric)
-        embeddings = Embeddings(
-            model,
-            job.layout,
-            job.sources,
-            budget=budget,
-            metric=metric,
-            k=most,
-            home=home,
-            to_disk=keep_embeddings is not None,
-        )
-        if embeddings.anew:
-            check_least(job.layout, budget, metric, most)
+        kept = keep_embeddings is not None
+        if not kept and not job.fits:
+            check_least(job)
         rates = None
         if measure:
-            rates = _rows_a_second(job), _flop_a_second(job, home, backend, num_threads, most)
-            embeddings.forward_rate, embeddings.search_rate = rates[0], product_rate(home)
-    kept = keep_embeddings is not None
-    return bill(job, embeddings, budget, home, metric, threads, most, kept, rates)
+            rates = Rates(
+                forward=_forward_rate(job),
+                search=_search_rates(job, backend, options.num_threads),
+                product=product_rate(job.home),
+            )
+    return _bill(job, kept, options.num_threads, rates)
 
 
-def bill(
-    job: Job,
-    embeddings: Embeddings,
-    budget: Budget,
-    home: torch.device | None,
-    metric: str,
-    threads: int,
-    k: int,
-    kept: bool,
-    rates: tuple[float, list[tuple[int, float]]] | None,
-) -> Plan:
-    """The plan's numbers. rates: rows a second of the forward pass, and FLOP/s by width."""
-    layout, rows = job.layout, [source.rows or 0 for source in job.sources]
-    groups = embeddings.groups()
-    asked = rows[-1]
-    flop = [2.0 * asked * rows[0] * width for width in layout.widths]
-    taken = [footprint(layout, sum(rows), metric, range(g.first, g.end)) for g in groups]
-    total = footprint(layout, sum(rows))
-    work = cpu.working_set(max(layout.widths), rows[0], threads, embeddings.search_memory)
+@dataclass(frozen=True)
+class Rates:
+    """What this machine does in a second: rows of the forward pass, floating-point operations of
+    the search by width, and those of a float32 matrix product."""
+
+    forward: float
+    search: list[tuple[int, float]]
+    product: float
+
+
+def _bill(job: Job, kept: bool, num_threads: int, rates: Rates | None) -> Plan:
+    """The plan's numbers. kept: whether embeddings go to disk."""
+    layout, budget, rows = job.layout, job.budget, job.rows or []
+    support, queries = rows[0], rows[-1]
+    planner = SpanPlanner(job, rows)
+    if rates is not None:
+        planner.forward_rate, planner.search_rate = rates.forward, rates.product
+    spans = [Span(0, len(layout.probes), "held")] if kept else planner.all()
+    recomputed = not kept and not job.fits
+    taken = [footprint(layout, sum(rows), job.metric, range(s.first, s.end)) for s in spans]
+    work = cpu.working_set(max(layout.widths), support, num_threads, job.search_memory(recomputed))
     memory, on_device = max(taken) + work, 0
-    if embeddings.anew and budget.size is not None:
-        # What does not fit passes by, or is streamed, within the whole budget.
+    if recomputed and budget.size is not None:
+        # What does not fit is searched in chunks, within the whole budget.
         memory = max(
-            each + work if group.way == "held" else budget.size
-            for group, each in zip(groups, taken, strict=True)
+            size + work if span.way == "held" else budget.size
+            for span, size in zip(spans, taken, strict=True)
         )
     if kept:
         memory = work
-    if home is not None:
-        on_device = max(taken) + triton.working_set(max(layout.widths), rows[0], asked)
+    if job.home is not None:
+        on_device = max(taken) + triton.working_set(max(layout.widths), support, queries)
         memory = 0
-    forwarded = 0
-    for group in groups:
-        again = 1
-        if group.way == "streamed" and budget.size is not None:
-            row = footprint(layout, 1, metric, [group.first])
-            again = chunks.readings(budget.size, asked, row, k)
-        forwarded += again * rows[0] + (0 if job.own and group.way == "held" else asked)
+    forwarded = sum(_forwarded(job, span, support, queries) for span in spans)
+    flop = [2.0 * queries * support * width for width in layout.widths]
     forward_seconds = search_seconds = None
     if rates is not None:
-        rate, by_width = rates
-        forward_seconds = forwarded / rate
+        forward_seconds = forwarded / rates.forward
         search_seconds = sum(
-            each / _at(width, by_width) for each, width in zip(flop, layout.widths, strict=True)
+            operations / _at(width, rates.search)
+            for operations, width in zip(flop, layout.widths, strict=True)
         )
+    total = footprint(layout, sum(rows))
     return Plan(
         probes=layout.names,
         widths=layout.widths,
-        support=rows[0],
-        queries=None if job.own else asked,
-        passes=tuple(layout.names[group.first : group.end] for group in groups),
+        support=support,
+        queries=None if job.own_rows else queries,
+        passes=tuple(layout.names[span.first : span.end] for span in spans),
         forwarded=forwarded,
         flop=sum(flop),
         embeddings=total,
@@ -216,12 +209,21 @@ def bill(
     )
 
 
+def _forwarded(job: Job, span: Span, support: int, queries: int) -> int:
+    """Rows that run through the network for a span."""
+    readings = 1
+    if span.way == "streamed" and job.budget.size is not None:
+        row_bytes = footprint(job.layout, 1, job.metric, [span.first])
+        readings = chunks.readings(job.budget.size, queries, row_bytes, job.k)
+    return readings * support + (0 if job.own_rows and span.way == "held" else queries)
+
+
 # ---- this machine ----
 
 
-def _rows_a_second(job: Job) -> float:
-    """Of the forward pass, every probe copied, over the first batch."""
-    inputs, labels = job.sources[0].first
+def _forward_rate(job: Job) -> float:
+    """Rows a second of the forward pass, every probe copied, over the first batch."""
+    inputs, labels = job.readers[0].first
     held: dict[int, torch.Tensor] = {}
 
     def put(number: int, begin: int, values: torch.Tensor) -> None:
@@ -237,22 +239,22 @@ def _rows_a_second(job: Job) -> float:
     return len(labels) / fastest(once)
 
 
-def _flop_a_second(
-    job: Job, home: torch.device | None, backend: str, num_threads: int | None, k: int
-) -> list[tuple[int, float]]:
-    """Of the search at some widths, on random rows of the probes' type."""
-    rng, found = np.random.default_rng(0), []
+def _search_rates(job: Job, backend: str, num_threads: int) -> list[tuple[int, float]]:
+    """Operations a second of the search at some widths, on random rows of the probes' type."""
+    rng, rates = np.random.default_rng(0), []
     widest = max(job.layout.widths)
-    for width in [each for each in WIDTHS if each < widest] + [min(widest, 2 * WIDTHS[-1])]:
-        rows = max(min(ROWS, SAMPLE // (4 * width)), 2 * k + 2)
+    for width in [w for w in MEASURED_WIDTHS if w < widest] + [
+        min(widest, 2 * MEASURED_WIDTHS[-1])
+    ]:
+        rows = max(min(MEASURED_ROWS, MEASURED_BYTES // (4 * width)), 2 * job.k + 2)
         values = torch.from_numpy(rng.standard_normal((rows, width), dtype=np.float32))
-        support = values if home is None else values.to(home)
-        queries, labels = support[:ASKED] + 1, np.arange(rows) % 10
+        support = values if job.home is None else values.to(job.home)
+        queries, labels = support[:MEASURED_QUERIES] + 1, np.arange(rows) % 10
         search = partial(
-            probe_votes, support, labels, queries, k=k, backend=backend, num_threads=num_threads
+            probe_votes, support, labels, queries, k=job.k, backend=backend, num_threads=num_threads
         )
-        found.append((width, 2.0 * rows * len(queries) * width / fastest(search)))
-    return found
+        rates.append((width, 2.0 * rows * len(queries) * width / fastest(search)))
+    return rates
 
 
 def _at(width: int, rates: list[tuple[int, float]]) -> float:

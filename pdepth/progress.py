@@ -32,6 +32,8 @@ class Event:
 
 
 Observer = Callable[[Event], None]
+ProbeProgress = Callable[[int, float, int], None]
+"""Called with (probe, its fraction done, queries searched there), about ten times a second."""
 
 
 @contextmanager
@@ -127,6 +129,40 @@ class RowMeter:
         self.observer(Event(self.stage, "", done, done if finished else self.total, detail))
 
 
+class SearchClock:
+    """The time that a search takes, without the forward passes before and within it."""
+
+    def __init__(self, running: bool = False) -> None:
+        self._seconds = 0.0
+        self._since: float | None = time.monotonic() if running else None
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self._seconds + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While the search runs."""
+        self._set(True)
+        try:
+            yield
+        finally:
+            self._set(False)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While something else runs within the search."""
+        self._set(False)
+        try:
+            yield
+        finally:
+            self._set(True)
+
+    def _set(self, running: bool) -> None:
+        self._seconds, self._since = self.seconds, time.monotonic() if running else None
+
+
 class ProbeMeter:
     """Turns the engine's (probe, fraction, rows alive) into events with GFLOP/s and time left.
 
@@ -142,26 +178,14 @@ class ProbeMeter:
         widths: Sequence[int],
         support_rows: int,
         limit: float | None = None,
+        clock: SearchClock | None = None,
     ) -> None:
         self.limit = limit
         self.observer, self.probes, self.widths = observer, probes, widths
         self.support_rows = support_rows
-        self.seconds, self._since = 0.0, time.monotonic()
+        self._clock = clock or SearchClock(running=True)
         self.work: dict[int, float] = {}  # of each probe seen so far, in floating-point operations
         self.fraction: dict[int, float] = {}
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """While it lasts the search runs; what comes between is not counted, once this is used."""
-        self._since = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds = self._spent()
-            self._since = float("inf")
-
-    def _spent(self) -> float:
-        return self.seconds + max(0.0, time.monotonic() - self._since)
 
     def _cost(self, probe: int, alive: int) -> float:
         return 2.0 * alive * self.support_rows * self.widths[probe]
@@ -172,7 +196,7 @@ class ProbeMeter:
         done = sum(self.work[p] * self.fraction[p] for p in self.work)
         ahead = sum(self._cost(p, alive) for p in range(len(self.widths)) if p not in self.work)
         total = sum(self.work.values()) + ahead
-        rate = done / max(self._spent(), 1e-9)
+        rate = done / max(self._clock.seconds, 1e-9)
         detail = f"{alive:,} rows alive, {self._speed(rate)}"
         if rate:
             detail += f", {clock((total - done) / rate)} left"
@@ -186,7 +210,7 @@ class ProbeMeter:
 
     def finish(self, asked: Sequence[int]) -> None:
         """Say that the search is over; `asked` is how many rows each probe voted on."""
-        seconds = max(self._spent(), 1e-9)
+        seconds = max(self._clock.seconds, 1e-9)
         done = sum(self._cost(probe, asked[probe]) for probe in self.work)
         detail = f"{sum(map(bool, asked))} of {len(self.probes)} probes searched"
         if done:  # some may have been known from an earlier run

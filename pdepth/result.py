@@ -63,6 +63,16 @@ def margins(counts: Any) -> Any:
     return top[..., -1] - top[..., -2]
 
 
+def depth_of(agrees: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Depth (N,) of agreement (L, N) with a reference, and where it is undefined (N,).
+
+    The depth is where the last unbroken run of agreement begins, L where the last probe disagrees
+    (arXiv 2106.09647, section 2).
+    """
+    run = np.logical_and.accumulate(agrees[::-1], axis=0).sum(axis=0, dtype=np.int64)
+    return len(agrees) - run, run == 0
+
+
 @dataclass(frozen=True, eq=False)
 class DepthResult:
     """The prediction depth of N examples under L probes, and the votes that it rests on.

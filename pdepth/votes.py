@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays import arguments
-from pdepth.arrays.arguments import Problem, Voting
+from pdepth.arrays.problem import problems
 from pdepth.arrays.rows import is_torch
 from pdepth.arrays.sources import is_single
-from pdepth.backends import Progress, backend_named
+from pdepth.backends import backend_named
 from pdepth.io.embedding_store import EmbeddingStore
-from pdepth.result import DepthResult, Votes
-from pdepth.search import chunks
-from pdepth.search.backward import Targets, Walk, suffix
+from pdepth.progress import ProbeProgress
+from pdepth.result import DepthResult, Votes, depth_of
+from pdepth.search.backward import ProbeSearch, Targets
+from pdepth.search.chunks import open_session
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from pdepth.options import DepthOptions, VoteOptions
+
+class VotingOptions(TypedDict, total=False):
+    """What every function that votes takes, for the overloads of one k and of several."""
+
+    metric: str
+    weights: str
+    temperature: float | None
+    backend: str
+    num_threads: int | None
+    memory: int | str | None
+    return_counts: bool
+
+
+class VoteOptions(VotingOptions, total=False):
+    """Of `probe_votes`."""
+
+    query_rows: Any
+    exclude_self: bool
+
+
+class DepthOptions(VoteOptions, total=False):
+    """Of `depth_from_embeddings`."""
+
+    early_exit: bool
+    reference: Any
+    probes: Sequence[str] | None
+    query_labels: Any
+    progress: ProbeProgress | None
 
 
 @overload
@@ -99,40 +125,37 @@ def probe_votes(
         FileNotFoundError: a path leads nowhere.
         MemoryError: `memory` does not suffice for one row of a source.
     """
-    ballot = arguments.check_voting(k, weights, temperature)
-    answer = _ask(
-        arguments.problems(
-            support,
-            queries,
-            labels,
-            query_rows=query_rows,
-            k=max(ballot.ks),
-            metric=metric,
-            exclude_self=exclude_self,
-            num_threads=num_threads,
-            memory=memory,
-        ),
-        ballot,
-        backend,
-        counting="counts" if return_counts else "",
-    )
-    problem = answer.problem
+    voting = arguments.check_voting(k, weights, temperature)
+    options = arguments.check_search(voting, metric, exclude_self, num_threads, memory)
+    backend_named(backend)
+    search: ProbeSearch | None = None
+    done = 0
+    for problem in problems(support, queries, labels, options, query_rows=query_rows):
+        if search is None:
+            keep = "counts" if return_counts else ""
+            search = ProbeSearch(
+                len(problem.probes), problem.num_queries, voting, backend, keep=keep
+            )
+            device, classes = problem.device, problem.classes
+        search.search(problem, done)
+        done += len(problem.probes)
+    assert search is not None  # a call without a probe is refused
 
-    def given_back(array: NDArray[Any] | None) -> Any:
+    def like_support(array: NDArray[Any] | None) -> Any:
         if array is not None and is_single(support):
             array = array[0]
-        return _on(problem.device, array)
+        return _on_device(device, array)
 
-    found = {
-        each: Votes(
-            votes=given_back(problem.classes[coded.votes]),
-            classes=_on(problem.device, problem.classes),
-            tied=given_back(coded.tied),
-            counts=given_back(coded.counts),
+    results = {
+        k: Votes(
+            votes=like_support(classes[encoded.votes]),
+            classes=_on_device(device, classes),
+            tied=like_support(encoded.tied),
+            counts=like_support(encoded.counts),
         )
-        for each, coded in zip(ballot.ks, answer.walk.found, strict=True)
+        for k, encoded in zip(voting.ks, search.votes, strict=True)
     }
-    return found if ballot.several else found[ballot.ks[0]]
+    return results if voting.several else results[voting.ks[0]]
 
 
 def kneighbors(
@@ -153,21 +176,15 @@ def kneighbors(
     array (M, D); with `metric="cosine"` the distances are those of the normalised rows.
     """
     if not is_single(support):
-        raise TypeError(f"support is a {type(support).__name__}; one array is wanted.")
-    (problem,) = arguments.problems(
-        support,
-        queries,
-        None,
-        query_rows=query_rows,
-        k=k,
-        metric=metric,
-        exclude_self=exclude_self,
-        num_threads=num_threads,
-        memory=memory,
-    )
-    engine = chunks.engine_for(problem, backend_named(backend, problem.device))
-    distances, rows = engine.neighbors(problem)
-    return _on(problem.device, distances), _on(problem.device, rows)
+        raise TypeError(f"support: expected one array, got a {type(support).__name__}.")
+    voting = arguments.check_voting(k)
+    if voting.several:
+        raise TypeError(f"k: expected an integer, got {k!r}.")
+    options = arguments.check_search(voting, metric, exclude_self, num_threads, memory)
+    (problem,) = problems(support, queries, None, options, query_rows=query_rows)
+    with open_session(problem, backend_named(backend, problem.device)) as session:
+        distances, rows = session.neighbors(0)
+    return _on_device(problem.device, distances), _on_device(problem.device, rows)
 
 
 def depth_from_votes(votes: Any, reference: Any) -> tuple[Any, Any]:
@@ -179,15 +196,15 @@ def depth_from_votes(votes: Any, reference: Any) -> tuple[Any, Any]:
 
     Raises ValueError or TypeError for shapes that do not fit or votes that are not integers.
     """
-    given = votes.detach().cpu().numpy() if is_torch(votes) else np.asarray(votes)
-    if given.ndim != 2 or given.shape[0] == 0:
-        raise ValueError(f"votes has shape {given.shape}; (probes, examples) is wanted.")
-    if given.dtype.kind not in "iub":
-        raise TypeError(f"votes has elements of type {given.dtype}; integers are wanted.")
-    agrees = given == arguments.check_integers(reference, "reference", given.shape[1])
-    depth, undefined = suffix(agrees)
+    array = votes.detach().cpu().numpy() if is_torch(votes) else np.asarray(votes)
+    if array.ndim != 2 or array.shape[0] == 0:
+        raise ValueError(f"votes: expected shape (L, N) with L >= 1, got {array.shape}.")
+    if array.dtype.kind not in "iub":
+        raise TypeError(f"votes: expected integers, got elements of type {array.dtype}.")
+    agrees = array == arguments.check_integers(reference, "reference", array.shape[1])
+    depth, undefined = depth_of(agrees)
     device = votes.device if is_torch(votes) else None
-    return _on(device, depth), _on(device, undefined)
+    return _on_device(device, depth), _on_device(device, undefined)
 
 
 @overload
@@ -234,7 +251,7 @@ def depth_from_embeddings(
     return_counts: bool = False,
     probes: Sequence[str] | None = None,
     query_labels: Any = None,
-    progress: Progress | None = None,
+    progress: ProbeProgress | None = None,
 ) -> DepthResult | dict[int, DepthResult]:
     """The prediction depth of queries whose embeddings are at hand, one array a probe.
 
@@ -263,112 +280,64 @@ def depth_from_embeddings(
     Raises:
         ValueError, TypeError: before any work, one sentence that names the argument.
     """
-    ballot = arguments.check_voting(k, weights, temperature)
+    voting = arguments.check_voting(k, weights, temperature)
+    options = arguments.check_search(voting, metric, exclude_self, num_threads, memory)
     arguments.check_reference(reference)
+    backend_named(backend)
+    meta: dict[str, str] = {}
     if isinstance(support, EmbeddingStore):
-        for what, given in (("queries", queries), ("probes", probes)):
-            if given is not None:
-                raise TypeError(
-                    f"{what} is given beside a store, which has its own; None is wanted."
-                )
-        store, asked = support, support.asked
+        for name, value in (("queries", queries), ("probes", probes)):
+            if value is not None:
+                raise TypeError(f"{name}: expected None beside a store, which has its own.")
+        store, meta = support, dict(support.meta)
+        labels, predictions, query_labels = _of_store(
+            store, labels, predictions, query_labels, query_rows
+        )
         support, probes = store.support.embeddings, store.probes
-        labels = store.support.labels if labels is None else labels
-        if store.queries is not None:
-            queries = store.queries.embeddings
-            query_labels = asked.labels if query_labels is None else query_labels
-        if predictions is None:
-            predictions = asked.predictions
-            if query_rows is not None and queries is None:
-                predictions = predictions[arguments.check_query_rows(query_rows, len(predictions))]
-        meta = dict(store.meta)
-    else:
-        meta = {}
-    for what, given in (("labels", labels), ("predictions", predictions)):
-        if given is None:
-            raise TypeError(f"{what} is None; integers are wanted, unless support is a store.")
-    problems = arguments.problems(
-        support,
-        queries,
-        labels,
-        names=probes,
-        query_rows=query_rows,
-        k=max(ballot.ks),
-        metric=metric,
-        exclude_self=exclude_self,
-        num_threads=num_threads,
-        memory=memory,
-    )
-    answer = _ask(
-        problems,
-        ballot,
-        backend,
-        counting="margins" if return_counts else "",
-        belonging=partial(
-            Targets.of, predictions=predictions, labels=query_labels, reference=reference
-        ),
-        early_exit=early_exit and not return_counts and not isinstance(support, Iterator),
-        progress=progress,
-    )
+        queries = None if store.queries is None else store.queries.embeddings
+    for name, value in (("labels", labels), ("predictions", predictions)):
+        if value is None:
+            raise TypeError(f"{name}: expected integers unless support is a store, got None.")
     if metric != "sqeuclidean":
         meta["metric"] = metric
-    assert answer.given is not None  # what belongs to the queries was asked for
-    return answer.walk.results(
-        answer.problem,
-        answer.given,
-        answer.layers,
-        queries is None and exclude_self,
-        meta | ballot.meta,
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Answer:
-    """A call's problem (its first, without arrays), its layers' names and widths, its votes.
-
-    given: what belongs to the queries, where it was asked for.
-    """
-
-    problem: Problem
-    layers: list[tuple[str, int]]
-    walk: Walk
-    given: Targets | None
-
-
-def _ask(
-    problems: Iterator[Problem],
-    ballot: Voting,
-    backend: str,
-    *,
-    counting: str = "",
-    belonging: Callable[[Problem], Targets] | None = None,
-    early_exit: bool = False,
-    progress: Progress | None = None,
-) -> _Answer:
-    """Check what belongs to the queries, then have every problem answered in turn."""
-    backend_named(backend)
-    answer: _Answer | None = None
-    for problem in problems:
-        if answer is None:
-            given = belonging(problem) if belonging else None
-            walk = Walk(
-                len(problem.layers),
-                problem.count,
-                ballot,
+    early_exit = early_exit and not return_counts and not isinstance(support, Iterator)
+    search: ProbeSearch | None = None
+    widths: list[tuple[str, int]] = []
+    for problem in problems(support, queries, labels, options, query_rows=query_rows, names=probes):
+        if search is None:
+            classes = problem.classes
+            targets = Targets.of(problem, predictions, query_labels, reference)
+            search = ProbeSearch(
+                len(problem.probes),
+                problem.num_queries,
+                voting,
                 backend,
                 early_exit=early_exit,
-                wanted=given.wanted if given else None,
-                counting=counting,
+                target=targets.codes,
+                keep="margins" if return_counts else "",
             )
-            # No array of a probe that has been answered.
-            answer = _Answer(replace(problem, layers=()), [], walk, given)
-        answer.walk.ask(len(answer.layers), problem, progress)
-        answer.layers.extend((layer.name, layer.support.width) for layer in problem.layers)
-    assert answer is not None  # a call without a probe is refused
-    return answer
+        search.search(problem, len(widths), progress=progress)
+        widths.extend([(probe.name, probe.support.width) for probe in problem.probes])
+    assert search is not None  # a call without a probe is refused
+    leave_one_out = queries is None and exclude_self
+    return search.results(classes, targets, widths, leave_one_out, meta | voting.meta)
 
 
-def _on(device: Any, array: NDArray[Any] | None) -> Any:
+def _of_store(
+    store: EmbeddingStore, labels: Any, predictions: Any, query_labels: Any, query_rows: Any
+) -> tuple[Any, Any, Any]:
+    """Labels, predictions and the queries' labels: the caller's, or else those of a store."""
+    labels = store.support.labels if labels is None else labels
+    if query_labels is None and store.queries is not None:
+        query_labels = store.queries.labels
+    if predictions is None:
+        predictions = store.asked.predictions
+        if query_rows is not None and store.queries is None:
+            predictions = predictions[arguments.check_query_rows(query_rows, len(predictions))]
+    return labels, predictions, query_labels
+
+
+def _on_device(device: Any, array: NDArray[Any] | None) -> Any:
     """`array` as the caller's kind: NumPy for None, or a torch tensor on that device."""
     if array is None or device is None:
         return array

@@ -85,8 +85,8 @@ def test_one_class_and_infinite_distances(way: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_stretches_change_nothing(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voting, "HELD", 1)
-    monkeypatch.setattr(voting, "LEAST", 7)
+    monkeypatch.setattr(voting, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(voting, "CHUNK_QUERIES", 7)
     for number in (0, 3, 8, 14, 31):
         problem = case(number)
         for way in WAYS[:3]:
@@ -96,8 +96,8 @@ def test_stretches_change_nothing(backend: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_stretches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more queries go to a search than the bound lets, and none of their rows are copied."""
-    monkeypatch.setattr(voting, "HELD", 5 * (24 * 4 + 8 * 3))
-    monkeypatch.setattr(voting, "LEAST", 1)
+    monkeypatch.setattr(voting, "CHUNK_BYTES", 5 * (24 * 4 + 8 * 3))
+    monkeypatch.setattr(voting, "CHUNK_QUERIES", 1)
     sizes: list[int] = []
     taken = Rows.__getitem__
 

@@ -17,7 +17,7 @@ from pdepth.depth import prediction_depth
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from pdepth.options import ModelOptions
+    from pdepth.depth import ModelOptions
 
 __all__ = ["ask", "asked", "network_seed", "split", "trained"]
 

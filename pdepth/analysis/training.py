@@ -33,8 +33,7 @@ from pdepth.arrays import arguments
 from pdepth.arrays.convert import to_numpy
 from pdepth.io.atomic import replacing
 from pdepth.optional import require
-from pdepth.result import DepthResult
-from pdepth.search.backward import suffix
+from pdepth.result import DepthResult, depth_of
 from pdepth.votes import depth_from_votes
 
 if TYPE_CHECKING:
@@ -304,7 +303,7 @@ class OverTraining:
         with np.errstate(invalid="ignore"):
             near = np.abs(self.accuracy - self.accuracy[-1]) <= within
         near[-1] = True
-        found: Int = self.steps[suffix(near)[0]]
+        found: Int = self.steps[depth_of(near)[0]]
         return found
 
     def to_pandas(self) -> Any:

@@ -1,48 +1,27 @@
-"""What backends give back."""
+"""What a backend answers: votes as codes of classes, and lists of neighbours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from pdepth.arrays.arguments import Problem
+UNKNOWN = -1
+"""The code of a vote that was not searched or, with a target, of a vote for another class."""
 
-Progress = Callable[[int, float, int], None]
-"""Called with (layer, its fraction done, queries asked there), about ten times a second."""
-
-
-class Engine(Protocol):
-    """What answers checked problems: a backend's module, or one that reads rows for it."""
-
-    def votes(
-        self,
-        problem: Problem,
-        wanted: NDArray[np.int32] | None,
-        return_counts: bool,
-        progress: Progress | None,
-    ) -> EncodedVotes:
-        """All; or with `wanted` (N,) only those that equal it from there to the last probe."""
-
-    def neighbors(
-        self, problem: Problem, progress: Progress | None = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Squared distances (N, k) and rows (N, k) of a problem of one layer, nearest first."""
-
-
-UNKNOWN = -1  # as a code: this vote was not asked
+Neighbors = tuple[NDArray[np.float64], NDArray[np.int64]]
+"""Squared distances (N, k) and support rows (N, k), in the order (distance, row)."""
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedVotes:
-    """Votes as codes: `votes` (L, N) int32, UNKNOWN where not asked or, for depth only, another's.
+    """Votes at L probes of N queries, as positions among a problem's classes.
 
-    With all votes asked: `tied` (L, N) bool, and `counts` (L, N, C) or None: int32, or float64
-    where votes have weights; or in their place `margins` (L, N).
+    votes: (L, N) int32 or `UNKNOWN`. With all votes searched also `tied` (L, N) bool, and `counts`
+    (L, N, C), int32 or, where votes have weights, float64; or in their place `margins` (L, N).
     """
 
     votes: NDArray[np.int32]
@@ -50,33 +29,37 @@ class EncodedVotes:
     counts: NDArray[Any] | None = None
     margins: NDArray[Any] | None = None
 
-    def spread(self, layers: int, queries: int) -> EncodedVotes:
-        """Of the same kind, for so many layers and queries: nothing known."""
-        whole = {}
-        for name, array in self.given():
-            shape = (layers, queries, *array.shape[2:])
-            whole[name] = np.full(shape, UNKNOWN if name == "votes" else 0, array.dtype)
-        return EncodedVotes(**whole)
+    def unknown_like(self, probes: int, queries: int) -> EncodedVotes:
+        """The same arrays for so many probes and queries, with nothing known."""
+        return EncodedVotes(
+            **{
+                name: np.full(
+                    (probes, queries, *array.shape[2:]),
+                    UNKNOWN if name == "votes" else 0,
+                    array.dtype,
+                )
+                for name, array in self.arrays()
+            }
+        )
 
-    def put(self, first: int, who: NDArray[np.int64], part: EncodedVotes) -> None:
-        """Write down what a part found at the layers from `first` on, of the queries `who`."""
-        layers = np.arange(first, first + len(part.votes))
-        for name, array in part.given():
-            getattr(self, name)[layers[:, None], who] = array
+    def put(self, first: int, queries: NDArray[np.int64], part: EncodedVotes) -> None:
+        """Write the votes of some queries at the probes from `first` on."""
+        probes = np.arange(first, first + len(part.votes))
+        for name, array in part.arrays():
+            getattr(self, name)[probes[:, None], queries] = array
 
     @classmethod
-    def joined(cls, parts: Sequence[EncodedVotes]) -> EncodedVotes:
-        """The answers of several calls, one below the other."""
-        names = [name for name, _ in parts[0].given()]
-        return cls(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+    def concatenated(cls, parts: Sequence[EncodedVotes], axis: int = 0) -> EncodedVotes:
+        """Several answers as one: of more probes (axis=0) or of more queries (axis=1)."""
+        names = [name for name, _ in parts[0].arrays()]
+        return cls(**{n: np.concatenate([getattr(p, n) for p in parts], axis) for n in names})
 
-    def given(self) -> Iterator[tuple[str, NDArray[Any]]]:
+    def at(self, queries: NDArray[np.intp]) -> EncodedVotes:
+        """The votes of some queries, by their places here."""
+        return EncodedVotes(**{name: array[:, queries] for name, array in self.arrays()})
+
+    def arrays(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """The arrays that are there, by name."""
-        for each in fields(self):
-            if (array := getattr(self, each.name)) is not None:
-                yield each.name, array
-
-
-def empty_votes(layers: int, queries: int) -> NDArray[Any]:
-    """(layers, queries) int32, nothing known."""
-    return np.full((layers, queries), UNKNOWN, dtype=np.int32)
+        for field in fields(self):
+            if (array := getattr(self, field.name)) is not None:
+                yield field.name, array

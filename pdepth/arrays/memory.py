@@ -1,4 +1,4 @@
-"""How much memory there is, and how people write amounts of it."""
+"""How much memory is free, and amounts of it as people write them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-LISTED = 16  # bytes of a neighbour in the running lists of a support that comes in chunks
-MERGED = 80  # and in those into which a chunk's are put at the moment
+LIST_BYTES = 16  # of a neighbour in the running lists of a support that comes in chunks
+MERGE_BYTES = 80  # of a neighbour while a chunk's lists are merged into them
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -19,14 +19,17 @@ _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 @dataclass(frozen=True)
 class Budget:
-    """Memory that may be taken. size: bytes, or None where nobody knows; given: by the caller."""
+    """Memory that a job may take.
+
+    size: bytes, or None where the system does not tell. given: whether the caller set it.
+    """
 
     size: int | None
     given: bool = False
 
     @classmethod
     def of(cls, memory: int | str | None) -> Budget:
-        """What the caller named, or what is free now. Raises as `parse_bytes`."""
+        """The caller's amount, or what is free now. Raises as `parse_bytes`."""
         return cls(free_bytes()) if memory is None else cls(parse_bytes(memory), given=True)
 
     def __str__(self) -> str:
@@ -43,14 +46,14 @@ def parse_bytes(memory: int | str) -> int:
     if isinstance(memory, str):
         match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([kmgt]?i?)b?\s*", memory.lower())
         if not match or match[2] not in _UNITS:
-            raise ValueError(f"memory is {memory!r}; wanted bytes or an amount such as '8GiB'.")
+            raise ValueError(f"memory: expected bytes or an amount such as '8GiB', got {memory!r}.")
         amount = int(float(match[1]) * _UNITS[match[2]])
     elif isinstance(memory, int) and not isinstance(memory, bool):
         amount = memory
     else:
-        raise TypeError(f"memory is a {type(memory).__name__}; wanted bytes or a string.")
+        raise TypeError(f"memory: expected bytes or a string, got a {type(memory).__name__}.")
     if amount < 1:
-        raise ValueError(f"memory is {memory!r}; wanted a positive amount.")
+        raise ValueError(f"memory: expected a positive amount, got {memory!r}.")
     return amount
 
 
@@ -67,24 +70,24 @@ def human(count: int) -> str:
 def free_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Memory this process can still take: the kernel's estimate or what its control group leaves.
 
-    None where neither is told (other systems than Linux). The folders are arguments for tests.
+    None where the system has neither (not Linux). The folders are arguments for tests.
     """
-    found = []
+    amounts = []
     if (proc / "meminfo").is_file():
         for line in (proc / "meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
+                amounts.append(int(line.split()[1]) * 1024)
     if (proc / "self/cgroup").is_file():
         for line in (proc / "self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if not controllers:
-                found += _headroom(cgroups, path, "memory.max", "memory.current", "inactive_file")
+                amounts += _headroom(cgroups, path, "memory.max", "memory.current", "inactive_file")
             elif "memory" in controllers.split(","):
-                found += _headroom(
+                amounts += _headroom(
                     cgroups / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes",
                     "total_inactive_file",
                 )  # fmt: skip
-    return max(min(found), 0) if found else None
+    return max(min(amounts), 0) if amounts else None
 
 
 def free_on(device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""Arrays as the engine sees them: rows of numbers, borrowed and never copied without need."""
+"""Arrays as backends see them: rows of numbers, borrowed, and copied only where they must be."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self.array)
 
-    def __getitem__(self, which: Any) -> Rows:
+    def __getitem__(self, numbers: Any) -> Rows:
         """Some of the rows, by a slice or by their numbers (NumPy)."""
-        return Rows(self.array[which], self.type)
+        return Rows(self.array[numbers], self.type)
 
     @property
     def on_device(self) -> bool:
-        """Whether the array is a tensor elsewhere than in the host's memory."""
+        """Whether the array is a tensor on a device."""
         return is_torch(self.array)
 
     def on_host(self) -> Rows:
@@ -56,47 +56,64 @@ class Rows:
 
 
 def is_torch(value: object) -> bool:
-    """Whether it is a torch tensor; torch is not imported for the question."""
+    """Whether `value` is a torch tensor; does not import torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def type_name(dtype: Any) -> str:
+    """The name of NumPy's or torch's type, whatever its byte order; booleans count as uint8."""
+    if isinstance(dtype, np.dtype):
+        dtype = dtype.newbyteorder("=").name
+    name = str(dtype).removeprefix("torch.")
+    return "uint8" if name == "bool" else name
+
+
+def numpy_type(name: str) -> np.dtype[Any]:
+    """The NumPy type that holds elements of a type: bfloat16 as its bits."""
+    return np.dtype("uint16" if name == "bfloat16" else name)
+
+
 def is_array(value: object) -> bool:
-    """Whether it is one array, not a collection of arrays."""
+    """Whether `value` is one array, not a collection of arrays."""
     return is_torch(value) or isinstance(value, np.ndarray)
 
 
-def want_array(value: object, what: str) -> None:
-    """Raises TypeError for what is no array; a masked one would be read without its mask."""
+def check_array(value: object, what: str) -> None:
+    """Raise TypeError for what is no array; a masked one would be read without its mask."""
     if not is_array(value) or np.ma.isMaskedArray(value):
         raise TypeError(
-            f"{what} is a {type(value).__name__}; a NumPy array or torch tensor is wanted."
+            f"{what}: expected a NumPy array or torch tensor, got a {type(value).__name__}."
         )
 
 
 def rows_of(value: Any, what: str) -> Rows:
     """`value` (n, ...) as rows (n, D), further dimensions flattened.
 
-    Copies only where the elements of a row do not lie side by side, or not in native byte order;
-    a tensor on a CUDA device stays there.
-    Raises TypeError for what is no array of numbers, ValueError for fewer than two dimensions and
-    for an empty array.
+    Copies only where the elements of a row are not contiguous or not in native byte order; a tensor
+    on a CUDA device stays there.
+
+    Raises:
+        TypeError: no array of numbers.
+        ValueError: fewer than two dimensions, or an empty array.
     """
-    want_array(value, what)
+    check_array(value, what)
     if value.ndim < 2:
-        raise ValueError(f"{what} has shape {tuple(value.shape)}; (rows, width) is wanted.")
+        raise ValueError(f"{what}: expected shape (rows, width), got {tuple(value.shape)}.")
     kind = str(value.dtype).removeprefix("torch.")
     if not is_torch(value):
         kind = value.dtype.newbyteorder("=").name
     if kind not in (*TYPES, "bool"):
         raise TypeError(
-            f"{what} has elements of type {kind}; integers or floats of 16 to 64 bits are wanted."
+            f"{what}: expected integers or floats of 16 to 64 bits, got elements of type {kind}."
         )
     if is_torch(value) and (value.layout != _torch().strided or value.is_meta):
-        found = "meta" if value.is_meta else str(value.layout).removeprefix("torch.")
-        raise TypeError(f"{what} is a {found} tensor; a dense one is wanted.")
+        layout = "meta" if value.is_meta else str(value.layout).removeprefix("torch.")
+        raise TypeError(f"{what}: expected a dense tensor, got a {layout} one.")
     if 0 in value.shape:
-        raise ValueError(f"{what} is empty, with shape {tuple(value.shape)}.")
+        raise ValueError(
+            f"{what}: expected at least one row and column, got shape {tuple(value.shape)}."
+        )
     if is_torch(value) and value.is_cuda:
         tensor = value.detach().resolve_neg().reshape(len(value), -1)
         if tensor.shape[1] > 1 and tensor.stride(1) != 1:
@@ -132,5 +149,5 @@ def raw_bytes(tensor: Any) -> Any:
 
 
 def _torch() -> Any:
-    """torch, which whoever made a tensor has imported."""
+    """torch, which the owner of a tensor has imported."""
     return sys.modules["torch"]

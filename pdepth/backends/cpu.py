@@ -1,105 +1,129 @@
-"""The compiled engine: distance, selection, certificate and vote in one C++ kernel."""
+"""The compiled backend: distance, selection, certificate and vote in one C++ kernel."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import _native, native
-from pdepth.arrays.arguments import Problem
-from pdepth.arrays.encoded import EncodedVotes, Progress, empty_votes
+from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Neighbors
+from pdepth.arrays.problem import Problem
 from pdepth.arrays.rows import Rows
+from pdepth.progress import ProbeProgress
 
-HELD = 3 << 29
-"""Bytes of one layer's packed support held at a time; a larger one is packed in stretches."""
-QUERIES = 4 << 20, 256 << 20  # bytes of packed queries and their lists: no less, and at most
-LEAST = 1 << 20  # what is not halved once more when memory runs out
+HELD_BYTES = 3 << 29
+"""Of one probe's packed support, held at a time; a larger one is packed in chunks."""
+QUERY_BYTES = 4 << 20, 256 << 20  # of packed queries and their lists: at least, and at most
+LEAST_BYTES = 1 << 20  # that are not halved once more when memory runs out
+_ANSWERS = dict.fromkeys(("wanted", "votes", "tied", "counts", "distances", "rows", "within"), None)
 
 
-def working_set(width: int, rows: int, threads: int, memory: int | None) -> int:
-    """Bytes that a layer of the support takes beside its rows, at most: what is held of it packed,
-    the queries of a tile and their lists, an order of the rows, and some doubles a thread."""
-    held = HELD if memory is None else min(HELD, memory // 4)
-    queries = min(QUERIES[1], max(QUERIES[0], held))
+def working_set(width: int, rows: int, num_threads: int, memory: int | None) -> int:
+    """Bytes that a search takes beside the rows, at most: the packed support that is held, the
+    queries of a tile and their lists, an order of the rows, and some doubles a thread."""
+    held = _held_bytes(memory)
+    queries = min(QUERY_BYTES[1], max(QUERY_BYTES[0], held))
     packed = min(held, 4 * (width + 32) * (rows + 64))
-    return packed + queries + 64 * rows + threads * (16 * width + (1 << 20))
+    return packed + queries + 64 * rows + num_threads * (16 * width + (1 << 20))
 
 
-def available() -> str | None:
+def unavailable() -> str | None:
     """None: the portable level runs on any machine."""
     return None
 
 
-def votes(
-    problem: Problem,
-    wanted: NDArray[np.int32] | None,
-    return_counts: bool,
-    progress: Progress | None,
-) -> EncodedVotes:
-    """All votes; or with `wanted` (N,) only those that equal it from there to the last probe."""
-    shape = (len(problem.layers), problem.count)
-    out = EncodedVotes(
-        votes=empty_votes(*shape),
-        tied=None if wanted is not None else np.empty(shape, dtype=np.bool_),
-        counts=np.empty((*shape, len(problem.classes)), np.int32)
-        if return_counts and wanted is None
-        else None,
-    )
-    _run(problem, progress, wanted=wanted, votes=out.votes, tied=out.tied, counts=out.counts)
-    return out
+def session(
+    problem: Problem, progress: ProbeProgress | None = None
+) -> AbstractContextManager[CpuSession]:
+    """Open a problem; nothing stays between its answers."""
+    return nullcontext(CpuSession(problem, progress))
 
 
-def neighbors(
-    problem: Problem, progress: Progress | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Squared distances (N, k) and rows (N, k), in the order (distance, row)."""
-    shape = (problem.count, problem.k)
-    distances, rows = np.full(shape, np.nan), np.full(shape, -1)
-    _run(problem, progress, distances=distances, rows=rows, within=problem.within)
-    return distances, rows
+class CpuSession:
+    """See `base.Session`."""
+
+    def __init__(self, problem: Problem, progress: ProbeProgress | None) -> None:
+        self._problem, self._progress = problem, progress
+
+    def votes(
+        self,
+        probes: Sequence[int],
+        queries: NDArray[np.int64] | None = None,
+        target: NDArray[np.int32] | None = None,
+        *,
+        counts: bool = False,
+    ) -> EncodedVotes:
+        """All probes in one native call."""
+        shape = (len(probes), self._problem.num_queries if queries is None else len(queries))
+        answer = EncodedVotes(
+            votes=np.full(shape, UNKNOWN, np.int32),
+            tied=None if target is not None else np.empty(shape, np.bool_),
+            counts=np.empty((*shape, len(self._problem.classes)), np.int32) if counts else None,
+        )
+        self._run(
+            probes, queries, wanted=target, votes=answer.votes, tied=answer.tied,
+            counts=answer.counts,
+        )  # fmt: skip
+        return answer
+
+    def neighbors(
+        self,
+        probe: int,
+        queries: NDArray[np.int64] | None = None,
+        within: NDArray[np.float64] | None = None,
+    ) -> Neighbors:
+        shape = (
+            self._problem.num_queries if queries is None else len(queries),
+            self._problem.k,
+        )
+        distances, rows = np.full(shape, np.nan), np.full(shape, -1)
+        self._run([probe], queries, distances=distances, rows=rows, within=within)
+        return distances, rows
+
+    def _run(
+        self,
+        probes: Sequence[int],
+        queries: NDArray[np.int64] | None,
+        **answers: NDArray[Any] | None,
+    ) -> None:
+        problem, progress = self._problem, self._progress
+        call: dict[str, Any] = {
+            "layers": [_borrowed(problem, probe) for probe in probes],
+            "codes": problem.codes,
+            "classes": len(problem.classes),
+            "k": problem.k,
+            "exclude_self": problem.exclude_self,
+            "query_rows": problem.row_numbers(queries),
+            "queries": problem.num_queries if queries is None else len(queries),
+            "level": native.simd_level(),
+            "threads": problem.num_threads,
+            "progress": progress and (lambda at, *rest: progress(probes[at], *rest)),
+        }
+        held = _held_bytes(problem.memory)
+        while True:
+            try:
+                _native.run(**call, **_ANSWERS | answers, held_bytes=held)
+                return
+            except MemoryError:
+                # The same votes in smaller pieces, as long as these are larger than some pages.
+                if held < LEAST_BYTES:
+                    raise
+                held //= 2
 
 
-def _run(problem: Problem, progress: Progress | None, **answers: NDArray[Any] | None) -> None:
-    def borrowed(rows: Rows) -> tuple[NDArray[Any], str]:
-        return rows.on_host().array, rows.type
-
-    names = ("wanted", "votes", "tied", "counts", "distances", "rows", "within")
-    asked = dict.fromkeys(names) | answers
-    layers = [
-        (borrowed(layer.support), None if layer.queries is None else borrowed(layer.queries))
-        for layer in problem.layers
-    ]
-    held = HELD if problem.memory is None else min(HELD, problem.memory // 4)
-    while True:
-        try:
-            return _native_run(problem, layers, asked, held, progress)
-        except MemoryError:
-            # The same votes in smaller pieces, as long as these are not smaller than a page or so.
-            if held < LEAST:
-                raise
-            held //= 2
+def _held_bytes(memory: int | None) -> int:
+    return HELD_BYTES if memory is None else min(HELD_BYTES, memory // 4)
 
 
-def _native_run(
-    problem: Problem,
-    layers: list[Any],
-    asked: dict[str, Any],
-    held: int,
-    progress: Progress | None,
-) -> None:
-    _native.run(
-        layers=layers,
-        codes=problem.codes,
-        classes=len(problem.classes),
-        k=problem.k,
-        exclude_self=problem.exclude_self,
-        query_rows=problem.query_rows,
-        queries=problem.count,
-        level=native.simd_level(),
-        threads=problem.threads,
-        held_bytes=held,
-        progress=progress,
-        **asked,
-    )
+def _borrowed(problem: Problem, probe: int) -> tuple[Any, Any]:
+    """A probe's rows as the native call takes them: arrays on the host, and their types."""
+
+    def borrow(rows: Rows) -> tuple[NDArray[Any], str]:
+        return (rows.on_host().array if rows.on_device else rows.array), rows.type
+
+    rows = problem.probes[probe]
+    return borrow(rows.support), None if rows.queries is None else borrow(rows.queries)

@@ -2,65 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import definition
-from pdepth.arrays.arguments import Layer, Problem
-from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Progress
+from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Neighbors
+from pdepth.arrays.problem import Problem
+from pdepth.progress import ProbeProgress
 
 
-def available() -> str | None:
+def unavailable() -> str | None:
     """None: it needs nothing but NumPy."""
     return None
 
 
-def votes(
-    problem: Problem,
-    wanted: NDArray[np.int32] | None,
-    return_counts: bool,
-    progress: Progress | None,
-) -> EncodedVotes:
-    """All votes; or with `wanted` (N,) only those that equal it from there to the last probe."""
-    tables = []
-    for number, layer in enumerate(problem.layers):
-        if progress is not None:
-            progress(number, 0.0, problem.count)
-        table = definition.probe_votes(*_arrays(problem, layer), **_options(problem))
-        tables.append(table)
-    coded = EncodedVotes(
-        votes=np.stack([table.votes for table in tables]).astype(np.int32),
-        tied=np.stack([table.tied for table in tables]),
-        counts=np.stack([table.counts for table in tables]).astype(np.int32)
-        if return_counts
-        else None,
-    )
-    if wanted is None:
-        return coded
-    settled = np.logical_and.accumulate((coded.votes == wanted)[::-1])[::-1]
-    return EncodedVotes(np.where(settled, coded.votes, UNKNOWN).astype(np.int32))
+def session(
+    problem: Problem, progress: ProbeProgress | None = None
+) -> AbstractContextManager[ReferenceSession]:
+    """Open a problem; nothing stays between its answers."""
+    return nullcontext(ReferenceSession(problem, progress))
 
 
-def neighbors(
-    problem: Problem, progress: Progress | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Squared distances (N, k) and rows (N, k), in the order (distance, row)."""
-    if progress is not None:
-        progress(0, 0.0, problem.count)
-    support, _, queries = _arrays(problem, problem.layers[0])
-    return definition.kneighbors(support, queries, **_options(problem))
+class ReferenceSession:
+    """See `base.Session`."""
 
+    def __init__(self, problem: Problem, progress: ProbeProgress | None) -> None:
+        self._problem, self._progress = problem, progress
 
-def _arrays(problem: Problem, layer: Layer) -> tuple[Any, Any, Any]:
-    queries = None if layer.queries is None else layer.queries.widened()
-    return layer.support.widened(), problem.codes, queries
+    def votes(
+        self,
+        probes: Sequence[int],
+        queries: NDArray[np.int64] | None = None,
+        target: NDArray[np.int32] | None = None,
+        *,
+        counts: bool = False,
+    ) -> EncodedVotes:
+        tables = [self._table(probe, queries) for probe in probes]
+        votes = np.stack([table.votes for table in tables]).astype(np.int32)
+        if target is not None:
+            return EncodedVotes(np.where(votes == target, votes, UNKNOWN).astype(np.int32))
+        return EncodedVotes(
+            votes=votes,
+            tied=np.stack([table.tied for table in tables]),
+            counts=np.stack([table.counts for table in tables]).astype(np.int32)
+            if counts
+            else None,
+        )
 
+    def neighbors(
+        self,
+        probe: int,
+        queries: NDArray[np.int64] | None = None,
+        within: NDArray[np.float64] | None = None,
+    ) -> Neighbors:
+        """All k, however far."""
+        support, asked, options = self._arguments(probe, queries)
+        return definition.kneighbors(support, asked, **options)
 
-def _options(problem: Problem) -> dict[str, Any]:
-    return {
-        "query_rows": problem.query_rows,
-        "k": problem.k,
-        "exclude_self": problem.exclude_self,
-    }
+    def _table(self, probe: int, queries: NDArray[np.int64] | None) -> definition.VoteTable:
+        support, asked, options = self._arguments(probe, queries)
+        return definition.probe_votes(support, self._problem.codes, asked, **options)
+
+    def _arguments(
+        self, probe: int, queries: NDArray[np.int64] | None
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        problem = self._problem
+        rows, numbers = problem.probes[probe], problem.row_numbers(queries)
+        if self._progress is not None:
+            count = problem.num_queries if queries is None else len(queries)
+            self._progress(probe, 0.0, count)
+        options = {"k": problem.k, "exclude_self": problem.exclude_self}
+        if rows.queries is None:
+            return rows.support.widened(), None, options | {"query_rows": numbers}
+        asked = rows.queries.widened()
+        return rows.support.widened(), asked if numbers is None else asked[numbers], options

@@ -14,7 +14,7 @@ WIDER = {"uint16": "int32", "uint32": "int64", "uint64": "float64"}  # what the 
 PIECE = 1 << 25  # bytes of pinned memory; two of them take turns
 
 
-def moved(rows: Rows) -> int:
+def row_bytes_on_device(rows: Rows) -> int:
     """Bytes that a row takes on the device; 0 where it can be read as it is."""
     if rows.on_device and rows.type not in WIDER:
         return 0

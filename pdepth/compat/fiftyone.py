@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pdepth
-from pdepth.arrays import arguments
+from pdepth.arrays.problem import checked_rows
 from pdepth.compat.shared.radius import Space, square_within
 from pdepth.native import default_threads
 from pdepth.optional import require_tested
@@ -152,7 +152,7 @@ def _compared(
 ) -> NDArray[Any]:
     if mean is not None:
         rows = rows - mean
-    made = arguments.embedding(rows, what, _METRICS[metric], default_threads(), None)
+    made = checked_rows(rows, what, _METRICS[metric])
     compared: NDArray[Any] = made.array
     return compared
 

@@ -36,8 +36,9 @@ from typing import Any
 import numpy as np
 
 import pdepth
-from pdepth.arrays.arguments import MOST_THREADS, ZeroNormError
+from pdepth.arrays.arguments import MOST_THREADS
 from pdepth.arrays.convert import convert_like, to_numpy
+from pdepth.arrays.problem import ZeroNormError
 from pdepth.arrays.rows import TYPES, is_torch
 from pdepth.compat.shared.packing import little
 from pdepth.compat.shared.patching import Patch

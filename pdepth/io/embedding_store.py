@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.arrays.rows import Rows, raw_bytes, rows_of
-from pdepth.arrays.sources import numpy_type
+from pdepth.arrays.rows import Rows, numpy_type, raw_bytes, rows_of
 from pdepth.io.atomic import disk, replacing
 
 KIND, VERSION = "pdepth embeddings", 1  # raised when an older pdepth could not read it

@@ -1,4 +1,4 @@
-"""How far a run has come, in a directory: what was found of each probe and block of queries."""
+"""The journal of an unfinished run, in a directory: the votes of each probe and query chunk."""
 
 from __future__ import annotations
 
@@ -16,32 +16,37 @@ from pdepth.arrays.encoded import EncodedVotes
 from pdepth.io.atomic import disk, replacing
 
 ABOUT, LOCK = "about.json", ".lock"
-KIND = "pdepth run"
-SHOWN = 25  # characters of what is told; longer values are fingerprints and lists
+KIND, VERSION = "pdepth run", "2"
+SHOWN = 25  # characters; longer values are fingerprints and lists, and not shown
 
 
 class OtherRun(ValueError):
-    """A directory holds what another run has found."""
+    """A directory holds the journal of another run."""
 
 
 class Journal:
-    """What a run has found so far; each file is written whole or not at all.
+    """The votes of a run so far; each file is written whole or not at all.
 
-    A process that is killed at any moment leaves a directory from which the same run goes on.
+    A process that is killed at any moment leaves a directory from which the same run resumes.
     """
 
     def __init__(self, path: str | os.PathLike[str], about: Mapping[str, str]) -> None:
-        """Begin in a new or empty directory, or go on in that of the same run.
+        """Begin in a new or empty directory, or resume in that of the same run.
 
         about: what a run is, by name; words, for the sentence that says what has changed.
 
-        Raises OtherRun for a directory of another run, FileExistsError for one that holds anything
-        else, FileNotFoundError where its parent is missing, and BlockingIOError while another
-        process is at work there. `close` lets others in; so does the end of the process.
+        Raises:
+            OtherRun: a directory of another run, or of another version's journal.
+            FileExistsError: one that holds anything else.
+            FileNotFoundError: its parent is missing.
+            BlockingIOError: another process is at work there. `close` releases the directory, and
+                so does the end of the process.
         """
         self.path = Path(path)
         if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"run_dir is {path}; there is no folder {self.path.parent}.")
+            raise FileNotFoundError(
+                f"run_dir: expected {path} in an existing folder, got none at {self.path.parent}."
+            )
         self.path.mkdir(exist_ok=True)
         self._lock = _locked(self.path)
         try:
@@ -54,72 +59,83 @@ class Journal:
         os.close(self._lock)
 
     def _begin(self, about: Mapping[str, str]) -> None:
-        """Write down what the run is, or compare it."""
+        """Write what the run is, or compare it."""
         if not (self.path / ABOUT).exists():
             if others := [name for name in os.listdir(self.path) if not name.startswith(".")]:
                 raise FileExistsError(
-                    f"run_dir is {self.path}, which holds {min(others)} and no run of pdepth; "
-                    "a new or empty directory is wanted."
+                    "run_dir: expected a new or empty directory or that of a run, got "
+                    f"{self.path}, which holds {min(others)}."
                 )
             with self._disk(), replacing(self.path / ABOUT) as temporary:
-                temporary.write_text(json.dumps({"kind": KIND, **about}, indent=1))
+                temporary.write_text(
+                    json.dumps({"kind": KIND, "journal": VERSION, **about}, indent=1)
+                )
             return
         try:
             known = json.loads((self.path / ABOUT).read_text())
         except ValueError:
             known = None
         if not isinstance(known, dict) or known.get("kind") != KIND:
-            raise FileExistsError(f"{self.path / ABOUT} is not what pdepth has written.")
+            raise FileExistsError(f"run_dir: {self.path / ABOUT} was not written by pdepth.")
+        if known.get("journal") != VERSION:
+            raise OtherRun(
+                f"run_dir {self.path} holds a journal of version {known.get('journal', '1')}, and "
+                f"this pdepth writes version {VERSION}; use another directory to begin anew."
+            )
         for name, value in about.items():
             if known.get(name) != value:
-                then = f": {known.get(name)} then, {value} now" if len(value) < SHOWN else ""
+                change = f": {known.get(name)} then, {value} now" if len(value) < SHOWN else ""
                 raise OtherRun(
-                    f"run_dir {self.path} holds a run of which {name} was another{then}; "
-                    "another directory begins anew."
+                    f"run_dir {self.path} holds a run of which {name} differs{change}; use another "
+                    "directory to begin anew."
                 )
 
-    def note(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write down some arrays."""
+    def write(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write some arrays under a name, in place of earlier ones."""
         path = self.path / f"{name}.npz"
         with self._disk(), replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **dict(arrays))  # type: ignore[arg-type]
 
-    def noted(self, name: str, only: Sequence[str] = ()) -> dict[str, NDArray[Any]] | None:
-        """The arrays that were written down under that name, or only some."""
+    def read(self, name: str, only: Sequence[str] = ()) -> dict[str, NDArray[Any]] | None:
+        """The arrays under a name, or only some of them; None where there are none."""
         path = self.path / f"{name}.npz"
         if not path.exists():
             return None
         with np.load(path) as arrays:
             return {key: arrays[key] for key in only or arrays}
 
-    def forget(self, name: str) -> None:
-        """Of what was written down under that name, if it was."""
+    def remove(self, name: str) -> None:
+        """Remove the arrays under a name, if there are any."""
         (self.path / f"{name}.npz").unlink(missing_ok=True)
 
-    def keep(
-        self, probe: int, block: int, who: NDArray[np.int64], found: list[EncodedVotes]
+    def write_votes(
+        self, probe: int, chunk: int, queries: NDArray[np.int64], votes: list[EncodedVotes]
     ) -> None:
-        """What a block of queries voted at a probe, of each k (1, n)."""
-        arrays = {f"{name} {k}": a for k, each in enumerate(found) for name, a in each.given()}
-        self.note(_name(probe, block), {"who": who, **arrays})
+        """Write the votes (1, n) of each k of a query chunk at a probe."""
+        arrays = {
+            f"{name} {k}": array for k, of_k in enumerate(votes) for name, array in of_k.arrays()
+        }
+        self.write(_votes_name(probe, chunk), {"queries": queries, **arrays})
 
-    def votes(self, probe: int, block: int, who: NDArray[np.int64]) -> list[EncodedVotes] | None:
-        """What `keep` was given, if it was of these queries."""
-        arrays = self.noted(_name(probe, block))
-        if arrays is None or not np.array_equal(arrays.pop("who"), who):
+    def read_votes(
+        self, probe: int, chunk: int, queries: NDArray[np.int64]
+    ) -> list[EncodedVotes] | None:
+        """What `write_votes` wrote, if it was for these queries."""
+        arrays = self.read(_votes_name(probe, chunk))
+        if arrays is None or not np.array_equal(arrays.pop("queries"), queries):
             return None
-        found: dict[int, dict[str, NDArray[Any]]] = {}
+        votes: dict[int, dict[str, NDArray[Any]]] = {}
         for key, array in arrays.items():
             name, k = key.split()
-            found.setdefault(int(k), {})[name] = array
-        return [EncodedVotes(**found[k]) for k in sorted(found)]
+            votes.setdefault(int(k), {})[name] = array
+        return [EncodedVotes(**votes[k]) for k in sorted(votes)]
 
     def _disk(self) -> Any:
-        return disk(self.path, "what was found so far is kept, and the same call goes on from it")
+        return disk(self.path, "the votes so far are kept, and the same call resumes from them")
 
 
 def _locked(path: Path) -> int:
-    """A directory's lock, which the system lets go of when the process ends, however it does."""
+    """A directory's lock, which the system releases when the process ends, however it does."""
     lock = os.open(path / LOCK, os.O_CREAT | os.O_RDWR)
     if sys.platform != "win32":
         import fcntl
@@ -129,10 +145,10 @@ def _locked(path: Path) -> int:
         except BlockingIOError:
             os.close(lock)
             raise BlockingIOError(
-                f"run_dir is {path}, where another process is at work; one at a time is wanted."
+                f"run_dir: {path} is in use by another process; wait, or use another directory."
             ) from None
     return lock
 
 
-def _name(probe: int, block: int) -> str:
-    return f"votes-{probe:03}-{block:05}"
+def _votes_name(probe: int, chunk: int) -> str:
+    return f"votes-{probe:03}-{chunk:05}"

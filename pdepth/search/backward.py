@@ -1,7 +1,7 @@
-"""Votes of queries at groups of probes, one group after the other; and the depths they make.
+"""The loop over probes: from the last to the first, with the queries whose votes still match.
 
-Backward, from the last group to the first, a query is asked as long as its votes are the wanted
-ones. What a group's rows are made of, and how long they live, is the caller's affair.
+This is the one place where early exit is decided. A backend answers queries at probes; here a query
+is active as long as its votes equal its target, and is dropped at its first other vote.
 """
 
 from __future__ import annotations
@@ -14,254 +14,274 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays import arguments
-from pdepth.arrays.arguments import Problem, Voting
-from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Engine
-from pdepth.backends import Progress, backend_named
+from pdepth.arrays.arguments import Voting
+from pdepth.arrays.encoded import UNKNOWN, EncodedVotes
+from pdepth.arrays.problem import Problem
+from pdepth.backends import Session, backend_named
 from pdepth.io.journal import Journal
-from pdepth.result import DepthResult, margins
-from pdepth.search import chunks, voting
+from pdepth.progress import ProbeProgress
+from pdepth.result import DepthResult, depth_of, margins
+from pdepth.search.chunks import KeptLists, open_session
+from pdepth.search.voting import search_votes
 
-NO_CLASS = -2  # the code of what no support row has: no vote equals it
-BLOCK = 1 << 14  # queries whose votes are kept in a journal together
+NO_CLASS = -2  # the code of a label that no support row has: no vote equals it
+QUERY_CHUNK = 1 << 14  # queries whose votes are in one file of a journal
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What belongs to the queries, checked.
+    """What the votes of N queries have to equal, checked.
 
-    values: (N,) what votes are compared with, where that is neither the prediction nor a vote.
-    wanted: (N,) its codes; None where it is the last probe's vote.
+    values: (N,) the reference, where it is neither the prediction nor a vote. codes: (N,) the
+    classes' codes; None where the reference is the last probe's vote.
     """
 
     predictions: NDArray[np.int64]
     labels: NDArray[np.int64] | None
     reference: str
     values: NDArray[np.int64] | None
-    wanted: NDArray[np.int32] | None
+    codes: NDArray[np.int32] | None
 
     @classmethod
     def of(cls, problem: Problem, predictions: Any, labels: Any, reference: Any) -> Targets:
-        """Of a problem's queries; where they are its own rows, their labels are known."""
-        predicted = arguments.check_integers(predictions, "predictions", problem.count)
+        """For a problem's queries; the labels of support rows are known."""
+        count = problem.num_queries
+        predictions = arguments.check_integers(predictions, "predictions", count)
         if labels is not None:
-            labels = arguments.check_integers(labels, "query_labels", problem.count)
-        elif problem.layers[0].queries is None:
+            labels = arguments.check_integers(labels, "query_labels", count)
+        elif problem.own_rows:
             labels = problem.classes[problem.codes]
             labels = labels if problem.query_rows is None else labels[problem.query_rows]
-        asked = arguments.check_reference(reference, problem.count)
-        name = asked if isinstance(asked, str) else "array"
+        reference = arguments.check_reference(reference, count)
+        if not isinstance(reference, str):
+            name, values = "array", reference
+        else:
+            name, values = reference, labels if reference == "label" else None
         if name == "label" and labels is None:
             raise ValueError(
-                "reference is 'label' and query_labels is None; (N,) integers are wanted."
+                "query_labels: expected (N,) integers for reference='label', got None."
             )
-        values: NDArray[np.int64] | None = None if isinstance(asked, str) else asked
-        if name == "label":
-            values = labels
-        wanted = None
+        codes = None
         if name != "last_probe":
-            wanted = _codes_of(predicted if values is None else values, problem.classes)
-        return cls(predicted, labels, name, values, wanted)
+            codes = _encoded(predictions if values is None else values, problem.classes)
+        return cls(predictions, labels, name, values, codes)
 
 
-class Walk:
-    """The votes of N queries at L probes, as far as they have been asked.
+class ProbeSearch:
+    """The votes of N queries at L probes, as far as they were searched.
 
     Attributes:
-        found: of each k of the ballot, what was found at all probes (L, N).
-        alive: (n,) int64, the queries that the next group is asked about.
+        votes: of each k, the votes at all probes (L, N).
+        active: (n,) int64, the queries that the next probe is searched for.
     """
 
     def __init__(
         self,
         probes: int,
         queries: int,
-        ballot: Voting,
+        voting: Voting,
         backend: str,
         *,
         early_exit: bool = False,
-        wanted: NDArray[np.int32] | None = None,
-        counting: str = "",
+        target: NDArray[np.int32] | None = None,
+        keep: str = "",
         journal: Journal | None = None,
     ) -> None:
-        """probes: 0 where that is not known. early_exit: groups come from the last to the first,
-        and are asked only whether votes are the `wanted` codes (N,); without these, the last
-        probe's own votes. counting: "counts" or "margins" to keep them, or neither. journal: keeps
-        votes as they come, and knows some.
+        """probes: 0 where the number is not known yet. early_exit: search from the last probe to
+        the first, and only whether votes equal the codes `target` (N,), or the last probe's votes
+        where it is None. keep: "counts", "margins" or neither. journal: keeps votes as they come,
+        and has those of an interrupted run.
         """
         self._shape = probes, queries
-        self._ballot, self._backend = ballot, backend
-        self._early_exit, self._counting, self._journal = early_exit, counting, journal
-        self._wanted = None if wanted is None else np.stack([wanted] * len(ballot.ks))
-        self._going = np.ones((len(ballot.ks), queries), np.bool_)
-        self.found: list[EncodedVotes] = []
-        self.alive = np.arange(queries)
+        self._voting, self._backend = voting, backend
+        self._early_exit, self._keep, self._journal = early_exit, keep, journal
+        self._targets = None if target is None else np.stack([target] * len(voting.ks))
+        self._matching = np.ones((len(voting.ks), queries), np.bool_)
+        self.votes: list[EncodedVotes] = []
+        self.active = np.arange(queries)
 
-    def ask(
+    def search(
         self,
-        first: int,
         problem: Problem,
-        progress: Progress | None = None,
-        given: NDArray[np.int64] | None = None,
-        engine: Engine | None = None,
+        first: int = 0,
+        queries: NDArray[np.int64] | None = None,
+        progress: ProbeProgress | None = None,
     ) -> None:
-        """The probes from number `first` on, which are the problem's layers, about the alive.
+        """Search the probes of a problem, the first of which has number `first`.
 
-        given: (n,) the problem's queries by their numbers, ascending; None for the alive. engine:
-        what answers; None for the backend.
+        queries: (n,) the problem's queries by their numbers here, ascending; None for all.
         """
-        engine = engine or self.engine_for(problem)
-        given = self.alive if given is None else given
-        for number, part in self._parts(problem):
-            if not len(self.alive):
-                return
-            report = None if progress is None else _shifted(progress, first + number)
-            places = np.searchsorted(given, self.alive)
-            for some in self._blocks():
-                found = self._answer(first + number, part, engine, some, places, report)
-                self._put(first + number, self.alive[some], found)
-            if self._early_exit:
-                self._leave(first + number)
-
-    def engine_for(self, problem: Problem) -> Engine:
-        """The backend, or one around it that reads the problem's rows."""
-        return chunks.engine_for(problem, backend_named(self._backend, problem.device))
-
-    def _parts(self, problem: Problem) -> Iterator[tuple[int, Problem]]:
-        """The layers, in the order in which they are asked, together if an engine may have them so.
-
-        Alone, one layer's counts are held at a time, and a journal knows it when it is done.
-        """
-        layers = problem.layers
-        together = self._journal is None and self._counting != "margins"
-        if self._early_exit and together and self._wanted is None:
-            yield len(layers) - 1, replace(problem, layers=layers[-1:])
-            layers = layers[:-1]
-        if together:
-            if layers:
-                yield 0, replace(problem, layers=layers)
-            return
-        numbers = range(len(layers))
-        for number in reversed(numbers) if self._early_exit else numbers:
-            yield number, replace(problem, layers=layers[number : number + 1])
-
-    def _blocks(self) -> Iterator[NDArray[np.int64]]:
-        """Places among the alive: all, or of those that a journal keeps together."""
-        if self._journal is None:
-            yield np.arange(len(self.alive))
-            return
-        begins = np.flatnonzero(np.diff(self.alive // BLOCK, prepend=-1))
-        yield from np.split(np.arange(len(self.alive)), begins[1:])
-
-    def _answer(
-        self,
-        number: int,
-        part: Problem,
-        engine: Engine,
-        some: NDArray[np.int64],
-        places: NDArray[np.int64],
-        progress: Progress | None,
-    ) -> list[EncodedVotes]:
-        """What some of the alive vote, of each k; places: of the alive in the problem."""
-        who = self.alive[some]
-        if (known := self._known(number, who)) is not None:
-            return known
-        wanted = None
-        if self._early_exit and self._wanted is not None:
-            wanted = np.where(self._going, self._wanted, NO_CLASS)[:, who]
-        if len(some) < part.count:
-            part = voting.asked(part, part.layers[0], places[some])
-        counting = bool(self._counting)
-        found = voting.votes(part, self._ballot, engine, wanted, counting, progress)
-        if self._counting == "margins":
-            found = [replace(each, counts=None, margins=margins(each.counts)) for each in found]
+        report = progress and (lambda probe, *rest: progress(first + probe, *rest))
+        kept = None
         if self._journal is not None:
-            self._journal.keep(number, int(who[0]) // BLOCK, who, found)
-        return found
+            end = first + len(problem.probes)
+            kept = KeptLists(self._journal, first, end, self.active)
+        backend = backend_named(self._backend, problem.device)
+        opened = (
+            backend.session(problem, report)
+            if problem.in_memory
+            else open_session(problem, backend, report, kept)
+        )
+        with opened as session:
+            for probes in self._steps(len(problem.probes)):
+                if len(self.active):
+                    self._search(session, problem, first, probes, queries)
+        if self._journal is not None:
+            self._journal.remove(KeptLists.NAME)
 
-    def _known(self, number: int, who: NDArray[np.int64]) -> list[EncodedVotes] | None:
+    def _steps(self, probes: int) -> Iterator[Sequence[int]]:
+        """The probes in the order of their search, together where a backend may have them so.
+
+        Alone, the counts of one probe are held at a time, and a journal has it when it is done.
+        """
+        if self._early_exit:
+            yield from ([probe] for probe in reversed(range(probes)))
+        elif self._journal is None and self._keep != "margins" and self._voting.is_plain:
+            yield range(probes)
+        else:
+            yield from ([probe] for probe in range(probes))
+
+    def _search(
+        self,
+        session: Session,
+        problem: Problem,
+        first: int,
+        probes: Sequence[int],
+        queries: NDArray[np.int64] | None,
+    ) -> None:
+        """Search some probes for the active queries, and drop those whose votes differ."""
+        places = self.active if queries is None else np.searchsorted(queries, self.active)
+        for chunk in self._query_chunks():
+            active = self.active[chunk]
+            votes = self._known(first + probes[0], active)
+            if votes is None:
+                votes = self._votes(session, problem, probes, places[chunk], active)
+                if self._journal is not None:
+                    self._journal.write_votes(
+                        first + probes[0], int(active[0]) // QUERY_CHUNK, active, votes
+                    )
+            self._put(first + probes[0], active, votes)
+        if self._early_exit:
+            self._drop(first + probes[0])
+
+    def _votes(
+        self,
+        session: Session,
+        problem: Problem,
+        probes: Sequence[int],
+        places: NDArray[np.int64],
+        active: NDArray[np.int64],
+    ) -> list[EncodedVotes]:
+        """The votes of each k; places: of the active queries among the problem's."""
+        targets = None
+        if self._early_exit and self._targets is not None:
+            targets = np.where(self._matching, self._targets, NO_CLASS)[:, active]
+        counts = bool(self._keep)
+        if self._voting.is_plain:
+            whole = len(places) == problem.num_queries
+            target = None if targets is None else targets[0]
+            votes = [session.votes(probes, None if whole else places, target, counts=counts)]
+        else:
+            (probe,) = probes
+            votes = search_votes(
+                session, problem, self._voting, probe, places, targets, counts=counts
+            )
+        if self._keep == "margins":
+            votes = [replace(v, counts=None, margins=margins(v.counts)) for v in votes]
+        return votes
+
+    def _query_chunks(self) -> list[slice | NDArray[np.intp]]:
+        """Places among the active: all, or of those that a journal keeps in one file."""
+        if self._journal is None:
+            return [slice(None)]
+        begins = np.flatnonzero(np.diff(self.active // QUERY_CHUNK, prepend=-1))
+        return list(np.split(np.arange(len(self.active)), begins[1:]))
+
+    def _known(self, probe: int, active: NDArray[np.int64]) -> list[EncodedVotes] | None:
         if self._journal is None:
             return None
-        return self._journal.votes(number, int(who[0]) // BLOCK, who)
+        return self._journal.read_votes(probe, int(active[0]) // QUERY_CHUNK, active)
 
-    def recall(self, number: int) -> bool:
-        """One probe's votes from the journal, if it knows those of all the alive."""
+    def recall(self, probe: int) -> bool:
+        """Take one probe's votes from the journal, if it has those of all active queries."""
         known = []
-        for some in self._blocks():
-            found = self._known(number, self.alive[some])
-            if found is None:
+        for chunk in self._query_chunks():
+            votes = self._known(probe, self.active[chunk])
+            if votes is None:
                 return False
-            known.append((self.alive[some], found))
-        for who, found in known:
-            self._put(number, who, found)
+            known.append((self.active[chunk], votes))
+        for active, votes in known:
+            self._put(probe, active, votes)
         if self._early_exit:
-            self._leave(number)
+            self._drop(probe)
         return True
 
-    def _put(self, first: int, who: NDArray[np.int64], found: list[EncodedVotes]) -> None:
-        if not self.found:
-            self.found = [each.spread(*self._shape) for each in found]
-        more = first + len(found[0].votes) - len(self.found[0].votes)
-        if more > 0:  # of an iterator nobody knows how many there will be
-            queries = self._shape[1]
-            self.found = [EncodedVotes.joined([e, e.spread(more, queries)]) for e in self.found]
-        for whole, part in zip(self.found, found, strict=True):
-            whole.put(first, who, part)
+    def resumed_first(self, end: int) -> int | None:
+        """The first of the probes that were read together when the run was interrupted, if they are
+        those before `end`."""
+        if self._journal is None:
+            return None
+        return KeptLists.first_probe(self._journal, end, self.active)
 
-    def _leave(self, first: int) -> None:
-        """Those whose votes there are not the wanted ones are asked no more."""
-        votes = np.stack([each.votes[first] for each in self.found])
-        if self._wanted is None:
-            self._wanted = votes
-        self._going &= votes == self._wanted
-        self.alive = np.flatnonzero(self._going.any(axis=0))
+    def _put(self, first: int, queries: NDArray[np.int64], votes: list[EncodedVotes]) -> None:
+        if not self.votes:
+            if len(queries) == self._shape[1] and len(votes[0].votes) == self._shape[0]:
+                self.votes = votes
+                return
+            self.votes = [of_k.unknown_like(*self._shape) for of_k in votes]
+        more = first + len(votes[0].votes) - len(self.votes[0].votes)
+        if more > 0:  # an iterator does not tell how many probes there will be
+            count = self._shape[1]
+            self.votes = [
+                EncodedVotes.concatenated([v, v.unknown_like(more, count)]) for v in self.votes
+            ]
+        for whole, part in zip(self.votes, votes, strict=True):
+            whole.put(first, queries, part)
+
+    def _drop(self, probe: int) -> None:
+        """Queries whose votes at a probe are not their targets are active no longer."""
+        votes = np.stack([of_k.votes[probe] for of_k in self.votes])
+        if self._targets is None:
+            self._targets = votes
+        self._matching &= votes == self._targets
+        self.active = np.flatnonzero(self._matching.any(axis=0))
 
     def results(
         self,
-        problem: Problem,
-        given: Targets,
+        classes: NDArray[np.int64],
+        targets: Targets,
         probes: Sequence[tuple[str, int]],
         leave_one_out: bool,
         meta: dict[str, str],
     ) -> DepthResult | dict[int, DepthResult]:
         """The depths; for several k, a dict of them by k. probes: names and widths."""
         results = {}
-        for k, coded in zip(self._ballot.ks, self.found, strict=True):
-            wanted: NDArray[np.int32] = coded.votes[-1] if given.wanted is None else given.wanted
-            known = coded.votes != UNKNOWN
-            depth, undefined = suffix(coded.votes == wanted)
-            last = given.reference == "last_probe"
+        for k, encoded in zip(self._voting.ks, self.votes, strict=True):
+            codes: NDArray[np.int32] = encoded.votes[-1] if targets.codes is None else targets.codes
+            known = encoded.votes != UNKNOWN
+            depth, undefined = depth_of(encoded.votes == codes)
+            last = targets.reference == "last_probe"
             results[k] = DepthResult(
                 depth=depth,
                 undefined=undefined,
-                votes=np.where(known, problem.classes[coded.votes], -1),
+                votes=np.where(known, classes[encoded.votes], -1),
                 known=known,
-                predictions=given.predictions,
-                labels=given.labels,
-                probes=tuple(name for name, _ in probes),
+                predictions=targets.predictions,
+                labels=targets.labels,
+                probes=tuple([name for name, _ in probes]),
                 k=k,
-                widths=tuple(width for _, width in probes),
+                widths=tuple([width for _, width in probes]),
                 leave_one_out=leave_one_out,
-                reference=given.reference,
-                reference_values=problem.classes[wanted] if last else given.values,
-                tied=coded.tied if self._counting else None,
-                margins=coded.margins,
+                reference=targets.reference,
+                reference_values=classes[codes] if last else targets.values,
+                tied=encoded.tied if self._keep else None,
+                margins=encoded.margins,
                 meta=dict(meta),
             )
-        return results if self._ballot.several else results[self._ballot.ks[0]]
+        return results if self._voting.several else results[self._voting.ks[0]]
 
 
-def suffix(agrees: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Where the last run of True begins in each column, len(agrees) where there is none; whether
-    there is none."""
-    run = np.logical_and.accumulate(agrees[::-1], axis=0).sum(axis=0, dtype=np.int64)
-    return len(agrees) - run, run == 0
-
-
-def _shifted(progress: Progress, by: int) -> Progress:
-    return lambda layer, fraction, asked: progress(layer + by, fraction, asked)
-
-
-def _codes_of(labels: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Each label's place in `classes`, or NO_CLASS."""
-    places = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
-    return np.where(classes[places] == labels, places, NO_CLASS).astype(np.int32)
+def _encoded(labels: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Each label's position in `classes`, or NO_CLASS."""
+    codes = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
+    return np.where(classes[codes] == labels, codes, NO_CLASS).astype(np.int32)

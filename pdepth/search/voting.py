@@ -1,116 +1,95 @@
-"""Votes of checked problems: by a backend's own kernel, or counted here from its neighbours.
+"""Votes counted from neighbours, where a backend does not count them itself.
 
-The kernel knows one k and one vote a neighbour. Weights, and several k from one search, are counted
-from the neighbours' exact distances, by the definition's own functions, so that all backends agree.
+Backends count one vote a neighbour of one k. Weights, and several k from one search, are counted
+from the neighbours' exact distances by the definition's own weights, so that all backends agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import definition
-from pdepth.arrays.arguments import Layer, Problem, Voting
-from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Engine, Progress
+from pdepth.arrays.arguments import Voting
+from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Neighbors
+from pdepth.arrays.problem import Problem
+from pdepth.backends.base import Session
 
-HELD = 1 << 28
-"""Bytes that a stretch of queries may take: their rows and neighbours, or their counts."""
-LEAST = 256  # queries of a stretch: each stretch packs the support anew
+CHUNK_BYTES = 1 << 28  # of queries in work: their rows and neighbours, or their counts
+CHUNK_QUERIES = 256  # at least, since each chunk has the support packed anew
 
 
-def votes(
-    problem: Problem,
-    ballot: Voting,
-    engine: Engine,
-    wanted: NDArray[np.int32] | None,
-    return_counts: bool,
-    progress: Progress | None,
+def count_votes(
+    codes: NDArray[np.int32], classes: int, weights: NDArray[Any] | None = None
+) -> NDArray[np.int64] | NDArray[np.float64]:
+    """(n, C) votes of each class among the codes (n, k) of neighbours, nearest first.
+
+    Each class adds up its weights in the neighbours' order.
+    """
+    cells = np.arange(len(codes))[:, None] * classes + codes
+    flat = None if weights is None else weights.ravel()
+    counts = np.bincount(cells.ravel(), flat, minlength=len(codes) * classes)
+    return counts.reshape(-1, classes)
+
+
+def votes_of_neighbors(
+    neighbors: Neighbors, problem: Problem, voting: Voting, *, counts: bool = False
 ) -> list[EncodedVotes]:
-    """The votes of each k of the ballot, whose largest is the problem's.
-
-    With `wanted` (k's, N) only those that equal it from there to the last probe; a query is asked
-    as long as this holds for one k.
-    """
-    if ballot.plain:
-        asked = None if wanted is None else wanted[0]
-        found: EncodedVotes = engine.votes(problem, asked, return_counts, progress)
-        return [found]
-    numbers: Sequence[int] = range(len(problem.layers))
-    shape = (len(ballot.ks), len(numbers), problem.count)
-    kind = np.int32 if ballot.weights == "uniform" else np.float64
-    cast = np.full(shape, UNKNOWN, dtype=np.int32)
-    tied = np.empty(shape, dtype=np.bool_) if wanted is None else None
-    counts = np.empty((*shape, len(problem.classes)), kind) if return_counts else None
-    alive = np.ones((shape[0], shape[2]), dtype=np.bool_)
-    for number in numbers if wanted is None else reversed(numbers):
-        who = np.flatnonzero(alive.any(axis=0))
-        for some, place, count in _counted(problem, number, who, ballot, engine, progress):
-            winners, shared = definition.majority(count)
-            cast[place, number, some] = winners
-            if tied is not None:
-                tied[place, number, some] = shared
-            if counts is not None:
-                counts[place, number, some] = count
-        if wanted is not None:
-            alive &= cast[:, number] == wanted
-            cast[:, number][~alive] = UNKNOWN
-    return [
-        EncodedVotes(
-            cast[place],
-            None if tied is None else tied[place],
-            None if counts is None else counts[place],
-        )
-        for place in range(len(ballot.ks))
-    ]
+    """The votes (1, n) of each k from the lists (n, k) of one probe; with all counts if asked."""
+    distances, rows = neighbors
+    weights = None
+    if voting.weights != "uniform":
+        weights = definition.vote_weights(distances, voting.weights, voting.temperature)
+    classes, codes = len(problem.classes), problem.codes[rows]
+    answers = []
+    for k in voting.ks:
+        votes, tied = np.empty(len(rows), np.int32), np.empty(len(rows), np.bool_)
+        kind = np.int32 if weights is None else np.float64
+        kept = np.empty((len(rows), classes), kind) if counts else None
+        for chunk in query_chunks(len(rows), 24 * (classes + k)):
+            count = count_votes(
+                codes[chunk, :k], classes, None if weights is None else weights[chunk, :k]
+            )
+            votes[chunk], tied[chunk] = definition.majority(count)
+            if kept is not None:
+                kept[chunk] = count
+        answers.append(EncodedVotes(votes[None], tied[None], None if kept is None else kept[None]))
+    return answers
 
 
-def _counted(
+def search_votes(
+    session: Session,
     problem: Problem,
-    number: int,
-    who: NDArray[np.intp],
-    ballot: Voting,
-    engine: Engine,
-    progress: Progress | None,
-) -> Iterator[tuple[NDArray[np.intp], int, NDArray[Any]]]:
-    """Stretches (n,) of the queries `who`, a k's place, and its counts (n, C) at one layer.
-
-    The next step changes the counts.
-    """
-    layer, classes = problem.layers[number], len(problem.classes)
-    for some in _stretches(who, 24 * problem.k + 8 * layer.support.width):
-        first = int(np.searchsorted(who, some[0]))
-        report = None if progress is None else _part(progress, number, first, len(who))
-        distances, rows = engine.neighbors(asked(problem, layer, some), report)
-        weights = definition.vote_weights(distances, ballot.weights, ballot.temperature)
-        codes = problem.codes[rows]
-        for part in _stretches(np.arange(len(some)), 24 * classes):
-            count = np.zeros((len(part), classes), weights.dtype)
-            for neighbour in range(problem.k):
-                count[part - part[0], codes[part, neighbour]] += weights[part, neighbour]
-                if neighbour + 1 in ballot.ks:
-                    yield some[part], ballot.ks.index(neighbour + 1), count
+    voting: Voting,
+    probe: int,
+    queries: NDArray[np.int64],
+    targets: NDArray[np.int32] | None,
+    *,
+    counts: bool,
+) -> list[EncodedVotes]:
+    """The votes (1, n) of each k at one probe; with targets (K, n), only those that equal them."""
+    parts = []
+    for chunk in query_chunks(
+        len(queries), 24 * voting.k + 8 * problem.probes[probe].support.width
+    ):
+        neighbors = session.neighbors(probe, queries[chunk])
+        parts.append(votes_of_neighbors(neighbors, problem, voting, counts=counts))
+    answers = [EncodedVotes.concatenated(chunks, axis=1) for chunks in zip(*parts, strict=True)]
+    if targets is None:
+        return answers
+    return [only_target(votes, target) for votes, target in zip(answers, targets, strict=True)]
 
 
-def _stretches(who: NDArray[np.intp], bytes_each: int) -> Iterator[NDArray[np.intp]]:
-    step = max(LEAST, HELD // bytes_each)
-    for begin in range(0, len(who), step):
-        yield who[begin : begin + step]
+def only_target(votes: EncodedVotes, target: NDArray[np.int32]) -> EncodedVotes:
+    """Votes (L, n) that equal the target (n,), and UNKNOWN for the others."""
+    return EncodedVotes(np.where(votes.votes == target, votes.votes, UNKNOWN).astype(np.int32))
 
 
-def asked(problem: Problem, layer: Layer, who: NDArray[np.intp]) -> Problem:
-    """Some queries at one layer."""
-    if layer.queries is None:
-        rows = who if problem.query_rows is None else problem.query_rows[who]
-        return replace(problem, layers=(layer,), query_rows=rows, count=len(who))
-    together = who[-1] - who[0] + 1 == len(who)
-    some = layer.queries[slice(who[0], who[-1] + 1) if together else who]
-    return replace(problem, layers=(replace(layer, queries=some),), count=len(who))
-
-
-def _part(progress: Progress, number: int, first: int, total: int) -> Progress:
-    """Reports of a stretch of queries as those of its layer."""
-    return lambda _, fraction, asked: progress(number, (first + fraction * asked) / total, total)
+def query_chunks(queries: int, bytes_each: int) -> Iterator[slice]:
+    """Queries in chunks of `CHUNK_BYTES` or so."""
+    step = max(CHUNK_QUERIES, CHUNK_BYTES // bytes_each)
+    for begin in range(0, queries, step):
+        yield slice(begin, begin + step)

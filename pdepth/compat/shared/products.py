@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import kneighbors
-from pdepth.arrays import arguments
 from pdepth.arrays.convert import convert_like, to_numpy
+from pdepth.arrays.problem import probe_rows
 from pdepth.compat.shared.packing import little
 from pdepth.compat.shared.pairs import over_pairs
 from pdepth.native import default_threads
@@ -32,8 +32,7 @@ def largest_products(
 
     Raises ValueError and TypeError as `pdepth.kneighbors`.
     """
-    threads = default_threads()
-    arguments.layer("probe 0", support, queries, "sqeuclidean", threads, None)
+    probe_rows("probe 0", support, queries)
     return Lifted(support).largest(queries, k)
 
 

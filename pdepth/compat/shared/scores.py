@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from pdepth.arrays import arguments
 from pdepth.arrays.convert import to_numpy
+from pdepth.arrays.problem import checked_rows
 from pdepth.arrays.rows import is_torch
 from pdepth.compat.shared.products import Lifted
-from pdepth.native import default_threads
 
 EPSILON = float(np.finfo(np.float64).eps)
 SMALL = 1e-290  # a weight below it has lost bits, or soon will
@@ -62,7 +62,7 @@ class Bank:
             bool(len(wrong)),
             f"the labels hold {wrong[:1]}; classes from 0 to {self.num_classes - 1} are wanted.",
         )
-        arguments.layer("the bank", rows, None, "sqeuclidean", default_threads(), None)
+        checked_rows(rows, "support (the bank)")
         self._lifted, self._width = Lifted(rows), rows.shape[1]
 
     def scores(

@@ -1,0 +1,165 @@
+"""Rows in files: .npy and .safetensors shards, one after the other; only headers are read."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth.arrays.rows import numpy_type, type_name
+
+NPY, SAFETENSORS = ".npy", ".safetensors"
+_SAFETENSORS_TYPES = {"BF16": "bfloat16", "BOOL": "bool"}
+_SAFETENSORS_TYPES |= {f"F{bits}": f"float{bits}" for bits in (16, 32, 64)}
+_SAFETENSORS_TYPES |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
+_SAFETENSORS_TYPES |= {f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows that follow each other, in a file from `offset` on or in an array."""
+
+    where: str
+    shape: tuple[int, ...]
+    type: str
+    dtype: np.dtype[Any]
+    storage: Path | NDArray[Any]
+    offset: int = 0
+
+    def fill(self, out: NDArray[Any], begin: int) -> None:
+        """Copy rows from `begin` on into `out` (n, ...), contiguous."""
+        if not isinstance(self.storage, Path):
+            out[...] = self.storage[begin : begin + len(out)]
+            return
+        left = out.reshape(-1).view(np.uint8).data
+        with self.storage.open("rb", buffering=0) as file:  # a map's pages would count as memory
+            file.seek(self.offset + begin * (out.nbytes // len(out)))
+            while left:
+                read = file.readinto(left)
+                if not read:
+                    raise ValueError(f"{self.where} became shorter while it was read.")
+                left = left[read:]
+
+
+class Shards:
+    """Shards of one width and type, one after the other, as a `Source`."""
+
+    def __init__(self, shards: list[Shard]) -> None:
+        first = shards[0]
+        for shard in shards:
+            for what, value, expected in (
+                ("rows of shape", shard.shape[1:], first.shape[1:]),
+                ("elements of type", shard.type, first.type),
+            ):
+                if value != expected:
+                    raise ValueError(
+                        f"{shard.where}: expected {what} {expected} as in {first.where}, got "
+                        f"{value}."
+                    )
+        self.shards = shards
+        self.ends = list(accumulate(shard.shape[0] if shard.shape else 0 for shard in shards))
+        self.shape = (self.ends[-1], *first.shape[1:]) if first.shape else ()
+        self.dtype: Any = first.dtype
+        if first.type == "bfloat16":
+            import torch
+
+            self.dtype = torch.bfloat16
+
+    def __getitem__(self, rows: slice) -> Any:
+        begin, end, _ = rows.indices(self.shape[0])
+        out = np.empty((max(0, end - begin), *self.shape[1:]), self.shards[0].dtype)
+        number = bisect_right(self.ends, begin)
+        while begin < end:
+            shard, last = self.shards[number], self.ends[number]
+            part = out[len(out) - (end - begin) :][: last - begin]
+            if len(part):
+                shard.fill(part, begin - (last - shard.shape[0]))
+            begin, number = begin + len(part), number + 1
+        if self.shards[0].type != "bfloat16":
+            return out
+        import torch
+
+        return torch.from_numpy(out.view(np.int16)).view(torch.bfloat16)
+
+
+def open_file(path: Path, name: str | None) -> Shard:
+    """The rows of a file, whose header is read and compared with its size."""
+    if path.suffix == NPY:
+        return _npy(path)
+    if path.suffix == SAFETENSORS:
+        return _safetensors(path, name)
+    raise ValueError(
+        f"{path}: expected a {NPY}, {SAFETENSORS} or .parquet file, or a directory of shards."
+    )
+
+
+def _npy(path: Path) -> Shard:
+    headers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    with path.open("rb") as file:
+        try:
+            shape, by_column, dtype = headers[np.lib.format.read_magic(file)](file)
+        except (ValueError, KeyError, EOFError):
+            raise ValueError(
+                f"{path}: expected a .npy file, got one that cannot be read."
+            ) from None
+        offset = file.tell()
+    if by_column and len(shape) > 1:
+        raise ValueError(f"{path}: expected rows in C order, got Fortran order.")
+    return _complete(Shard(str(path), shape, type_name(dtype), dtype, path, offset))
+
+
+def _safetensors(path: Path, name: str | None) -> Shard:
+    """One tensor of a file: eight bytes of length, a JSON header, and the elements."""
+    with path.open("rb") as file:
+        try:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, path.stat().st_size)))
+            header.pop("__metadata__", None)
+            tensors = {
+                key: (
+                    about["dtype"],
+                    tuple(map(int, about["shape"])),
+                    int(about["data_offsets"][0]),
+                )
+                for key, about in header.items()
+            }
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise ValueError(
+                f"{path}: expected a .safetensors file, got one that cannot be read."
+            ) from None
+    if name is None and len(tensors) != 1:
+        raise ValueError(
+            f"{path}: expected one tensor, got {len(tensors)}; name it: "
+            "pdepth.open_source(path, name)."
+        )
+    if name is not None and name not in tensors:
+        raise ValueError(f"{path}: expected one of the tensors {', '.join(tensors)}, got {name!r}.")
+    code, shape, offset = tensors[name or next(iter(tensors))]
+    if code not in _SAFETENSORS_TYPES:
+        raise TypeError(
+            f"{path}: expected elements of type {', '.join(_SAFETENSORS_TYPES)}, got {code}."
+        )
+    kind = _SAFETENSORS_TYPES[code]
+    dtype = np.dtype(bool) if kind == "bool" else numpy_type(kind).newbyteorder("<")
+    return _complete(Shard(str(path), shape, type_name(kind), dtype, path, 8 + length + offset))
+
+
+def _complete(shard: Shard) -> Shard:
+    """The shard, if its file is long enough to hold it."""
+    assert isinstance(shard.storage, Path)
+    expected = shard.offset + prod(shard.shape) * shard.dtype.itemsize
+    if (size := shard.storage.stat().st_size) < expected:
+        raise ValueError(
+            f"{shard.where}: expected {expected} bytes by its header, got {size}: it is truncated."
+        )
+    return shard

@@ -1,0 +1,57 @@
+"""What a backend is: it opens problems, and answers queries at their probes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth.arrays.encoded import EncodedVotes, Neighbors
+from pdepth.arrays.problem import Problem
+from pdepth.progress import ProbeProgress
+
+
+class Session(Protocol):
+    """A problem at work. What one answer can leave to the next, such as rows on a device, lives
+    here. Queries are given by their numbers among the problem's, ascending; None for all."""
+
+    def votes(
+        self,
+        probes: Sequence[int],
+        queries: NDArray[np.int64] | None = None,
+        target: NDArray[np.int32] | None = None,
+        *,
+        counts: bool = False,
+    ) -> EncodedVotes:
+        """Votes (L, n) of the queries at some probes.
+
+        With `target` (n,), votes that equal it, and `UNKNOWN` for all others: this takes less proof
+        than the vote itself. counts: also how many votes each class had.
+        """
+
+    def neighbors(
+        self,
+        probe: int,
+        queries: NDArray[np.int64] | None = None,
+        within: NDArray[np.float64] | None = None,
+    ) -> Neighbors:
+        """The k nearest support rows of the queries at one probe.
+
+        within: (n,) squared distances, or None: rows beyond them may be left out, and are NaN and
+        -1; NaN for any distance.
+        """
+
+
+class Backend(Protocol):
+    """A module of `pdepth.backends`."""
+
+    def unavailable(self) -> str | None:
+        """Why the backend cannot be used here; None where it can."""
+
+    def session(
+        self, problem: Problem, progress: ProbeProgress | None = None
+    ) -> AbstractContextManager[Session]:
+        """Open a problem whose rows are all in memory."""
