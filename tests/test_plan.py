@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from embeddings.test_spans import BATCH, QUERIES, ROW, SUPPORT, WIDTHS, Counted, network
 from torch.utils.data import IterableDataset
 
 import pdepth
+
+from helpers.spans import BATCH, QUERIES, ROW, SUPPORT, WIDTHS, Counted, network
 
 
 def plan(**options):

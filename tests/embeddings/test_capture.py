@@ -7,77 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SubsetRandomSampler,
-    TensorDataset,
-    WeightedRandomSampler,
-)
+from torch.utils.data import TensorDataset
 
 from pdepth import depth
-from pdepth.arrays.memory import Budget, free_bytes, human, parse_bytes
+from pdepth.arrays.memory import Budget, human
 from pdepth.backends import triton
 from pdepth.embeddings.capture import Layout, at_rest, capture, check_memory, footprint, inspect
 from pdepth.embeddings.dataset import Batches
 from pdepth.embeddings.placement import place
 
-BATCH = 4
-
-
-def images(rows=10, size=16, channels=3, classes=5):
-    torch.manual_seed(0)
-    return TensorDataset(torch.randn(rows, channels, size, size), torch.arange(rows) % classes)
-
-
-def run(model, data, layers="auto", batch_size=BATCH, **options):
-    """(names, Captured) of a whole dataset."""
-    source = Batches(data, "support", batch_size)
-    with at_rest(model):
-        layout = inspect(model, place(model, layers), source.first[0])
-        return layout.names, capture(model, layout, source, **options)
-
-
-def batches(inputs):
-    return inputs.split(BATCH)
-
-
-def laid(inputs):
-    """Batches of images as a network that convolves them in float32 is given them."""
-    return [part.contiguous(memory_format=torch.channels_last) for part in batches(inputs)]
-
-
-def assert_same(got, wanted):
-    """Bitwise, and of one type: closeness would hide a wrong point of capture."""
-    assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
-    assert torch.equal(got, wanted), f"first difference at {(got != wanted).nonzero()[0].tolist()}"
-
-
-def small_resnet():
-    models = pytest.importorskip("torchvision.models")
-    torch.manual_seed(1)
-    return models.resnet.ResNet(models.resnet.BasicBlock, [1, 2, 1, 1], num_classes=5)
-
-
-class Net(nn.Module):
-    """A small network with an in-place activation and dropout; `wrap` shapes its output."""
-
-    def __init__(self, wrap=lambda scores: scores):
-        super().__init__()
-        torch.manual_seed(2)
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.act = nn.ReLU(inplace=True)
-        self.norm = nn.BatchNorm2d(4)
-        self.drop = nn.Dropout(0.5)
-        self.head = nn.Linear(4 * 14 * 14, 5)
-        self.wrap = wrap
-
-    def forward(self, x):
-        x = self.act(self.norm(self.conv(x)))
-        return self.wrap(self.head(self.drop(x.flatten(1))))
+from helpers.networks import BATCH, Net, assert_same, batches, images, laid, run, small_resnet
 
 
 def test_resnet_embeddings_equal_a_forward_pass_by_hand():
@@ -389,111 +328,6 @@ class Transpose(nn.Module):
         return x.transpose(0, 1)
 
 
-class Stream(IterableDataset):
-    def __init__(self, data):
-        self.data = data
-
-    def __iter__(self):
-        yield from self.data
-
-
-class Squares(Dataset):
-    """A map-style dataset of NumPy arrays and plain integers."""
-
-    def __len__(self):
-        return 10
-
-    def __getitem__(self, row):
-        x, y = images()[row]
-        return x.numpy(), int(y), "ignored"
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        DataLoader(images(), batch_size=BATCH, shuffle=True),
-        DataLoader(images(), batch_size=BATCH, shuffle=True, drop_last=True),
-        DataLoader(
-            images(), batch_sampler=BatchSampler(RandomSampler(images()), BATCH, drop_last=True)
-        ),
-        DataLoader(
-            images(), batch_size=BATCH, collate_fn=lambda r: (torch.stack([x for x, _ in r]),
-            [int(y) for _, y in r])
-        ),
-        DataLoader([(x, y) for x, y in zip(images().tensors[0].split(BATCH),
-                    images().tensors[1].split(BATCH), strict=True)], batch_size=None),
-        Stream(images()),
-        DataLoader(Stream(images()), batch_size=BATCH),
-        Squares(),
-        list(images()),
-    ],
-    ids=["shuffled", "drop_last", "batch_sampler", "collate", "ready batches", "iterable",
-         "iterable loader", "numpy", "list"],
-)  # fmt: skip
-def test_every_kind_of_data_reads_like_the_dataset(data):
-    _, plain = run(Net(), images())
-    _, got = run(Net(), data)
-    assert_same(got.labels, plain.labels)
-    assert_same(got.predictions, plain.predictions)
-    for mine, wanted in zip(got.embeddings, plain.embeddings, strict=True):
-        assert_same(mine, wanted)
-
-
-def test_a_subset_sampler_reads_its_rows_and_no_others():
-    loader = DataLoader(images(), batch_size=BATCH, sampler=SubsetRandomSampler([7, 2, 5]))
-    _, got = run(Net(), loader)
-    assert_same(got.embeddings[0], images().tensors[0][[2, 5, 7]].flatten(1))
-
-
-def test_reading_leaves_the_random_state_alone():
-    torch.manual_seed(11)
-    wanted = torch.rand(3)
-    loader, model = DataLoader(images(), shuffle=True), Net()
-    torch.manual_seed(11)
-    source = Batches(loader, "support", BATCH)
-    with at_rest(model):
-        capture(model, inspect(model, place(model), source.first[0]), source)
-    assert torch.equal(torch.rand(3), wanted)
-
-
-@pytest.mark.parametrize(
-    ("data", "error", "sentence"),
-    [
-        (TensorDataset(torch.zeros(0, 3), torch.zeros(0)), ValueError, "support is empty"),
-        (Stream([]), ValueError, "support is empty; wanted at least one"),
-        (TensorDataset(torch.zeros(4, 3)), ValueError, "yields list of Tensor and no labels"),
-        ([{"x": 1}], ValueError, "yields dict and no labels"),
-        (torch.zeros(4, 3), ValueError, "yields Tensor and no labels"),
-        ([(torch.zeros(3), 1.0)], ValueError, r"labels of type torch\.float64; wanted integers"),
-        ([(torch.zeros(3), "cat")], ValueError, r"labels of type tuple of str; wanted integers"),
-        ([(torch.zeros(3), torch.zeros(4).long())], ValueError, r"labels of shape \(1, 4\)"),
-        ([((torch.zeros(3), torch.zeros(3)), 1)], ValueError, "list of Tensor as input"),
-        (3, TypeError, "support is a int; wanted a DataLoader, a Dataset"),
-    ],
-)
-def test_wrong_data_in_one_sentence(data, error, sentence):
-    with pytest.raises(error, match=sentence):
-        Batches(data, "support", BATCH)
-
-
-def test_rows_of_another_shape():
-    small, large = images(BATCH, 16).tensors, images(BATCH, 18).tensors
-    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    model = nn.Sequential(model, nn.Linear(2, 5))
-    loader = DataLoader([small, large], batch_size=None)
-    sentence = r"'input' gives values of shape \(3, 18, 18\) in rows 4-7; wanted \(3, 16, 16\)"
-    with pytest.raises(ValueError, match=sentence):
-        run(model, loader)
-
-
-def test_the_length_of_an_iterable_is_not_believed():
-    class Guessing(Stream):
-        def __len__(self):
-            return 99
-
-    assert Batches(Guessing(images()), "support", BATCH).rows is None
-
-
 def test_footprint_is_what_the_matrices_take():
     model = Net().bfloat16()
     source = Batches(images(), "support", BATCH)
@@ -555,80 +389,3 @@ def test_values_are_kept_on_the_device_that_is_asked_for():
     assert {each.device.type for each in found.embeddings} == {"meta"}
     assert [each.shape[1] for each in found.embeddings] == list(layout.widths)
     assert {found.labels.device.type, found.predictions.device.type} == {"cpu"}
-
-
-def test_a_stream_asks_for_room_as_it_grows():
-    asked = []
-    run(Net(), Stream(images(rows=100)), make_room=asked.append)
-    assert asked[-1] >= 100
-    assert asked == sorted(asked)
-    assert len(asked) < 15  # of 25 batches
-
-    def refuse(rows):
-        if rows > 20:
-            raise MemoryError("no")
-
-    with pytest.raises(MemoryError):
-        run(Net(), Stream(images(rows=30)), make_room=refuse)
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        (5, 5),
-        ("8GB", 8 * 10**9),
-        ("8 GiB", 8 * 2**30),
-        ("1.5g", 15 * 10**8),
-        ("12", 12),
-        ("2kib", 2048),
-    ],
-)
-def test_amounts_of_memory(text, count):
-    assert parse_bytes(text) == count
-
-
-@pytest.mark.parametrize("text", ["", "8 apples", "-1GB", "0", 0, "1 i"])
-def test_amounts_that_are_none(text):
-    with pytest.raises(ValueError, match="memory is "):
-        parse_bytes(text)
-
-
-def test_people_read_powers_of_ten():
-    assert [human(n) for n in (17, 1500, 20_400_000, 15_100_000_000)] == [
-        "17 bytes", "1.5 kB", "20.4 MB", "15.1 GB",
-    ]  # fmt: skip
-
-
-def test_free_memory_heeds_the_tightest_group(tmp_path):
-    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
-    leaf = groups / "outer" / "inner"
-    for folder in (proc / "self", leaf, groups / "memory"):
-        folder.mkdir(parents=True)
-    (proc / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
-    assert free_bytes(proc, groups) == 8000 * 1024
-    (proc / "self" / "cgroup").write_text("0::/outer/inner\n")
-    for folder, most in ((leaf, "max"), (leaf.parent, "5000")):
-        (folder / "memory.max").write_text(most)
-        (folder / "memory.current").write_text("3000\n")
-        (folder / "memory.stat").write_text("anon 1\ninactive_file 500\n")
-    assert free_bytes(proc, groups) == 5000 - 3000 + 500
-    (proc / "self" / "cgroup").write_text("4:cpu,memory:/elsewhere\n")
-    (groups / "memory" / "memory.limit_in_bytes").write_text("700")
-    (groups / "memory" / "memory.usage_in_bytes").write_text("900")
-    (groups / "memory" / "memory.stat").write_text("total_inactive_file 0\n")
-    assert free_bytes(proc, groups) == 0
-    assert free_bytes(tmp_path / "none", groups) is None
-
-
-@pytest.mark.parametrize(
-    "choice",
-    [
-        {"sampler": RandomSampler(range(10), replacement=True)},
-        {"sampler": RandomSampler(range(10), num_samples=3)},
-        {"sampler": WeightedRandomSampler([1.0] * 10, 4)},
-        {"batch_sampler": [[3, 1], [2]]},
-    ],
-)
-def test_a_sampler_that_chooses_rows_is_refused(choice):
-    with pytest.raises(TypeError, match="chooses rows of its own; wanted Subset"):
-        Batches(DataLoader(images(), **choice), "support", 4)
