@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,3 +83,17 @@ def level_named(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
         return name
 
     return force
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill fresh tensors with NaN, or a large integer: a read before the first write shows."""
+    empty = torch.empty
+
+    def filled(*arguments: Any, **options: Any) -> torch.Tensor:
+        tensor = empty(*arguments, **options)
+        if tensor.dtype.is_floating_point:
+            return tensor.fill_(math.nan)
+        return tensor.fill_(1 if tensor.dtype == torch.bool else torch.iinfo(tensor.dtype).max // 3)
+
+    monkeypatch.setattr(torch, "empty", filled)

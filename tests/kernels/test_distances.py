@@ -1,0 +1,49 @@
+"""Distances as the definition sums them, and all of them for queries that no filter serves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pdepth import definition
+from pdepth.backends import triton as backend
+
+from helpers.cases import cast, first_difference
+from helpers.device import DEVICE, numbers, on_device
+
+if (reason := backend.available()) is not None:
+    pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
+
+from pdepth.kernels import complete, exact
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+
+def test_exact_ways_agree_with_one_another() -> None:
+    rng = np.random.default_rng(5)
+    for width in (1, 2, 127, 128, 129, 1000, 1025, 2049, 20011):
+        for dtype in ("float32", "bfloat16", "float16", "float64", "uint8", "int64"):
+            if width > 2000 and dtype != "float32":
+                continue
+            x, y = (on_device(cast(30 * rng.standard_normal((n, width)), dtype)) for n in (1, 3))
+            found = complete.distances(
+                x, numbers(1), y, torch.zeros(3, dtype=torch.bool, device=DEVICE),
+                torch.full((1,), -1, device=DEVICE), 0, 3,
+            )  # fmt: skip
+            assert torch.equal(found, complete.distances_reference(x, y))
+            wanted = [
+                definition.squared_distances(y.double().cpu().numpy(), query)
+                for query in x.double().cpu().numpy()
+            ]
+            assert first_difference(found.cpu(), np.stack(wanted)) is None, (width, dtype)
+
+
+def test_a_fold_takes_each_term_once() -> None:
+    for width in (1, 2, 5, 129, 1025, 65536, 70001):
+        by = exact.fold(width, DEVICE)
+        offsets, limits = by.leaves.cpu().numpy()
+        taken = np.concatenate(
+            [np.arange(at, at + size) for at, size in zip(offsets, limits, strict=True)]
+        )
+        assert np.array_equal(np.sort(taken), np.arange(width))

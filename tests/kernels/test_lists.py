@@ -1,0 +1,65 @@
+"""A query's list of candidates and its cut."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pdepth import certify
+from pdepth.backends import triton as backend
+
+from helpers.device import DEVICE
+
+if (reason := backend.available()) is not None:
+    pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
+
+from pdepth.kernels import filter, lists, prepare
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+
+def test_a_list_is_tightened_as_its_twin_says() -> None:
+    rng = np.random.default_rng(11)
+    norms = torch.from_numpy(rng.uniform(1, 9, (1, 400)).astype("f4")).to(DEVICE)
+    scores = torch.from_numpy(rng.standard_normal((1, 3, 300)).astype("f4")).to(DEVICE)
+    sums = filter.sums_of(filter.WIDE)
+    bound = certify.Products(sums, 700, 3e-4, prepare.NEGLIGIBLE)
+    largest = float(norms.max())
+    vector = bounds_of(bound, largest)
+    found = lists.Lists(1, 3, 512, DEVICE)
+    found.keys[:, :, :300] = keys_of(scores)
+    found.sizes[:] = torch.tensor([300, 20, 600], device=DEVICE)
+    found.selves[0, 0] = scores[0, 0].argmin()
+    queries = torch.tensor([[2.0, 3.0, 4.0]], device=DEVICE)
+    residuals = torch.tensor([[2e-4, 0.0, 0.0]], device=DEVICE)
+    found.tighten(30, queries, residuals, norms, vector, differences=False)
+    kept = np.delete(np.arange(300), int(scores[0, 0].argmin()))
+    cut = lists.tighten_reference(
+        scores[0, 0, kept].cpu(), norms[0, kept].cpu(), bound, 2.0, float(residuals[0, 0]),
+        largest, 30,
+    )  # fmt: skip
+    assert cut < float(found.cuts[0, 0]) <= np.nextafter(np.float32(cut), np.float32(9))
+    stays = kept[(scores[0, 0, kept] < found.cuts[0, 0]).cpu().numpy()]
+    assert 30 <= len(stays) < 60
+    size = int(found.sizes[0, 0])
+    assert sorted((found.keys[0, 0, :size] & (2**31 - 1)).tolist()) == stays.tolist()
+    assert float(found.cuts[0, 1]) == math.inf  # fewer than k prove nothing
+    assert int(found.sizes[0, 1]) == 20
+    assert found.given_up()[0].tolist() == [False, False, True]
+
+
+def bounds_of(bound: certify.Products, largest: float) -> torch.Tensor:
+    from pdepth.kernels import bounds
+
+    vector = bounds.of_products(bound)
+    vector[bounds.LARGEST.value] = largest
+    return vector[None].to(DEVICE)
+
+
+def keys_of(scores: torch.Tensor) -> torch.Tensor:
+    bits = scores.view(torch.int32)
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (ordered.long() << 32) | torch.arange(scores.shape[-1], device=scores.device)

@@ -1,0 +1,46 @@
+"""The kernels in turn, and the vote."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pdepth import definition
+from pdepth.backends import triton as backend
+
+from helpers.cases import activations, first_difference
+from helpers.device import DEVICE, numbers, on_device
+
+if (reason := backend.available()) is not None:
+    pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
+
+from pdepth.kernels import search
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+
+def test_queries_that_come_in_parts() -> None:
+    """More than one tile's, with room for the lists of one: of layers that settle apart."""
+    rng = np.random.default_rng(22)
+    labels = rng.integers(0, 4, 90)
+    layers = [on_device(activations(rng, 90, width).astype("f4")) for width in (20, 200)]
+    rows, device = numbers(90).repeat(2)[:130], {"device": DEVICE}
+    votes = torch.empty((2, 130), dtype=torch.int32, **device)
+    tied = torch.empty((2, 130), dtype=torch.bool, **device)
+    codes = torch.from_numpy(labels.astype("i4")).to(DEVICE)
+    made = search.Search(layers, layers, rows, rows, codes, 5, scratch=0)
+    made.answer([search.Answer(votes=v, tied=t) for v, t in zip(votes, tied, strict=True)])
+    for layer, own, ties in zip(layers, votes.cpu(), tied.cpu(), strict=True):
+        wanted = definition.probe_votes(layer.cpu(), labels, k=5)
+        assert first_difference(own, np.tile(wanted.votes, 2)[:130]) is None
+        assert first_difference(ties, np.tile(wanted.tied, 2)[:130]) is None
+
+
+def test_majority_counts_as_the_definition() -> None:
+    codes = np.random.default_rng(12).integers(0, 4, (200, 7))
+    counts = np.stack([np.bincount(row, minlength=4) for row in codes])
+    votes, tied = search.majority(torch.from_numpy(codes))
+    wanted = definition.majority(counts)
+    assert first_difference(votes, wanted[0]) is None
+    assert first_difference(tied, wanted[1]) is None
