@@ -99,15 +99,14 @@ def test_stretches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voting, "CHUNK_BYTES", 5 * (24 * 4 + 8 * 3))
     monkeypatch.setattr(voting, "CHUNK_QUERIES", 1)
     sizes: list[int] = []
-    taken = Rows.__getitem__
+    run = _native.run
 
-    def sized(rows: Rows, which: Any) -> Rows:
-        part = taken(rows, which)
-        assert np.shares_memory(part.array, rows.array)
-        sizes.append(len(part))
-        return part
+    def sized(**call: Any) -> Any:
+        sizes.append(call["queries"])
+        assert np.shares_memory(call["layers"][0][1][0], values)
+        return run(**call)
 
-    monkeypatch.setattr(Rows, "__getitem__", sized)
+    monkeypatch.setattr(_native, "run", sized)
     rng = np.random.default_rng(0)
     values = rng.standard_normal((32, 3))
     pdepth.probe_votes(values[:20], rng.integers(0, 2, 20), values[20:], k=4, weights="exp")

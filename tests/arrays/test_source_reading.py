@@ -18,6 +18,7 @@ import pytest
 import pdepth
 from pdepth import definition
 from pdepth.arrays.sources import Source
+from pdepth.backends import cpu
 
 from helpers.cases import first_difference
 from helpers.sources import GRID, LABELS, ROWS, K, Slices, check, force
@@ -64,18 +65,16 @@ def test_one_chunk_is_read_ahead_while_the_kernel_works(monkeypatch: pytest.Monk
             begun.set()
             return super().__getitem__(rows)
 
-    class Engine:
-        @staticmethod
-        def neighbors(problem: Any) -> Any:
-            begun.wait(5)
-            begun.clear()
-            time.sleep(0.02)
-            steps.append("work")
-            from pdepth.backends import cpu
+    neighbors = cpu.CpuSession.neighbors
 
-            return cpu.neighbors(problem)
+    def watched(session: cpu.CpuSession, *arguments: Any) -> Any:
+        begun.wait(5)
+        begun.clear()
+        time.sleep(0.02)
+        steps.append("work")
+        return neighbors(session, *arguments)
 
-    monkeypatch.setattr("pdepth.votes.backend_named", lambda *_: Engine)
+    monkeypatch.setattr(cpu.CpuSession, "neighbors", watched)
     asked = GRID[:9]
     begun.set()
     found = pdepth.kneighbors(Watched(GRID), asked, k=K)

@@ -116,8 +116,8 @@ ALL = (
 def force(monkeypatch: pytest.MonkeyPatch, chunk: int, block: int) -> None:
     monkeypatch.setattr(
         chunks,
-        "_sizes",
-        lambda problem, layer, asked: (min(chunk, len(layer.support)), min(block, asked)),
+        "chunk_sizes",
+        lambda problem, rows, queries: (min(chunk, len(rows.support)), min(block, queries)),
     )
 
 
