@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pdepth import moved
 from pdepth.arrays.sources import open_source
 from pdepth.backends import availability as backends
 from pdepth.io.embedding_store import EmbeddingStore, open_store
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from pdepth.depth import prediction_depth
     from pdepth.planning import Plan, plan
     from pdepth.report.figures.plots import plot
+
+moved.register()
 
 __version__ = "0.1.0"
 __all__ = [
