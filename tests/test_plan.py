@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 import pdepth
 
-from helpers.spans import BATCH, QUERIES, ROW, SUPPORT, WIDTHS, Counted, network
+from helpers.spans import BATCH, QUERIES, ROW, SUPPORT, WIDTHS, CountingNetwork, network
 
 
 def plan(**options):
@@ -38,7 +38,7 @@ def test_passes_and_rows_are_those_that_happen(monkeypatch):
     found = plan(memory=memory)
     assert found.passes == (("2", "4", "softmax"), ("input", "0"))
     assert found.forwarded == 440
-    model = Counted()
+    model = CountingNetwork()
     pdepth.prediction_depth(
         model, SUPPORT, QUERIES, k=5, batch_size=BATCH, memory=memory, early_exit=False,
         layers=["net.0", "net.2", "net.4"], progress=False,

@@ -15,74 +15,71 @@ import pytest
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from pdepth.embeddings import spans
+from pdepth.embeddings import recompute
 from pdepth.embeddings.dataset import Changed
+from pdepth.embeddings.recompute import SharedForward
 from pdepth.io.journal import Journal
+from pdepth.search import backward
+from pdepth.search.chunks import KeptLists
+from pdepth.search.topk import RunningTopK
 
-from helpers.spans import QUERIES, ROW, SUPPORT, WIDTHS, Counted, blobs, depth, same
+from helpers.spans import QUERIES, ROW, SUPPORT, WIDTHS, CountingNetwork, blobs, depth, same
 
 
-def test_what_has_passed_by_is_not_computed_again_after_a_cut(
+def test_the_lists_of_a_shared_reading_are_resumed_after_a_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pdepth.search import passing
+    monkeypatch.setattr(KeptLists, "pause", 0)
+    take, remaining = RunningTopK.take, [8]
 
-    monkeypatch.setattr(passing, "PAUSE", 0)
-    take, left = passing.Running.take, [8]
-
-    def cut(self: Any, *given: Any) -> None:
-        left[0] -= 1
-        if left[0] < 0:
+    def cut(self: Any, *args: Any) -> None:
+        remaining[0] -= 1
+        if remaining[0] < 0:
             raise KeyboardInterrupt
-        take(self, *given)
+        take(self, *args)
 
-    monkeypatch.setattr(passing.Running, "take", cut)
+    monkeypatch.setattr(RunningTopK, "take", cut)
     options = {"queries": blobs(20, seed=1), "memory": ROW * 90, "run_dir": tmp_path / "run"}
     with pytest.raises(KeyboardInterrupt):
         depth(**options)
-    left[0] = 10**6
-    found = depth(**options)
-    taken = 10**6 - left[0]
-    left[0] = 10**6
-    same(found, depth(**(options | {"run_dir": tmp_path / "whole"})))
-    assert taken <= 10**6 - left[0] - 8 + len(WIDTHS)
-    assert not (tmp_path / "run" / "passing.npz").exists()
+    assert (tmp_path / "run" / "lists.npz").exists()
+    remaining[0] = 10**6
+    result = depth(**options)
+    taken = 10**6 - remaining[0]
+    remaining[0] = 10**6
+    same(result, depth(**(options | {"run_dir": tmp_path / "whole"})))
+    assert taken <= 10**6 - remaining[0] - 8 + len(WIDTHS)
+    assert not (tmp_path / "run" / "lists.npz").exists()
 
 
-def test_what_has_passed_by_with_other_bits_passes_by_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lists_of_other_values_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On another machine, say: a list of distances to two kinds of rows would belong to neither."""
-    from pdepth.search import passing
+    monkeypatch.setattr(KeptLists, "pause", 0)
+    monkeypatch.setattr(KeptLists, "share", 0)
+    read, begins = SharedForward.read, []
 
-    monkeypatch.setattr(passing, "PAUSE", 0)
-    monkeypatch.setattr(passing, "SHARE", 0)
-    chunks, begins, left = spans.Embeddings._chunks, [], [1]
+    def cut(self: Any, sources: Any, rows: slice) -> Any:
+        begins[-1].append(rows.start)
+        if len(begins[-1]) > 1:
+            raise KeyboardInterrupt
+        return read(self, sources, rows)
 
-    def cut(self: Any, numbers: range, rows: int, begin: int) -> Any:
-        begins.append(begin)
-        for each in chunks(self, numbers, rows, begin):
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            yield each
-
-    monkeypatch.setattr(spans.Embeddings, "_chunks", cut)
+    monkeypatch.setattr(SharedForward, "read", cut)
     options = {"queries": blobs(20, seed=1), "memory": ROW * 90, "run_dir": tmp_path / "run"}
-    bits = spans.bits
+    checksums = recompute.first_batch_checksums
     for change in (0, 0, 1):
-        left[0] = 1
-        monkeypatch.setattr(spans, "bits", _changed(bits, change))
+        begins.append([])
+        monkeypatch.setattr(recompute, "first_batch_checksums", _changed(checksums, change))
         with pytest.raises(KeyboardInterrupt):
             depth(**options)
-    assert begins[0] == 0
-    assert begins[1] > 0
-    assert begins[2] == 0
+    assert begins[0][0] == 0
+    assert begins[1][0] > 0
+    assert begins[2][0] == 0
 
 
-def _changed(bits: Any, by: int) -> Any:
-    def changed(*given: Any) -> Any:
-        return tuple({n: check + by for n, check in each.items()} for each in bits(*given))
+def _changed(checksums: Any, by: int) -> Any:
+    def changed(job: Any) -> Any:
+        return tuple({n: check + by for n, check in of_job.items()} for of_job in checksums(job))
 
     return changed
 
@@ -91,22 +88,23 @@ def test_a_network_that_does_not_repeat_cannot_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"queries": QUERIES, "memory": ROW * 80, "run_dir": tmp_path / "run"}
-    keep = Journal.keep
+    write_votes = Journal.write_votes
 
-    def cut(self: Any, probe: int, *given: Any) -> None:
+    def cut(self: Any, probe: int, *args: Any) -> None:
         if probe < 2:
             raise KeyboardInterrupt
-        keep(self, probe, *given)
+        write_votes(self, probe, *args)
 
-    monkeypatch.setattr(Journal, "keep", cut)
+    monkeypatch.setattr(Journal, "write_votes", cut)
     with pytest.raises(KeyboardInterrupt):
         depth(**options)
-    (tmp_path / "run" / f"{spans.KEPT}left").mkdir()
-    monkeypatch.setattr(Journal, "keep", keep)
-    monkeypatch.setattr(spans, "bits", lambda *_: ({}, {0: 1}))
+    scratch = tmp_path / "run" / f"{recompute.SCRATCH_PREFIX}remaining"
+    scratch.mkdir()
+    monkeypatch.setattr(Journal, "write_votes", write_votes)
+    monkeypatch.setattr(recompute, "first_batch_checksums", lambda _: ({}, {0: 1}))
     with pytest.raises(Changed, match="not give the same values when it runs again"):
         depth(**options)
-    assert not (tmp_path / "run" / f"{spans.KEPT}left").exists()
+    assert not scratch.exists()
 
 
 @pytest.mark.parametrize(
@@ -121,37 +119,34 @@ def test_a_network_that_does_not_repeat_cannot_go_on(
 def test_a_run_goes_on_from_wherever_it_was_cut(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pdepth.io import journal
-    from pdepth.search import backward, passing
-
-    monkeypatch.setattr(backward, "BLOCK", 32)
-    monkeypatch.setattr(passing, "PAUSE", 0)
-    wanted = depth(queries=QUERIES, **options)
-    note, left = journal.Journal.note, [0]
+    monkeypatch.setattr(backward, "QUERY_CHUNK", 32)
+    monkeypatch.setattr(KeptLists, "pause", 0)
+    expected = depth(queries=QUERIES, **options)
+    write, remaining = Journal.write, [0]
 
     def cut(self: Any, name: str, arrays: Any) -> None:
-        left[0] -= 1
-        if left[0] < 0:
+        remaining[0] -= 1
+        if remaining[0] < 0:
             raise KeyboardInterrupt
-        note(self, name, arrays)
+        write(self, name, arrays)
 
-    monkeypatch.setattr(journal.Journal, "note", cut)
+    monkeypatch.setattr(Journal, "write", cut)
     for after in range(40):
-        left[0] = after % 4  # some further each time
+        remaining[0] = after % 4  # some further each time
         try:
-            found = depth(queries=QUERIES, run_dir=tmp_path / "run", **options)
+            result = depth(queries=QUERIES, run_dir=tmp_path / "run", **options)
             break
         except KeyboardInterrupt:
             continue
     assert after > 3
-    same(found, wanted)
-    model = Counted()
+    same(result, expected)
+    model = CountingNetwork()
     same_names = {"layers": ["net.0", "net.2", "net.4"]}
-    left[0] = 99
+    remaining[0] = 99
     depth(queries=QUERIES, model=model, run_dir=tmp_path / "other", **same_names, **options)
     model.rows.clear()
     depth(queries=QUERIES, model=model, run_dir=tmp_path / "other", **same_names, **options)
-    assert [each for each in model.rows if each != "whole"] == [2, 2]  # the dry passes alone
+    assert [entry for entry in model.rows if entry != "whole"] == [2, 2]  # the dry passes alone
 
 
 KILLED = """
@@ -160,12 +155,12 @@ sys.path.insert(0, {tests!r})
 from helpers import spans as case
 from pdepth.io import atomic
 from pdepth.search import backward
-backward.BLOCK = 32
-replace, left = os.replace, [{after}]
+backward.QUERY_CHUNK = 32
+replace, remaining = os.replace, [{after}]
 
 def stop(*paths):
-    left[0] -= 1
-    if left[0] < 0:
+    remaining[0] -= 1
+    if remaining[0] < 0:
         os.kill(os.getpid(), signal.SIGKILL)
     return replace(*paths)
 
@@ -176,14 +171,12 @@ case.depth(queries=case.QUERIES, memory=case.ROW * 80, run_dir={path!r})
 
 @pytest.mark.parametrize("after", [0, 1, 4, 8])
 def test_a_killed_run_goes_on(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pdepth.search import backward
-
-    monkeypatch.setattr(backward, "BLOCK", 32)
+    monkeypatch.setattr(backward, "QUERY_CHUNK", 32)
     path = tmp_path / "run"
     script = KILLED.format(tests=str(Path(__file__).parents[1]), after=after, path=str(path))
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
-    found = depth(queries=QUERIES, memory=ROW * 80, run_dir=path)
-    same(found, depth(queries=QUERIES))
+    result = depth(queries=QUERIES, memory=ROW * 80, run_dir=path)
+    same(result, depth(queries=QUERIES))
 
 
 def test_another_run_is_refused_and_says_what_changed(tmp_path: Path) -> None:
@@ -194,67 +187,63 @@ def test_another_run_is_refused_and_says_what_changed(tmp_path: Path) -> None:
         with pytest.raises(error, match=sentence):
             depth(**({"queries": QUERIES, "run_dir": path} | options))
 
-    refused("a run of which k was another: 5 then, 6 now; another directory begins anew", k=6)
-    refused("of which weights was another: uniform then, distance now", weights="distance")
-    refused("of which metric was another: sqeuclidean then, cosine now", metric="cosine")
-    refused("of which the network was another; another", model=nn.Linear(6, 3), layers=[])
-    refused("of which the batch size was another: 16 then, 8 now", batch_size=8)
-    refused("of which the number of queries was another: 70 then, 69 now", queries=blobs(69, 1))
+    refused("a run of which k differs: 5 then, 6 now; use another directory to begin anew", k=6)
+    refused("of which weights differs: uniform then, distance now", weights="distance")
+    refused("of which metric differs: sqeuclidean then, cosine now", metric="cosine")
+    refused("of which the network differs; use another", model=nn.Linear(6, 3), layers=[])
+    refused("of which the batch size differs: 16 then, 8 now", batch_size=8)
+    refused("of which the number of queries differs: 70 then, 69 now", queries=blobs(69, 1))
     other = TensorDataset(SUPPORT.tensors[0] * 1.5, SUPPORT.tensors[1])
     refused(
-        "a run of other data: support gives other values than before in rows 0-15; another",
+        "a run of other data: support gives other values than before in rows 0-15; use another",
         support=other,
     )
     changed = SUPPORT.tensors[0].clone()
     changed[149, 0] += 1
     last = TensorDataset(changed, SUPPORT.tensors[1])
-    refused("other data: support gives other values than before in rows 144-149; ano", support=last)
+    refused("other data: support gives other values than before in rows 144-149; use", support=last)
     from pdepth.io.journal import _locked
 
     lock = _locked(path)
-    refused("where another process is at work; one at a time is wanted", BlockingIOError)
+    refused("is in use by another process; wait, or use another directory", BlockingIOError)
     os.close(lock)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").touch()
-    refused("holds thesis.tex and no run of pdepth", FileExistsError, run_dir=foreign)
-    refused("there is no folder", FileNotFoundError, run_dir=tmp_path / "no" / "run")
+    refused("expected a new or empty directory or that of a run, got .*, which holds thesis.tex", FileExistsError, run_dir=foreign)
+    refused("expected .*run in an existing folder, got none at", FileNotFoundError, run_dir=tmp_path / "no" / "run")
 
 
 def test_a_full_disk_leaves_a_run_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pdepth.io import journal
+    savez, remaining = np.savez, [2]
 
-    savez, left = np.savez, [2]
-
-    def full(*given: Any, **arrays: Any) -> None:
-        left[0] -= 1
-        if left[0] < 0:
+    def full(*args: Any, **arrays: Any) -> None:
+        remaining[0] -= 1
+        if remaining[0] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
-        savez(*given, **arrays)
+        savez(*args, **arrays)
 
-    monkeypatch.setattr(journal.np, "savez", full)
-    with pytest.raises(OSError, match=r"run is full; what was found so far is kept, and the same"):
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match=r"run is full; the votes so far are kept, and the same"):
         depth(run_dir=tmp_path / "run")
     assert not [name for name in os.listdir(tmp_path / "run") if name.endswith(".tmp")]
-    left[0] = 99
+    remaining[0] = 99
     same(depth(run_dir=tmp_path / "run"), depth())
 
 
 def test_embeddings_that_were_kept_before_the_cut_are_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pdepth.io import journal
-
-    where = {"run_dir": tmp_path / "run", "keep_embeddings": tmp_path / "kept"}
-    keep = journal.Journal.keep
+    directories = {"run_dir": tmp_path / "run", "keep_embeddings": tmp_path / "kept"}
+    write_votes = Journal.write_votes
 
     def cut(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(journal.Journal, "keep", cut)
+    monkeypatch.setattr(Journal, "write_votes", cut)
     with pytest.raises(KeyboardInterrupt):
-        depth(**where)
-    monkeypatch.setattr(journal.Journal, "keep", keep)
-    same(depth(**where), depth())
+        depth(**directories)
+    monkeypatch.setattr(Journal, "write_votes", write_votes)
+    same(depth(**directories), depth())

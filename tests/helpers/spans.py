@@ -39,22 +39,26 @@ def depth(support: Any = SUPPORT, queries: Any = None, model: Any = None, **opti
     return prediction_depth(model or network(), support, queries, **(settings | options))
 
 
-def same(found: Any, wanted: Any) -> None:
-    if isinstance(wanted, dict):
-        assert found.keys() == wanted.keys()
-        for k in wanted:
-            same(found[k], wanted[k])
+def same(result: Any, expected: Any) -> None:
+    if isinstance(expected, dict):
+        assert result.keys() == expected.keys()
+        for k in expected:
+            same(result[k], expected[k])
         return
     for name in ("depth", "undefined", "votes", "known", "predictions", "labels"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), name)
+        np.testing.assert_array_equal(getattr(result, name), getattr(expected, name), name)
     for name in ("tied", "margins", "reference_values"):
-        if getattr(wanted, name) is not None:
-            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), name)
-    assert (found.probes, found.widths, found.k) == (wanted.probes, wanted.widths, wanted.k)
-    assert found.leave_one_out == wanted.leave_one_out
+        if getattr(expected, name) is not None:
+            np.testing.assert_array_equal(getattr(result, name), getattr(expected, name), name)
+    assert (result.probes, result.widths, result.k) == (
+        expected.probes,
+        expected.widths,
+        expected.k,
+    )
+    assert result.leave_one_out == expected.leave_one_out
 
 
-class Counted(nn.Module):
+class CountingNetwork(nn.Module):
     """How many rows each forward pass had, and which of its layers ran."""
 
     def __init__(self) -> None:
