@@ -66,7 +66,7 @@ class Engine:
 def engine(request: pytest.FixtureRequest, level_named: Callable[[str], str]) -> Engine:
     """Each engine in turn."""
     if request.param == "triton":
-        if reason := triton.available():
+        if reason := triton.unavailable():
             pytest.skip(f"no GPU engine here: {reason}")
         return Engine("triton", {"backend": "triton"}, triton.interpreted())
     return Engine(level_named(request.param), {"backend": "cpu"})

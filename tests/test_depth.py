@@ -173,32 +173,32 @@ def test_the_model_comes_back_as_it_was():
         (
             {"k": 20},
             ValueError,
-            r"k is 20 and support has 20 rows, less the row left out; at most 19",
+            r"k: expected at most 19 \(support has 20 rows, less the row .*\), got 20",
         ),
         (
             {"k": 21, "queries": blobs(4)},
             ValueError,
-            r"k is 21 and support has 20 rows; at most 20 is",
+            r"k: expected at most 20 \(support has 20 rows\), got 21",
         ),
-        ({"k": 0}, ValueError, "k is 0; at least 1 is wanted"),
-        ({"k": 2.0}, TypeError, r"k is 2\.0; an integer is wanted"),
-        ({"k": True}, TypeError, "k is True"),
-        ({"k": [3, 20]}, ValueError, "k is 20 and support has 20 rows, less the row left out"),
-        ({"metric": "l1"}, ValueError, "metric is 'l1'; one of sqeuclidean, cosine is wanted"),
-        ({"weights": "far"}, ValueError, "weights is 'far'; one of uniform, distance, exp is"),
-        ({"temperature": 2}, ValueError, "temperature goes with weights='exp'"),
-        ({"reference": "truth"}, ValueError, "reference is 'truth'; one of prediction, label"),
-        ({"reference": np.arange(3)}, ValueError, "reference has 3 entries; 20 are wanted"),
-        ({"batch_size": 0}, ValueError, "batch_size is 0; at least 1"),
-        ({"num_threads": 0}, ValueError, "num_threads is 0; at least 1"),
-        ({"device": "toaster"}, ValueError, "device is 'toaster', which cannot be used"),
+        ({"k": 0}, ValueError, "k: expected an integer >= 1, got 0"),
+        ({"k": 2.0}, TypeError, r"k: expected an integer, got 2\.0"),
+        ({"k": True}, TypeError, "k: expected an integer, got True"),
+        ({"k": [3, 20]}, ValueError, r"k: expected at most 19 \(support has 20 rows, .*\), got 20"),
+        ({"metric": "l1"}, ValueError, "metric: expected one of sqeuclidean, cosine, got 'l1'"),
+        ({"weights": "far"}, ValueError, "weights: expected one of uniform, distance, exp, got 'far'"),
+        ({"temperature": 2}, ValueError, "temperature: expected None unless weights='exp', got 2"),
+        ({"reference": "truth"}, ValueError, "reference: expected one of .* integers, got 'truth'"),
+        ({"reference": np.arange(3)}, ValueError, "reference: expected 20 entries, got 3"),
+        ({"batch_size": 0}, ValueError, "batch_size: expected an integer >= 1, got 0"),
+        ({"num_threads": 0}, ValueError, "num_threads: expected an integer >= 1, got 0"),
+        ({"device": "toaster"}, ValueError, "device: expected a device that can be used, got 'toaster'"),
         ({"layers": ["9"]}, ValueError, "layers names '9', which the model lacks"),
-        ({"memory": "lots"}, ValueError, "memory is 'lots'; wanted bytes"),
-        ({"memory": 900}, MemoryError, "memory is 900 bytes; input, of width 6, wants at least 9"),
+        ({"memory": "lots"}, ValueError, "memory: expected bytes or an amount such as .*, got 'lots'"),
+        ({"memory": 900}, MemoryError, "memory: expected at least 9.* for input, of .* 6, got 900 b"),
         ({"queries": 3}, TypeError, "queries is a int; wanted a DataLoader"),
         ({"queries": TensorDataset(torch.zeros(4, 6))}, ValueError, "queries yields .* no labels"),
         ({"progress": "loud"}, TypeError, "progress is a str; wanted True, False or a callable"),
-        ({"backend": "abacus"}, ValueError, "abacus"),
+        ({"backend": "abacus"}, ValueError, "backend: expected one of auto, .*, got 'abacus'"),
     ],
 )
 def test_wrong_arguments_show_before_the_forward_pass(options, error, sentence):
@@ -212,7 +212,7 @@ def test_wrong_arguments_show_before_the_forward_pass(options, error, sentence):
 
 
 def test_k_of_a_stream_is_checked_when_its_length_is_known():
-    with pytest.raises(ValueError, match=r"k is 30 and support has 20 rows, less the row"):
+    with pytest.raises(ValueError, match=r"k: expected at most 19 \(support has 20 rows, .*\), got 30"):
         depth(network(), Stream(blobs(20)), k=30)
 
 
@@ -230,7 +230,7 @@ def test_a_stream_has_to_fit_since_it_cannot_be_read_again():
 def test_queries_of_another_shape():
     model = nn.Sequential(nn.AdaptiveAvgPool1d(6), network())
     other = TensorDataset(torch.zeros(5, 9), torch.zeros(5).long())
-    sentence = r"queries gives other embeddings than support: inputs of shape \(9,\) and \(6,\)"
+    sentence = r"queries: expected inputs like the support's, of shape \(6,\), got inputs .* \(9,\)"
     with pytest.raises(ValueError, match=sentence):
         depth(model, blobs(20), other)
 

@@ -696,7 +696,7 @@ def main(arguments: list[str]) -> int:
     if unknown := [each for each in wanted if each not in PARTS]:
         print(f"Error: {unknown[0]!r} is no part; there are {', '.join(PARTS)}.", file=sys.stderr)
         return 2
-    if (reason := engine.available()) is not None:
+    if (reason := engine.unavailable()) is not None:
         print(f"Error: no GPU engine here: {reason}", file=sys.stderr)
         return 2
     device = torch.device("cpu" if engine.interpreted() else "cuda")

@@ -24,7 +24,7 @@ def test_amounts_of_memory(text, count):
 
 @pytest.mark.parametrize("text", ["", "8 apples", "-1GB", "0", 0, "1 i"])
 def test_amounts_that_are_none(text):
-    with pytest.raises(ValueError, match="memory is "):
+    with pytest.raises(ValueError, match="memory: expected "):
         parse_bytes(text)
 
 

@@ -16,15 +16,15 @@ import torch
 
 import pdepth
 from pdepth import definition
-from pdepth.arrays import arguments
+from pdepth.arrays import problem as problem_module
 from pdepth.arrays.rows import Rows, rows_of
-from pdepth.backends import transfer
+from pdepth.backends import room, transfer
 from pdepth.backends import triton as backend
 
 from helpers.cases import activations, assert_exact, case, cast, first_difference, oracle_of
 from helpers.device import DEVICE, on_device
 
-if (reason := backend.available()) is not None:
+if (reason := backend.unavailable()) is not None:
     pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
 
 from pdepth.kernels import complete, filter, search, settle
@@ -98,7 +98,7 @@ def test_supports_beyond_the_memory_come_in_chunks(
     rng = np.random.default_rng(8)
     values = rng.integers(-2, 3, (120, 12)).astype("f4")  # ties across chunks
     labels = rng.integers(0, 5, 120)
-    monkeypatch.setattr(backend._Call, "budget", 40_000)
+    monkeypatch.setattr(room.Room, "rows", 40_000)
     chunks: list[int] = []
     take = transfer.Transfer.take
 
@@ -132,8 +132,8 @@ def test_a_device_with_less_memory_than_it_said_gives_the_same_votes(
         return whole(supports, *rest)
 
     monkeypatch.setattr(search, "Search", most)
-    monkeypatch.setattr(backend, "_free", lambda device: 60_000_000)
-    monkeypatch.setattr(backend._Call, "budget", property(lambda call: call.room // 30))
+    monkeypatch.setattr(room, "_free", lambda device: 60_000_000)
+    monkeypatch.setattr(room.Room, "rows", property(lambda own: own._bytes // 30))
     found = pdepth.probe_votes(values, labels, query_rows=asked, k=9, backend="triton")
     for layer, votes in zip(values, found.votes, strict=True):
         wanted = definition.probe_votes(layer, labels, query_rows=asked, k=9).votes
@@ -154,9 +154,9 @@ def test_what_ran_out_is_let_go_of_before_the_next_try(
 ) -> None:
     rng = np.random.default_rng(17)
     values, labels = rng.standard_normal((90, 20)).astype("f4"), rng.integers(0, 5, 90)
-    answer, shrink = search.Search.answer, backend._Call._shrink
+    answer, shrink = search.Search.answer, backend.TritonSession._shrink
     held: list[weakref.ref[Any]] = []
-    left: list[Any] = []
+    remaining: list[Any] = []
 
     def once(self: search.Search, answers: Any) -> None:
         if not held:
@@ -164,17 +164,17 @@ def test_what_ran_out_is_let_go_of_before_the_next_try(
             raise error(words)
         answer(self, answers)
 
-    def seen(call: backend._Call) -> None:
-        left.extend(each() for each in held)
-        shrink(call)
+    def record(session: backend.TritonSession) -> None:
+        remaining.extend(reference() for reference in held)
+        shrink(session)
 
     monkeypatch.setattr(search.Search, "answer", once)
-    monkeypatch.setattr(backend._Call, "_shrink", seen)
+    monkeypatch.setattr(backend.TritonSession, "_shrink", record)
     asked = np.array([0, 89])
     found = pdepth.probe_votes(values, labels, query_rows=asked, k=9, backend="triton").votes
     wanted = definition.probe_votes(values, labels, query_rows=asked, k=9).votes
     assert first_difference(found, wanted) is None
-    assert left == [None, None]
+    assert remaining == [None, None]
 
 
 def test_other_errors_of_the_device_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def test_other_errors_of_the_device_are_its_own(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_device_without_room_for_a_tile_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_free", lambda device: 1_000_000)
+    monkeypatch.setattr(room, "_free", lambda device: 1_000_000)
     with pytest.raises(
         MemoryError, match=r"room for 1\.0 MB, and one tile of probe 0 takes 1\d\.\d MB"
     ):
@@ -196,7 +196,7 @@ def test_a_device_without_room_for_a_tile_is_a_sentence(monkeypatch: pytest.Monk
     def never(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(backend, "_free", lambda device: 1 << 31)
+    monkeypatch.setattr(room, "_free", lambda device: 1 << 31)
     monkeypatch.setattr(search, "Search", never)
     with pytest.raises(MemoryError, match="one tile of probe 0 takes"):
         pdepth.probe_votes(np.zeros((40, 3)), np.zeros(40, int), backend="triton")
@@ -279,11 +279,11 @@ def test_directions_have_the_bits_of_the_definition() -> None:
     for width in (1, 2, 5, 64, 129, 1001):
         for dtype in ("float32", "bfloat16", "float64", "uint8"):
             values = on_device(cast(rng.uniform(1, 90, (40, width)), dtype))
-            found = arguments._normalised(Rows(values, dtype), range(40), "rows")
+            found = problem_module._normalised(Rows(values, dtype), range(40), "rows")
             assert found.type == "float64"
             assert (found.array.cpu().numpy() == definition.as_rows(values, "cosine")).all()
-    with pytest.raises(ValueError, match="rows has no direction in row 2: its norm is zero"):
-        arguments._normalised(Rows(torch.eye(4, device=DEVICE)[:, :2], "float32"), range(4), "rows")
+    with pytest.raises(ValueError, match="rows: expected rows with a norm for .*, got row 2, whose norm is zero"):
+        problem_module._normalised(Rows(torch.eye(4, device=DEVICE)[:, :2], "float32"), range(4), "rows")
 
 
 def test_more_layers_take_no_more_launches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +353,7 @@ def test_no_kernel_is_compiled_for_an_address_that_the_next_layer_lacks(
     pdepth.depth_from_embeddings(layers, labels, labels[asked], **options)
     saturated = np.eye(60)[np.tile(np.arange(60), 12)] + 1e-9 * rng.standard_normal((720, 60))
     pdepth.probe_votes(saturated, np.arange(720) % 7, np.eye(60)[:2], backend="triton")
-    monkeypatch.setattr(backend._Call, "budget", 40_000)
+    monkeypatch.setattr(room.Room, "rows", 40_000)
     pdepth.probe_votes(layers[:1], labels, **options)
     assert len(launched) == 12
     assert not odd
@@ -361,7 +361,7 @@ def test_no_kernel_is_compiled_for_an_address_that_the_next_layer_lacks(
 
 def test_more_neighbours_than_a_list_holds_are_refused() -> None:
     rows = np.zeros((300, 3))
-    with pytest.raises(ValueError, match="k is 257; backend='triton' takes at most 256 neighbours"):
+    with pytest.raises(ValueError, match="k: expected at most 256 with backend='triton', got 257"):
         pdepth.probe_votes(rows, np.zeros(300, int), k=257, backend="triton")
 
 
@@ -377,14 +377,14 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(torch.version, "hip", "7.0")
         assert refused() == (
-            "torch is built for ROCm, and CUDA is wanted; backend='cpu' takes its arrays too."
+            "expected torch built for CUDA, got ROCm; backend='cpu' takes its arrays too."
         )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert refused() == "torch sees no CUDA device."
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert refused() == (
-        "the CUDA device has compute capability 7.5, and 8.0 is wanted; "
+        "expected a CUDA device of compute capability 8.0 or more, got 7.5; "
         "backend='cpu' takes its arrays too."
     )
     monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)

@@ -17,7 +17,7 @@ from pdepth.backends import triton as backend
 
 from helpers.device import DEVICE
 
-if (reason := backend.available()) is not None:
+if (reason := backend.unavailable()) is not None:
     pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
 
 
@@ -73,7 +73,7 @@ def test_no_time_is_taken_where_equality_is_not_known(
     monkeypatch.setattr(gpu, "GATES", gates)
     monkeypatch.setattr(gpu, "PARTS", gates | {"times": part("times")})
     monkeypatch.setattr(gpu, "about", lambda device: where.copy())
-    monkeypatch.setattr(gpu.engine, "available", lambda: None)
+    monkeypatch.setattr(gpu.engine, "unavailable", lambda: None)
     monkeypatch.setattr(gpu.engine, "interpreted", lambda: False)
     monkeypatch.setattr(common, "HOME", tmp_path)
     assert run("times") == 1

@@ -169,20 +169,20 @@ def test_fingerprints_of_data_see_values_types_and_labels() -> None:
 
 def test_functions_without_a_store_want_labels() -> None:
     x = SUPPORT.tensors[0]
-    with pytest.raises(TypeError, match="labels is None; integers are wanted, unless support is a"):
+    with pytest.raises(TypeError, match="labels: expected integers unless support is a store, got None"):
         pdepth.depth_from_embeddings([x], k=K)
-    with pytest.raises(TypeError, match="predictions is None; integers are wanted, unless"):
+    with pytest.raises(TypeError, match="predictions: expected integers unless support is a store, got"):
         pdepth.depth_from_embeddings([x], SUPPORT.tensors[1], k=K)
 
 
 def test_a_store_brings_its_own(tmp_path: Path) -> None:
     keep(tmp_path / "kept")
     embedding_store = pdepth.open_store(tmp_path / "kept")
-    with pytest.raises(TypeError, match="queries is given beside a store, which has its own;"):
+    with pytest.raises(TypeError, match="queries: expected None beside a store, which has its own"):
         pdepth.depth_from_embeddings(embedding_store, queries=[SUPPORT.tensors[0]], k=K)
-    with pytest.raises(TypeError, match="probes is given beside a store"):
+    with pytest.raises(TypeError, match="probes: expected None beside a store"):
         pdepth.depth_from_embeddings(embedding_store, probes=["a"], k=K)
-    with pytest.raises(ValueError, match="query_rows holds 80; rows from 0 to 79 are wanted"):
+    with pytest.raises(ValueError, match="query_rows: expected rows from 0 to 79, got 80"):
         pdepth.depth_from_embeddings(embedding_store, query_rows=[80], k=K)
 
 

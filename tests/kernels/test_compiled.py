@@ -12,7 +12,7 @@ import pytest
 
 from pdepth.backends import triton as backend
 
-if (reason := backend.available()) is not None:
+if (reason := backend.unavailable()) is not None:
     pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
 
 

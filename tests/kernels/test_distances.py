@@ -12,7 +12,7 @@ from pdepth.backends import triton as backend
 from helpers.cases import cast, first_difference
 from helpers.device import DEVICE, numbers, on_device
 
-if (reason := backend.available()) is not None:
+if (reason := backend.unavailable()) is not None:
     pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
 
 from pdepth.kernels import complete, exact
