@@ -1,4 +1,4 @@
-"""Who is told how far a run has come: bars, plain lines, silence or the caller's own function."""
+"""Progress of a run: bars, plain lines, silence or the caller's own function."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Event:
 
     stage: "note" (a sentence, in `text`), "support" or "queries" (a forward pass; counts are rows)
         or "probes" (the search; counts are floating-point operations, `text` names the probe).
-    done, total: how much of the stage is behind; total is None while nobody knows.
-    detail: speed, rows still alive and time left, ready to be shown.
+    done, total: how much of the stage is done, of how much; total is None while it is not known.
+    detail: speed, active queries and time left, in words.
     """
 
     stage: str
@@ -38,7 +38,7 @@ ProbeProgress = Callable[[int, float, int], None]
 
 @contextmanager
 def watch(progress: bool | Observer = True, stream: TextIO | None = None) -> Iterator[Observer]:
-    """The observer that `progress` asks for, closed on leaving.
+    """The observer that `progress` stands for, closed on leaving.
 
     True: bars where `stream` (standard error unless given) is a terminal, plain lines elsewhere.
     False: silence. A callable receives each `Event`. Anything else is a TypeError.
@@ -46,7 +46,7 @@ def watch(progress: bool | Observer = True, stream: TextIO | None = None) -> Ite
     if not isinstance(progress, bool):
         if not callable(progress):
             raise TypeError(
-                f"progress is a {type(progress).__name__}; wanted True, False or a callable."
+                f"progress: expected True, False or a callable, got a {type(progress).__name__}."
             )
         yield progress
         return
@@ -87,7 +87,7 @@ def _bars(stream: TextIO) -> Iterator[Observer]:
 
 
 class _Lines:
-    """Plain lines for logs: one when a stage ends, and one now and then on the way."""
+    """Plain lines for logs: one when a stage ends, and one now and then before."""
 
     interval = 15.0  # seconds; a log of an hour's run still fits on a few screens
 
@@ -111,7 +111,7 @@ class _Lines:
 
 
 class RowMeter:
-    """Turns rows read in a forward pass into events with speed and time left."""
+    """Turn rows of a forward pass into events with speed and time left."""
 
     def __init__(self, observer: Observer, stage: str, total: int | None) -> None:
         self.observer, self.stage, self.total = observer, stage, total
@@ -119,7 +119,7 @@ class RowMeter:
 
     def __call__(self, done: int, *, finished: bool = False) -> None:
         if done == self.total and not finished:
-            return  # the end is told once
+            return  # `finished` reports the end
         seconds = max(time.monotonic() - self.start, 1e-9)
         detail = f"{done:,} rows, {done / seconds:,.0f} rows/s"
         if finished:
@@ -164,10 +164,10 @@ class SearchClock:
 
 
 class ProbeMeter:
-    """Turns the engine's (probe, fraction, rows alive) into events with GFLOP/s and time left.
+    """Turn a backend's (probe, fraction, active queries) into events with GFLOP/s and time left.
 
-    Work at a probe is 2 x rows alive x support rows x width; what lies ahead is counted with the
-    rows alive now, hence an upper bound where early exit drops more of them. limit: operations a
+    Work at a probe is 2 x active queries x support rows x width; what lies ahead is counted with
+    the queries active now, an upper bound where early exit drops more of them. limit: operations a
     second that the machine is capable of, for comparison; None where it was not measured.
     """
 
@@ -187,20 +187,20 @@ class ProbeMeter:
         self.work: dict[int, float] = {}  # of each probe seen so far, in floating-point operations
         self.fraction: dict[int, float] = {}
 
-    def _cost(self, probe: int, alive: int) -> float:
-        return 2.0 * alive * self.support_rows * self.widths[probe]
+    def _cost(self, probe: int, active: int) -> float:
+        return 2.0 * active * self.support_rows * self.widths[probe]
 
-    def __call__(self, probe: int, fraction: float, alive: int) -> None:
-        self.work.setdefault(probe, self._cost(probe, alive))
+    def __call__(self, probe: int, fraction: float, active: int) -> None:
+        self.work.setdefault(probe, self._cost(probe, active))
         self.fraction[probe] = fraction
         done = sum(self.work[p] * self.fraction[p] for p in self.work)
-        ahead = sum(self._cost(p, alive) for p in range(len(self.widths)) if p not in self.work)
+        ahead = sum(self._cost(p, active) for p in range(len(self.widths)) if p not in self.work)
         total = sum(self.work.values()) + ahead
         rate = done / max(self._clock.seconds, 1e-9)
-        detail = f"{alive:,} rows alive, {self._speed(rate)}"
+        detail = f"{active:,} active queries, {self._speed(rate)}"
         if rate:
             detail += f", {clock((total - done) / rate)} left"
-        # Only `finish` says that the search is over: rows may all be decided before probe 0.
+        # Only `finish` says that the search is over: queries may all be dropped before probe 0.
         total = max(total, done * (1 + 1e-9) + 1)
         self.observer(Event("probes", self.probes[probe], done, total, detail))
 
@@ -208,29 +208,29 @@ class ProbeMeter:
         share = f" ({rate / self.limit:.0%} of a float32 product's)" if self.limit else ""
         return f"{rate / 1e9:,.0f} GFLOP/s{share}"
 
-    def finish(self, asked: Sequence[int]) -> None:
-        """Say that the search is over; `asked` is how many rows each probe voted on."""
+    def finish(self, searched: Sequence[int]) -> None:
+        """Report the end of the search; searched: of each probe, for how many queries."""
         seconds = max(self._clock.seconds, 1e-9)
-        done = sum(self._cost(probe, asked[probe]) for probe in self.work)
-        detail = f"{sum(map(bool, asked))} of {len(self.probes)} probes searched"
+        done = sum(self._cost(probe, searched[probe]) for probe in self.work)
+        detail = f"{sum(map(bool, searched))} of {len(self.probes)} probes searched"
         if done:  # some may have been known from an earlier run
             detail += f", {self._speed(done / seconds)}, {clock(seconds)}"
         self.observer(Event("probes", "", done or 1.0, done or 1.0, detail))
 
 
 def fastest(call: Callable[[], object], runs: int = 3) -> float:
-    """Seconds of the fastest of some runs; one before them warms up."""
+    """Seconds of the fastest of some runs, after one that warms up."""
     call()
-    taken = []
+    seconds = []
     for _ in range(runs):
         begin = time.perf_counter()
         call()
-        taken.append(time.perf_counter() - begin)
-    return min(taken)
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people read them: "4.2 s", "3 min 20 s", "2 h 05 min"."""
+    """Seconds in words: "4.2 s", "3 min 20 s", "2 h 05 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""What pdepth returns: votes, and the prediction depths that follow from them."""
+"""Votes, and the prediction depths that follow from them: what pdepth returns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Votes:
         classes: (C,) the distinct labels of the support, ascending.
         tied: bool, shaped like `votes`: the winner shared the top count and won as the smallest.
         counts: (N, C) or (L, N, C): how many of the k neighbours had each class, or the float64 sum
-            of their weights; None unless asked.
+            of their weights; None without return_counts.
     """
 
     votes: Any
@@ -45,10 +45,12 @@ class Votes:
         """Most votes minus second most, shaped like `votes`, of the type of `counts`; 0 is a tie.
 
         Raises:
-            ValueError: counts were not asked.
+            ValueError: there are no counts.
         """
         if self.counts is None:
-            raise ValueError("margins need counts, and these Votes have none: return_counts=True.")
+            raise ValueError(
+                "margins: expected votes with counts, got none; pass return_counts=True."
+            )
         return margins(self.counts)
 
 
@@ -84,16 +86,16 @@ class DepthResult:
         known: (L, N) bool; after early exit, from an example's depth on. -1 can be a class: mask
             with this.
         predictions: (N,) int64, the network's classes.
-        labels: (N,) int64, the given classes, or None.
+        labels: (N,) int64, the examples' own classes, or None.
         probes: L distinct names, in forward order.
         k: neighbours per vote.
         widths: L embedding widths, or None.
         leave_one_out: the examples are the support itself, each left out of its own vote.
         reference: what votes were compared with: "prediction", "label", "last_probe" or "array".
         reference_values: (N,) int64, its classes; None where they are the predictions.
-        tied: (L, N) bool, the vote was a tie; None unless counts were asked.
+        tied: (L, N) bool, the vote was a tie; None without return_counts.
         margins: (L, N) most votes minus second most, int32, or float64 where votes have weights;
-            None unless counts were asked.
+            None without return_counts.
         meta: free text by name (model, data, version; metric and weights other than the default).
 
     Raises:
@@ -117,28 +119,28 @@ class DepthResult:
     meta: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        n, layers = len(self.depth), len(self.probes)
-        wanted = {
+        n, probes = len(self.depth), len(self.probes)
+        shapes = {
             "undefined": (n,),
-            "votes": (layers, n),
-            "known": (layers, n),
+            "votes": (probes, n),
+            "known": (probes, n),
             "predictions": (n,),
             "labels": (n,),
-            "widths": (layers,),
+            "widths": (probes,),
             "reference_values": (n,),
-            "tied": (layers, n),
-            "margins": (layers, n),
+            "tied": (probes, n),
+            "margins": (probes, n),
         }
-        for name, shape in wanted.items():
+        for name, shape in shapes.items():
             value = getattr(self, name)
             if value is not None and np.shape(value) != shape:
                 raise ValueError(
-                    f"DepthResult.{name} has shape {np.shape(value)}; {shape} was wanted for "
-                    f"{n} examples and {layers} probes."
+                    f"{name}: expected shape {shape} for {n} examples and {probes} probes, got "
+                    f"{np.shape(value)}."
                 )
-        if len(set(self.probes)) != layers:
+        if len(set(self.probes)) != probes:
             twice = next(p for p in self.probes if self.probes.count(p) > 1)
-            raise ValueError(f"DepthResult.probes names {twice!r} twice; names must be distinct.")
+            raise ValueError(f"probes: expected distinct names, got {twice!r} twice.")
 
     def __len__(self) -> int:
         return len(self.depth)
@@ -164,7 +166,9 @@ class DepthResult:
             ValueError: the result has no labels.
         """
         if self.labels is None:
-            raise ValueError("probe_accuracy() needs labels, and this DepthResult has none.")
+            raise ValueError(
+                "labels: expected (N,) integers in the result for probe_accuracy(), got None."
+            )
         shares = (self.votes == self.labels).mean(axis=1)
         return np.where(self.complete(), shares, np.nan)
 
@@ -215,10 +219,10 @@ class DepthResult:
         column = partial(tables.column, table)
         probes, n = tuple(about["probes"]), table.num_rows
         votes, known = np.empty((len(probes), n), np.int64), np.empty((len(probes), n), bool)
-        for layer, probe in enumerate(probes):
+        for number, probe in enumerate(probes):
             vote = table[_vote_column(probe)]
-            votes[layer] = vote.fill_null(-1).to_numpy()
-            known[layer] = vote.is_valid().to_numpy()
+            votes[number] = vote.fill_null(-1).to_numpy()
+            known[number] = vote.is_valid().to_numpy()
 
         def of_probes(column_of: Callable[[str], str]) -> NDArray[Any] | None:
             if not probes or column_of(probes[0]) not in table.column_names:

@@ -185,19 +185,43 @@ def test_the_model_comes_back_as_it_was():
         ({"k": True}, TypeError, "k: expected an integer, got True"),
         ({"k": [3, 20]}, ValueError, r"k: expected at most 19 \(support has 20 rows, .*\), got 20"),
         ({"metric": "l1"}, ValueError, "metric: expected one of sqeuclidean, cosine, got 'l1'"),
-        ({"weights": "far"}, ValueError, "weights: expected one of uniform, distance, exp, got 'far'"),
+        (
+            {"weights": "far"},
+            ValueError,
+            "weights: expected one of uniform, distance, exp, got 'far'",
+        ),
         ({"temperature": 2}, ValueError, "temperature: expected None unless weights='exp', got 2"),
         ({"reference": "truth"}, ValueError, "reference: expected one of .* integers, got 'truth'"),
         ({"reference": np.arange(3)}, ValueError, "reference: expected 20 entries, got 3"),
         ({"batch_size": 0}, ValueError, "batch_size: expected an integer >= 1, got 0"),
         ({"num_threads": 0}, ValueError, "num_threads: expected an integer >= 1, got 0"),
-        ({"device": "toaster"}, ValueError, "device: expected a device that can be used, got 'toaster'"),
-        ({"layers": ["9"]}, ValueError, "layers names '9', which the model lacks"),
-        ({"memory": "lots"}, ValueError, "memory: expected bytes or an amount such as .*, got 'lots'"),
-        ({"memory": 900}, MemoryError, "memory: expected at least 9.* for input, of .* 6, got 900 b"),
-        ({"queries": 3}, TypeError, "queries is a int; wanted a DataLoader"),
-        ({"queries": TensorDataset(torch.zeros(4, 6))}, ValueError, "queries yields .* no labels"),
-        ({"progress": "loud"}, TypeError, "progress is a str; wanted True, False or a callable"),
+        (
+            {"device": "toaster"},
+            ValueError,
+            "device: expected a device that can be used, got 'toaster'",
+        ),
+        ({"layers": ["9"]}, ValueError, "layers: expected names of .*, got '9'"),
+        (
+            {"memory": "lots"},
+            ValueError,
+            "memory: expected bytes or an amount such as .*, got 'lots'",
+        ),
+        (
+            {"memory": 900},
+            MemoryError,
+            "memory: expected at least 9.* for input, of .* 6, got 900 b",
+        ),
+        ({"queries": 3}, TypeError, "queries: expected a DataLoader, .*, got a int"),
+        (
+            {"queries": TensorDataset(torch.zeros(4, 6))},
+            ValueError,
+            "queries: expected .* rows, got .* without labels",
+        ),
+        (
+            {"progress": "loud"},
+            TypeError,
+            "progress: expected True, False or a callable, got a str",
+        ),
         ({"backend": "abacus"}, ValueError, "backend: expected one of auto, .*, got 'abacus'"),
     ],
 )
@@ -212,7 +236,9 @@ def test_wrong_arguments_show_before_the_forward_pass(options, error, sentence):
 
 
 def test_k_of_a_stream_is_checked_when_its_length_is_known():
-    with pytest.raises(ValueError, match=r"k: expected at most 19 \(support has 20 rows, .*\), got 30"):
+    with pytest.raises(
+        ValueError, match=r"k: expected at most 19 \(support has 20 rows, .*\), got 30"
+    ):
         depth(network(), Stream(blobs(20)), k=30)
 
 
@@ -259,7 +285,7 @@ def test_an_observer_hears_of_every_stage():
     assert re.fullmatch(r"[\d,]+ rows, [\d,]+ rows/s, .* left", support[0].detail)
     probes = [event for event in events if event.stage == "probes"]
     assert [e.finished for e in probes] == [False] * (len(probes) - 1) + [True]
-    assert "20 rows alive" in probes[0].detail
+    assert "20 active queries" in probes[0].detail
     assert probes[-1].done == 2 * 20 * 40 * (6 + 8 + 8 + 3)
 
 
@@ -299,7 +325,7 @@ def test_bars_on_a_terminal():
     assert "1 of 2 probes searched" in text
 
 
-def test_work_ahead_is_counted_with_the_rows_alive():
+def test_work_ahead_is_counted_with_the_active_queries():
     events: list[Event] = []
     meter = ProbeMeter(events.append, ["a", "b", "c"], [5, 3, 2], 100)
     meter(2, 0.5, 10)

@@ -72,11 +72,15 @@ def test_what_a_plan_cannot_say():
         def __iter__(self):
             yield from zip(*SUPPORT.tensors, strict=True)
 
-    with pytest.raises(ValueError, match="support: expected data that knows how many rows it has, got a stream"):
+    with pytest.raises(
+        ValueError, match="support: expected data that knows how many rows it has, got a stream"
+    ):
         pdepth.plan(network(), Stream())
     with pytest.raises(MemoryError, match="memory: expected at least .*, got 700 bytes"):
         plan(memory=700)
-    with pytest.raises(ValueError, match=r"k: expected at most 149 \(support has 150 .*\), got 150"):
+    with pytest.raises(
+        ValueError, match=r"k: expected at most 149 \(support has 150 .*\), got 150"
+    ):
         pdepth.plan(network(), SUPPORT, k=150)
 
 

@@ -55,7 +55,10 @@ def test_probe_accuracy_is_the_share_of_right_votes_where_all_are_known():
 
 
 def test_probe_accuracy_needs_labels():
-    with pytest.raises(ValueError, match="needs labels, and this DepthResult has none"):
+    with pytest.raises(
+        ValueError,
+        match=r"labels: expected \(N,\) integers in the result for probe_acc.*, got None",
+    ):
         example(labels=None).probe_accuracy()
 
 
@@ -126,27 +129,35 @@ def test_to_pandas():
 
 
 def test_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"DepthResult.votes has shape \(3, 4\); \(3, 5\) was"):
+    with pytest.raises(
+        ValueError, match=r"votes: expected shape \(3, 5\) for 5 .* 3 probes, got \(3, 4\)"
+    ):
         example(votes=np.zeros((3, 4), np.int64))
-    with pytest.raises(ValueError, match="names 'a' twice"):
+    with pytest.raises(ValueError, match="probes: expected distinct names, got 'a' twice"):
         example(probes=("a", "b", "a"))
 
 
 def test_load_of_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"There is no file .*gone\.parquet"):
+    with pytest.raises(
+        FileNotFoundError, match=r"gone\.parquet: expected a DepthResult in a file, got none"
+    ):
         DepthResult.load(tmp_path / "gone.parquet")
 
 
 def test_load_of_what_is_no_parquet(tmp_path):
     (tmp_path / "a.parquet").write_text("depth,label\n")
-    with pytest.raises(ValueError, match=r"a\.parquet is not a readable Parquet file"):
+    with pytest.raises(
+        ValueError, match=r"a\.parquet: expected a Parquet file, got one that cannot be read"
+    ):
         DepthResult.load(tmp_path / "a.parquet")
 
 
 def test_load_of_a_foreign_parquet(tmp_path):
     pandas = pytest.importorskip("pandas")
     pandas.DataFrame({"depth": [1]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"a\.parquet was not written by pdepth"):
+    with pytest.raises(
+        ValueError, match=r"a\.parquet: expected a file that pdepth wrote, got one without"
+    ):
         DepthResult.load(tmp_path / "a.parquet")
 
 
@@ -173,7 +184,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, error):
 
 
 def test_save_into_a_missing_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"the folder .* does not exist"):
+    with pytest.raises(
+        FileNotFoundError, match=r"a\.parquet: expected an existing folder, got none at .*gone"
+    ):
         example().save(tmp_path / "gone" / "a.parquet")
 
 

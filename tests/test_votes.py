@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 import pdepth
-from pdepth import definition
-from pdepth.arrays.rows import Rows
+from pdepth import _native, definition
 from pdepth.backends import triton
 from pdepth.search import voting
 
@@ -84,7 +83,7 @@ def test_one_class_and_infinite_distances(way: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_stretches_change_nothing(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_chunks_change_nothing(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voting, "CHUNK_BYTES", 1)
     monkeypatch.setattr(voting, "CHUNK_QUERIES", 7)
     for number in (0, 3, 8, 14, 31):
@@ -94,7 +93,7 @@ def test_stretches_change_nothing(backend: str, monkeypatch: pytest.MonkeyPatch)
                          backend=backend)  # fmt: skip
 
 
-def test_stretches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_chunks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more queries go to a search than the bound lets, and none of their rows are copied."""
     monkeypatch.setattr(voting, "CHUNK_BYTES", 5 * (24 * 4 + 8 * 3))
     monkeypatch.setattr(voting, "CHUNK_QUERIES", 1)
@@ -131,9 +130,11 @@ def test_torch_in_torch_out() -> None:
     assert (alone.margins == 4).all()  # one class has no second
 
 
-def test_margins_want_counts() -> None:
+def test_margins_need_counts() -> None:
     votes = pdepth.probe_votes(np.eye(4), [0, 1, 0, 1], k=2)
-    with pytest.raises(ValueError, match="margins need counts, and these Votes have none: return_"):
+    with pytest.raises(
+        ValueError, match="margins: expected votes with counts, got none; pass return_"
+    ):
         _ = votes.margins
 
 
@@ -283,9 +284,9 @@ def test_early_exit_searches_less_for_several_k() -> None:
 
 @pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
 @pytest.mark.parametrize("way", WAYS[:3], ids=str)
-def test_the_gpu_engine_agrees(way: dict[str, Any], metric: str) -> None:
+def test_the_triton_backend_agrees(way: dict[str, Any], metric: str) -> None:
     if (reason := triton.unavailable()) is not None:
-        pytest.skip(f"no GPU engine here: {reason}")
+        pytest.skip(f"no triton backend here: {reason}")
     rng = np.random.default_rng(8)
     values, labels = activations(rng, 80, 20).astype("f4") + 0.01, rng.integers(0, 4, 80)
     options = {"query_rows": rng.integers(0, 80, 4), "metric": metric}

@@ -1,4 +1,4 @@
-"""One forward pass that fills an embedding matrix for every probe."""
+"""Forward passes that fill an embedding matrix for every probe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DRY_ROWS = 2
 
 @dataclass(frozen=True)
 class Layout:
-    """What each probe of a network holds for one row, learnt from a dry pass.
+    """The shapes and types of one row at each probe of a network, from a dry pass.
 
     probes: in the order in which the forward pass runs them. shapes: of one row's value, tokens
     already pooled. dtypes: as the model computes. probabilities: the model's output is already
@@ -47,9 +47,9 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """What one pass over a source gave.
+    """Embeddings, labels and predictions of all rows of a source.
 
-    embeddings: for each probe (n, D), contiguous, on the device that was asked for.
+    embeddings: (n, D) of each probe, contiguous, on the device that `capture` had as argument.
     labels, predictions: (n,) int64, on the CPU.
     """
 
@@ -59,18 +59,18 @@ class Captured:
 
 
 def footprint(
-    layout: Layout, rows: int, metric: str = "sqeuclidean", numbers: Sequence[int] | None = None
+    layout: Layout, rows: int, metric: str = "sqeuclidean", probes: Sequence[int] | None = None
 ) -> int:
     """Bytes that the embeddings of `rows` rows take; for "cosine" with their float64 copies.
 
-    numbers: of these probes only.
+    probes: the numbers of those that count; None for all.
     """
     copy = 8 if metric == "cosine" else 0
     sizes = [
         width * (dtype.itemsize + copy)
         for width, dtype in zip(layout.widths, layout.dtypes, strict=True)
     ]
-    return rows * sum(sizes if numbers is None else (sizes[number] for number in numbers))
+    return rows * sum(sizes if probes is None else (sizes[probe] for probe in probes))
 
 
 def check_memory(
@@ -80,15 +80,15 @@ def check_memory(
     metric: str = "sqeuclidean",
     where: str = "memory",
 ) -> str:
-    """What the embeddings take, in a sentence; a MemoryError where the budget does not suffice."""
+    """The memory that embeddings take, in words. Raises MemoryError where the budget is smaller."""
     bytes_needed = footprint(layout, rows, metric)
     need = f"{human(bytes_needed)} in {where} for {rows:,} rows x {len(layout.probes)} probes"
     if budget.size is None:
         return need
     if bytes_needed > budget.size:
         raise MemoryError(
-            f"The embeddings need {need}, more than the {budget}; "
-            "probe fewer layers or use fewer rows."
+            f"embeddings: expected at most the {budget}, got {need}; probe fewer layers or use "
+            "fewer rows."
         )
     return f"{need} ({budget})"
 
@@ -106,8 +106,8 @@ def at_rest(model: nn.Module, device: torch.device | None = None) -> Iterator[No
     homes = {tensor.device for tensor in _tensors(model)}
     if device is not None and len(homes) > 1:
         raise ValueError(
-            f"device is {str(device)!r}, but the model is spread over "
-            f"{', '.join(sorted(map(str, homes)))}; wanted device=None for such a model."
+            "device: expected None for a model that is spread over "
+            f"{', '.join(sorted(map(str, homes)))}, got {str(device)!r}."
         )
     try:
         if device is not None:
@@ -136,37 +136,37 @@ def inspect(model: nn.Module, placement: Placement, inputs: Tensor) -> Layout:
     inputs = inputs[:DRY_ROWS]
     values: dict[Probe, list[Any]] = {}
 
-    def note(probe: Probe, value: Any) -> None:
+    def record(probe: Probe, value: Any) -> None:
         # What a later in-place operation does to the value changes neither shape nor type.
         values.setdefault(probe, []).append(value)
 
     first, *middle, last = placement.probes
-    channels_last = _likes_channels_last(model, inputs)
-    with _hooks(model, (first, *middle), note):
+    channels_last = _runs_channels_last(model, inputs)
+    with _hooks(model, (first, *middle), record):
         try:
             output = _forward(model, inputs, channels_last)
         except RuntimeError as error:
             kind = str(inputs.dtype).removeprefix("torch.")
             raise ValueError(
-                f"the model fails on inputs of shape {tuple(inputs.shape[1:])} and type {kind}: "
-                f"{str(error).splitlines()[0]}"
+                f"model: expected a network for inputs of shape {tuple(inputs.shape[1:])} and type "
+                f"{kind}, got an error: {str(error).splitlines()[0]}"
             ) from error
         scores = _scores(output, len(inputs))
     # Dictionaries keep the order of the first call, which is the order of the forward pass.
-    ran = sorted(values, key=lambda probe: probe != first)
-    kept: dict[Probe, Tensor] = {}
-    for probe in (*ran, *(p for p in middle if p not in values)):
+    called = sorted(values, key=lambda probe: probe != first)
+    layout: dict[Probe, Tensor] = {}
+    for probe in (*called, *(p for p in middle if p not in values)):
         try:
-            kept[probe] = _only(probe, values.get(probe, []), len(inputs))
+            layout[probe] = _only(probe, values.get(probe, []), len(inputs))
         except ValueError:
             if placement.rule != "chain":
                 raise
     probabilities = _sums_to_one(scores)
-    kept[last] = scores if probabilities else _softmax(scores)
+    layout[last] = scores if probabilities else _softmax(scores)
     return Layout(
-        tuple(kept),
-        tuple(tuple(value.shape[1:]) for value in kept.values()),
-        tuple(value.dtype for value in kept.values()),
+        tuple(layout),
+        tuple(tuple(value.shape[1:]) for value in layout.values()),
+        tuple(value.dtype for value in layout.values()),
         probabilities,
         channels_last,
     )
@@ -177,36 +177,36 @@ def capture(
     layout: Layout,
     source: Batches,
     *,
-    numbers: Sequence[int] | None = None,
-    put: Callable[[int, Tensor], None] | None = None,
+    probes: Sequence[int] | None = None,
+    receive: Callable[[int, Tensor], None] | None = None,
     device: torch.device | None = None,
     on_rows: Callable[[int], None] = lambda done: None,
     make_room: Callable[[int], object] = lambda rows: None,
 ) -> Captured:
     """Run the model over all of `source`; its probes' values are copied as they arise.
 
-    Call it inside `at_rest`. numbers: the probes whose values are kept; None for all. put: takes
-    values (B, ...) of a probe, by its number, instead of memory; the result has no embeddings then.
-    device: where values are kept; None for the CPU. on_rows: told how many rows are done after each
-    batch. make_room: told for how many rows memory is about to be taken, more than once where a
-    source does not know its length; it may refuse with a MemoryError.
+    Call it inside `at_rest`. probes: the numbers of those whose values are kept; None for all.
+    receive: called with a probe's number and values (B, ...), which are not kept in memory then.
+    device: where values are kept; None for the CPU. on_rows: called with the number of rows done
+    after each batch. make_room: called with the number of rows that memory is about to be taken
+    for, more than once where a source does not know its length; it may raise a MemoryError.
     Raises ValueError when a row's shape differs from the layout's, or a label is not one of the
     network's classes.
     """
     rows = source.rows or 0
     make_room(rows)
-    kept = range(len(layout.probes)) if numbers is None else numbers
+    probes = range(len(layout.probes)) if probes is None else probes
     matrices = {
-        number: torch.empty(
-            (rows if put is None else 0, *layout.shapes[number]),
-            dtype=layout.dtypes[number],
+        probe: torch.empty(
+            (rows if receive is None else 0, *layout.shapes[probe]),
+            dtype=layout.dtypes[probe],
             device=device or "cpu",
         )
-        for number in kept
+        for probe in probes
     }
     done = 0
 
-    def placed() -> Iterator[tuple[int, Batch]]:
+    def numbered_batches() -> Iterator[tuple[int, Batch]]:
         nonlocal rows, done
         for batch in source:
             begin, done = done, done + len(batch[1])
@@ -218,15 +218,17 @@ def capture(
             yield begin, batch
             on_rows(done)
 
-    def place(number: int, begin: int, values: Tensor) -> None:
-        if put is None:
-            matrices[number][begin : begin + len(values)].copy_(values)
+    def store(probe: int, begin: int, values: Tensor) -> None:
+        if receive is None:
+            matrices[probe][begin : begin + len(values)].copy_(values)
         else:
-            put(number, values)
+            receive(probe, values)
 
-    batches = forward(model, layout, source.what, placed(), kept, place, predict=True)
+    batches = forward(model, layout, source.what, numbered_batches(), probes, store, predict=True)
     labels, predictions = zip(*batches, strict=True)
-    embeddings = [matrix[:done].reshape(done, -1) for matrix in matrices.values() if put is None]
+    embeddings = []
+    if receive is None:
+        embeddings = [matrix[:done].reshape(done, -1) for matrix in matrices.values()]
     return Captured(embeddings, torch.cat(labels), torch.cat(predictions))
 
 
@@ -237,21 +239,21 @@ def labels_of(
 
     Raises ValueError as `capture`.
     """
-    found: list[Tensor] = []
+    parts: list[Tensor] = []
     done = 0
     for _, labels in source:
         check_labels(layout, source.what, labels)
-        found.append(labels)
+        parts.append(labels)
         done += len(labels)
         on_rows(done)
-    return torch.cat(found)
+    return torch.cat(parts)
 
 
 def capture_again(
     model: nn.Module,
     layout: Layout,
     source: Batches,
-    numbers: Sequence[int],
+    probes: Sequence[int],
     rows: NDArray[np.int64],
     *,
     device: torch.device | None = None,
@@ -261,31 +263,32 @@ def capture_again(
 
     Call it inside `at_rest`. Batches are those of the first reading, so that values have the same
     bits; a batch without any of the rows is not run, and no batch beyond the last of the probes.
-    Raises `data.Changed` where the source gives other rows than before.
+    Raises `dataset.Changed` where the source gives other rows than before.
     """
     matrices = {
-        number: torch.empty(
-            (len(rows), *layout.shapes[number]), dtype=layout.dtypes[number], device=device or "cpu"
+        probe: torch.empty(
+            (len(rows), *layout.shapes[probe]), dtype=layout.dtypes[probe], device=device or "cpu"
         )
-        for number in numbers
+        for probe in probes
     }
     size = source.batch_rows
     assert size is not None  # of a source that can be read again
     batches = np.unique(rows // size)
     last = 0
 
-    def placed() -> Iterator[tuple[int, Batch]]:
+    def numbered_batches() -> Iterator[tuple[int, Batch]]:
         for begin, batch in source.again(batches.tolist()):
             yield begin, batch
             on_rows(last)
 
-    def put(number: int, begin: int, values: Tensor) -> None:
+    def store(probe: int, begin: int, values: Tensor) -> None:
         nonlocal last
         first, last = np.searchsorted(rows, [begin, begin + len(values)]).tolist()
-        some = values if last - first == len(values) else values[rows[first:last] - begin]
-        matrices[number][first:last].copy_(some)
+        if last - first < len(values):
+            values = values[rows[first:last] - begin]
+        matrices[probe][first:last].copy_(values)
 
-    for _ in forward(model, layout, source.what, placed(), numbers, put):
+    for _ in forward(model, layout, source.what, numbered_batches(), probes, store):
         pass
     return [matrix.reshape(len(rows), -1) for matrix in matrices.values()]
 
@@ -298,8 +301,8 @@ def scores(model: nn.Module, layout: Layout, inputs: Tensor) -> Tensor:
     return _scores(_forward(unwrap(model), inputs, layout.channels_last), len(inputs))
 
 
-class _Enough(BaseException):
-    """The last of the wanted probes has been seen; a model's own handlers are not for this."""
+class _LastProbeReached(BaseException):
+    """Ends a forward pass after its last probe; no Exception, which a model may handle itself."""
 
 
 def forward(
@@ -307,58 +310,58 @@ def forward(
     layout: Layout,
     what: str,
     batches: Iterable[tuple[int, Batch]],
-    numbers: Sequence[int],
-    put: Callable[[int, int, Tensor], None],
+    probes: Sequence[int],
+    receive: Callable[[int, int, Tensor], None],
     *,
     predict: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Run batches, each with its first row's number, and `put` the values of some probes.
+    """Run batches, each with its first row's number, and hand on the values of some probes.
 
-    Call it inside `at_rest`. put: takes a probe's number, the first row's, and values (B, ...),
-    which later code of the model may change. Yields labels (B,) and the network's predictions (B,)
-    of each batch; no predictions (0,) unless they are asked for or the softmax is among the probes,
-    and the model runs no farther than the last of these. Raises ValueError as `capture`.
+    Call it inside `at_rest`. receive: called with a probe's number, the first row's, and values
+    (B, ...), which later code of the model may change. Yields labels (B,) and the network's
+    predictions (B,) of each batch; no predictions (0,) unless `predict` or the softmax is among the
+    probes, and the model runs no farther than the last of these. Raises ValueError as `capture`.
     """
     model = unwrap(model)
-    number_of = {layout.probes[number]: number for number in numbers}
+    number_of = {layout.probes[number]: number for number in probes}
     last = len(layout.probes) - 1
-    whole = predict or last in numbers
-    filled: set[Probe] = set()
+    whole = predict or last in probes
+    received: set[Probe] = set()
     begin = rows = 0
 
-    def store(probe: Probe, value: Any) -> None:
-        if probe in filled:
+    def pool_and_check(probe: Probe, value: Any) -> None:
+        if probe in received:
             raise _not_once(probe, 2)
-        filled.add(probe)
+        received.add(probe)
         value, shape = _pooled(probe, value, rows), layout.shapes[number_of[probe]]
         if value.shape[1:] != shape:
             raise ValueError(
-                f"{what}: probe {probe.name!r} gives values of shape {tuple(value.shape[1:])} in "
-                f"rows {begin}-{begin + rows - 1}; wanted {shape}, as in the first rows."
+                f"{what}: expected values of shape {shape} at probe {probe.name!r}, as in the "
+                f"first rows, got {tuple(value.shape[1:])} in rows {begin}-{begin + rows - 1}."
             )
-        put(number_of[probe], begin, value)
-        if not whole and len(filled) == len(number_of):
-            raise _Enough
+        receive(number_of[probe], begin, value)
+        if not whole and len(received) == len(number_of):
+            raise _LastProbeReached
 
     hooked = [probe for probe, number in number_of.items() if number != last]
-    with _hooks(model, hooked, store):
+    with _hooks(model, hooked, pool_and_check):
         for begin, (inputs, labels) in batches:
             rows = len(labels)
             check_labels(layout, what, labels)
-            filled.clear()
+            received.clear()
             predictions = labels[:0]
             # Not around the loop: a generator's caller must not run without gradients for it.
             with torch.no_grad():
                 try:
                     scores = _scores(_forward(model, inputs, layout.channels_last), rows)
-                except _Enough:
+                except _LastProbeReached:
                     pass
                 else:
                     for probe in hooked:
-                        if probe not in filled:
+                        if probe not in received:
                             raise _not_once(probe, 0)
-                    if last in numbers:
-                        put(last, begin, scores if layout.probabilities else _softmax(scores))
+                    if last in probes:
+                        receive(last, begin, scores if layout.probabilities else _softmax(scores))
                     predictions = scores.argmax(dim=1).cpu()
             yield labels, predictions
 
@@ -366,11 +369,11 @@ def forward(
 def check_labels(layout: Layout, what: str, labels: Tensor) -> None:
     """Raises ValueError for labels (B,) of `what` that are no classes of the network."""
     classes = layout.shapes[-1][0]
-    strange = labels[(labels < 0) | (labels >= classes)]
-    if len(strange):
+    unknown = labels[(labels < 0) | (labels >= classes)]
+    if len(unknown):
         raise ValueError(
-            f"{what} yields label {strange[0]}, and the network has {classes} classes; "
-            f"wanted labels from 0 to {classes - 1}."
+            f"{what}: expected labels from 0 to {classes - 1}, the network's {classes} classes, "
+            f"got {unknown[0]}."
         )
 
 
@@ -378,7 +381,7 @@ def check_labels(layout: Layout, what: str, labels: Tensor) -> None:
 def _hooks(
     model: nn.Module, probes: list[Probe] | tuple[Probe, ...], receive: Callable[[Probe, Any], None]
 ) -> Iterator[None]:
-    """Give `receive` each probe's value the moment it exists, before later code can change it."""
+    """Call `receive` with each probe's value as soon as it exists, before later code changes it."""
 
     def output_hook(probe: Probe) -> Callable[..., None]:
         return lambda module, args, output: receive(probe, output)
@@ -401,16 +404,16 @@ def _hooks(
             handle.remove()
 
 
-def _likes_channels_last(model: nn.Module, inputs: Tensor) -> bool:
+def _runs_channels_last(model: nn.Module, inputs: Tensor) -> bool:
     """Whether the model convolves float32 on a CPU, and runs on images that lie channels last."""
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     if inputs.ndim != 4 or device_of(model).type != "cpu":
         return False
-    if not any(each.weight.dtype == torch.float32 for each in convolutions):
+    if not any(module.weight.dtype == torch.float32 for module in convolutions):
         return False
     try:
         _forward(model, inputs, channels_last=True)
-    except Exception:  # of a view(), say, that wants another order; other faults will show again
+    except Exception:  # of a view(), say, that needs another order; other faults show again
         return False
     return True
 
@@ -444,10 +447,10 @@ def _only(probe: Probe, values: list[Any], rows: int) -> Tensor:
 
 
 def _not_once(probe: Probe, times: int) -> ValueError:
-    found = "more than once" if times else "never"
+    count = "more than once" if times else "never"
     return ValueError(
-        f"layers: module {probe.module!r} runs {found} in a forward pass; wanted modules that run "
-        "exactly once."
+        "layers: expected modules that run exactly once in a forward pass, got "
+        f"{probe.module!r}, which runs {count}."
     )
 
 
@@ -457,10 +460,10 @@ def _pooled(probe: Probe, value: Any, rows: int) -> Tensor:
         value = value[0]
     value = value.detach() if isinstance(value, Tensor) else value
     if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != rows:
-        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        kind = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(
-            f"layers: the {probe.at} of module {probe.module!r} is {found} for {rows} inputs; "
-            "wanted a tensor with one row for each."
+            f"layers: expected one row for each of {rows} inputs as the {probe.at} of module "
+            f"{probe.module!r}, got {kind}."
         )
     if value.ndim > 2 and probe.pool == "token":
         return value[:, 0]
@@ -471,7 +474,7 @@ def _pooled(probe: Probe, value: Any, rows: int) -> Tensor:
 
 def _scores(output: Any, rows: int) -> Tensor:
     """The class scores (rows, C) in a model's output."""
-    found = type(output).__name__
+    kind = type(output).__name__
     if isinstance(output, Mapping):
         output = output.get("logits")
     elif hasattr(output, "logits"):
@@ -481,10 +484,10 @@ def _scores(output: Any, rows: int) -> Tensor:
     if isinstance(output, Tensor):
         if output.ndim == 2 and len(output) == rows and output.shape[1] > 1:
             return output
-        found = f"of shape {tuple(output.shape)} for {rows} inputs"
+        kind = f"shape {tuple(output.shape)} for {rows} inputs"
     raise ValueError(
-        f"The model's output is {found}; wanted class scores (batch, classes) with at least two "
-        "classes, alone, first in a tuple or as .logits."
+        "model: expected class scores (batch, classes) as output, with at least two classes, "
+        f"alone, first in a tuple or as .logits, got {kind}."
     )
 
 

@@ -40,7 +40,6 @@ class Job:
     """A network and its data, inspected: where it is probed, and what is kept of each row.
 
     clock: of the search, which forward passes within it stop.
-    clock: of the search, which forward passes within it stop.
     readers: the support, and the queries unless they are its own rows. k: neighbours, at most.
     home: the CUDA device that holds all embeddings, or None for the host. budget: of the home.
     """
@@ -244,7 +243,7 @@ def capture_all(job: Job, probes: Sequence[int], readers: Sequence[Batches]) -> 
                 job.model,
                 job.layout,
                 reader,
-                numbers=probes,
+                probes=probes,
                 device=job.home,
                 on_rows=meter,
                 make_room=make_room,

@@ -56,12 +56,12 @@ class Batches:
         unsized = isinstance(loader.dataset, IterableDataset) or loader.batch_size is None
         self.rows: int | None = None if unsized else len(loader.dataset)  # type: ignore[arg-type]
         self.checks: list[int] = []
-        self.remembers = False  # whether a reading keeps and compares checksums
+        self.remembers = False  # whether readings keep and compare checksums
         self._loader = loader
         self._batches = iter(loader) if self.rows != 0 else iter(())
         first = next(self._batches, None)
         if first is None:
-            raise ValueError(f"{what} is empty; wanted at least one (input, label) row.")
+            raise ValueError(f"{what}: expected at least one (input, label) row, got none.")
         self.first: Batch = self._checked(first)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -69,13 +69,13 @@ class Batches:
         for number, batch in enumerate(chain([self.first], map(self._checked, self._batches))):
             done += len(batch[1])
             if self.rows is not None and done > self.rows:
-                raise ValueError(f"{self.what} yields more rows than its length, {self.rows}.")
+                raise ValueError(f"{self.what}: expected {self.rows} rows by its length, got more.")
             self.on_batch(batch)
             if self.remembers:
                 self._compare(number, batch)
             yield batch
         if self.rows is not None and done < self.rows:
-            raise ValueError(f"{self.what} yields {done} rows; its length says {self.rows}.")
+            raise ValueError(f"{self.what}: expected {self.rows} rows by its length, got {done}.")
 
     @property
     def batch_rows(self) -> int | None:
@@ -89,19 +89,19 @@ class Batches:
         Raises `Changed` for a batch that differs, as after a random transform.
         """
         size, rows = self._loader.batch_size or 1, self.rows or 0
-        wanted = list(numbers)
+        numbers = list(numbers)
         loader = self._loader
         batches = DataLoader(
             loader.dataset,
-            batch_sampler=[list(range(n * size, min((n + 1) * size, rows))) for n in wanted],
-            num_workers=loader.num_workers if len(wanted) > loader.num_workers else 0,
+            batch_sampler=[list(range(n * size, min((n + 1) * size, rows))) for n in numbers],
+            num_workers=loader.num_workers if len(numbers) > loader.num_workers else 0,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
-            timeout=loader.timeout if len(wanted) > loader.num_workers else 0,
+            timeout=loader.timeout if len(numbers) > loader.num_workers else 0,
             worker_init_fn=loader.worker_init_fn,
             generator=torch.Generator(),
         )
-        for number, batch in zip(wanted, map(self._checked, batches), strict=True):
+        for number, batch in zip(numbers, map(self._checked, batches), strict=True):
             self._compare(number, batch)
             yield number * size, batch
 
@@ -115,33 +115,34 @@ class Batches:
 
     def _compare(self, number: int, batch: Batch) -> None:
         """Keep a batch's checksum, or compare it with the one that is known."""
-        found = 0
+        checksum = 0
         for tensor in batch:
-            found = zlib.crc32(raw_bytes(tensor), found)
+            checksum = zlib.crc32(raw_bytes(tensor), checksum)
         if number == len(self.checks):
-            self.checks.append(found)
-        elif number < len(self.checks) and self.checks[number] != found:
+            self.checks.append(checksum)
+        elif number < len(self.checks) and self.checks[number] != checksum:
             first = number * (self._loader.batch_size or 1)
             raise Changed(
-                f"{self.what} gives other values than before in rows {first}-"
-                f"{first + len(batch[1]) - 1}; the same at each reading are wanted: without random "
-                "transforms, or with keep_embeddings, which reads but once."
+                f"{self.what}: expected the same values at each reading, got others in rows "
+                f"{first}-{first + len(batch[1]) - 1}; read without random transforms, or pass "
+                "keep_embeddings, which reads but once."
             )
 
     def _checked(self, batch: Any) -> Batch:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             raise ValueError(
-                f"{self.what} yields {_described(batch)} and no labels; wanted (input, label) rows."
+                f"{self.what}: expected (input, label) rows, got {_described(batch)} without "
+                "labels."
             )
         inputs, labels = batch[0], _labels(batch[1], self.what)
         if isinstance(inputs, np.ndarray):
             inputs = torch.from_numpy(inputs)
         if not isinstance(inputs, torch.Tensor) or inputs.ndim == 0:
-            raise ValueError(f"{self.what} yields {_described(inputs)} as input; wanted a tensor.")
+            raise ValueError(f"{self.what}: expected tensors as inputs, got {_described(inputs)}.")
         if len(inputs) != len(labels):
             raise ValueError(
-                f"{self.what} yields {len(inputs)} inputs with {len(labels)} labels in a batch; "
-                "wanted one label for each input."
+                f"{self.what}: expected one label for each input of a batch, got {len(inputs)} "
+                f"inputs and {len(labels)} labels."
             )
         return inputs, labels
 
@@ -151,10 +152,10 @@ def _in_order(data: Any, what: str, batch_size: int) -> DataLoader[Any]:
     generator = torch.Generator()
     if isinstance(data, DataLoader):
         dataset = _sampled(data, what)
-        by_itself = data.batch_size is None and data.batch_sampler is None
+        unbatched = data.batch_size is None and data.batch_sampler is None
         return DataLoader(
             dataset,
-            batch_size=None if by_itself else data.batch_size or batch_size,
+            batch_size=None if unbatched else data.batch_size or batch_size,
             num_workers=data.num_workers,
             collate_fn=data.collate_fn,
             pin_memory=data.pin_memory,
@@ -168,21 +169,21 @@ def _in_order(data: Any, what: str, batch_size: int) -> DataLoader[Any]:
     if isinstance(data, (tuple, list)) and data and all(isinstance(x, arrays) for x in data):
         kind = "tensors" if isinstance(data[0], torch.Tensor) else "arrays"
         raise TypeError(
-            f"{what} is a {type(data).__name__} of {kind}; wanted TensorDataset(*{what})"
-            f"{'' if kind == 'tensors' else ' of tensors'}."
+            f"{what}: expected a dataset, got a {type(data).__name__} of {kind}; pass "
+            f"TensorDataset(*{what}){'' if kind == 'tensors' else ' of tensors'}."
         )
     if isinstance(data, IterableDataset) or (
         hasattr(data, "__getitem__") and hasattr(data, "__len__")
     ):
         return DataLoader(data, batch_size=batch_size, generator=generator)
     raise TypeError(
-        f"{what} is a {type(data).__name__}; wanted a DataLoader, a Dataset with a length or an "
-        "IterableDataset."
+        f"{what}: expected a DataLoader, a Dataset with a length or an IterableDataset, got a "
+        f"{type(data).__name__}."
     )
 
 
 def _sampled(loader: DataLoader[Any], what: str) -> Any:
-    """The loader's dataset, or the part of it that its sampler draws from.
+    """The loader's dataset, or the subset of it that its sampler draws from.
 
     Raises TypeError for a sampler that draws other rows than each once, whose order is unknown.
     """
@@ -196,13 +197,13 @@ def _sampled(loader: DataLoader[Any], what: str) -> Any:
     if isinstance(sampler, SubsetRandomSampler):
         return Subset(loader.dataset, sorted(sampler.indices))
     rows = len(loader.dataset)  # type: ignore[arg-type]
-    every = isinstance(sampler, RandomSampler) and (
+    takes_all = isinstance(sampler, RandomSampler) and (
         not sampler.replacement and sampler.num_samples == rows
     )
-    if not every and not isinstance(sampler, SequentialSampler):
+    if not takes_all and not isinstance(sampler, SequentialSampler):
         raise TypeError(
-            f"{what} is a DataLoader whose {type(sampler).__name__} chooses rows of its own; "
-            "wanted Subset(dataset, rows), or a sampler that takes every row once."
+            f"{what}: expected a DataLoader that takes every row once, got a "
+            f"{type(sampler).__name__} that chooses rows of its own; pass Subset(dataset, rows)."
         )
     return loader.dataset
 
@@ -213,18 +214,18 @@ def _labels(labels: Any, what: str) -> torch.Tensor:
             labels = torch.as_tensor(np.asarray(labels))
         except (TypeError, ValueError):  # text; rows of unequal length
             raise ValueError(
-                f"{what} yields labels of type {_described(labels)}; wanted integers, and names, "
-                "if any, as the dataset's `classes`."
+                f"{what}: expected integers as labels, got {_described(labels)}; names, if any, "
+                "belong into the dataset's `classes`."
             ) from None
     if labels.is_floating_point() or labels.is_complex():
-        raise ValueError(f"{what} yields labels of type {labels.dtype}; wanted integers.")
+        raise ValueError(f"{what}: expected integers as labels, got {labels.dtype}.")
     if labels.ndim != 1:
         raise ValueError(
-            f"{what} yields labels of shape {tuple(labels.shape)} for a batch; wanted one integer "
-            "for each row."
+            f"{what}: expected one label for each row of a batch, got labels of shape "
+            f"{tuple(labels.shape)}."
         )
-    found: torch.Tensor = labels.to("cpu", torch.int64)
-    return found
+    integers: torch.Tensor = labels.to("cpu", torch.int64)
+    return integers
 
 
 def _described(value: Any) -> str:

@@ -19,7 +19,7 @@ Named = tuple[str, nn.Module]
 class Probe:
     """A point of a network.
 
-    name: shown to people. module: its dotted name ("" is the network itself). at: whether the
+    name: as results show it. module: its dotted name ("" is the network itself). at: whether the
     module's input or its output is taken. pool: how a row's value becomes a vector: "flatten"
     keeps all of it, "token" keeps the first token, "mean" averages the tokens (both for values
     (B, ..., D) of three or more dimensions; flatter ones are kept), "softmax" turns class scores
@@ -37,7 +37,7 @@ class Placement:
     """The probes of a network, the input first and the softmax last.
 
     rule: which rule placed them: "resnet", "vgg", "mlp", "transformer", "chain", or "given" for
-    the user's own. "chain" is a guess, so what one forward pass does not run exactly once is
+    the caller's own. "chain" is a guess, so what one forward pass does not run exactly once is
     left out; under any other rule that is an error.
     """
 
@@ -52,8 +52,8 @@ class Placement:
 def place(model: nn.Module, layers: Layers = "auto") -> Placement:
     """Place the probes of `model`.
 
-    layers="auto" follows the network's family, wherever the part that holds more than half of the
-    weights belongs to one (so a backbone inside a wrapper is found):
+    layers="auto" follows the network's family, wherever the submodule that holds more than half of
+    the weights belongs to one (so a backbone inside a wrapper is found):
 
     - ResNet: input; the stem's normalisation, before its ReLU; each residual block; softmax.
     - VGG: input; each convolution of `features`; softmax.
@@ -75,7 +75,7 @@ def place(model: nn.Module, layers: Layers = "auto") -> Placement:
     TypeError for anything that is not of these kinds.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; wanted a torch.nn.Module.")
+        raise TypeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}.")
     model = unwrap(model)
     automatic = _automatic(model)
     if isinstance(layers, str) and layers == "auto":
@@ -103,26 +103,26 @@ def _automatic(model: nn.Module) -> Placement:
     pool: Pool = "flatten"
     first = Probe("input", "", "input")
     bodies = list(_bodies(model))
-    if found := _first(_resnet, bodies):
+    if modules := _first(_resnet, bodies):
         rule = "resnet"
-    elif found := _first(_vgg, bodies):
+    elif modules := _first(_vgg, bodies):
         rule = "vgg"
-    elif found := _first(_blocks, bodies):
+    elif modules := _first(_blocks, bodies):
         rule, pool = "transformer", _token_pool(model)
         # The class token is the same for every input before the first block.
-        first = Probe("embedding", found[0][0], "input", "mean")
+        first = Probe("embedding", modules[0][0], "input", "mean")
     elif (dense := _dense(model)) is not None:
-        rule, found = "mlp", dense[:-1]
+        rule, modules = "mlp", dense[:-1]
     else:
-        rule, found = "chain", _chain(bodies)
+        rule, modules = "chain", _chain(bodies)
     softmax = Probe("softmax", "", "output", "softmax")
-    names = [name for name, _ in found]
+    names = [name for name, _ in modules]
     return Placement((first, *_outputs(names, pool), softmax), rule)
 
 
 def _outputs(names: Iterable[str], pool: Pool) -> list[Probe]:
-    taken = ("input", "embedding", "softmax")
-    return [Probe(f"{n} (module)" if n in taken else n, n, "output", pool) for n in names]
+    reserved = ("input", "embedding", "softmax")
+    return [Probe(f"{n} (module)" if n in reserved else n, n, "output", pool) for n in names]
 
 
 def _bodies(model: nn.Module) -> Iterator[Named]:
@@ -138,7 +138,7 @@ def _bodies(model: nn.Module) -> Iterator[Named]:
 
 
 def _first(rule: Callable[[str, nn.Module], list[Named]], bodies: list[Named]) -> list[Named]:
-    return next((found for body in bodies if (found := rule(*body))), [])
+    return next((modules for body in bodies if (modules := rule(*body))), [])
 
 
 def _resnet(name: str, body: nn.Module) -> list[Named]:
@@ -252,29 +252,31 @@ def _chosen(model: nn.Module, layers: Layers) -> list[str]:
         for pattern in filter(None, map(str.strip, layers.split(","))):
             chosen += _matching(model, pattern, names)
         if not chosen:
-            raise ValueError("layers is empty text; wanted 'auto', names or patterns.")
+            raise ValueError("layers: expected 'auto', names or patterns, got empty text.")
         return list(dict.fromkeys(chosen))
     if callable(layers):
-        given: object = layers(model)
-        source = f"layers, called with the model, returned a {type(given).__name__}"
+        items: object = layers(model)
+        source = "a callable that returned"
     else:
-        given, source = layers, f"layers is a {type(layers).__name__}"
-    wanted = f"{source}; wanted an iterable of module names or modules."
-    if isinstance(given, (str, nn.Module)) or not isinstance(given, Iterable):
-        raise TypeError(wanted)
+        items, source = layers, ""
+    if isinstance(items, (str, nn.Module)) or not isinstance(items, Iterable):
+        source = f"{source} a {type(items).__name__}".strip()
+        raise TypeError(f"layers: expected an iterable of module names or modules, got {source}.")
     name_of = {id(module): name for name, module in model.named_modules()}
     chosen = []
-    for item in given:
+    for item in items:
         if isinstance(item, nn.Module):
             item = name_of.get(id(unwrap(item)), "")
             if not item:
-                raise ValueError("layers holds a module that is not a submodule of the model.")
+                raise ValueError(
+                    "layers: expected submodules of the model, got a module of another."
+                )
         if not isinstance(item, str):
-            raise TypeError(f"layers holds a {type(item).__name__}; wanted module names.")
+            raise TypeError(f"layers: expected module names, got a {type(item).__name__}.")
         if item not in names:
             raise _unknown(item, names)
         if item in chosen:
-            raise ValueError(f"layers names {item!r} twice; wanted each module once.")
+            raise ValueError(f"layers: expected each module once, got {item!r} twice.")
         chosen.append(item)
     return chosen
 
@@ -287,24 +289,26 @@ def _matching(model: nn.Module, pattern: str, names: list[str]) -> list[str]:
     # Lists and dictionaries of modules are never called, so a pattern does not mean them.
     never = (nn.ModuleList, nn.ModuleDict)
     modules = dict(model.named_modules())
-    found = [n for n in names if _fits(n, pattern) and not isinstance(modules[n], never)]
-    if not found:
+    matches = [n for n in names if _fits(n, pattern) and not isinstance(modules[n], never)]
+    if not matches:
         raise ValueError(
-            f"layers: the pattern {pattern!r} matches no module; the model has "
+            f"layers: expected a pattern that matches a module, got {pattern!r}; the model has "
             f"{_listed(names[:8])}{' and others' if len(names) > 8 else ''}."
         )
-    return found
+    return matches
 
 
 def _fits(name: str, pattern: str) -> bool:
-    """Part by part: a sign of the pattern does not reach over a dot."""
-    parts, signs = name.split("."), pattern.split(".")
-    return len(parts) == len(signs) and all(map(fnmatchcase, parts, signs))
+    """Whether a name matches, component by component: no wildcard reaches over a dot."""
+    components, patterns = name.split("."), pattern.split(".")
+    return len(components) == len(patterns) and all(map(fnmatchcase, components, patterns))
 
 
 def _unknown(name: str, names: list[str]) -> ValueError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
-    return ValueError(f"layers names {name!r}, which the model lacks; nearest: {_listed(near)}.")
+    return ValueError(
+        f"layers: expected names of the model's modules, got {name!r}; nearest: {_listed(near)}."
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

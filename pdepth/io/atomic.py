@@ -1,4 +1,4 @@
-"""Writing a file or a folder whole or not at all, and what a full disk says."""
+"""Write files and folders whole or not at all, and name a full disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))  # a link stays a link; what it points to is replaced
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"Cannot write {path}: the folder {target.parent} does not exist.")
+        raise FileNotFoundError(
+            f"{path}: expected an existing folder, got none at {target.parent}."
+        )
     # No tempfile.mkstemp: its files are private to the user, and a result should obey the umask.
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -36,7 +38,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def replacing_folder(path: Path, ours: Callable[[Path], bool]) -> Iterator[Path]:
     """Yield a new folder beside `path`; it takes that name when the block succeeds.
 
-    ours: whether a file in the old folder may go. Raises FileExistsError where one may not.
+    ours: whether a file in the old folder may be removed. Raises FileExistsError where one may not.
     """
     check_ours(path, ours)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -50,17 +52,19 @@ def replacing_folder(path: Path, ours: Callable[[Path], bool]) -> Iterator[Path]
 
 
 def check_ours(path: Path, ours: Callable[[Path], bool]) -> None:
-    """Raise FileExistsError where `path` is a file, or a folder of which not all may go."""
+    """Raise FileExistsError where `path` is a file, or a folder of which not all may be removed."""
     if path.is_file():
-        raise FileExistsError(f"{path} is a file; a folder of that name is to be written.")
+        raise FileExistsError(f"{path}: expected a folder, got a file.")
     for file in path.glob("*"):
         if not ours(file):
-            raise FileExistsError(f"{path} holds {file.name}, and would be replaced.")
+            raise FileExistsError(
+                f"{path}: expected a folder that may be replaced, got one that holds {file.name}."
+            )
 
 
 @contextmanager
 def disk(path: Path, then: str) -> Iterator[None]:
-    """A full disk becomes an OSError in one sentence; `then` says what is left."""
+    """Turn a full disk into an OSError in one sentence, of which `then` is the end."""
     try:
         yield
     except OSError as error:

@@ -29,16 +29,16 @@ from pdepth.io.atomic import disk, replacing
 KIND, VERSION = "pdepth embeddings", 1  # raised when an older pdepth could not read it
 MANIFEST, UNFINISHED, PARTS = "manifest.json", ".pdepth-unfinished", ("support", "queries")
 NOTHING_KEPT = "nothing was kept"
-STRETCH = 1 << 24  # bytes that are written, or checked, at a time
+CHUNK_BYTES = 1 << 24  # bytes that are written, or checked, at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What one pass of the network over a dataset left: all of it memory maps.
+    """What one reading of a dataset through the network left: all of it memory maps.
 
     Attributes:
         embeddings: (n, D) by probe's name: NumPy's maps, or torch tensors over them for bfloat16.
-        labels, predictions: (n,) int64, the given classes and the network's own.
+        labels, predictions: (n,) int64, the dataset's classes and the network's own.
         fingerprint: of the dataset's inputs and labels, in their order.
     """
 
@@ -54,7 +54,7 @@ class EmbeddingStore:
 
     Attributes:
         path: its directory. probes: their names, in forward order.
-        support: the rows that vote. queries: held-out rows that are asked; None: the support's own.
+        support: the rows that vote. queries: held-out rows; None where they are the support's own.
         fingerprint: of the network's state dict.
         meta: free text by name, as in `DepthResult`.
     """
@@ -68,7 +68,7 @@ class EmbeddingStore:
 
     @property
     def asked(self) -> Part:
-        """The rows whose depth is asked: the queries, or else the support."""
+        """The rows whose depths are searched: the queries, or else the support."""
         return self.support if self.queries is None else self.queries
 
     def __repr__(self) -> str:
@@ -85,19 +85,19 @@ class EmbeddingStore:
         for about in _files(_manifest(self.path)):
             crc = 0
             with (self.path / about["file"]).open("rb") as file:
-                while block := file.read(STRETCH):
+                while block := file.read(CHUNK_BYTES):
                     crc = zlib.crc32(block, crc)
             if crc != about["crc32"]:
                 raise ValueError(
-                    f"{self.path / about['file']} has changed since it was written: its checksum "
-                    f"is {crc:08x}; {about['crc32']:08x} is wanted."
+                    f"{self.path / about['file']}: expected checksum {about['crc32']:08x} as it "
+                    f"was written, got {crc:08x}."
                 )
 
 
 def open_store(path: str | os.PathLike[str]) -> EmbeddingStore:
     """The embeddings that `prediction_depth(..., keep_embeddings=path)` kept, as memory maps.
 
-    `depth_from_embeddings(store)` asks for the same depths, of any k, without the network.
+    `depth_from_embeddings(store)` gives the same depths, of any k, without the network.
 
     Raises:
         FileNotFoundError: no such directory.
@@ -111,7 +111,7 @@ def open_store(path: str | os.PathLike[str]) -> EmbeddingStore:
             _check_size(path / about["file"], about["bytes"])
         parts = {
             name: Part(
-                {each["probe"]: _mapped(path, each) for each in part["arrays"]},
+                {about["probe"]: _mapped(path, about) for about in part["arrays"]},
                 _mapped(path, part["labels"]),
                 _mapped(path, part["predictions"]),
                 part["fingerprint"],
@@ -127,7 +127,7 @@ def open_store(path: str | os.PathLike[str]) -> EmbeddingStore:
             manifest["meta"],
         )
     except (LookupError, TypeError, AttributeError):
-        raise ValueError(f"{path / MANIFEST} is not a manifest that pdepth has written.") from None
+        raise _foreign(path) from None
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
@@ -150,22 +150,22 @@ class Writer:
         predictions: Any,
         fingerprint: str,
     ) -> int:
-        """Write the part "support" or "queries", and say how many bytes that were."""
+        """Write the part "support" or "queries"; returns how many bytes that were."""
         first = next(iter(embeddings.values()))
-        kinds = {probe: rows_of(array[:1], probe) for probe, array in embeddings.items()}
-        shapes = {probe: (each.type, each.width) for probe, each in kinds.items()}
+        rows = {probe: rows_of(array[:1], probe) for probe, array in embeddings.items()}
+        shapes = {probe: (of_probe.type, of_probe.width) for probe, of_probe in rows.items()}
         part = self.growing(name, shapes, len(first))
         for number, array in enumerate(embeddings.values()):
             part.put(number, array)
         return part.finish(labels, predictions, fingerprint)
 
     def growing(self, name: str, probes: Mapping[str, tuple[str, int]], rows: int) -> Growing:
-        """A part whose rows come one stretch after the other; probes: types and widths."""
+        """A part whose rows come chunk by chunk; probes: types and widths."""
         (self.path / name).mkdir()
         return Growing(self, name, probes, rows)
 
     def finish(self, probes: Sequence[str], model: str, meta: Mapping[str, str]) -> None:
-        """Write the manifest: from here on the store is one."""
+        """Write the manifest, which makes the store a finished one."""
         manifest = {"kind": KIND, "version": VERSION, "probes": list(probes), "model": model}
         manifest |= {"meta": dict(meta), "parts": self.parts}
         _sync_folder(self.path)
@@ -195,7 +195,7 @@ class Growing:
         self._files[number].write(rows_of(values, self._probes[number]))
 
     def finish(self, labels: Any, predictions: Any, fingerprint: str) -> int:
-        """All rows have come; says how many bytes they took."""
+        """Write labels and predictions after all rows; returns how many bytes the part takes."""
         path = self._writer.path
         part: dict[str, Any] = {"fingerprint": fingerprint}
         part["arrays"] = [
@@ -231,13 +231,13 @@ class _File:
 
     def write(self, rows: Rows) -> None:
         array: NDArray[Any] = rows.on_host().array
-        step = max(1, STRETCH // (array[:1].nbytes or 1))
+        step = max(1, CHUNK_BYTES // (array[:1].nbytes or 1))
         with disk(self.folder, NOTHING_KEPT):
             for begin in range(0, len(array), step):
                 self._put(array[begin : begin + step].tobytes())
 
     def close(self) -> dict[str, Any]:
-        """Down to the disk; what the manifest says of it."""
+        """Write all to the disk; returns the manifest's entry."""
         with disk(self.folder, NOTHING_KEPT), self.file:
             self.file.flush()
             os.fsync(self.file.fileno())
@@ -258,7 +258,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Writer]:
     that holds anything else, NotADirectoryError for a file, FileNotFoundError without a parent.
     """
     path = Path(path)
-    made = _check_target(path)
+    is_new = _check_target(path)
     path.mkdir(exist_ok=True)
     writer = Writer(path)
     try:
@@ -270,35 +270,37 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Writer]:
         if not writer.finished:
             _clear(path)
             (path / UNFINISHED).unlink(missing_ok=True)
-            if made:
+            if is_new:
                 path.rmdir()
 
 
 def _check_target(path: Path) -> bool:
-    """Whether the directory is yet to be made; raises where its content is not ours to replace."""
+    """Whether the directory is new. Raises where its content may not be replaced."""
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"keep_embeddings is {path}; there is no folder {path.parent}.")
+        raise FileNotFoundError(
+            f"keep_embeddings: expected {path} in an existing folder, got none at {path.parent}."
+        )
     if not path.exists():
         return True
     if not path.is_dir():
-        raise NotADirectoryError(f"keep_embeddings is {path}, a file; a directory is wanted.")
+        raise NotADirectoryError(f"keep_embeddings: expected a directory, got the file {path}.")
     held = set(os.listdir(path))
     if MANIFEST in held:
         raise FileExistsError(
-            f"keep_embeddings is {path}, which holds a finished store or another manifest; a new "
-            "or empty directory is wanted."
+            f"keep_embeddings: expected a new or empty directory, got {path}, which holds a "
+            "finished store or another manifest."
         )
     foreign = {name for name in held - {UNFINISHED, *PARTS} if not _is_temporary(name)}
     if held and (UNFINISHED not in held or foreign):
         raise FileExistsError(
-            f"keep_embeddings is {path}, which holds {min(foreign or held)}; a new or empty "
-            "directory is wanted."
+            f"keep_embeddings: expected a new or empty directory, got {path}, which holds "
+            f"{min(foreign or held)}."
         )
     return False
 
 
 def _is_temporary(name: str) -> bool:
-    """Whether it is the manifest's file of a process that was killed while it wrote it."""
+    """Whether a file is what a process left that was killed while it wrote the manifest."""
     return name.startswith(f".{MANIFEST}.") and name.endswith(".tmp")
 
 
@@ -312,7 +314,7 @@ def _clear(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """The names in a directory are on the disk, where the system knows how."""
+    """Write a directory's names to the disk, where the system can."""
     if os.name != "posix":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -327,51 +329,60 @@ def _sync_folder(path: Path) -> None:
 
 def _manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise FileNotFoundError(f"There is no directory {path} to open as a store of embeddings.")
+        raise FileNotFoundError(f"{path}: expected a store of embeddings, got no directory.")
     if not (path / MANIFEST).is_file():
         if (path / UNFINISHED).exists():
             raise ValueError(
-                f"{path} holds an unfinished store: its writing was interrupted; the command that "
-                "began it begins anew."
+                f"{path}: expected a finished store, got one whose writing was interrupted; run "
+                "the same command again."
             )
-        raise ValueError(f"{path} is not a store of embeddings: it has no {MANIFEST}.")
+        raise ValueError(
+            f"{path}: expected a store of embeddings, got a directory without {MANIFEST}."
+        )
     try:
         manifest = json.loads((path / MANIFEST).read_text())
     except ValueError:
         manifest = None
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
-        raise ValueError(f"{path / MANIFEST} is not a manifest that pdepth has written.")
+        raise _foreign(path)
     if manifest.get("version") != VERSION:
         raise ValueError(
-            f"{path} has version {manifest.get('version')} of the format; this pdepth reads "
-            f"version {VERSION}."
+            f"{path}: expected version {VERSION} of the format, got {manifest.get('version')}, of "
+            "another pdepth."
         )
     return manifest
 
 
+def _foreign(path: Path) -> ValueError:
+    return ValueError(
+        f"{path / MANIFEST}: expected a manifest that pdepth wrote, got another file."
+    )
+
+
 def _files(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What the manifest says of each file."""
+    """The manifest's entry of each file."""
     for part in manifest["parts"].values():
         yield from (*part["arrays"], part["labels"], part["predictions"])
 
 
 def _check_size(path: Path, size: int) -> None:
-    found = path.stat().st_size if path.is_file() else None
-    if found is None:
-        raise ValueError(f"{path} is missing from its store.")
-    if found != size:
-        raise ValueError(f"{path} has {found} bytes; {size} are wanted.")
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a file of {size} bytes, got none.")
+    if (actual := path.stat().st_size) != size:
+        raise ValueError(f"{path}: expected {size} bytes, got {actual}.")
 
 
 def _mapped(path: Path, about: Mapping[str, Any]) -> Any:
-    """A file's array as a map whose changes, if somebody makes any, stay in memory."""
+    """A file's array as a memory map whose changes stay in memory."""
     try:
         array = np.load(path / about["file"], mmap_mode="c")
     except ValueError:
-        raise ValueError(f"{path / about['file']} is not a readable .npy file.") from None
+        raise ValueError(
+            f"{path / about['file']}: expected a .npy file, got one that cannot be read."
+        ) from None
     if list(array.shape) != about["shape"]:
         raise ValueError(
-            f"{path / about['file']} has shape {array.shape}; {tuple(about['shape'])} is wanted."
+            f"{path / about['file']}: expected shape {tuple(about['shape'])}, got {array.shape}."
         )
     if about["dtype"] != "bfloat16":
         return array
@@ -384,25 +395,25 @@ def _mapped(path: Path, about: Mapping[str, Any]) -> Any:
 
 
 class Fingerprint:
-    """Of a dataset's inputs and labels, told batch by batch, whatever the batches' size."""
+    """The fingerprint of a dataset's inputs and labels, whatever the batches' size."""
 
     def __init__(self) -> None:
         self._hashes = [hashlib.blake2b(digest_size=16) for _ in range(2)]
         self._kinds: list[str] = []
 
     def __call__(self, batch: Sequence[Any]) -> None:
-        """Take in (inputs, labels), tensors of equal length."""
+        """Add (inputs, labels), tensors of equal length."""
         self._kinds = [f"{t.dtype} {tuple(t.shape[1:])}" for t in batch]
-        for each, tensor in zip(self._hashes, batch, strict=True):
-            each.update(raw_bytes(tensor))
+        for digest, tensor in zip(self._hashes, batch, strict=True):
+            digest.update(raw_bytes(tensor))
 
     def hexdigest(self) -> str:
-        text = " ".join([*self._kinds, *(each.hexdigest() for each in self._hashes)])
+        text = " ".join([*self._kinds, *(digest.hexdigest() for digest in self._hashes)])
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def fingerprint_of(state: Mapping[str, Any]) -> str:
-    """Of a network's state dict: its names, types, shapes and values."""
+    """The fingerprint of a state dict: its names, types, shapes and values."""
     whole = hashlib.blake2b(digest_size=16)
     for name, value in sorted(state.items()):
         if hasattr(value, "detach"):

@@ -1,4 +1,4 @@
-"""Columns as a pandas frame, and as one Parquet file that says what it holds."""
+"""Columns as a pandas frame, and as one Parquet file with metadata."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Columns: TypeAlias = "Mapping[str, tuple[NDArray[Any], NDArray[np.bool_] | None]
 
 
 def frame(columns: Columns, what: str) -> Any:
-    """A pandas DataFrame; whole numbers of which some are missing are of the nullable Int64."""
+    """A pandas DataFrame; integers of which some are missing are of the nullable Int64."""
     pandas = require("pandas", what, "tables")
     return pandas.DataFrame(
         {
@@ -56,29 +56,30 @@ def read(path: str | os.PathLike[str], kind: str, newest: int) -> tuple[Any, dic
         FileNotFoundError: no such file.
         ValueError: not a Parquet file, none of pdepth's, or of a format after `newest`.
     """
-    holds, about = about_of(path, kind)
-    if holds != kind:
-        raise ValueError(f"{path} holds {_a(holds)}; {_a(kind)} is wanted.")
+    actual, about = about_of(path, kind)
+    if actual != kind:
+        raise ValueError(f"{path}: expected {_a(kind)}, got {_a(actual)}.")
     if about["format"] > newest:
         raise ValueError(
-            f"{path} has format {about['format']}, from a newer pdepth; this one reads up to "
-            f"{newest}."
+            f"{path}: expected format {newest} or older, got {about['format']}, of a newer pdepth."
         )
     pq = require("pyarrow.parquet", f"{kind}.load", "tables")
     with _readable(path):
         return pq.read_table(path, partitioning=None), about
 
 
-def about_of(path: str | os.PathLike[str], wanted: str = "result") -> tuple[str, dict[str, Any]]:
-    """Which kind of result a file holds, and its metadata. Raises as `read`."""
-    pq = require("pyarrow.parquet", f"{wanted}.load", "tables")
+def about_of(path: str | os.PathLike[str], expected: str = "result") -> tuple[str, dict[str, Any]]:
+    """The kind of result in a file, and its metadata. Raises as `read`."""
+    pq = require("pyarrow.parquet", f"{expected}.load", "tables")
     if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file {path} to load {_a(wanted)} from.")
+        raise FileNotFoundError(f"{path}: expected {_a(expected)} in a file, got none.")
     with _readable(path):
         schema = pq.read_schema(path)
     about = json.loads((schema.metadata or {}).get(METADATA_KEY, b"null"))
     if about is None:
-        raise ValueError(f"{path} was not written by pdepth: its metadata has no entry 'pdepth'.")
+        raise ValueError(
+            f"{path}: expected a file that pdepth wrote, got one without its metadata."
+        )
     return about.get("kind", "DepthResult"), about
 
 
@@ -87,7 +88,7 @@ def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except require("pyarrow", "Reading results", "tables").ArrowInvalid:
-        raise ValueError(f"{path} is not a readable Parquet file.") from None
+        raise ValueError(f"{path}: expected a Parquet file, got one that cannot be read.") from None
 
 
 def column(table: Any, name: str) -> NDArray[Any]:

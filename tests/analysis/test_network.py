@@ -323,7 +323,7 @@ def test_a_network_of_probabilities_has_the_margins_of_its_logits() -> None:
                 net(), TensorDataset(inputs(), torch.full((20,), 5))
             ),
             ValueError,
-            "data yields label 5, and the network has 5 classes",
+            "data: expected labels from 0 to 4, the network's 5 classes, got 5.",
         ),
     ],
 )  # fmt: skip

@@ -82,9 +82,13 @@ def test_no_shards(tmp_path: Path) -> None:
     refused(FileNotFoundError, "support (probe 0): There is no file or directory", tmp_path / "x")
     refused(FileNotFoundError, "queries (probe 0): There is no", GRID, queries=str(tmp_path / "x"))
     (tmp_path / "a.txt").write_text("")
-    refused(ValueError, "a.txt: expected a .npy, .safetensors or .parquet file,", tmp_path / "a.txt")
+    refused(
+        ValueError, "a.txt: expected a .npy, .safetensors or .parquet file,", tmp_path / "a.txt"
+    )
     zarr.create_group(str(tmp_path / "g"))
-    refused(ValueError, "g: expected a zarr array, got a group; name one of its arrays.", tmp_path / "g")
+    refused(
+        ValueError, "g: expected a zarr array, got a group; name one of its arrays.", tmp_path / "g"
+    )
 
 
 def test_broken_npy(tmp_path: Path) -> None:
@@ -103,9 +107,15 @@ def test_broken_npy(tmp_path: Path) -> None:
     np.save(path, GRID[:, 0])
     refused(ValueError, "support (probe 0): expected shape (rows, width), got (150,).", path)
     np.save(path, GRID[:0])
-    refused(ValueError, "support (probe 0): expected at least one row and column, got shape (0, 6).", path)
+    refused(
+        ValueError,
+        "support (probe 0): expected at least one row and column, got shape (0, 6).",
+        path,
+    )
     np.save(path, GRID.astype(np.complex64))
-    sentence = "support (probe 0): expected integers or floats of 16 to 64 bits, got elements of type"
+    sentence = (
+        "support (probe 0): expected integers or floats of 16 to 64 bits, got elements of type"
+    )
     refused(TypeError, f"{sentence} complex64.", path)
     np.save(path, GRID.astype(object))
     refused(TypeError, f"{sentence} object.", path)
@@ -121,15 +131,21 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
 def test_broken_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     safetensors.save_file({"x": torch.zeros(9, 6), "y": torch.zeros(9, 6)}, path)
-    refused(ValueError, "a.safetensors: expected one tensor, got 2; name it: pdepth.open_source(", path)
+    refused(
+        ValueError, "a.safetensors: expected one tensor, got 2; name it: pdepth.open_source(", path
+    )
     with pytest.raises(ValueError, match="expected one of the tensors x, y, got 'z'"):
         pdepth.open_source(path, "z")
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"expected \d+ bytes by its header, got \d+: it is truncated"):
+    with pytest.raises(
+        ValueError, match=r"expected \d+ bytes by its header, got \d+: it is truncated"
+    ):
         pdepth.open_source(path, "y")
     for content in (b"", b"\x05", (9).to_bytes(8, "little") + b"[]", b"\xff" * 30):
         path.write_bytes(content)
-        refused(ValueError, "a.safetensors: expected a .safetensors file, got one that cannot be", path)
+        refused(
+            ValueError, "a.safetensors: expected a .safetensors file, got one that cannot be", path
+        )
     safetensors.save_file({"x": torch.zeros(9, 6).to(torch.float8_e4m3fn)}, path)
     refused(TypeError, "a.safetensors: expected elements of type BF16, ", path)
     refused(TypeError, ", got F8_E4M3.", path)
@@ -169,13 +185,19 @@ def test_sources_that_do_not_keep_their_word(monkeypatch: pytest.MonkeyPatch) ->
     force(monkeypatch, 37, 50)
     source = Slices(GRID)
     source.dtype = np.dtype("float64")
-    sentence = "support (probe 0)[0:30]: expected float64 of shape (30, 6), as its source promises, "
+    sentence = (
+        "support (probe 0)[0:30]: expected float64 of shape (30, 6), as its source promises, "
+    )
     refused(ValueError, f"{sentence}got float32 of shape (30, 6).", source)
     source = Slices(GRID)
     source.shape = (160, 6)
     refused(ValueError, "as its source promises, got float32 of shape (", source, k=3)
     source = Slices(np.ma.masked_greater(GRID, 0))
-    refused(TypeError, "support (probe 0)[0:50]: expected a NumPy array or torch tensor, got a Ma", source)
+    refused(
+        TypeError,
+        "support (probe 0)[0:50]: expected a NumPy array or torch tensor, got a Ma",
+        source,
+    )
 
 
 def test_too_little_memory() -> None:
@@ -185,7 +207,12 @@ def test_too_little_memory() -> None:
         Slices(GRID),
         memory=500,
     )
-    refused(ValueError, "memory: expected bytes or an amount such as '8GiB', got 'much'.", GRID, memory="much")
+    refused(
+        ValueError,
+        "memory: expected bytes or an amount such as '8GiB', got 'much'.",
+        GRID,
+        memory="much",
+    )
     with pytest.raises(MemoryError) as caught:
         pdepth.kneighbors(Slices(GRID), k=K, memory=500)
     amount = re.search(r"^memory: expected at least (\d+\.\d) kB", str(caught.value))
@@ -206,7 +233,9 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_what_is_no_source() -> None:
     for value in ([[1.0]], 3, object(), np.ma.masked_greater(GRID, 0)):
-        with pytest.raises(TypeError, match="support: expected a NumPy array or torch tensor, got a "):
+        with pytest.raises(
+            TypeError, match="support: expected a NumPy array or torch tensor, got a "
+        ):
             opened(value, "support")
     with pytest.raises(TypeError, match="queries: expected one array as in support, got a list"):
         pdepth.kneighbors(Slices(GRID), [GRID], k=K)

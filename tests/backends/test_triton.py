@@ -282,8 +282,12 @@ def test_directions_have_the_bits_of_the_definition() -> None:
             found = problem_module._normalised(Rows(values, dtype), range(40), "rows")
             assert found.type == "float64"
             assert (found.array.cpu().numpy() == definition.as_rows(values, "cosine")).all()
-    with pytest.raises(ValueError, match="rows: expected rows with a norm for .*, got row 2, whose norm is zero"):
-        problem_module._normalised(Rows(torch.eye(4, device=DEVICE)[:, :2], "float32"), range(4), "rows")
+    with pytest.raises(
+        ValueError, match="rows: expected rows with a norm for .*, got row 2, whose norm is zero"
+    ):
+        problem_module._normalised(
+            Rows(torch.eye(4, device=DEVICE)[:, :2], "float32"), range(4), "rows"
+        )
 
 
 def test_more_layers_take_no_more_launches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,7 +208,7 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path, mine, monkeypatch):
     assert len(list((out / ".unfinished").glob("votes-*"))) == 2
     left[0] = 99
     sentence = refused(*command[:-3], "-k", 6, "-q")
-    assert "holds a run of which k was another: 5 then, 6 now; another directory" in sentence
+    assert "holds a run of which k differs: 5 then, 6 now; use another directory" in sentence
     assert sentence.endswith("--overwrite does so here.\n")
     (out / "depth.parquet").touch()  # cut short while it wrote
     assert call(*command).exit_code == 0

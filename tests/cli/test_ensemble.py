@@ -153,7 +153,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path, mine: Path) -> None:
         ((*data, *train, "--read", "x.py:y"), "one of them is wanted"),
         (("--merge", "a"), "--merge names one file, a; at least two"),
         (("--merge", "a", *data), "--merge adds up files"),
-        (("--merge", "a", "--merge", "b"), "There is no file a to load an Ensemble from."),
+        (("--merge", "a", "--merge", "b"), "a: expected an Ensemble in a file, got none."),
         ((*data, *train, "--held-out", 1), "held_out is 1.0, 60 of 60 rows"),
         ((*data, "--train", f"{mine}:none"), "has no function 'none'"),
         ((*data, "--read", f"{mine}:pairless"), "yields a Sequential; (network, rows"),

@@ -171,15 +171,19 @@ def test_patterns_do_not_mean_lists_that_are_never_called():
 @pytest.mark.parametrize(
     ("layers", "error", "sentence"),
     [
-        (["layer1.7"], ValueError, r"layers names 'layer1.7', which the model lacks; nearest: '"),
-        ("layr4", ValueError, r"layers names 'layr4', .* nearest: 'layer4'"),
-        ("blocks.*", ValueError, r"pattern 'blocks\.\*' matches no module; the model has 'conv1'"),
-        (["fc", "fc"], ValueError, r"layers names 'fc' twice"),
-        ([3], TypeError, r"layers holds a int; wanted module names"),
-        (3, TypeError, r"layers is a int; wanted an iterable"),
-        (lambda net: 3, TypeError, r"layers, called with the model, returned a int"),
-        (lambda net: "fc", TypeError, r"returned a str; wanted an iterable"),
-        (lambda net: [nn.ReLU()], ValueError, r"not a submodule of the model"),
+        (["layer1.7"], ValueError, r"layers: expected names of .*, got 'layer1.7'; nearest: '"),
+        ("layr4", ValueError, r"layers: .*, got 'layr4'; nearest: 'layer4'"),
+        ("blocks.*", ValueError, r"that matches a module, got 'blocks\.\*'; the model has 'conv1'"),
+        (["fc", "fc"], ValueError, r"layers: expected each module once, got 'fc' twice"),
+        ([3], TypeError, r"layers: expected module names, got a int"),
+        (3, TypeError, r"layers: expected an iterable of .*, got a int"),
+        (lambda net: 3, TypeError, r"an iterable of .*, got a callable that returned a int"),
+        (lambda net: "fc", TypeError, r"an iterable of .*, got a callable that returned a str"),
+        (
+            lambda net: [nn.ReLU()],
+            ValueError,
+            r"expected submodules of the model, got a module of another",
+        ),
     ],
 )
 def test_wrong_layers_in_one_sentence(layers, error, sentence):
@@ -188,5 +192,5 @@ def test_wrong_layers_in_one_sentence(layers, error, sentence):
 
 
 def test_a_model_is_a_module():
-    with pytest.raises(TypeError, match=r"model is a str; wanted a torch\.nn\.Module"):
+    with pytest.raises(TypeError, match=r"model: expected a torch\.nn\.Module, got a str"):
         place("resnet18")

@@ -195,13 +195,13 @@ def test_another_run_is_refused_and_says_what_changed(tmp_path: Path) -> None:
     refused("of which the number of queries differs: 70 then, 69 now", queries=blobs(69, 1))
     other = TensorDataset(SUPPORT.tensors[0] * 1.5, SUPPORT.tensors[1])
     refused(
-        "a run of other data: support gives other values than before in rows 0-15; use another",
+        "a run of other data: support: expected .*, got others in rows 0-15; use another",
         support=other,
     )
     changed = SUPPORT.tensors[0].clone()
     changed[149, 0] += 1
     last = TensorDataset(changed, SUPPORT.tensors[1])
-    refused("other data: support gives other values than before in rows 144-149; use", support=last)
+    refused("other data: support: expected .*, got others in rows 144-149; use", support=last)
     from pdepth.io.journal import _locked
 
     lock = _locked(path)
@@ -210,8 +210,16 @@ def test_another_run_is_refused_and_says_what_changed(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").touch()
-    refused("expected a new or empty directory or that of a run, got .*, which holds thesis.tex", FileExistsError, run_dir=foreign)
-    refused("expected .*run in an existing folder, got none at", FileNotFoundError, run_dir=tmp_path / "no" / "run")
+    refused(
+        "expected a new or empty directory or that of a run, got .*, which holds thesis.tex",
+        FileExistsError,
+        run_dir=foreign,
+    )
+    refused(
+        "expected .*run in an existing folder, got none at",
+        FileNotFoundError,
+        run_dir=tmp_path / "no" / "run",
+    )
 
 
 def test_a_full_disk_leaves_a_run_that_goes_on(

@@ -169,9 +169,13 @@ def test_fingerprints_of_data_see_values_types_and_labels() -> None:
 
 def test_functions_without_a_store_want_labels() -> None:
     x = SUPPORT.tensors[0]
-    with pytest.raises(TypeError, match="labels: expected integers unless support is a store, got None"):
+    with pytest.raises(
+        TypeError, match="labels: expected integers unless support is a store, got None"
+    ):
         pdepth.depth_from_embeddings([x], k=K)
-    with pytest.raises(TypeError, match="predictions: expected integers unless support is a store, got"):
+    with pytest.raises(
+        TypeError, match="predictions: expected integers unless support is a store, got"
+    ):
         pdepth.depth_from_embeddings([x], SUPPORT.tensors[1], k=K)
 
 
@@ -189,29 +193,39 @@ def test_a_store_brings_its_own(tmp_path: Path) -> None:
 def test_other_directories_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     for _ in range(2):  # without the mark of an unfinished store, and with it
-        with pytest.raises(FileExistsError, match="which holds mine.txt; a new or empty directory"):
+        with pytest.raises(
+            FileExistsError, match="expected a new or empty directory, got .*, which holds mine.txt"
+        ):
             keep(tmp_path)
         (tmp_path / module.UNFINISHED).touch()
     assert (tmp_path / "mine.txt").read_text() == "mine"
-    with pytest.raises(NotADirectoryError, match="mine.txt, a file; a directory is wanted"):
+    with pytest.raises(NotADirectoryError, match="expected a directory, got the file .*mine.txt"):
         keep(tmp_path / "mine.txt")
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
+    with pytest.raises(FileNotFoundError, match="in an existing folder, got none at"):
         keep(tmp_path / "a/b")
     keep(tmp_path / "kept")
     before = (tmp_path / "kept/manifest.json").read_bytes()
-    with pytest.raises(FileExistsError, match="which holds a finished store or another manifest;"):
+    with pytest.raises(
+        FileExistsError, match="got .*, which holds a finished store or another manifest"
+    ):
         keep(tmp_path / "kept", model=network(1))
     assert (tmp_path / "kept/manifest.json").read_bytes() == before
 
 
 def test_what_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="There is no directory"):
+    with pytest.raises(
+        FileNotFoundError, match="x: expected a store of embeddings, got no directory"
+    ):
         pdepth.open_store(tmp_path / "x")
-    with pytest.raises(ValueError, match="is not a store of embeddings: it has no manifest.json"):
+    with pytest.raises(
+        ValueError, match="expected a store of embeddings, got a directory without manifest.json"
+    ):
         pdepth.open_store(tmp_path)
     for text in ("{}", "nonsense", "[1]", '{"kind": "pdepth embeddings", "version": 1}'):
         (tmp_path / "manifest.json").write_text(text)
-        with pytest.raises(ValueError, match="is not a manifest that pdepth has written"):
+        with pytest.raises(
+            ValueError, match="expected a manifest that pdepth wrote, got another file"
+        ):
             pdepth.open_store(tmp_path)
 
 
@@ -219,9 +233,7 @@ def test_another_version(tmp_path: Path) -> None:
     keep(tmp_path / "kept")
     path = tmp_path / "kept/manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2}))
-    with pytest.raises(
-        ValueError, match="has version 2 of the format; this pdepth reads version 1"
-    ):
+    with pytest.raises(ValueError, match="expected version 1 of the format, got 2, of another"):
         pdepth.open_store(tmp_path / "kept")
 
 
@@ -236,7 +248,9 @@ def test_a_changed_byte_is_found(name: str, tmp_path: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     embedding_store = pdepth.open_store(tmp_path / "kept")
-    with pytest.raises(ValueError, match=f"{name} has changed since it was written: its checksum"):
+    with pytest.raises(
+        ValueError, match=rf"{name}: expected checksum \w{{8}} as it was written, got \w{{8}}"
+    ):
         embedding_store.verify()
 
 
@@ -245,13 +259,15 @@ def test_missing_and_short_files(tmp_path: Path) -> None:
     path = tmp_path / "kept/support/01.npy"
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(ValueError, match=f"01.npy has {size - 4} bytes; {size} are wanted"):
+    with pytest.raises(ValueError, match=f"01.npy: expected {size} bytes, got {size - 4}"):
         pdepth.open_store(tmp_path / "kept")
     path.write_bytes(b"x" * size)
-    with pytest.raises(ValueError, match="01.npy is not a readable .npy file"):
+    with pytest.raises(
+        ValueError, match="01.npy: expected a .npy file, got one that cannot be read"
+    ):
         pdepth.open_store(tmp_path / "kept")
     path.unlink()
-    with pytest.raises(ValueError, match="01.npy is missing from its store"):
+    with pytest.raises(ValueError, match=f"01.npy: expected a file of {size} bytes, got none"):
         pdepth.open_store(tmp_path / "kept")
 
 
@@ -284,7 +300,9 @@ def test_a_killed_run_is_recognised_and_begun_anew(after: int, half: int, tmp_pa
     tests = str(Path(__file__).parent)
     script = KILLED.format(tests=tests, after=after, half=half, path=str(path))
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
-    with pytest.raises(ValueError, match="holds an unfinished store: its writing was interrupted;"):
+    with pytest.raises(
+        ValueError, match="expected a finished store, got one whose writing was interrupted;"
+    ):
         pdepth.open_store(path)
     direct = keep(path, QUERIES)
     embedding_store = pdepth.open_store(path)
@@ -336,7 +354,9 @@ def test_a_run_that_fails_leaves_nothing(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("no")
 
-    with pytest.raises(ValueError, match="the model fails"):
+    with pytest.raises(
+        ValueError, match="model: expected a network for inputs of shape .*, got an error"
+    ):
         keep(tmp_path / "kept", model=nn.Sequential(nn.Linear(6, 3), Broken()), layers=["0"])
     assert os.listdir(tmp_path) == []
 
@@ -393,4 +413,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         [sys.executable, "-m", "pdepth", *command, "--overwrite"], capture_output=True, text=True
     )
     assert again.returncode == 2
-    assert again.stderr.startswith("Error: keep_embeddings is kept, which holds a finished store")
+    sentence = (
+        "Error: keep_embeddings: expected a new or empty directory, got kept, which holds a fin"
+    )
+    assert again.stderr.startswith(sentence)

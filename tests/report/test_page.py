@@ -560,7 +560,7 @@ def test_report_of_what_is_no_result(tmp_path: Path) -> None:
     assert "There is no folder" in refused(tmp_path / "nowhere")
     assert "holds no results of pdepth: depth.parquet, depth-k*.parquet" in refused(tmp_path)
     (tmp_path / "depth.parquet").write_text("no")
-    assert "is not a readable Parquet file" in refused(tmp_path)
+    assert "expected a Parquet file, got one that cannot be read" in refused(tmp_path)
     for name in ("plotly", "pyarrow"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(__import__("sys").modules, name, None)
