@@ -20,24 +20,58 @@ from pdepth import native
 from pdepth.backends import triton
 
 # The same examples at each run; `--hypothesis-profile=long` looks for others, and takes minutes.
+hypothesis.settings.register_profile("fast", max_examples=40, derandomize=True, deadline=None)
 hypothesis.settings.register_profile("same", max_examples=150, derandomize=True, deadline=None)
 hypothesis.settings.register_profile("long", max_examples=5000, deadline=None)
-hypothesis.settings.load_profile("same")
+
+VOTES = {True: 12_000, False: 240_000}  # of the fast tier, and of all tests
+TRITON_VOTES = {True: 13, False: 39}  # fewer: the kernels may be interpreted
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--votes",
         type=int,
-        default=240_000,
-        help="how many votes the fuzz compares with the definition (default 240,000)",
+        help="how many votes the fuzz compares with the definition "
+        f"(default {VOTES[False]:,}; {VOTES[True]:,} in the fast tier)",
     )
     parser.addoption(
         "--triton-votes",
         type=int,
-        default=39,
-        help="how many the fuzz of the GPU engine compares (default 39: it may be interpreted)",
+        help="how many the fuzz of the triton backend compares "
+        f"(default {TRITON_VOTES[False]}; {TRITON_VOTES[True]} in the fast tier)",
     )
+
+
+def in_fast_tier(config: pytest.Config) -> bool:
+    """Whether slow tests are left out, as pyproject.toml's options leave them."""
+    return bool(config.option.markexpr == "not slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    fast = in_fast_tier(config)
+    config.option.votes = config.option.votes or VOTES[fast]
+    config.option.triton_votes = config.option.triton_votes or TRITON_VOTES[fast]
+    if config.getoption("--hypothesis-profile") is None:
+        hypothesis.settings.load_profile("fast" if fast else "same")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are left out by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        for mark in item.iter_markers("slow_if"):
+            if unknown := mark.kwargs.keys() - parameters.keys():
+                raise pytest.UsageError(f"{item.nodeid}: no parameter {unknown} for slow_if")
+            if all(parameters[name] in values for name, values in mark.kwargs.items()):
+                item.add_marker("slow")
+
+
+@pytest.fixture(scope="session")
+def of_tier(pytestconfig: pytest.Config) -> Callable[[Any, Any], Any]:
+    """`of_tier(fast, full)`: how much a test does in the fast tier, and among all tests."""
+    fast = in_fast_tier(pytestconfig)
+    return lambda fewer, full: fewer if fast else full
 
 
 @pytest.fixture(params=list(native.simd_levels()))

@@ -114,6 +114,7 @@ print(bill.memory, status("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("memory", "queries"), [("50MB", "own"), ("50MB", "others"), ("1GB", "own")]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,10 @@ def some_k(most: int, rng: np.random.Generator) -> list[int]:
     return sorted({most, 1, *rng.integers(1, most + 1, 2).tolist()}, key=lambda k: (k % 3, k))
 
 
-def test_every_k_and_weight_is_the_definitions(level: str) -> None:
-    for number in range(45):
+def test_every_k_and_weight_is_the_definitions(
+    level: str, of_tier: Callable[[Any, Any], Any]
+) -> None:
+    for number in range(of_tier(15, 45)):
         problem = case(number)
         ks = some_k(problem.options["k"], np.random.default_rng(number))
         assert_exact(problem, ks, WAYS[number % len(WAYS)], num_threads=1 + number % 2)
@@ -282,6 +285,8 @@ def test_early_exit_searches_less_for_several_k() -> None:
     assert asked[0] < 100
 
 
+@pytest.mark.slow_if(metric=["sqeuclidean"])
+@pytest.mark.slow_if(way=[WAYS[0], WAYS[2]])
 @pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
 @pytest.mark.parametrize("way", WAYS[:3], ids=str)
 def test_the_triton_backend_agrees(way: dict[str, Any], metric: str) -> None:

@@ -33,6 +33,7 @@ from helpers.sources import (
 )
 
 
+@pytest.mark.slow_if(sizes=[(1, 150), (64, 13), (150, 40)])
 @pytest.mark.parametrize("kind", ALL)
 def test_every_kind_leaves_rows_out_by_number(
     kind: Callable[..., Any], sizes: tuple[int, int], tmp_path: Path
@@ -100,6 +101,7 @@ def test_every_kind_of_rows(number: int, monkeypatch: pytest.MonkeyPatch) -> Non
     check(Slices(values[:ROWS]), values[:ROWS], exclude_self=False)
 
 
+@pytest.mark.slow_if(sizes=[(1, 150), (64, 13), (150, 40)])
 @pytest.mark.parametrize("k", [1, 60, ROWS - 1])
 def test_k_up_to_all_rows(k: int, sizes: tuple[int, int]) -> None:
     check(Slices(GRID), GRID, k=k)
@@ -123,6 +125,7 @@ def test_every_backend(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check_neighbours(Slices(GRID[:100]), GRID[:100], Slices(asked), asked, backend=backend)
 
 
+@pytest.mark.slow_if(sizes=[(1, 150), (64, 13), (150, 40)])
 def test_cosine(tmp_path: Path, sizes: tuple[int, int]) -> None:
     array = np.random.default_rng(2).standard_normal((ROWS, 33)).astype(np.float32)
     check(npy_shards(array, tmp_path), array, metric="cosine")
@@ -142,6 +145,7 @@ def test_votes_of_several_probes_in_every_form(
         assert first_difference(pdepth.probe_votes(form, LABELS, k=K).votes, wanted) is None
 
 
+@pytest.mark.slow_if(sizes=[(1, 150), (64, 13), (150, 40)])
 @pytest.mark.parametrize("way", ["own", "some", "queries"])
 def test_early_exit_asks_only_who_is_left(way: str, sizes: tuple[int, int], tmp_path: Path) -> None:
     rng = np.random.default_rng(4)

@@ -29,6 +29,7 @@ def test_levels_are_ordered_and_the_portable_one_runs() -> None:
     assert native.simd_level() == [name for name, runs in levels.items() if runs][-1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / "csrc").is_dir(), reason="csrc/ is not beside the tests")
 @pytest.mark.skipif(not (shutil.which("g++") and shutil.which("nm")), reason="no g++ and nm")
 def test_a_level_shares_no_code_with_the_rest(

@@ -171,6 +171,7 @@ def test_a_peer_that_fails_is_left_out_and_named():
     assert any(line.startswith("short is left out: ValueError: its votes have") for line in said)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     class Interrupted(AlmostPeer):
         calls = 0
@@ -231,6 +232,7 @@ def test_rounds_are_interleaved():
     assert len({tuple(each["stats"]["data"]) for each in found["benchmarks"]}) == 3
 
 
+@pytest.mark.slow
 def test_what_is_stored(stored, tmp_path):
     about = stored["machine_info"]
     assert about["versions"].keys() >= {"pdepth", "python", "numpy", "torch"}
@@ -334,6 +336,7 @@ class Mine(Engine):
 """
 
 
+@pytest.mark.slow
 def test_a_selection_prints_and_stores_nothing_but_what_is_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "SHAPES", (TINY, TWO))
     monkeypatch.setattr(measure, "BRIEF", 1e10)

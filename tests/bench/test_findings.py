@@ -24,11 +24,13 @@ def check(found: AgainstDepth, *names: str) -> None:
         assert trend.p_value < findings.SURE, name
 
 
+@pytest.mark.slow
 def test_on_the_demos_digits() -> None:
     found = findings.demo()
     check(found, "accuracy", "confidence", "entropy", "output_margin", "input_margin")
 
 
+@pytest.mark.slow
 def test_on_cifar10() -> None:
     if not (DATA / "cifar10.py").is_file():
         pytest.skip(f"there is no CIFAR-10 in {DATA}")

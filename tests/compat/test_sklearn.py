@@ -145,6 +145,7 @@ def test_uniform_shares_are_equal_to_the_last_bit() -> None:
     assert (ours.predict_proba(QUERIES) == theirs.predict_proba(QUERIES)).all()
 
 
+@pytest.mark.slow
 def test_digits_tie_by_row(digits: Any) -> None:
     """Pixels are whole numbers: among equally near images the first count, here and by definition.
 
@@ -288,6 +289,7 @@ def test_the_same_mistakes_have_the_same_errors(what: str) -> None:
         assert str(errors[1]) == str(errors[0])
 
 
+@pytest.mark.slow
 def test_clones_pickles_pipelines_and_searches(digits: Any) -> None:
     ours = compat.KNeighborsClassifier(3, weights="distance", n_jobs=1)
     assert type(clone(ours)) is compat.KNeighborsClassifier
@@ -419,6 +421,7 @@ EXCEPT = (
 )
 
 
+@pytest.mark.slow
 def test_scikit_learns_own_tests() -> None:
     tests = Path(__file__).parents[1]
     command = [
@@ -462,6 +465,7 @@ def test_not_fitted_is_scikit_learns_error() -> None:
         compat.NearestNeighbors().kneighbors()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 @pytest.mark.parametrize("module", ["sklearn", "faiss"])
 def test_rows_are_not_packed_all_at_once(module: str) -> None:

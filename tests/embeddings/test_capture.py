@@ -86,6 +86,7 @@ def test_vision_transformer_tokens():
     assert_same(got.embeddings[1], torch.cat(tokens))
 
 
+@pytest.mark.slow_if(name=["vgg11"])
 @pytest.mark.parametrize("name", ["resnet18", "vgg11", "vit_tiny_patch16_224"])
 def test_timm(name):
     timm = pytest.importorskip("timm")

@@ -107,6 +107,7 @@ def test_a_network_that_does_not_repeat_cannot_go_on(
     assert not scratch.exists()
 
 
+@pytest.mark.slow_if(options=[{}, {"memory": ROW * 80}])
 @pytest.mark.parametrize(
     "options",
     [
@@ -169,6 +170,7 @@ case.depth(queries=case.QUERIES, memory=case.ROW * 80, run_dir={path!r})
 """
 
 
+@pytest.mark.slow_if(after=[0, 1, 8])
 @pytest.mark.parametrize("after", [0, 1, 4, 8])
 def test_a_killed_run_goes_on(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backward, "QUERY_CHUNK", 32)

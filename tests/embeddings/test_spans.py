@@ -32,6 +32,8 @@ from helpers.spans import (
 )
 
 
+@pytest.mark.slow_if(options=[{"early_exit": False}, {"reference": "last_probe"}])
+@pytest.mark.slow_if(held_out=[False], options=[{"metric": "cosine"}, {"return_counts": True}])
 @pytest.mark.parametrize("held_out", [True, False])
 @pytest.mark.parametrize(
     "options",

@@ -293,6 +293,7 @@ test_store.keep(Path({path!r}), test_store.QUERIES)
 """
 
 
+@pytest.mark.slow_if(after=[4, 11, 23])
 @pytest.mark.parametrize(("after", "half"), [(0, 9), (4, 0), (11, 100), (23, 100)])
 def test_a_killed_run_is_recognised_and_begun_anew(after: int, half: int, tmp_path: Path) -> None:
     """After the first headers, amid arrays, or when the last of them is written."""
@@ -376,6 +377,7 @@ def test_a_store_stays_when_the_search_fails(
 # ---- from the shell ----
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pyarrow")
     monkeypatch.chdir(tmp_path)
