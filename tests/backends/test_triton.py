@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 BLOCKS = 13
 
 
+@pytest.mark.slow_if(block=[0, 1, 3, 4, 5, 7, 8, 10])
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_fuzz(block: int, request: pytest.FixtureRequest) -> None:
     """Every kind of layer, against the definition."""
@@ -44,6 +45,7 @@ def test_fuzz(block: int, request: pytest.FixtureRequest) -> None:
         number += BLOCKS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("programs", [1, 1 << 20])
 def test_layers_of_every_width_together(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One call over all tiles of the filter, and several layers of each; or one tile for all."""
@@ -60,6 +62,7 @@ def test_layers_of_every_width_together(programs: int, monkeypatch: pytest.Monke
         assert first_difference(tied, wanted.tied) is None
 
 
+@pytest.mark.slow
 def test_many_stretches_and_lists_that_carry_over() -> None:
     rng = np.random.default_rng(3)
     support = rng.standard_normal((4500, 40)).astype("f4")
@@ -72,6 +75,7 @@ def test_many_stretches_and_lists_that_carry_over() -> None:
     assert first_difference(found.votes, wanted.votes) is None
 
 
+@pytest.mark.slow
 def test_ties_without_end_reach_the_complete_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly one-hot rows, more equally far ones than a list holds, none equal to another."""
     rng = np.random.default_rng(7)
@@ -115,6 +119,7 @@ def test_supports_beyond_the_memory_come_in_chunks(
     assert len(chunks) > 3
 
 
+@pytest.mark.slow
 def test_a_device_with_less_memory_than_it_said_gives_the_same_votes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -290,6 +295,7 @@ def test_directions_have_the_bits_of_the_definition() -> None:
         )
 
 
+@pytest.mark.slow
 def test_more_layers_take_no_more_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a width has too little work to fill the device by itself; but settlement has one for
     each of three shapes, and layers up to 16 wide have their own."""
@@ -333,6 +339,7 @@ def test_distances_that_are_not_asked_for_are_not_computed(
     assert len(calls) == 2
 
 
+@pytest.mark.slow
 def test_no_kernel_is_compiled_for_an_address_that_the_next_layer_lacks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -21,6 +21,7 @@ if (reason := backend.unavailable()) is not None:
     pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_from_its_first_line_to_its_last(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU to run it on")
@@ -95,6 +96,7 @@ def test_no_time_is_taken_where_equality_is_not_known(
         assert run("times") == (0 if value == "def" else 1)
 
 
+@pytest.mark.slow
 def test_a_layer_that_fails_leaves_no_sum_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     from pdepth.bench.gpu import __main__ as gpu
 

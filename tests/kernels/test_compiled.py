@@ -16,6 +16,7 @@ if (reason := backend.unavailable()) is not None:
     pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_without_spills() -> None:
     """For GPUs that are not here: registers, shared memory and the matrix instructions meant."""
     environment = {name: each for name, each in os.environ.items() if name != backend.INTERPRET}

@@ -20,6 +20,7 @@ from pdepth.kernels import complete, exact
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 
+@pytest.mark.slow
 def test_exact_ways_agree_with_one_another() -> None:
     rng = np.random.default_rng(5)
     for width in (1, 2, 127, 128, 129, 1000, 1025, 2049, 20011):

@@ -67,6 +67,8 @@ def test_scores_are_within_the_bound_of_their_twin(width: int, wide: bool) -> No
         assert (off <= bound.error(norm, np.float64(0), norms)).all()
 
 
+@pytest.mark.slow_if(size=[4, 8])
+@pytest.mark.slow_if(width=[300])
 @pytest.mark.parametrize("width", [20, 300])
 @pytest.mark.parametrize("size", [4, 8, 16])
 def test_by_groups_the_same_rows_join_a_list_as_one_by_one(width: int, size: int) -> None:

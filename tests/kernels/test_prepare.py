@@ -79,6 +79,7 @@ def test_what_float16_cannot_hold_has_an_infinite_norm() -> None:
     assert norms[0, 1] == math.inf
 
 
+@pytest.mark.slow
 def test_centres_are_their_twin() -> None:
     """Of ordinary rows in the sample; nought where rows need no rounding as they are."""
     rng = np.random.default_rng(20)
@@ -99,6 +100,7 @@ def test_centres_are_their_twin() -> None:
                 assert torch.allclose(own, wanted, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_surplus_and_largest_are_their_twins() -> None:
     rng = np.random.default_rng(9)
     for dtype in DTYPES:

@@ -20,6 +20,7 @@ from pdepth.kernels import search
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 
+@pytest.mark.slow
 def test_queries_that_come_in_parts() -> None:
     """More than one tile's, with room for the lists of one: of layers that settle apart."""
     rng = np.random.default_rng(22)
