@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pybind11
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
@@ -33,23 +37,42 @@ if platform.machine() in ("x86_64", "AMD64"):
     SOURCES["level_amx"] = avx512
 
 
+# A folder of objects: what was compiled from the same sources in the same way is taken from there.
+CACHE = os.environ.get("PDEPTH_BUILD_CACHE")
+
+
 class BuildApart(build_ext):
     """Compiles each source by itself: no instruction of a level leaks into another, and all cores
     have work."""
 
     def build_extension(self, ext: Pybind11Extension) -> None:
-        def compiled(name: str) -> list[str]:
-            return self.compiler.compile(
-                [f"csrc/{name}.cpp"],
+        csrc = hashlib.sha256(b"".join(Path(path).read_bytes() for path in sorted(ext.depends)))
+
+        def compiled(source: str) -> str:
+            flags = [*COMMON, *SOURCES.get(Path(source).stem, [])]
+            about = (source, flags, self.compiler.compiler_so, sys.version, pybind11.__version__)
+            key = hashlib.sha256(f"{csrc.hexdigest()} {about}".encode()).hexdigest()[:32]
+            kept = Path(CACHE, f"{key}.o") if CACHE else None
+            if kept and kept.exists():
+                return str(kept)
+            (compiled,) = self.compiler.compile(
+                [source],
                 output_dir=self.build_temp,
                 include_dirs=ext.include_dirs,
                 depends=ext.depends,
-                extra_postargs=[*COMMON, *SOURCES[name]],
+                extra_postargs=flags,
             )
+            if kept:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(compiled, f"{kept}.{os.getpid()}")
+                os.replace(f"{kept}.{os.getpid()}", kept)
+            return str(compiled)
 
         self.mkpath(os.path.join(self.build_temp, "csrc"))
+        sources = [*(f"csrc/{name}.cpp" for name in SOURCES), *ext.sources]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            ext.extra_objects = [each for found in pool.map(compiled, SOURCES) for each in found]
+            ext.extra_objects = list(pool.map(compiled, sources))
+        ext.sources = []  # all that is left is linking
         super().build_extension(ext)
 
 

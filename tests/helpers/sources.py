@@ -72,7 +72,11 @@ def named_tensors(array: Any, folder: Path) -> Any:
 
 
 def zarr_array(array: Any, folder: Path) -> Any:
-    return zarr.create_array(str(folder / "z"), data=array, chunks=(40, 4))
+    rows = zarr.open_array(  # zarr 2 has no create_array
+        str(folder / "z"), mode="w", shape=array.shape, dtype=array.dtype, chunks=(40, 4)
+    )
+    rows[:] = array
+    return rows
 
 
 def zarr_path(array: Any, folder: Path) -> Any:
