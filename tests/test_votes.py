@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,15 @@ WAYS: list[dict[str, Any]] = [
 ]
 
 
-def oracle(problem: Case, k: int, way: dict[str, Any]) -> definition.VoteTable:
+@lru_cache(maxsize=256)  # each level is asked the same
+def _oracle(problem: Case, k: int, way: tuple[tuple[str, Any], ...]) -> definition.VoteTable:
+    options = problem.options | dict(way) | {"k": k}
     with np.errstate(over="ignore"):
-        return definition.probe_votes(
-            problem.support, problem.labels, problem.queries, **(problem.options | way | {"k": k})
-        )
+        return definition.probe_votes(problem.support, problem.labels, problem.queries, **options)
+
+
+def oracle(problem: Case, k: int, way: dict[str, Any]) -> definition.VoteTable:
+    return _oracle(problem, k, tuple(way.items()))
 
 
 def assert_exact(problem: Case, ks: list[int], way: dict[str, Any], **engine: Any) -> None:
@@ -85,6 +90,7 @@ def test_one_class_and_infinite_distances(way: dict[str, Any]) -> None:
     assert pdepth.probe_votes(values, far.labels, far.queries, k=4, **way).votes == 8
 
 
+@pytest.mark.slow_if(backend=["reference"])
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_query_chunks_change_nothing(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voting, "CHUNK_BYTES", 1)
@@ -191,6 +197,7 @@ def network(rng: np.random.Generator, examples: int) -> tuple[list[NDArray[Any]]
 REFERENCES = ["prediction", "label", "last_probe", "array"]
 
 
+@pytest.mark.slow_if(reference=["label", "array"], ways=[WAYS[1], WAYS[2], {"k": [15, 3, 30]}])
 @pytest.mark.parametrize("reference", REFERENCES)
 @pytest.mark.parametrize("ways", [*WAYS[:3], {"k": [15, 3, 30]}, {"k": [7], "weights": "exp"}])
 def test_depths_against_every_reference(reference: str, ways: dict[str, Any]) -> None:

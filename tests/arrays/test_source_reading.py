@@ -139,6 +139,7 @@ print(status("VmHWM") - before)
 """
 
 
+@pytest.mark.slow_if(way=["own"])
 @pytest.mark.parametrize(("way", "metric"), [("own", "sqeuclidean"), ("queries", "cosine")])
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 def test_peak_memory_is_near_what_is_given(way: str, metric: str, tmp_path: Path) -> None:

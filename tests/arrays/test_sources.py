@@ -56,6 +56,7 @@ def test_every_kind_asks_for_every_kind(
     check(support, GRID, queries, asked)
 
 
+@pytest.mark.slow_if(dtype=["int8", "uint16", "int32", "uint64"])
 @pytest.mark.parametrize("dtype", [*DTYPES, "int8", "uint16", "int32", "uint64", "bool"])
 def test_every_type(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     force(monkeypatch, 37, 50)

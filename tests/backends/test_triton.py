@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 BLOCKS = 13
 
 
+@pytest.mark.fuzz
 @pytest.mark.slow_if(block=[0, 1, 3, 4, 5, 7, 8, 10])
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_fuzz(block: int, request: pytest.FixtureRequest) -> None:

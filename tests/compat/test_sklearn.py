@@ -119,6 +119,7 @@ def test_random_rows_are_answered_as_scikit_learn_does(way: dict[str, Any], dtyp
         assert (found[1] == ours.kneighbors(asked, 9, return_distance=False)).all()
 
 
+@pytest.mark.slow_if(way=[{"metric": "cosine"}])
 @pytest.mark.parametrize("weights", WEIGHTS, ids=["uniform", "distance", "None", "callable"])
 @pytest.mark.parametrize("way", [{}, {"metric": "cosine"}], ids=str)
 @pytest.mark.parametrize("kind", LABELLINGS)

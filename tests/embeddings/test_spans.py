@@ -32,8 +32,9 @@ from helpers.spans import (
 )
 
 
-@pytest.mark.slow_if(options=[{"early_exit": False}, {"reference": "last_probe"}])
+@pytest.mark.slow_if(options=[{"early_exit": False}, {"k": (2, 5, 9)}, {"reference": "last_probe"}])
 @pytest.mark.slow_if(held_out=[False], options=[{"metric": "cosine"}, {"return_counts": True}])
+@pytest.mark.slow_if(held_out=[True], options=[{"metric": "cosine"}])
 @pytest.mark.parametrize("held_out", [True, False])
 @pytest.mark.parametrize(
     "options",
@@ -127,6 +128,7 @@ def test_lists_do_not_outlive_their_span(monkeypatch: pytest.MonkeyPatch) -> Non
     assert in_memory == [0, 0]
 
 
+@pytest.mark.slow
 def test_a_probe_beyond_memory_is_read_as_it_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = depth(queries=QUERIES, early_exit=False)
     read: list[int] = []

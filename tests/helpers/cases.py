@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -113,10 +114,11 @@ class Case:
     options: dict[str, Any]
 
 
+@lru_cache(maxsize=64)  # each level is asked the same
 def case(seed: int, *, small: bool = False) -> Case:
-    """The problem of that number: kind, type, sizes, ties and way of asking drawn at random.
+    """The problem of that number: kind, type, sizes, ties and form of the queries drawn at random.
 
-    small: of few queries and up to half the rows, for an engine that is interpreted.
+    small: of few queries and up to half the rows, for a backend that is interpreted.
     """
     rng = np.random.default_rng(seed)
     most_rows, most_asked = (400, 7) if small else (800, 150)
@@ -193,11 +195,20 @@ def assert_exact(problem: Case, oracle: definition.VoteTable, **engine_options: 
     return len(oracle.votes)
 
 
+@lru_cache(maxsize=64)
 def oracle_of(problem: Case) -> definition.VoteTable:
+    """The votes of the definition."""
     with np.errstate(over="ignore"):
         return definition.probe_votes(
             problem.support, problem.labels, problem.queries, **problem.options
         )
+
+
+@lru_cache(maxsize=64)
+def neighbors_of(problem: Case) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Distances and rows of the neighbours by the definition."""
+    with np.errstate(over="ignore"):
+        return definition.kneighbors(problem.support, problem.queries, **problem.options)
 
 
 def largest_by_definition(

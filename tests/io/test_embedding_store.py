@@ -293,7 +293,7 @@ test_store.keep(Path({path!r}), test_store.QUERIES)
 """
 
 
-@pytest.mark.slow_if(after=[4, 11, 23])
+@pytest.mark.slow
 @pytest.mark.parametrize(("after", "half"), [(0, 9), (4, 0), (11, 100), (23, 100)])
 def test_a_killed_run_is_recognised_and_begun_anew(after: int, half: int, tmp_path: Path) -> None:
     """After the first headers, amid arrays, or when the last of them is written."""
