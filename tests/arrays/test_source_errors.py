@@ -85,7 +85,7 @@ def test_no_shards(tmp_path: Path) -> None:
     refused(
         ValueError, "a.txt: expected a .npy, .safetensors or .parquet file,", tmp_path / "a.txt"
     )
-    zarr.create_group(str(tmp_path / "g"))
+    zarr.open_group(str(tmp_path / "g"), mode="w")
     refused(
         ValueError, "g: expected a zarr array, got a group; name one of its arrays.", tmp_path / "g"
     )
@@ -178,7 +178,10 @@ def test_nulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sentence = "expected numbers, got a null in row 99."
         refused(ValueError, f"support (probe 0): the array: {sentence}", array)
         parquet.write_table(arrow.table({"x": array}), tmp_path / "a.parquet", row_group_size=20)
-        refused(ValueError, f"column x: {sentence}", tmp_path / "a.parquet")
+        sentence = f"column x: {sentence}"
+        if row is None and int(arrow.__version__.split(".")[0]) < 26:  # which reads no such list
+            sentence = "column x cannot be read at row 80: Expected all lists to be of size=2"
+        refused(ValueError, sentence, tmp_path / "a.parquet")
 
 
 def test_sources_that_do_not_keep_their_word(monkeypatch: pytest.MonkeyPatch) -> None:

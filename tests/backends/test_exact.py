@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +21,22 @@ from pdepth.arrays import arguments
 from pdepth.arrays.problem import problems
 from pdepth.backends import cpu
 
-from helpers.cases import Case, activations, assert_exact, case, cast, first_difference, oracle_of
+from helpers.cases import (
+    Case,
+    activations,
+    assert_exact,
+    case,
+    cast,
+    first_difference,
+    neighbors_of,
+    oracle_of,
+)
 
 BLOCKS = 24
 LEVELS = [name for name, runs in native.simd_levels().items() if runs]
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_fuzz(block: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each oracle vote is compared at every level this machine has; counted once a level."""
@@ -39,6 +52,8 @@ def test_fuzz(block: int, request: pytest.FixtureRequest, monkeypatch: pytest.Mo
     assert compared >= share
 
 
+@pytest.mark.slow_if(width=[3, 400])
+@pytest.mark.slow_if(engine=["triton"])
 @pytest.mark.parametrize("width", [3, 40, 400])
 def test_every_dtype_in_every_engine(engine: Engine, width: int) -> None:
     rng = np.random.default_rng(width)
@@ -57,6 +72,7 @@ def test_every_dtype_in_every_engine(engine: Engine, width: int) -> None:
         assert assert_exact(problem, oracle_of(problem), **engine.options) == asked
 
 
+@pytest.mark.slow_if(backend=["triton"], dtype=["int8", "uint16", "int16", "uint32", "int32"])
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "int16", "uint32", "int32", "uint64", "bool"])
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
 def test_other_integers(dtype: str, backend: str) -> None:
@@ -68,13 +84,12 @@ def test_other_integers(dtype: str, backend: str) -> None:
     assert_exact(problem, oracle_of(problem), backend=backend)
 
 
-def test_neighbours_and_distances_have_the_bits_of_the_definition(engine: Engine) -> None:
-    for number in range(0, engine.of(600, 42), 7):
+def test_neighbours_and_distances_have_the_bits_of_the_definition(
+    engine: Engine, of_tier: Callable[[Any, Any], Any]
+) -> None:
+    for number in range(0, engine.of(600, 42), of_tier(42, 7)):
         problem = case(number, small=engine.interpreted)
-        with np.errstate(over="ignore"):
-            distances, rows = definition.kneighbors(
-                problem.support, problem.queries, **problem.options
-            )
+        distances, rows = neighbors_of(problem)
         found_distances, found_rows = pdepth.kneighbors(
             problem.support, problem.queries, **problem.options, **engine.options
         )
@@ -82,13 +97,14 @@ def test_neighbours_and_distances_have_the_bits_of_the_definition(engine: Engine
         assert first_difference(found_distances, distances) is None, problem.name
 
 
-def test_rows_beyond_a_distance_may_be_left_out(level: str) -> None:
+def test_rows_beyond_a_distance_may_be_left_out(
+    level: str, of_tier: Callable[[Any, Any], Any]
+) -> None:
     """Those within it are all there, to the last bit of the distance."""
     returned = searched = 0
-    for number in range(0, 900, 15):
+    for number in range(0, 900, of_tier(90, 15)):
         problem = case(number)
-        with np.errstate(over="ignore"):
-            expected = definition.kneighbors(problem.support, problem.queries, **problem.options)
+        expected = neighbors_of(problem)
         rng = np.random.default_rng(number)
         places = rng.integers(0, expected[0].shape[1], len(expected[0]))
         within = expected[0][np.arange(len(places)), places]
@@ -108,17 +124,24 @@ def test_rows_beyond_a_distance_may_be_left_out(level: str) -> None:
     assert returned < 0.9 * searched  # and many of the others are not
 
 
+@lru_cache
+def wide(width: int, queries: int) -> Case:
+    support = np.random.default_rng(width).standard_normal((60, width)).astype(np.float32)
+    options = {"query_rows": np.arange(queries), "k": 30}
+    return Case(f"width {width}", support, np.zeros(60, int), None, options)
+
+
+@pytest.mark.slow_if(engine=["triton"])
 def test_large_widths_sum_in_the_definitions_order(engine: Engine) -> None:
-    rng = np.random.default_rng(5)
-    asked = np.arange(engine.of(60, 2))
     for width in (127, 128, 129, 1000, 4097, 20011)[: engine.of(6, 4)]:
-        support = rng.standard_normal((60, width)).astype(np.float32)
-        distances, rows = definition.kneighbors(support, query_rows=asked, k=30)
-        found = pdepth.kneighbors(support, query_rows=asked, k=30, **engine.options)
-        assert first_difference(found[0], distances) is None
-        assert first_difference(found[1], rows) is None
+        problem = wide(width, engine.of(60, 2))
+        expected = neighbors_of(problem)
+        distances, rows = pdepth.kneighbors(problem.support, **problem.options, **engine.options)
+        assert first_difference(distances, expected[0]) is None
+        assert first_difference(rows, expected[1]) is None
 
 
+@pytest.mark.slow_if(engine=["triton"])
 def test_cosine(engine: Engine) -> None:
     rng = np.random.default_rng(1)
     support, queries = rng.standard_normal((500, 33)), rng.standard_normal((80, 33))
@@ -128,13 +151,13 @@ def test_cosine(engine: Engine) -> None:
     assert_exact(problem, oracle_of(problem), **engine.options)
 
 
-def test_votes_do_not_depend_on_threads(level: str) -> None:
+def test_votes_do_not_depend_on_threads(level: str, of_tier: Callable[[Any, Any], Any]) -> None:
     rng = np.random.default_rng(2)
     support = activations(rng, 3000, 50).astype(np.float32)
     labels = rng.integers(0, 100, 3000)
     wanted = pdepth.kneighbors(support, k=30, num_threads=1)
     votes = pdepth.probe_votes(support, labels, num_threads=1).votes
-    for threads in (2, 3, 7):
+    for threads in of_tier((3,), (2, 3, 7)):
         found = pdepth.kneighbors(support, k=30, num_threads=threads)
         assert first_difference(found[1], wanted[1]) is None
         assert first_difference(found[0], wanted[0]) is None
@@ -142,6 +165,8 @@ def test_votes_do_not_depend_on_threads(level: str) -> None:
         assert first_difference(again, votes) is None
 
 
+@pytest.mark.slow_if(held=[1, 3 << 29])
+@pytest.mark.slow_if(level=["bf16"])
 @pytest.mark.parametrize("held", [1, 40_000, 3 << 29])
 def test_many_rows_cross_every_tile(level: str, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles of queries and chunks of the support, with lists that must carry over.
@@ -158,6 +183,7 @@ def test_many_rows_cross_every_tile(level: str, held: int, monkeypatch: pytest.M
     assert_exact(problem, oracle_of(problem))
 
 
+@pytest.mark.slow_if(engine=["triton"])
 def test_the_cut_grows_with_the_bound(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The nearest rows are the only ones that bfloat16 rounds, in whatever chunk they come.
 
@@ -181,6 +207,7 @@ def test_the_cut_grows_with_the_bound(engine: Engine, monkeypatch: pytest.Monkey
         assert_exact(problem, oracle_of(problem), **engine.options)
 
 
+@pytest.mark.slow_if(engine=["triton"])
 @pytest.mark.parametrize("a_class", [10, 45])
 def test_far_rows_that_tie_fill_every_list(engine: Engine, a_class: int) -> None:
     """Nearly one-hot rows: to a filter all other classes are equally far, and they come first.
@@ -206,6 +233,7 @@ def test_far_rows_that_tie_fill_every_list(engine: Engine, a_class: int) -> None
         assert_exact(problem, oracle_of(problem), **engine.options)
 
 
+@pytest.mark.slow_if(engine=["triton"])
 @pytest.mark.parametrize("early_exit", [True, False])
 @pytest.mark.parametrize("held_out", [True, False])
 def test_depth(engine: Engine, early_exit: bool, held_out: bool) -> None:
@@ -362,6 +390,7 @@ def test_a_caller_that_flushes_subnormals_gets_the_same_bits() -> None:
         assert first_difference(distances, wanted[0]) is None
 
 
+@pytest.mark.slow
 def test_fresh_memory_is_never_read() -> None:
     """The same problems with every fresh allocation filled with a pattern that is no number."""
     code = (
