@@ -24,7 +24,8 @@ from pdepth.io.atomic import replacing
 HERE = Path(__file__).resolve().parent
 CHECKOUT = (HERE.parent / "csrc").is_dir()  # and no installed copy
 HOME = HERE.parent if CHECKOUT else Path("pdepth-bench")  # of what is written
-README, PICTURE, RESULTS = Path("README.md"), Path("docs", "bench.png"), Path("bench", "results")
+README, PAGE = Path("README.md"), Path("docs", "benchmarks.md")
+PICTURE, RESULTS = Path("docs", "bench.png"), Path("bench", "results")
 DATA = Path(os.environ.get("PDEPTH_DATA", HERE.parents[1] / "shared" / "data"))
 
 
@@ -160,7 +161,7 @@ def publish(
     render(name, table(json.loads(stored.read_text())), page)
 
 
-def render(name: str, text: str, where_to: Path = README) -> None:
+def render(name: str, text: str, where_to: Path = PAGE) -> None:
     """Put `text` between the marks of the benchmark `name` in a page, made if there is none."""
     page = HOME / where_to
     begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"

@@ -3,8 +3,8 @@
     pdepth run bench/studies/cifar10.py:resnet18 --support bench/studies/cifar10.py:support \\
         --queries bench/studies/cifar10.py:queries --all-votes --batch-size 64 --out cifar10-depth
 
-    python bench/studies/cifar10.py             that, timed; checked, stored and rendered into README.md
-    python bench/studies/cifar10.py --render    README's table from the stored result
+    python bench/studies/cifar10.py             measure that, check it, store it and render its table
+    python bench/studies/cifar10.py --render    the table of docs/benchmarks.md from the stored result
 
 The data lies beside the repository, or where PDEPTH_DATA says. The gate: the votes of 50 random
 queries at every probe are compared with the definition's, and a difference ends the run.

@@ -1,4 +1,4 @@
-"""README's tables and the picture, from stored results alone: the same results, the same bytes."""
+"""Tables and the picture, from stored results alone: the same results, the same bytes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAME, STORED = "pdepth bench", common.RESULTS / "suite.json"
+SUMMARY = "pdepth bench: summary"  # of README
 UNFINISHED = STORED.with_suffix(".unfinished")
 GROUPS = {  # of shapes, from the picture's top
     "goal": "",
     "layer": "layers of ResNet18, VGG16, MLP",
     "special": "layers that break engines",
 }
+SUMMARY_SHAPES = (  # beside the first network of `_networks`
+    "10,000 x 10,000 x 512",
+    "50,000 x 10,000 x 512",
+    "softmax, 10,000 x 10,000 x 10",
+    "trained network, 10,000 x 10,000 x 11 probes",
+)
 # Markers and colours of the peers; Okabe and Ito's, the slower ones in greys.
 PEERS = (
     *(("s", "#E69F00"), ("^", "#D55E00"), ("v", "#009E73"), ("<", "#CC79A7")),
@@ -106,6 +113,26 @@ def tables(stored: dict[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def summary(stored: dict[str, Any]) -> str:
+    """README's table: a few shapes of the goal and a whole network beside their best exact peer."""
+    about, rows = stored["machine_info"], rows_of(stored)
+    table = [("support x queries x width", "pdepth", "best exact peer", "peer / pdepth")]
+    for row in rows:
+        if row.name in SUMMARY_SHAPES and (peer := next(iter(row.peers), None)):
+            seconds = [_time(row.seconds(name)) for name in (row.ours, peer)]
+            table.append(
+                (row.name, seconds[0], f"{seconds[1]} {peer}", _times(row.ratio(peer, row.ours)))
+            )
+    for name, size, probes, ours, peer, ratio in _network_rows(rows)[:1]:
+        table.append((f"{name}, {size} x {probes} probes", ours, peer, ratio))
+    note = (
+        f"Seconds for all votes, float32, k = {about['k']}: medians of interleaved rounds on "
+        f"{about['threads']} threads of {about['processor']} (level {about['level']}), "
+        f"{about['date']}."
+    )
+    return f"{_markdown(table)}\n\n{note}"
+
+
 def lines(stored: dict[str, Any]) -> str:
     """Every engine of every shape, for a terminal."""
     said = [common.where(stored["machine_info"])]
@@ -166,17 +193,19 @@ def _goals(rows: list[Row], threads: int) -> str:
 
 def _networks(rows: list[Row]) -> str:
     """Whole networks, each probe at the time of its shape; "" where a shape is missing."""
+    networks = _network_rows(rows)
+    sizes = dict.fromkeys(size for _, size, *_ in networks)
+    head = (
+        f"all probes, {' or '.join(sizes)}", "probes", "pdepth", "best exact peer", "peer / pdepth"
+    )  # fmt: skip
+    return _markdown([head, *((name, *rest) for name, _, *rest in networks)])
+
+
+def _network_rows(rows: list[Row]) -> list[tuple[str, ...]]:
+    """Of each network whose probes' shapes are measured: name, size, probes, pdepth's seconds, the
+    best exact peer's, their ratio."""
     by_width = {row.params["widths"][0]: row for row in rows if row.params["group"] == "layer"}
-    sizes = {f"{rows:,} x {asked:,}" for rows, asked, _ in (r.size() for r in by_width.values())}
-    table = [
-        (
-            f"all probes, {' or '.join(sizes)}",
-            "probes",
-            "pdepth",
-            "best exact peer",
-            "peer / pdepth",
-        )
-    ]
+    table = []
     for name, widths in NETWORKS.items():
         if not by_width.keys() >= set(widths):
             continue
@@ -188,17 +217,19 @@ def _networks(rows: list[Row]) -> str:
                 sums[engine] = sum(filter(None, seconds))
         ours = layers[0].ours
         peers = set(sums).intersection(*(layer.peers for layer in layers))
-        peer = min(peers, key=lambda each: sums[each], default=None)
+        peer = min(peers, key=lambda engine: sums[engine], default=None)
+        support, queries, _ = layers[0].size()
         table.append(
             (
                 name,
+                f"{support:,} x {queries:,}",
                 str(len(widths)),
                 _time(sums[ours]),
                 "-" if peer is None else f"{_time(sums[peer])} {peer}",
                 _times(None if peer is None else sums[peer] / sums[ours]),
             )
         )
-    return _markdown(table)
+    return table
 
 
 def _special(rows: list[Row]) -> str:
@@ -381,10 +412,21 @@ def save(stored: dict[str, Any], path: Path) -> None:
 
 
 def publish(stored: dict[str, Any]) -> str:
-    """Store the results, draw the picture, put the tables into README.md; says where."""
-    paths = [common.HOME / path for path in (STORED, common.PICTURE, common.README)]
+    """Store the results, draw the picture, write the tables of the page and README's summary.
+
+    Returns what was written, in words; and where README has no place for its summary, that it has
+    none.
+    """
+    paths = [common.HOME / path for path in (STORED, common.PICTURE, common.PAGE)]
     save(stored, paths[0])
     picture(stored, paths[1])
-    image = f"![Time of every engine]({common.PICTURE.as_posix()})"
+    image = f"![Time of every engine]({common.PICTURE.name})"
     common.render(NAME, f"{image}\n\n{tables(stored)}")
-    return f"Wrote {', '.join(map(str, paths))}."
+    readme, unwritten = common.HOME / common.README, ""
+    if readme.exists():
+        try:
+            common.render(SUMMARY, summary(stored), common.README)
+            paths.append(readme)
+        except ValueError as error:
+            unwritten = f"\n{error}"
+    return f"Wrote {', '.join(map(str, paths))}.{unwritten}"

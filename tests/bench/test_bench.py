@@ -256,7 +256,8 @@ def test_what_is_stored(stored, tmp_path):
 
 def test_rendering_is_deterministic_and_stays_between_the_marks(stored, tmp_path, monkeypatch):
     monkeypatch.setattr(common, "HOME", tmp_path)
-    page = tmp_path / "README.md"
+    page = tmp_path / common.PAGE
+    page.parent.mkdir()
     page.write_text("before\n<!-- x -->\nold\n<!-- end of x -->\nafter\n")
     common.render("x", render.tables(stored))
     once = page.read_text()
@@ -278,7 +279,11 @@ def test_rendering_is_deterministic_and_stays_between_the_marks(stored, tmp_path
 def test_the_stored_results_and_the_page_agree():
     if not common.CHECKOUT:
         pytest.skip("an installed copy has no page")
-    assert render.tables(render.load()) in (common.HOME / common.README).read_text()
+    stored = render.load()
+    assert render.tables(stored) in (common.HOME / common.PAGE).read_text()
+    summary = render.summary(stored)
+    assert summary in (common.HOME / common.README).read_text()
+    assert summary.count("\n| ") == 1 + len(render.SUMMARY_SHAPES) + 1  # the rule, the network
 
 
 def test_networks_are_the_sums_of_their_layers():
@@ -365,13 +370,24 @@ def test_a_whole_run_stores_and_renders(tmp_path, monkeypatch):
     result = call("--rounds", 1)
     assert result.exit_code == 0, result.output
     written = [tmp_path / "bench/results/suite.json", tmp_path / "docs/bench.png"]
-    page, *before = [tmp_path / "README.md", *(each.read_bytes() for each in written)]
+    page, *before = [tmp_path / common.PAGE, *(each.read_bytes() for each in written)]
     text = page.read_text()
-    assert "![Time of every engine](docs/bench.png)" in text
+    assert "![Time of every engine](bench.png)" in text
     assert "10 MB (" in text
+    readme = tmp_path / "README.md"
+    assert not readme.exists()
+    readme.write_text("no marks\n")
     page.write_text(text.replace("Seconds, medians", "overwritten"))
-    assert call("--render").exit_code == 0
-    assert page.read_text() == text
+    again = call("--render")
+    assert again.exit_code == 0
+    assert "README.md has no marks <!-- pdepth bench: summary --> and" in again.stdout
+    assert (page.read_text(), readme.read_text()) == (text, "no marks\n")
+    readme.write_text(
+        "a\n<!-- pdepth bench: summary -->\n\n<!-- end of pdepth bench: summary -->\n"
+    )
+    monkeypatch.setattr(render, "SUMMARY_SHAPES", (TINY.name,))
+    assert call("--render").stdout.endswith(f"{readme}.\n")
+    assert f"\n| {TINY.name} | " in readme.read_text()
     assert before == [each.read_bytes() for each in written]
 
 
