@@ -693,8 +693,8 @@ def bench(
             found,
             rounds=rounds or (3 if quick else 5),
             patience=8 if quick else 100,
-            apart=not quick,
-            say=lambda text: typer.echo(text, err=True),
+            fresh=not quick,
+            report=lambda text: typer.echo(text, err=True),
         )
         if whole:
             unfinished = common.HOME / report.UNFINISHED
