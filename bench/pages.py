@@ -38,7 +38,7 @@ def render(name: str, text: str, page: Path = common.PAGE) -> Path:
     Raises:
         ValueError: the page has no such marks; it stays as it is.
     """
-    path = common.HOME / page
+    path: Path = common.HOME / page
     begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
     old = path.read_text() if path.exists() else f"{begin}{end}\n"
     if begin not in old or end not in old:

@@ -39,6 +39,7 @@ from pdepth.bench.studies import memory_cases
 from pdepth.bench.studies.memory_cases import MAPPED_ROWS, MAPPED_WIDTH
 from pdepth.bench.studies.memory_tables import ROUNDS, SAMPLE, table
 from pdepth.progress import fastest
+from pdepth.search.chunks import KeptLists
 
 NAME, STORED = "bench/studies/memory.py", HOME / RESULTS / "memory.json"
 PAGE = Path("docs", "memory.md")
@@ -265,7 +266,7 @@ def run_with_kills(
             process.communicate()
             seconds += max(0.0, time.perf_counter() - begin - start)
             kills += 1
-            passing += (run_dir / "passing.npz").exists()
+            passing += (run_dir / f"{KeptLists.NAME}.npz").exists()
             continue
         record = json.loads(out.splitlines()[-1])
         seconds += record["seconds"]

@@ -124,9 +124,9 @@ def small(memory: str, run_dir: str | None) -> dict[str, Any]:
     from torch import nn
     from torch.utils.data import TensorDataset
 
-    from pdepth.search import passing
+    from pdepth.search.chunks import KeptLists
 
-    passing.PAUSE = 0.5  # the run is short
+    KeptLists.pause = 0.5  # the run is short
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1024),

@@ -29,7 +29,7 @@ import numpy as np
 
 import pdepth
 from pdepth import native
-from pdepth.backends import triton as gpu
+from pdepth.backends import triton
 from pdepth.bench.suite.shapes import Labels, Problem, Rows, select
 
 PDEPTH, PEER, CEILING = "pdepth", "peer", "ceiling"
@@ -271,7 +271,7 @@ def registry() -> list[Engine]:
     levels = [level for level, runs in native.simd_levels().items() if runs]
     levels.remove("bf16")  # for tests: AMX's arithmetic in plain C++
     fastest, *slower = reversed(levels)
-    on_gpu = gpu.available() is None and not gpu.interpreted()
+    on_gpu = triton.unavailable() is None and not triton.interpreted()
     return [
         Pdepth(fastest),
         *(Pdepth(level, limit=5e10 if level == "portable" else 2e12) for level in slower),

@@ -336,4 +336,5 @@ def _measure(suite: Suite, shape: Shape) -> dict[str, Any]:
             raise KeyboardInterrupt
         if status != pytest.ExitCode.OK:
             raise RuntimeError(f"pytest: expected exit code 0, got {status!r}.")
-        return load(results)
+        measured: dict[str, Any] = load(results)
+        return measured

@@ -31,7 +31,8 @@ def load() -> dict[str, Any]:
         raise FileNotFoundError(
             f"stored results: expected a file {path}, found none; `pdepth bench` measures them."
         )
-    return pages.load(path)
+    stored: dict[str, Any] = pages.load(path)
+    return stored
 
 
 def publish(stored: dict[str, Any]) -> str:
@@ -80,7 +81,7 @@ def tables(stored: dict[str, Any]) -> str:
 def summary(stored: dict[str, Any]) -> str:
     """README's table: a few shapes and a whole network, beside their best exact peer."""
     machine, rows = stored["machine_info"], rows_of(stored)
-    table = [(SHAPE_HEAD, "pdepth", "best exact peer", "peer / pdepth")]
+    table: list[tuple[str, ...]] = [(SHAPE_HEAD, "pdepth", "best exact peer", "peer / pdepth")]
     for row in rows:
         if row.name in SUMMARY_SHAPES and (peer := row.best_peer) is not None:
             table.append(
@@ -177,7 +178,7 @@ def _network_rows(rows: list[Row]) -> list[tuple[str, ...]]:
     Of each its name, size, probes, pdepth's seconds, the best exact peer's, and their ratio.
     """
     by_width = {row.params["widths"][0]: row for row in rows if row.params["group"] == "layer"}
-    table = []
+    table: list[tuple[str, ...]] = []
     for name, widths in NETWORKS.items():
         if not by_width.keys() >= set(widths):
             continue
@@ -229,11 +230,11 @@ def _ceilings(rows: list[Row]) -> str:
 
     def operations(row: Row) -> float:
         support, queries, widths = row.size()
-        return 2.0 * support * queries * sum(widths)
+        return float(2.0 * support * queries * sum(widths))
 
     def bytes_read(row: Row) -> float:
         support, queries, widths = row.size()
-        return 4.0 * (support + queries) * sum(widths)
+        return float(4.0 * (support + queries) * sum(widths))
 
     rates = [
         f"{engine} {rate:,.0f} {unit}"
@@ -258,7 +259,7 @@ def _engines(rows: list[Row]) -> str:
 def _cell(row: Row, name: str) -> str:
     """The time, and in brackets how many votes differ from pdepth's, if any."""
     differing = row.engines[name]["extra_info"]["differing"] if name in row.engines else 0
-    return shown_seconds(row.seconds(name)) + (f" ({differing:,})" if differing else "")
+    return f"{shown_seconds(row.seconds(name))}{f' ({differing:,})' if differing else ''}"
 
 
 def _markdown(table: Sequence[tuple[str, ...]]) -> str:
