@@ -1,4 +1,4 @@
-"""The benchmark suite: engines, gate, stored results, tables, and the reference set."""
+"""The benchmark suite: engines, gate, stored results and tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytest.importorskip("pytest_benchmark")
 pytest.importorskip("matplotlib")
 
 from pdepth.bench import common, gate, pages
-from pdepth.bench.suite import check, engines, measure, picture, render, results, shapes
+from pdepth.bench.suite import engines, measure, picture, render, results, shapes
 
 
 def whole_numbers(shape: shapes.Shape) -> shapes.Problem:
@@ -165,6 +165,7 @@ def test_a_peer_that_fails_is_left_out_and_named():
     assert "short is left out: ValueError: votes: expected shape (1, 40), got (1, 39)" in lines
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch):
     class Interrupted(AlmostPeer):
         calls = 0
@@ -226,6 +227,7 @@ def test_rounds_are_interleaved():
     assert len({tuple(each["data"]) for each in stats}) == 3
 
 
+@pytest.mark.slow
 def test_what_is_stored(stored, tmp_path):
     machine = stored["machine_info"]
     assert machine["versions"].keys() >= {"pdepth", "python", "numpy", "torch"}
@@ -335,6 +337,7 @@ class Mine(Engine):
 """
 
 
+@pytest.mark.slow
 def test_a_selection_prints_and_stores_nothing_but_its_json(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "SHAPES", (TINY, TWO))
     monkeypatch.setattr(measure, "BRIEF", 1e10)
@@ -432,63 +435,3 @@ def test_an_engine_that_is_not_installed_is_left_out(monkeypatch):
     listed = call("--list")
     assert "faiss" not in listed.stdout.splitlines()
     assert "faiss is left out: faiss-cpu is not installed.\n" in listed.stderr
-
-
-def test_the_reference_set_holds_the_definitions_votes():
-    known = check.reference()
-    sample = np.arange(0, 500, 25)
-    for number, name in enumerate(known["probes"]):
-        support, queries = known[f"support_{name}"], known[f"queries_{name}"]
-        held_out = definition.probe_votes(support, known["labels"], queries[sample])
-        own = definition.probe_votes(support, known["labels"], query_rows=sample)
-        for prefix, table in (("", held_out), ("own_", own)):
-            np.testing.assert_array_equal(known[f"{prefix}votes"][number, sample], table.votes)
-            np.testing.assert_array_equal(known[f"{prefix}tied"][number, sample], table.tied)
-    for prefix in check.PREFIXES:
-        depth, undefined = definition.depth_from_votes(
-            known[f"{prefix}votes"], known[f"{prefix}predictions"]
-        )
-        np.testing.assert_array_equal(known[f"{prefix}depth"], depth)
-        np.testing.assert_array_equal(known[f"{prefix}undefined"], undefined)
-
-
-def test_pdepth_agrees_with_the_reference_set():
-    result = call("--reference")
-    assert result.exit_code == 0, result.output
-    assert "votes[5] (softmax): 500 compared, 0 differ\n" in result.stdout
-    assert "pdepth portable\n" in result.stdout
-
-
-@pytest.fixture
-def answers() -> dict[str, Any]:
-    return {name: check.reference()[name].copy() for name in ("votes", "own_depth")}
-
-
-def test_the_checker_reports_a_planted_error(tmp_path, answers):
-    file = tmp_path / "mine.npz"
-    np.savez(file, **answers)
-    assert call("--check", file).exit_code == 0
-    right = answers["votes"][2, 17]
-    answers["votes"][2, 17] = right + 1
-    answers["votes"][2, 40] = -1
-    np.savez(file, **answers)
-    result = call("--check", file)
-    assert result.exit_code == 1
-    lines = result.stdout.splitlines()
-    assert lines[2] == (
-        f"votes[2] (conv2): 500 compared, 2 differ, the first at 17: {right + 1} for {right}"
-    )
-    assert lines[6] == "own_depth: 1,297 compared, 0 differ"
-
-
-def test_the_checker_refuses_what_it_cannot_compare(tmp_path, answers):
-    file = tmp_path / "mine.npz"
-    np.savez(file, votes=answers["votes"][:3])
-    assert "votes: expected shape (6, 500), got (3, 500)." in refused("--check", file)
-    np.savez(file, votes=answers["votes"].astype(float))
-    assert "votes: expected integers or booleans, got float64." in refused("--check", file)
-    np.savez(file, other=answers["votes"])
-    assert "answers: expected one or more of votes, tied, depth" in refused("--check", file)
-    file.write_text("text")
-    assert ": expected a .npz file of arrays of numbers." in refused("--check", file)
-    assert "No such file" in refused("--check", tmp_path / "gone.npz")

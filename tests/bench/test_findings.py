@@ -24,11 +24,13 @@ def check(result: AgainstDepth, *names: str) -> None:
         assert trend.p_value < findings.SIGNIFICANT, name
 
 
+@pytest.mark.slow
 def test_on_the_demos_digits() -> None:
     result = findings.demo()
     check(result, "accuracy", "confidence", "entropy", "output_margin", "input_margin")
 
 
+@pytest.mark.slow
 def test_on_cifar10() -> None:
     if not (DATA / "cifar10.py").is_file():
         pytest.skip(f"needs CIFAR-10 in {DATA}; PDEPTH_DATA names another folder")
