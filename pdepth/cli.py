@@ -644,9 +644,9 @@ def bench(
     """Measure pdepth, its peers and this machine's limits, side by side.
 
     Each number has passed its gate: votes are compared with the float64 definition first. A run of
-    all shapes and engines stores its results and renders them, in a checkout into README.md, else
-    into ./pdepth-bench; interrupted, it goes on after its last whole shape. Any other run prints
-    them. --check and --reference end with 1 if anything differs.
+    all shapes and engines stores its results and renders them, in a checkout into
+    docs/benchmarks.md, else into ./pdepth-bench; interrupted, it goes on after its last whole
+    shape. Any other run prints them. --check and --reference end with 1 if anything differs.
 
     \b
     Examples:
@@ -693,8 +693,8 @@ def bench(
             found,
             rounds=rounds or (3 if quick else 5),
             patience=8 if quick else 100,
-            apart=not quick,
-            say=lambda text: typer.echo(text, err=True),
+            fresh=not quick,
+            report=lambda text: typer.echo(text, err=True),
         )
         if whole:
             unfinished = common.HOME / report.UNFINISHED

@@ -27,12 +27,12 @@ TYPES = {"dense": np.float16, "softmax": np.float32}
 
 def stored(name: str, support: Any, queries: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """Both arrays of a probe as rows, narrow enough to be kept in a repository."""
-    both = [each.numpy().reshape(len(each), -1) for each in (support, queries)]
+    both = [rows.numpy().reshape(len(rows), -1) for rows in (support, queries)]
     if name in STEPS:
-        scale = STEPS[name] / max(each.max() for each in both)
-        first, second = (np.rint(each * scale).astype(np.uint8) for each in both)
+        scale = STEPS[name] / max(rows.max() for rows in both)
+        first, second = (np.rint(rows * scale).astype(np.uint8) for rows in both)
     else:
-        first, second = (each.astype(TYPES[name]) for each in both)
+        first, second = (rows.astype(TYPES[name]) for rows in both)
     return first, second
 
 
@@ -51,31 +51,32 @@ def expected(
     ]
     votes = np.stack([table.votes for table in tables])
     depth, undefined = definition.depth_from_votes(votes, predictions)
-    found = {
+    answers = {
         "predictions": predictions,
         "votes": votes,
         "tied": np.stack([table.tied for table in tables]),
         "depth": depth,
         "undefined": undefined,
     }
-    return {prefix + name: array for name, array in found.items()}
+    return {prefix + name: array for name, array in answers.items()}
 
 
 def main() -> None:
+    """Train the demo's network, and write both files."""
     here = Path(__file__).parent
     model, *sets = train_demo()
     sources = [Batches(data, "support", 256) for data in sets]
     with at_rest(model):
         layout = inspect(model, place(model, LAYERS), sources[0].first[0])
-        own, asked = (capture(model, layout, source) for source in sources)
+        own, held_out = (capture(model, layout, source) for source in sources)
     probes = tuple(probe.name for probe in layout.probes)
     arrays: dict[str, Any] = {"probes": np.array(probes), "k": np.array(K)}
     arrays |= {"labels": sets[0].tensors[1].numpy(), "query_labels": sets[1].tensors[1].numpy()}
-    for name, support, queries in zip(probes, own.embeddings, asked.embeddings, strict=True):
+    for name, support, queries in zip(probes, own.embeddings, held_out.embeddings, strict=True):
         arrays[f"support_{name}"], arrays[f"queries_{name}"] = stored(name, support, queries)
     answers = [
         expected(arrays, probes, captured.predictions.numpy(), prefix)
-        for prefix, captured in (("", asked), ("own_", own))
+        for prefix, captured in (("", held_out), ("own_", own))
     ]
     np.savez_compressed(here / "digits.npz", **arrays, **answers[0], **answers[1])
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}

@@ -1,10 +1,10 @@
-"""The main job on real data: CIFAR-10 under its ResNet18, 10,000 support and 2,000 test images.
+"""A whole job on real data: CIFAR-10 under its ResNet18, 10,000 support and 2,000 test images.
 
     pdepth run bench/studies/cifar10.py:resnet18 --support bench/studies/cifar10.py:support \\
         --queries bench/studies/cifar10.py:queries --all-votes --batch-size 64 --out cifar10-depth
 
-    python bench/studies/cifar10.py             that, timed; checked, stored and rendered into README.md
-    python bench/studies/cifar10.py --render    README's table from the stored result
+    python bench/studies/cifar10.py             time that, check it, store it, render its table
+    python bench/studies/cifar10.py --render    the table of docs/benchmarks.md, as stored
 
 The data lies beside the repository, or where PDEPTH_DATA says. The gate: the votes of 50 random
 queries at every probe are compared with the definition's, and a difference ends the run.
@@ -12,7 +12,6 @@ queries at every probe are compared with the definition's, and a difference ends
 
 from __future__ import annotations
 
-import json
 import resource
 import subprocess
 import sys
@@ -26,15 +25,17 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from pdepth import DepthResult
-from pdepth.bench.common import HOME, RESULTS, definition_votes, machine, real_data, render, where
+from pdepth.bench.common import HOME, PAGE, RESULTS, describe, machine
+from pdepth.bench.data import real_data
+from pdepth.bench.gate import definition_votes
+from pdepth.bench.pages import publish
 from pdepth.embeddings.capture import at_rest, capture, inspect
 from pdepth.embeddings.dataset import Batches
 from pdepth.embeddings.placement import place
-from pdepth.io.atomic import replacing
 
 NAME, STORED = "bench/studies/cifar10.py", HOME / RESULTS / "cifar10.json"
 FILE = Path(__file__).resolve()
-SUPPORT, QUERIES = 10_000, 2_000
+SUPPORT, QUERIES, CHECKED = 10_000, 2_000, 50
 
 
 def resnet18() -> nn.Module:
@@ -63,37 +64,54 @@ def run(out: str) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - begin, "peak_bytes": peak}
 
 
-def check(result: DepthResult, asked: int = 50) -> int:
-    """Recompute random queries' votes by the definition, a stretch of the support at a time.
+def check(result: DepthResult) -> int:
+    """Compare random queries' votes with the definition's; returns how many, or ends the run.
 
-    Returns how many were compared; the batches are those of the run, so that the embeddings have
-    the same bits.
+    The batches are those of the run, so that the embeddings have the same bits.
     """
     model = resnet18()
     sources = [Batches(support(), "support", 64), Batches(queries(), "queries", 64)]
     with at_rest(model):
         layout = inspect(model, place(model), sources[0].first[0])
         own, held_out = (capture(model, layout, source) for source in sources)
-    rows = np.random.default_rng(0).choice(len(result), asked, replace=False)
+    rows = np.random.default_rng(0).choice(len(result), CHECKED, replace=False)
     labels = np.asarray(own.labels)
     for number, name in enumerate(result.probes):
-        wanted = definition_votes(
+        expected = definition_votes(
             own.embeddings[number], labels, held_out.embeddings[number][rows], result.k
         )
-        differing = int((wanted != result.votes[number, rows]).sum())
-        print(f"{name}: {asked} votes checked, {differing} differ", flush=True)
+        differing = int((expected != result.votes[number, rows]).sum())
+        print(f"{name}: {CHECKED} votes compared, {differing} differ", flush=True)
         if differing:
             raise SystemExit("The votes differ from the definition's: no number.")
-    return asked * len(result.probes)
+    return CHECKED * len(result.probes)
+
+
+def measure() -> dict[str, Any]:
+    """The run, what it found, and how many of its votes were compared."""
+    with tempfile.TemporaryDirectory() as out:
+        record = run(out)
+        result = DepthResult.load(Path(out) / "depth.parquet")
+    assert result.widths is not None
+    *settled, undefined = result.settled().tolist()
+    columns = result.probes, result.widths, result.probe_accuracy().tolist(), settled
+    return record | {
+        "embedding_bytes": 4 * sum(result.widths) * (SUPPORT + QUERIES),
+        "probes": list(zip(*columns, strict=True)),
+        "undefined": undefined,
+        "checked": check(result),
+        "machine": machine("numpy", "torch", "torchvision"),
+    }
 
 
 def table(stored: dict[str, Any]) -> str:
+    """A sentence on the run, and its probes."""
     lines = [
         f"{SUPPORT:,} support and {QUERIES:,} test images, ResNet18, k = 30, all votes: "
         f"{stored['seconds']:.0f} s from start to end, peak memory "
         f"{stored['peak_bytes'] / 1e9:.1f} GB, of which {stored['embedding_bytes'] / 1e9:.1f} GB "
         f"are the embeddings; {stored['checked']} votes compared with the definition, 0 differ; "
-        f"{where(stored['machine'])}.",
+        f"{describe(stored['machine'])}.",
         "",
         "| probe | width | k-NN accuracy | examples that settle here |",
         "| --- | ---: | ---: | ---: |",
@@ -103,32 +121,5 @@ def table(stored: dict[str, Any]) -> str:
     return "\n".join([*lines, f"| undefined | | | {stored['undefined']} |"])
 
 
-def main() -> None:
-    if sys.argv[1:] != ["--render"]:
-        with tempfile.TemporaryDirectory() as out:
-            stored = run(out)
-            result = DepthResult.load(Path(out) / "depth.parquet")
-        assert result.widths is not None
-        settled = result.settled().tolist()
-        stored |= {
-            "embedding_bytes": 4 * sum(result.widths) * (SUPPORT + QUERIES),
-            "probes": list(
-                zip(
-                    result.probes,
-                    result.widths,
-                    result.probe_accuracy().tolist(),
-                    settled,
-                    strict=False,  # the last of `settled` are the undefined
-                )
-            ),
-            "undefined": settled[-1],
-            "checked": check(result),
-            "machine": machine("numpy", "torch", "torchvision"),
-        }
-        with replacing(STORED) as temporary:
-            temporary.write_text(json.dumps(stored, indent=1) + "\n")
-    render(NAME, table(json.loads(STORED.read_text())))
-
-
 if __name__ == "__main__":
-    main()
+    publish(sys.argv[1:], NAME, measure, table, STORED, PAGE)

@@ -1,27 +1,28 @@
 """Other libraries' own calls beside the same calls of pdepth.compat: time, memory, differences.
 
-    python bench/studies/compat.py             measures; stored, and rendered into docs/compat.md
-    python bench/studies/compat.py WORD        only calls with this word in their names; the others stay
-    python bench/studies/compat.py --quick     likewise of a tenth of the rows; printed, and not stored
-    python bench/studies/compat.py --render    the page's table from the stored result
+    python bench/studies/compat.py             measure, store, render into docs/compat.md
+    python bench/studies/compat.py WORD        only calls with this word in their names
+    python bench/studies/compat.py --quick     a tenth of the rows; printed, and not stored
+    python bench/studies/compat.py --render    the page's table, as stored
 
 20,000 x 512 support rows of 10 classes, 10,000 queries, k = 30; of a graph the support's own rows
 are the queries; for lightly, rows of norm one and its own k = 200. The gate: what pdepth's call
 answers to 50 of the queries is compared with the definition, and a difference ends the run. Rounds
-are interleaved, and take turns in who begins; memory is that of a process of its own. What is not
-installed is not measured: some want an environment of their own, and `python bench/studies/libraries.py
---bench` measures each in its own. A call that was measured elsewhere than the others says where.
+are interleaved and alternate in which call begins; memory is that of a process of its own. A
+library that is not installed is not measured: some need an environment of their own, and
+`python bench/studies/libraries.py --bench` measures each in its own. A call that was measured on
+another machine than the others has its machine below the table.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -32,9 +33,10 @@ import torch
 from numpy.typing import NDArray
 
 from pdepth import definition
-from pdepth.bench.common import HOME, RESULTS, machine, memory_now, memory_peak, render, where
+from pdepth.bench.common import HOME, RESULTS, describe, machine
+from pdepth.bench.pages import load, render, save
+from pdepth.bench.peak import memory_now, memory_peak
 from pdepth.bench.suite.shapes import Labels, Rows
-from pdepth.io.atomic import replacing
 
 NAME, STORED, PAGE = (
     "bench/studies/compat.py",
@@ -42,7 +44,7 @@ NAME, STORED, PAGE = (
     Path("docs", "compat.md"),
 )
 SUPPORT, QUERIES, WIDTH, CLASSES, K = 20_000, 10_000, 512, 10, 30
-BANK_K, TEMPERATURE = 200, 0.1  # lightly's own
+BANK_K, TEMPERATURE = 200, 0.1  # lightly's defaults
 ROUNDS, CHECKED = 3, 50
 PACKAGES = (
     *("scikit-learn", "faiss-cpu", "faissknn", "cleanlab", "oodeel", "aucurriculum", "lightly"),
@@ -75,7 +77,7 @@ def predict_faissknn(library: Any, support: Rows, labels: Labels, queries: Rows)
 
 
 def score_dknn(library: Any, support: Rows, labels: Labels, queries: Rows) -> Any:
-    """Of a network that hands its input on: what it takes is the search's time."""
+    """With a network that returns its input, so that the time is the search's."""
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -95,8 +97,8 @@ def graph_cleanlab(library: Any, support: Rows, labels: Labels, queries: Rows) -
 
 def knn_predict(library: Any, support: Rows, labels: Labels, queries: Rows) -> Any:
     bank = torch.from_numpy(unit(support).T.copy())
-    asked = torch.from_numpy(unit(queries)), bank, torch.from_numpy(labels)
-    return library.knn_predict(*asked, CLASSES).numpy()
+    rows = torch.from_numpy(unit(queries))
+    return library.knn_predict(rows, bank, torch.from_numpy(labels), CLASSES).numpy()
 
 
 def knn_func(library: Any, support: Rows, labels: Labels, queries: Rows) -> Any:
@@ -104,15 +106,15 @@ def knn_func(library: Any, support: Rows, labels: Labels, queries: Rows) -> Any:
 
 
 def pairwise(library: Any, support: Rows, labels: Labels, queries: Rows) -> Any:
-    given = map(torch.from_numpy, (queries, support))
-    return library.pairwise_distances(*given, k=K, return_indices=True)[1].numpy()
+    rows = map(torch.from_numpy, (queries, support))
+    return library.pairwise_distances(*rows, k=K, return_indices=True)[1].numpy()
 
 
 def unit(rows: Rows) -> Rows:
     """Rows divided by their norms."""
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    found: Rows = (rows / norms[:, None]).astype(np.float32)
-    return found
+    scaled: Rows = (rows / norms[:, None]).astype(np.float32)
+    return scaled
 
 
 def predict_parallel(library: Any, support: Rows, labels: Labels, queries: Rows) -> Any:
@@ -125,16 +127,20 @@ def predict_parallel(library: Any, support: Rows, labels: Labels, queries: Rows)
 class Call:
     """One call, of a library's module and of pdepth's.
 
-    truth: what it answers: a key of `truths`.
-    within: up to which difference theirs is the same answer.
+    Attributes:
+        name: in the table.
+        theirs, ours: the modules.
+        run: makes the call, of a module, support, labels and queries.
+        expected: the kind of its result, a key of `expected_results`.
+        tolerance: the largest difference of their results that counts as none.
     """
 
     name: str
     theirs: str
     ours: str
-    ask: Callable[[Any, Rows, Labels, Rows], Any]
-    truth: str
-    within: float = 0
+    run: Callable[[Any, Rows, Labels, Rows], Any]
+    expected: str
+    tolerance: float = 0
 
 
 SKLEARN, FAISS = "pdepth.compat.sklearn", "pdepth.compat.faiss"
@@ -162,7 +168,7 @@ CALLS = (
         "pdepth.compat.oodeel",
         score_dknn,
         "furthest",
-        within=1e-5,
+        tolerance=1e-5,
     ),
     Call(
         "cleanlab `create_knn_graph_and_index`",
@@ -202,32 +208,33 @@ CALLS = (
 )
 
 
-def problem(part: int) -> tuple[Rows, Labels, Rows]:
-    """Support, labels and queries, random and always the same; one in `part` of the rows."""
-    support, queries = SUPPORT // part, QUERIES // part
+def problem(divisor: int) -> tuple[Rows, Labels, Rows]:
+    """Support, labels and queries, the same in every run; `divisor` makes them smaller."""
+    support, queries = SUPPORT // divisor, QUERIES // divisor
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((support + queries, WIDTH), np.float32)
     return rows[:support], rng.integers(0, CLASSES, support), rows[support:]
 
 
-def truths(
-    support: Rows, labels: Labels, queries: Rows, some: NDArray[np.int64]
+def expected_results(
+    support: Rows, labels: Labels, queries: Rows, sample: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
-    """What the definition answers to some queries, by `Call.truth`.
+    """The definition's results for a sample of the queries, by `Call.expected`.
 
-    "furthest": a distance between unit rows, as oodeel has them. "graph": to the support rows of
+    "furthest": a distance between unit rows, as oodeel has them. "graph": for the support rows of
     these numbers, by cleanlab's metric of this width.
     """
-    asked = queries[some]
-    rows = definition.kneighbors(support, asked, k=K)[1]
-    products = np.stack([largest(each, K)[1] for each in products_of(support, asked)])
+    sampled = queries[sample]
+    rows = definition.kneighbors(support, sampled, k=K)[1]
+    products = np.stack([largest(values, K)[1] for values in products_of(support, sampled)])
     counts = np.stack([np.bincount(labels[near], minlength=CLASSES) for near in rows])
-    scores = np.zeros((len(asked), CLASSES))
-    for score, each in zip(scores, products_of(unit(support), unit(asked)), strict=True):
-        near, chosen = largest(each, BANK_K)
-        np.add.at(score, labels[chosen], np.exp((near - near[0]) / TEMPERATURE))
+    scores = np.zeros((len(sampled), CLASSES))
+    for score, values in zip(scores, products_of(unit(support), unit(sampled)), strict=True):
+        near, near_rows = largest(values, BANK_K)
+        np.add.at(score, labels[near_rows], np.exp((near - near[0]) / TEMPERATURE))
     divided = [
-        each / (np.linalg.norm(each, axis=1, keepdims=True) + 1e-10) for each in (support, asked)
+        values / (np.linalg.norm(values, axis=1, keepdims=True) + 1e-10)
+        for values in (support, sampled)
     ]
     return {
         "rows": rows,
@@ -235,15 +242,15 @@ def truths(
         "votes": counts.argmax(axis=1),
         "ranks": np.argsort(-scores, axis=1, kind="stable"),
         "furthest": definition.kneighbors(*divided, k=K)[0][:, -1].astype(np.float32),
-        "graph": definition.kneighbors(support, query_rows=some, k=K, metric="cosine")[1],
+        "graph": definition.kneighbors(support, query_rows=sample, k=K, metric="cosine")[1],
     }
 
 
 def products_of(support: Rows, queries: Rows) -> Iterator[NDArray[np.float64]]:
     """Each query's products with the support, by the definition's sum."""
-    own = definition.as_rows(support)
+    rows = definition.as_rows(support)
     for query in definition.as_rows(queries):
-        yield definition.total(own * query)
+        yield definition.total(rows * query)
 
 
 def largest(products: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], Labels]:
@@ -252,23 +259,25 @@ def largest(products: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64],
     return products[rows], rows
 
 
-def extra_bytes(module: str, call: int, part: int) -> int | None:
-    """By how much a call's peak exceeds what its process held before; in a process of its own."""
-    library, given = importlib.import_module(module), problem(part)
+def extra_bytes(module: str, call: int, divisor: int) -> int | None:
+    """By how much a call's peak exceeds what its process held before."""
+    library, rows = importlib.import_module(module), problem(divisor)
     before = memory_now()
-    CALLS[call].ask(library, *given)
+    CALLS[call].run(library, *rows)
     return None if before is None else memory_peak() - before
 
 
-def apart(module: str, call: int, part: int) -> int | None:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(extra_bytes, module, call, part).result()
+def extra_bytes_apart(module: str, call: int, divisor: int) -> int | None:
+    """`extra_bytes` of a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(extra_bytes, module, call, divisor).result()
 
 
-def measure(word: str = "", part: int = 1) -> dict[str, Any]:
-    support, labels, queries = problem(part)
-    some = np.sort(np.random.default_rng(1).choice(len(queries), CHECKED, replace=False))
-    wanted = truths(support, labels, queries, some)
+def measure(word: str = "", divisor: int = 1) -> dict[str, Any]:
+    """Time, memory and differences of the calls with `word` in their names."""
+    support, labels, queries = problem(divisor)
+    sample = np.sort(np.random.default_rng(1).choice(len(queries), CHECKED, replace=False))
+    expected = expected_results(support, labels, queries, sample)
     measured = []
     for number, call in enumerate(CALLS):
         if word not in call.name:
@@ -278,34 +287,42 @@ def measure(word: str = "", part: int = 1) -> dict[str, Any]:
             continue
         modules = [call.theirs, call.ours]
         libraries = [importlib.import_module(module) for module in modules]
-        theirs, ours = (call.ask(library, support, labels, queries) for library in libraries)
-        if (ours[some] != wanted[call.truth]).any():
+        theirs, ours = (call.run(library, support, labels, queries) for library in libraries)
+        if (ours[sample] != expected[call.expected]).any():
             raise SystemExit(f"{call.name}: the answers differ from the definition's: no number.")
-        seconds: list[list[float]] = [[], []]
-        for turn in range(ROUNDS):
-            for which in (0, 1) if turn % 2 else (1, 0):
-                begin = time.perf_counter()
-                call.ask(libraries[which], support, labels, queries)
-                seconds[which].append(time.perf_counter() - begin)
-        unlike = abs(theirs - ours) > call.within
-        found = {
+        seconds = time_in_turns([partial(call.run, library) for library in libraries], divisor)
+        differs = abs(theirs - ours) > call.tolerance
+        record = {
             "call": call.name,
             "seconds": seconds,
-            "extra_bytes": [apart(module, number, part) for module in modules],
+            "extra_bytes": [extra_bytes_apart(module, number, divisor) for module in modules],
             "checked": CHECKED,
-            "differing": int((unlike.any(axis=1) if unlike.ndim > 1 else unlike).sum()),
+            "differing": int((differs.any(axis=1) if differs.ndim > 1 else differs).sum()),
         }
-        print(row(found), flush=True)
-        measured.append(found)
+        print(row(record), flush=True)
+        measured.append(record)
     return {"machine": machine(*PACKAGES), "calls": measured}
 
 
-def row(found: dict[str, Any]) -> str:
-    theirs, ours = (median(each) for each in found["seconds"])
-    memory = ["-" if each is None else f"{each / 1e6:.0f}" for each in found["extra_bytes"]]
+def time_in_turns(calls: list[Callable[..., Any]], divisor: int) -> list[list[float]]:
+    """Seconds of both calls, a round each; the second begins the first round."""
+    rows = problem(divisor)
+    seconds: list[list[float]] = [[], []]
+    for turn in range(ROUNDS):
+        for number in (0, 1) if turn % 2 else (1, 0):
+            begin = time.perf_counter()
+            calls[number](*rows)
+            seconds[number].append(time.perf_counter() - begin)
+    return seconds
+
+
+def row(record: dict[str, Any]) -> str:
+    """A line of the table."""
+    theirs, ours = (median(seconds) for seconds in record["seconds"])
+    memory = ["-" if extra is None else f"{extra / 1e6:.0f}" for extra in record["extra_bytes"]]
     return (
-        f"| {found['call']} | {theirs:.2f} | {ours:.2f} | **{theirs / ours:.1f}** | "
-        f"{memory[0]} | {memory[1]} | {found['differing']:,} |"
+        f"| {record['call']} | {theirs:.2f} | {ours:.2f} | **{theirs / ours:.1f}** | "
+        f"{memory[0]} | {memory[1]} | {record['differing']:,} |"
     )
 
 
@@ -316,42 +333,48 @@ def table(stored: dict[str, Any]) -> str:
         f"beyond what the process held; queries of {QUERIES:,} (a graph's {SUPPORT:,} rows) that "
         f"are answered differently, of which pdepth's answers to {CHECKED} were compared with the "
         f"definition, 0 differ. "
-        f"{where(stored['machine'])}.",
+        f"{describe(stored['machine'])}.",
         "",
         "| call | its time | pdepth's | faster | its memory | pdepth's | differ |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += map(row, stored["calls"])
-    for found in stored["calls"]:
-        if "machine" in found:
-            lines += ["", f"{found['call']}: {where(found['machine'])}."]
+    for record in stored["calls"]:
+        if "machine" in record:
+            lines += ["", f"{record['call']}: {describe(record['machine'])}."]
     return "\n".join(lines)
 
 
-def together(old: dict[str, Any], new: dict[str, Any], some: bool) -> dict[str, Any]:
-    """Every call as it was measured last; where that was elsewhere, the call says where.
+def merged(old: dict[str, Any], new: dict[str, Any], partly: bool) -> dict[str, Any]:
+    """Every call as it was measured last; where that was on another machine, the call has its own.
 
-    some: only some were to be measured, so that the others' machine is the page's.
+    partly: whether only some calls were to be measured, so that the page's machine stays.
     """
     calls = {}
-    for stored, main in ((old, some), (new, not some)):
-        for found in stored["calls"]:
-            calls[found["call"]] = found if main else {"machine": stored["machine"], **found}
-    return (old if some else new) | {"calls": [calls[c.name] for c in CALLS if c.name in calls]}
+    for stored, main in ((old, partly), (new, not partly)):
+        for record in stored["calls"]:
+            calls[record["call"]] = record if main else {"machine": stored["machine"], **record}
+    return (old if partly else new) | {
+        "calls": [calls[call.name] for call in CALLS if call.name in calls]
+    }
 
 
 def main() -> None:
-    options = sys.argv[1:]
-    if "--quick" in options:
-        options.remove("--quick")
-        measure("".join(options), part=10)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("word", nargs="?", default="", metavar="WORD")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--render", action="store_true")
+    options = parser.parse_args()
+    if options.quick:
+        measure(options.word, divisor=10)
         return
-    if options != ["--render"]:
-        word = "".join(options)
-        stored = together(json.loads(STORED.read_text()), measure(word), some=bool(word))
-        with replacing(STORED) as temporary:
-            temporary.write_text(json.dumps(stored, indent=1) + "\n")
-    render(NAME, table(json.loads(STORED.read_text())), PAGE)
+    if not options.render:
+        old = load(STORED) if STORED.exists() else {"calls": []}
+        save(
+            merged(old, measure(options.word), partly=bool(options.word) and bool(old["calls"])),
+            STORED,
+        )
+    render(NAME, table(load(STORED)), PAGE)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What the paper says that depth goes with, asked of two data sets and three networks.
+"""The paper's correlations of depth, computed on two data sets and three networks.
 
-    python bench/studies/findings.py             measures; stored, and rendered into docs/analysis.md
-    python bench/studies/findings.py --render    the page's tables and pictures from the stored result
+    python bench/studies/findings.py             measure, store, render into docs/analysis.md
+    python bench/studies/findings.py --render    the page's tables and pictures, as stored
 
 Each line is a rank correlation, its p-value, and whether the sign is the paper's with p < 0.05.
 scikit-learn's digits: the demo's network, and an MLP whose training is recorded; CIFAR-10 under its
@@ -10,8 +10,8 @@ ResNet18, where the data is (see bench/studies/cifar10.py), with predictions alo
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import pairwise
@@ -29,7 +29,9 @@ from pdepth.analysis.network import AgainstDepth, against_depth
 from pdepth.analysis.outputs import outputs
 from pdepth.analysis.ranks import Correlation, spearman
 from pdepth.analysis.training import OverTraining, Recorder, Training, learned, over_training
-from pdepth.bench.common import DATA, HOME, RESULTS, machine, publish, real_data, where
+from pdepth.bench.common import HOME, RESULTS, describe, machine
+from pdepth.bench.data import DATA, real_data
+from pdepth.bench.pages import load, publish
 from pdepth.demo import BATCH, RATE, train_demo
 from pdepth.report.figures.network import plot_against_depth
 from pdepth.report.figures.training import plot_over_training
@@ -40,10 +42,10 @@ NAME, STORED, PAGE = (
     Path("docs/analysis.md"),
 )
 HIDDEN, WIDTH = 6, 64  # of the MLP
-NOTED = (0, 5, 10, 20, 40, 60, 80, 120, 160, 240, 320, 480, 640, 960, 1280)  # steps; 21 an epoch
+RECORDED = (0, 5, 10, 20, 40, 60, 80, 120, 160, 240, 320, 480, 640, 960, 1280)  # steps; 21 an epoch
 SUPPORT, QUERIES = 2_000, 1_000  # of CIFAR-10
-SURE = 0.05
-WORDS = {  # a measure, what the paper says of it, and its sign against depth
+SIGNIFICANT = 0.05
+CLAIMS = {  # measure: the claim of the paper, and the sign of its correlation with depth
     "accuracy": ("accuracy falls with depth", -1),
     "confidence": ("confidence falls with depth", -1),
     "entropy": ("entropy grows with depth", 1),
@@ -62,7 +64,7 @@ def demo() -> AgainstDepth:
 
 
 def mlp() -> tuple[AgainstDepth, OverTraining]:
-    """Trained on the demo's images, and recorded on those held out."""
+    """An MLP that learns the demo's training images, recorded on those held out."""
     _, support, queries = train_demo()
     widths = [support.tensors[0][0].numel(), *[WIDTH] * HIDDEN]
     threads = torch.get_num_threads()
@@ -75,18 +77,18 @@ def mlp() -> tuple[AgainstDepth, OverTraining]:
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
         batches = _batches(*support.tensors)
         recorder.record(model, 0)
-        for step in range(1, NOTED[-1] + 1):
+        for step in range(1, RECORDED[-1] + 1):
             x, y = next(batches)
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
-            if step in NOTED:
+            if step in RECORDED:
                 recorder.record(model, step)
     torch.set_num_threads(threads)
-    training, said = recorder.training(), outputs(model, queries, input_margins=True)
-    own = {"step_learned": learned(training).step}
-    found = against_depth(training.depths[NOTED[-1]], said.measures() | own)
-    return found, over_training(training)
+    training = recorder.training()
+    measures = outputs(model, queries, input_margins=True).measures()
+    measures["step_learned"] = learned(training).step
+    return against_depth(training.depths[RECORDED[-1]], measures), over_training(training)
 
 
 def _batches(x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -102,23 +104,23 @@ def cifar10() -> AgainstDepth:
 
 
 def of_resnet18(support: Any, test: Any, count: int) -> AgainstDepth:
-    """The first images of the test set, whose predictions along the training are stored."""
+    """Of the first test images, whose predictions along the training are stored with the data."""
     stored = np.load(DATA / "resnet18-cifar10-checkpoints.npz")
     labels, predictions = test.tensors[1][:count], stored["test"][:, :count]
     training = Training.from_predictions(predictions, labels, steps=stored["steps"])
-    own = {"step_learned": learned(training).step}
+    extra = {"step_learned": learned(training).step}
     queries = Subset(test, range(count))
-    return _against(real_data().resnet18(), support, queries, own, memory="2GiB")
+    return _against(real_data().resnet18(), support, queries, extra, memory="2GiB")
 
 
 def _against(
-    model: nn.Module, support: Any, queries: Any, own: dict[str, Any], **options: Any
+    model: nn.Module, support: Any, queries: Any, extra: dict[str, Any], **options: Any
 ) -> AgainstDepth:
     result: DepthResult = pdepth.prediction_depth(
         model, support, queries, early_exit=False, progress=False, batch_size=64, **options
     )
-    said = outputs(model, queries, input_margins=True, batch_size=64)
-    return against_depth(result, said.measures() | own)
+    measures = outputs(model, queries, input_margins=True, batch_size=64).measures()
+    return against_depth(result, measures | extra)
 
 
 def measure() -> dict[str, Any]:
@@ -127,51 +129,54 @@ def measure() -> dict[str, Any]:
     if (DATA / "cifar10.py").is_file():
         against[RESNET] = cifar10()
     else:
-        print(f"There is no CIFAR-10 in {DATA}: left out.", flush=True)
+        print(f"CIFAR-10 is left out: there is none in {DATA}.", flush=True)
     first = spearman(np.arange(1, len(over.probes)), over.converged()[1:])  # the input is constant
     return {
         "machine": machine("numpy", "torch", "torchvision", "scikit-learn"),
-        "against": {name: _plain(asdict(each)) for name, each in against.items()},
+        "against": {name: _plain(asdict(result)) for name, result in against.items()},
         "over_training": _plain(asdict(over)),
         "early_first": _plain(asdict(first)),
     }
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it, which knows neither arrays nor nan and infinity."""
+    """A value for JSON, which has neither arrays nor nan and infinity (None)."""
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, np.ndarray | tuple | list):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def restored(kind: Any, stored: dict[str, Any]) -> Any:
-    """What `_plain` was made of; what it could not hold is nan."""
-    given = dict(stored)
+    """The dataclass `kind` from its stored fields; None is read as nan."""
+    fields = dict(stored)
     if kind is AgainstDepth:
-        given["mean"] = {name: np.array(each, float) for name, each in stored["mean"].items()}
-        given["trend"] = {name: Correlation(**each) for name, each in stored["trend"].items()}
-        given["depth"], given["count"] = np.array(stored["depth"]), np.array(stored["count"])
-        return kind(**given | {"probes": tuple(stored["probes"])})
-    arrays = {name: np.array(each, float) for name, each in stored.items() if name != "probes"}
+        fields["mean"] = {name: np.array(row, float) for name, row in stored["mean"].items()}
+        fields["trend"] = {name: Correlation(**row) for name, row in stored["trend"].items()}
+        fields["depth"], fields["count"] = np.array(stored["depth"]), np.array(stored["count"])
+        return kind(**fields | {"probes": tuple(stored["probes"])})
+    arrays = {name: np.array(row, float) for name, row in stored.items() if name != "probes"}
     steps = np.array(stored["steps"])
     return kind(**arrays | {"probes": tuple(stored["probes"]), "steps": steps})
 
 
 def early_kept(over: dict[str, Any]) -> Correlation:
-    """Of each probe but the input, its place, and the mean over the steps before the last of the
-    share of its votes that are those of the last."""
+    """Correlation of a probe's place with the share of its votes that are already the last ones.
+
+    The share is the mean over the steps before the last; the input is left out.
+    """
     kept = np.array(over["kept"], float)[:-1, 1:].mean(axis=0)
     return spearman(np.arange(len(kept)), kept)
 
 
-def row(network: str, finding: str, sign: int, found: dict[str, Any]) -> str:
-    r, n = found["statistic"], found["n"]
-    # Student's t gives nought for a perfect order of however few; there are n! orders.
-    p = max(found["p_value"], 2 * math.exp(-math.lgamma(n + 1)))
-    holds = "yes" if r * sign > 0 and p < SURE else "**no**"
+def row(network: str, finding: str, sign: int, correlation: dict[str, Any]) -> str:
+    """A line of the table: the correlation, its p-value, and whether the claim holds."""
+    r, n = correlation["statistic"], correlation["n"]
+    # Student's t gives 0 for a perfect order of any length; there are n! orders.
+    p = max(correlation["p_value"], 2 * math.exp(-math.lgamma(n + 1)))
+    holds = "yes" if r * sign > 0 and p < SIGNIFICANT else "**no**"
     shown = f"{p:.1g}" if p >= 1e-300 else "< 1e-300"
     return f"| {network} | {finding} | {r:.2f} | {shown} | {n:,} | {holds} |"
 
@@ -179,23 +184,23 @@ def row(network: str, finding: str, sign: int, found: dict[str, Any]) -> str:
 def table(stored: dict[str, Any]) -> str:
     text = [
         f"Rank correlations with the depth of held-out examples, undefined ones as the deepest; "
-        f"k = 30. Holds: the paper's sign, and p < {SURE}. {where(stored['machine'])}.",
+        f"k = 30. Holds: the paper's sign, and p < {SIGNIFICANT}. {describe(stored['machine'])}.",
         "",
         "| network | finding | Spearman | p | n | holds |",
         "| --- | --- | ---: | ---: | ---: | --- |",
     ]
-    for network, each in stored["against"].items():
-        text += [row(network, *WORDS[name], found) for name, found in each["trend"].items()]
+    for network, result in stored["against"].items():
+        text += [row(network, *CLAIMS[name], trend) for name, trend in result["trend"].items()]
         if network == MLP:
             text.append(row(network, FIRST, 1, stored["early_first"]))
             text.append(row(network, KEPT, -1, asdict(early_kept(stored["over_training"]))))
-    for network, each in stored["against"].items():
-        mean = each["mean"]
+    for network, result in stored["against"].items():
+        mean = result["mean"]
         text += ["", f"Means by depth, {network}:", ""]
         text.append(f"| settles at | examples | {' | '.join(n.replace('_', ' ') for n in mean)} |")
         text.append(f"| --- | ---: |{' ---: |' * len(mean)}")
-        for number, probe in enumerate(each["probes"]):
-            if count := each["count"][number]:
+        for number, probe in enumerate(result["probes"]):
+            if count := result["count"][number]:
                 shown = [_number(name, mean[name][number]) for name in mean]
                 text.append(f"| {probe} | {count} | {' | '.join(shown)} |")
     return "\n".join(text)
@@ -208,8 +213,8 @@ def _number(name: str, value: float | None) -> str:
 
 
 def main() -> None:
-    publish(NAME, measure, table, STORED, PAGE)
-    stored = json.loads(STORED.read_text())
+    publish(sys.argv[1:], NAME, measure, table, STORED, PAGE)
+    stored = load(STORED)
     against = restored(AgainstDepth, stored["against"][CNN])
     plot_against_depth(against, HOME / PAGE.parent / "against-depth.png")
     over = restored(OverTraining, stored["over_training"])

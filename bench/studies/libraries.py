@@ -1,20 +1,23 @@
 """The tests of pdepth.compat beside the real libraries, in environments that hold them.
 
-    python bench/studies/libraries.py            makes every environment and runs its tests; stored, and
-                                         rendered into docs/compat.md
+    python bench/studies/libraries.py            make all environments, run tests, store, render
     python bench/studies/libraries.py WORD       only environments with this word in their names
-    python bench/studies/libraries.py --bench    bench/studies/compat.py instead, in each that it needs
-    python bench/studies/libraries.py --render   the page's table from the stored results
+    python bench/studies/libraries.py --bench    bench/studies/compat.py instead, where it is due
+    python bench/studies/libraries.py --render   the table of docs/compat.md, as stored
 
 Some libraries' pins exclude each other, and some are large: here each has an environment of its
 own, made by `python -m venv` and `pip install` in .venvs, or in `--into DIR`, and kept; 6 GB each,
-most of it torch. `--no-install` takes those that are there as they are. "oldest" holds the lowest
-versions that pyproject.toml promises. `--bench --quick` tries a tenth of the rows, and stores
-nothing.
+most of it torch. `--no-install` uses those that are there as they are. "oldest" holds the lowest
+versions that pyproject.toml promises. `--results FILE` stores elsewhere, and renders nothing.
+`--bench --quick` tries a tenth of the rows, and stores nothing.
 
-A test that is skipped counts as one that failed, since what it needs is here; but for what the
-machine, or the library itself, lacks. Home is an empty directory while tests run: FiftyOne's
-database, for one, is made in it.
+A skipped test counts as failed, since what it needs is here; except where it needs another machine,
+or the library has no such feature. HOME is an empty directory while tests run, since FiftyOne makes
+its database there.
+
+Exit code: 0 if every environment was made and its tests passed; 1 if tests failed, an environment
+cannot be made or lacks a library, in a sentence each, after all others have run; 2 for wrong
+options.
 """
 
 from __future__ import annotations
@@ -28,36 +31,45 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from pdepth.bench.common import HOME, RESULTS, commit, render
-from pdepth.io.atomic import replacing
+from pdepth.bench.common import HOME, RESULTS, commit
+from pdepth.bench.pages import load, render, save
 
 NAME, STORED = "bench/studies/libraries.py", HOME / RESULTS / "libraries.json"
 PAGE, PROJECT = Path("docs", "compat.md"), Path("pyproject.toml")
 TESTING = ("pytest>=8", "hypothesis>=6.100", "scikit-learn>=1.6")  # scikit-learn has the digits
-HARMLESS = re.compile(  # reasons of a skip that say nothing of a library's being here
+HARMLESS = re.compile(  # reasons of a skip that do not depend on what is installed
     "this machine lacks|no GPU engine here|.* does not have a decision_function method"
 )
-WHOLE = {"SCIPY_ARRAY_API": "1"}  # or scikit-learn skips a check of its estimators
-ABOUT = (
+ALL_TESTS = ("-m", "slow or not slow")
+VARIABLES = {"SCIPY_ARRAY_API": "1"}  # without it scikit-learn skips a check of its estimators
+RECORD = (
     "import json, sys; from pdepth.bench.common import machine; "
     "print(json.dumps(machine(*sys.argv[1:])))"
 )
+
+
+class Failed(RuntimeError):
+    """An environment that cannot be made, or cannot run its tests."""
 
 
 @dataclass(frozen=True)
 class Environment:
     """What is installed together, and what runs there.
 
-    extras: of pdepth; more: what pip installs beside it. libraries: distributions that have to be
-        there.
-    tests: what pytest is given. oldest: of everything, the lowest version that is promised.
-    bench: the word that bench/studies/compat.py is given; None for nothing to measure.
+    Attributes:
+        name: of its folder, and in the table.
+        extras: of pdepth.
+        libraries: distributions that have to be there.
+        tests: arguments of pytest.
+        more: what pip installs beside pdepth.
+        oldest: install the lowest promised version of everything.
+        bench: the word for bench/studies/compat.py; None for nothing to measure.
     """
 
     name: str
@@ -69,13 +81,13 @@ class Environment:
     bench: str | None = None
 
     def requirements(self) -> tuple[str, ...]:
-        """What pip is given."""
+        """Arguments of `pip install`."""
         return "-e", f".[{self.extras}]", *TESTING, *self.more
 
 
 TOGETHER = tuple(
-    f"tests/compat/test_{each}.py"
-    for each in ("sklearn", "faiss", "cleanlab", "lightly", "dino", "metric_learning", "torchdr")
+    f"tests/compat/test_{name}.py"
+    for name in ("sklearn", "faiss", "cleanlab", "lightly", "dino", "metric_learning", "torchdr")
 )
 LIBRARIES = (
     "scikit-learn",
@@ -91,7 +103,7 @@ ENVIRONMENTS = (
         "oldest",
         "sklearn,faiss,cleanlab,lightly,torchdr",
         LIBRARIES,
-        (*TOGETHER, "-k", "not faissknn"),  # which wants NumPy 2, and cleanlab 2.7 wants 1
+        (*TOGETHER, "-k", "not faissknn"),  # it needs NumPy 2, and cleanlab 2.7 needs NumPy 1
         more=("pytorch-metric-learning", "datasets"),
         oldest=True,
     ),
@@ -123,7 +135,7 @@ ENVIRONMENTS = (
 
 @dataclass(frozen=True)
 class Report:
-    """What became of tests: how many passed, which failed, and how many were skipped, by reason."""
+    """The outcome of tests: how many passed, which failed, how many were skipped, by reason."""
 
     passed: int
     failed: tuple[str, ...]
@@ -131,7 +143,7 @@ class Report:
 
     @classmethod
     def read(cls, junit: str) -> Report:
-        """Of pytest's `--junitxml`."""
+        """From the text of pytest's `--junitxml`."""
         failed, skipped, passed = [], Counter[str](), 0
         for case in ElementTree.fromstring(junit).iter("testcase"):
             skip = case.find("skipped")
@@ -144,7 +156,7 @@ class Report:
         return cls(passed, tuple(failed), dict(skipped))
 
     def wrong(self) -> int:
-        """Tests that failed, or were skipped though what they need ought to be here."""
+        """Tests that failed, or were skipped although what they need is installed."""
         needless = sum(n for reason, n in self.skipped.items() if not HARMLESS.match(reason))
         return len(self.failed) + needless
 
@@ -152,25 +164,29 @@ class Report:
 def lowest(project: str) -> list[str]:
     """pip's constraints for the lowest versions that a pyproject.toml promises.
 
-    Of several bounds of a package the highest, which it has to be where all extras are there.
+    A package with several bounds has the highest of them, as where all extras are installed.
     """
     bounds: dict[str, tuple[int, ...]] = {}
     for name, bound in re.findall(r'"([\w-]+)(?:\[[\w,]*\])?>=([\d.]+)', project):
-        parts = tuple(map(int, f"{bound}.0".split(".")[:2]))
-        bounds[name] = max(bounds.get(name, ()), parts)
-    return [f"{name}=={'.'.join(map(str, parts))}.*" for name, parts in sorted(bounds.items())]
+        numbers = tuple(map(int, f"{bound}.0".split(".")[:2]))
+        bounds[name] = max(bounds.get(name, ()), numbers)
+    return [f"{name}=={'.'.join(map(str, bound))}.*" for name, bound in sorted(bounds.items())]
 
 
 def make(environment: Environment, folder: Path) -> None:
-    """The environment, made or brought up to date, in a folder of its own."""
-    if not (folder / "pyvenv.cfg").exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        bounds = Path(scratch, "constraints.txt")
-        project = (HOME / PROJECT).read_text()
-        bounds.write_text("\n".join(lowest(project) if environment.oldest else []))
-        command = [python(folder), "-m", "pip", "install", "-q", "-c", str(bounds)]
-        subprocess.run([*command, *environment.requirements()], cwd=HOME, check=True)
+    """Make the environment in a folder, or bring it up to date; raises Failed."""
+    try:
+        if not (folder / "pyvenv.cfg").exists():
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            constraints = Path(scratch, "constraints.txt")
+            project = (HOME / PROJECT).read_text()
+            constraints.write_text("\n".join(lowest(project) if environment.oldest else []))
+            command = [python(folder), "-m", "pip", "install", "-q", "-c", str(constraints)]
+            subprocess.run([*command, *environment.requirements()], cwd=HOME, check=True)
+    except subprocess.CalledProcessError as error:
+        command_line = " ".join(map(str, error.cmd))
+        raise Failed(f"exit code {error.returncode} of {command_line}") from error
 
 
 def python(folder: Path) -> str:
@@ -178,29 +194,31 @@ def python(folder: Path) -> str:
     return str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
 
-def tested(environment: Environment, folder: Path) -> dict[str, Any]:
-    """Run the tests of an environment that is there: what is stored of it.
+def run_tests(environment: Environment, folder: Path) -> dict[str, Any]:
+    """Run the tests of an environment; what is stored of it.
 
-    Raises SystemExit where a library is missing, or pytest does not get as far as a report.
+    Raises Failed where a library is missing, or pytest does not write a report.
     """
-    run = [python(folder), "-c", ABOUT, *environment.libraries, "numpy", "torch"]
-    said = subprocess.run(run, cwd=HOME, check=True, capture_output=True, text=True).stdout
-    about = json.loads(said.splitlines()[-1])
-    missing = [name for name, found in about["versions"].items() if found is None]
+    command = [python(folder), "-c", RECORD, *environment.libraries, "numpy", "torch"]
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"pdepth cannot be imported in {folder}: {done.stderr.strip()[-500:]}")
+    record = json.loads(done.stdout.splitlines()[-1])
+    missing = [name for name, number in record["versions"].items() if number is None]
     if missing:
-        raise SystemExit(f"{environment.name}: {folder} lacks {', '.join(missing)}.")
+        raise Failed(f"{folder} lacks {', '.join(missing)}")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
-        written, begin = Path(home, "junit.xml"), time.perf_counter()
-        command = [python(folder), "-m", "pytest", "-q", f"--junitxml={written}"]
+        junit, begin = Path(home, "junit.xml"), time.perf_counter()
+        command = [python(folder), "-m", "pytest", "-q", f"--junitxml={junit}", *ALL_TESTS]
         subprocess.run(
             [*command, *environment.tests],
             cwd=HOME,
             check=False,
-            env=os.environ | {"HOME": home, "USERPROFILE": home, **WHOLE},
+            env=os.environ | {"HOME": home, "USERPROFILE": home, **VARIABLES},
         )
-        if not written.exists():
-            raise SystemExit(f"{environment.name}: pytest has written no report.")
-        report = Report.read(written.read_text())
+        if not junit.exists():
+            raise Failed("pytest has written no report")
+        report = Report.read(junit.read_text())
     return {
         "name": environment.name,
         "tests": environment.tests,
@@ -208,84 +226,102 @@ def tested(environment: Environment, folder: Path) -> dict[str, Any]:
         "failed": report.failed,
         "skipped": report.skipped,
         "seconds": round(time.perf_counter() - begin, 1),
-        "machine": about,
+        "machine": record,
     }
 
 
-def verdict(found: dict[str, Any]) -> str:
-    """What is wrong with stored results in a sentence; empty where nothing is."""
-    report = Report(found["passed"], tuple(found["failed"]), found["skipped"])
+def verdict(result: dict[str, Any]) -> str:
+    """What is wrong with a stored result in a sentence; empty where nothing is."""
+    report = Report(result["passed"], tuple(result["failed"]), result["skipped"])
     if wrong := report.wrong():
-        return f"{found['name']}: {wrong} tests failed, or were skipped though they need not be."
-    return "" if report.passed else f"{found['name']}: no test ran."
+        return f"{result['name']}: {wrong} tests failed, or were skipped though they need not be."
+    return "" if report.passed else f"{result['name']}: no test ran."
+
+
+def run_bench(environment: Environment, folder: Path, quick: bool) -> None:
+    """bench/studies/compat.py in an environment; raises Failed."""
+    arguments = [*filter(None, [environment.bench]), *["--quick"] * quick]
+    command = [python(folder), "bench/studies/compat.py", *arguments]
+    if code := subprocess.run(command, cwd=HOME, check=False).returncode:
+        raise Failed(f"exit code {code} of bench/studies/compat.py")
 
 
 def table(stored: dict[str, Any]) -> str:
+    """A line an environment."""
     lines = [
         "| environment | libraries | passed | failed | skipped | commit, date |",
         "| --- | --- | ---: | ---: | ---: | --- |",
     ]
-    for found in stored["environments"]:
-        about = found["machine"]
-        versions = [f"{name} {n}" for name, n in about["versions"].items() if name != "pdepth"]
+    for result in stored["environments"]:
+        record = result["machine"]
+        versions = [f"{name} {n}" for name, n in record["versions"].items() if name != "pdepth"]
         lines.append(
-            f"| {found['name']} | {', '.join(versions)} | {found['passed']} | "
-            f"{len(found['failed'])} | {sum(found['skipped'].values())} | "
-            f"{about['commit']}, {about['date']} |"
+            f"| {result['name']} | {', '.join(versions)} | {result['passed']} | "
+            f"{len(result['failed'])} | {sum(result['skipped'].values())} | "
+            f"{record['commit']}, {record['date']} |"
         )
     return "\n".join(lines)
 
 
-def store(found: dict[str, Any]) -> None:
-    """Put an environment's results in the place of its earlier ones."""
-    held = json.loads(STORED.read_text())["environments"] if STORED.exists() else []
-    by_name = {each["name"]: each for each in [*held, found]}
-    kept = [by_name[each.name] for each in ENVIRONMENTS if each.name in by_name]
-    with replacing(STORED) as temporary:
-        temporary.write_text(json.dumps({"environments": kept}, indent=1) + "\n")
+def store(result: dict[str, Any], path: Path) -> None:
+    """Put an environment's result in the place of its earlier one."""
+    earlier = load(path)["environments"] if path.exists() else []
+    by_name = {each["name"]: each for each in [*earlier, result]}
+    names = [environment.name for environment in ENVIRONMENTS]
+    save({"environments": [by_name[name] for name in names if name in by_name]}, path)
 
 
-def main() -> None:
+def run(environment: Environment, options: argparse.Namespace) -> str:
+    """Make and test, or measure, an environment; what is wrong in a sentence, or nothing."""
+    folder = options.into.resolve() / environment.name
+    print(f"{environment.name}: {folder}", flush=True)
+    try:
+        if not options.no_install:
+            make(environment, folder)
+        elif not Path(python(folder)).exists():
+            raise Failed(f"expected an environment with {python(folder)}, found none")
+        if options.bench:
+            run_bench(environment, folder, options.quick)
+            return ""
+        result = run_tests(environment, folder)
+    except Failed as error:
+        return f"{environment.name}: {error}."
+    store(result, options.results or STORED)
+    return verdict(result)
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[list[Environment], argparse.Namespace]:
+    """The chosen environments, and the options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("word", nargs="?", default="")
+    parser.add_argument("word", nargs="?", default="", metavar="WORD")
     parser.add_argument("--into", type=Path, default=HOME / ".venvs", metavar="DIR")
+    parser.add_argument("--results", type=Path, metavar="FILE")
     parser.add_argument("--no-install", action="store_true")
     parser.add_argument("--bench", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--render", action="store_true")
-    options = parser.parse_args()
-    named = [each for each in ENVIRONMENTS if options.word in each.name]
-    if not named:
-        names = ", ".join(each.name for each in ENVIRONMENTS)
-        parser.error(f"WORD is {options.word!r}; a part of one of {names} is wanted.")
+    options = parser.parse_args(arguments)
+    chosen = [environment for environment in ENVIRONMENTS if options.word in environment.name]
+    if not chosen:
+        names = ", ".join(environment.name for environment in ENVIRONMENTS)
+        parser.error(f"WORD: expected a part of one of {names}; got {options.word!r}.")
     if options.quick and not options.bench:
-        parser.error("--quick goes with --bench.")
-    wrong = []
-    os.environ["PDEPTH_COMMIT"] = commit()  # the first results change the checkout
-    for environment in () if options.render else named:
-        folder = options.into.resolve() / environment.name
-        if options.bench and environment.bench is None:
-            continue
-        print(f"{environment.name}: {folder}", flush=True)
-        if not options.no_install:
-            make(environment, folder)
-        elif not Path(python(folder)).exists():
-            raise SystemExit(f"{environment.name}: there is no {python(folder)}.")
-        if options.bench:
-            given = filter(None, [environment.bench, "--quick" if options.quick else ""])
-            subprocess.run(
-                [python(folder), "bench/studies/compat.py", *given], cwd=HOME, check=True
-            )
-        else:
-            found = tested(environment, folder)
-            store(found)
-            wrong.append(verdict(found))
-    if not options.bench:
-        render(NAME, table(json.loads(STORED.read_text())), PAGE)
-    if any(wrong):
-        raise SystemExit("\n".join(filter(None, wrong)))
+        parser.error("--quick: expected with --bench, got without.")
+    if options.bench:
+        chosen = [environment for environment in chosen if environment.bench is not None]
+    return [] if options.render else chosen, options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    environments, options = parse(arguments)
+    os.environ["PDEPTH_COMMIT"] = commit()  # the first result that is written changes the checkout
+    sentences = [run(environment, options) for environment in environments]
+    if STORED.exists() and not options.bench and options.results is None:
+        render(NAME, table(load(STORED)), PAGE)
+    if any(sentences):
+        raise SystemExit("\n".join(filter(None, sentences)))
 
 
 if __name__ == "__main__":

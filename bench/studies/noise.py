@@ -1,16 +1,16 @@
 """Digits with labels that are wrong: predicting from a middle probe, and finding the wrong ones.
 
-    python bench/studies/noise.py             measures; stored, and rendered into docs/analysis.md
-    python bench/studies/noise.py --render    the page's tables from the stored result
+    python bench/studies/noise.py             measure, store, render into docs/analysis.md
+    python bench/studies/noise.py --render    the page's tables, as stored
 
 The demo's network and its moved digits. Of 1,297 images, by a shuffle of the seed, 1,097 train the
 network and vote, 200 choose the probe; of both kinds a share has one of the nine other classes for
-its label, drawn once. The last 500 images, labels right, are what accuracy is told of. EPOCHS are
+its label, drawn once. Accuracy is that on the last 500 images, whose labels are right. EPOCHS are
 enough for the network to learn most wrong labels by heart; nothing else was chosen by its outcome.
 
-cleanlab ranks by `get_label_quality_scores` (its default, self-confidence) of probabilities that
-it is given: as its tutorials do, those of a logistic regression, cross-validated, on features that
-are scaled to unit variance; here on the last hidden layer, and on all probes side by side.
+cleanlab ranks by `get_label_quality_scores` (its default, self-confidence) of probabilities. As in
+its tutorials they are those of a logistic regression, cross-validated, on features scaled to unit
+variance; here on the last hidden layer, and on all probes side by side.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import sys
 import tempfile
 from pathlib import Path
 from statistics import mean, stdev
@@ -30,7 +31,8 @@ from torch.utils.data import TensorDataset
 
 from pdepth import demo, prediction_depth, probe_votes
 from pdepth.analysis.middle import MiddleProbeClassifier, mislabelled, precision_recall
-from pdepth.bench.common import HOME, RESULTS, machine, publish, where
+from pdepth.bench.common import HOME, RESULTS, describe, machine
+from pdepth.bench.pages import publish
 from pdepth.io.embedding_store import open_store
 
 NAME, STORED, PAGE = (
@@ -48,11 +50,11 @@ LAST = "k-NN at the last hidden layer"
 
 
 def planted(labels: NDArray[Any], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The labels, of which a share is another class."""
-    given = labels.astype(np.int64)
-    wrong = rng.permutation(len(given))[: round(share * len(given))]
-    given[wrong] = (given[wrong] + rng.integers(1, 10, len(wrong))) % 10
-    return given
+    """The labels, a share of them changed to another class."""
+    noisy = labels.astype(np.int64)
+    wrong = rng.permutation(len(noisy))[: round(share * len(noisy))]
+    noisy[wrong] = (noisy[wrong] + rng.integers(1, 10, len(wrong))) % 10
+    return noisy
 
 
 def one_run(share: float, seed: int, folder: Path) -> dict[str, Any]:
@@ -60,18 +62,18 @@ def one_run(share: float, seed: int, folder: Path) -> dict[str, Any]:
     x, truth = demo.moved_digits().tensors
     rng = np.random.default_rng([seed, round(100 * share)])
     order = rng.permutation(demo.SUPPORT)
-    parts = {
+    splits = {
         "support": order[CHOOSING:],
         "choosing": order[:CHOOSING],
         "test": np.arange(demo.SUPPORT, len(x)),
     }
     labels = {
         name: truth[rows].numpy() if name == "test" else planted(truth[rows].numpy(), share, rng)
-        for name, rows in parts.items()
+        for name, rows in splits.items()
     }
-    data = {n: TensorDataset(x[rows], torch.from_numpy(labels[n])) for n, rows in parts.items()}
+    data = {n: TensorDataset(x[rows], torch.from_numpy(labels[n])) for n, rows in splits.items()}
     model = demo.train(data["support"], seed, EPOCHS)
-    kept: dict[str, list[Any]] = {}
+    embeddings: dict[str, list[Any]] = {}
     accuracy = {}
     for name in ("choosing", "test"):
         prediction_depth(
@@ -83,46 +85,48 @@ def one_run(share: float, seed: int, folder: Path) -> dict[str, Any]:
             progress=False,
         )
         store = open_store(folder / f"{share}-{seed}-{name}")
-        kept["support"] = [np.array(each) for each in store.support.embeddings.values()]
-        kept[name] = [np.array(each) for each in store.asked.embeddings.values()]
+        embeddings["support"] = [np.array(rows) for rows in store.support.embeddings.values()]
+        embeddings[name] = [np.array(rows) for rows in store.asked.embeddings.values()]
         if name == "test":
             accuracy[NETWORK] = float((store.asked.predictions == labels[name]).mean())
             accuracy[TRAIN] = float((store.support.predictions == labels["support"]).mean())
     probes = {}
     for name, mode in ((BEST, "best"), (MIX, "mix")):
         middle = MiddleProbeClassifier(K, mode=mode)
-        middle.fit(kept["support"], labels["support"], kept["choosing"], labels["choosing"])
-        accuracy[name] = middle.score(kept["test"], labels["test"])
-        probes[name] = [middle.probes_.start, middle.probes_.stop - 1]
-    last = probe_votes(kept["support"][-2], labels["support"], kept["test"][-2], k=K).votes
-    accuracy[LAST] = float((last == labels["test"]).mean())
-    found = {"share": share, "seed": seed, "accuracy": accuracy, "probes": probes, "average": {}}
-    wrong = labels["support"] != truth[parts["support"]].numpy()
-    if wrong.any():
-        scores = suspicions(kept["support"], labels["support"], probes[BEST][0]) | theirs(
-            kept["support"], labels["support"], seed
+        middle.fit(
+            embeddings["support"], labels["support"], embeddings["choosing"], labels["choosing"]
         )
-        found["average"] = {
-            name: precision_recall(each, wrong).average for name, each in scores.items()
+        accuracy[name] = middle.score(embeddings["test"], labels["test"])
+        probes[name] = [middle.probes_.start, middle.probes_.stop - 1]
+    support, test = (embeddings[name][-2] for name in ("support", "test"))
+    last = probe_votes(support, labels["support"], test, k=K).votes
+    accuracy[LAST] = float((last == labels["test"]).mean())
+    run = {"share": share, "seed": seed, "accuracy": accuracy, "probes": probes, "average": {}}
+    wrong = labels["support"] != truth[splits["support"]].numpy()
+    if wrong.any():
+        given = embeddings["support"], labels["support"]
+        scores = pdepth_scores(*given, probes[BEST][0]) | cleanlab_scores(*given, seed)
+        run["average"] = {
+            name: precision_recall(score, wrong).average for name, score in scores.items()
         }
-    return found
+    return run
 
 
-def suspicions(support: list[Any], labels: NDArray[Any], chosen: int) -> dict[str, Any]:
-    """Ours, of votes that leave each row out."""
+def pdepth_scores(support: list[Any], labels: NDArray[Any], probe: int) -> dict[str, Any]:
+    """Suspicion of each label, from votes that leave its row out; the largest is the worst."""
     votes = probe_votes(support, labels, k=K, return_counts=True)
-    found = mislabelled(votes, labels)
+    suspects = mislabelled(votes, labels)
     return {
-        "neighbours of all probes against the label": found.against,
-        "depth against the label": found.depth,
-        "the mean of both": found.both,
+        "neighbours of all probes against the label": suspects.against,
+        "depth against the label": suspects.depth,
+        "the mean of both": suspects.both,
         "neighbours of the chosen probe against the label": 1
-        - votes.counts[chosen][np.arange(len(labels)), np.searchsorted(votes.classes, labels)] / K,
+        - votes.counts[probe][np.arange(len(labels)), np.searchsorted(votes.classes, labels)] / K,
     }
 
 
-def theirs(support: list[Any], labels: NDArray[Any], seed: int) -> dict[str, Any]:
-    """cleanlab's, the greatest the most suspicious."""
+def cleanlab_scores(support: list[Any], labels: NDArray[Any], seed: int) -> dict[str, Any]:
+    """The same by cleanlab; empty where it is not installed."""
     if importlib.util.find_spec("cleanlab") is None:
         return {}
     rank = importlib.import_module("cleanlab.rank")
@@ -131,19 +135,19 @@ def theirs(support: list[Any], labels: NDArray[Any], seed: int) -> dict[str, Any
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    flat = [each.reshape(len(each), -1) for each in support]
+    flat = [rows.reshape(len(rows), -1) for rows in support]
     features = {"the last hidden layer": flat[-2], "all probes": np.concatenate(flat, axis=1)}
-    found = {}
+    scores = {}
     for name, rows in features.items():
-        shares = cross_val_predict(
+        probabilities = cross_val_predict(
             make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
             rows,
             labels,
             cv=StratifiedKFold(5, shuffle=True, random_state=seed),
             method="predict_proba",
         )
-        found[f"cleanlab on {name}"] = -rank.get_label_quality_scores(labels, shares)
-    return found
+        scores[f"cleanlab on {name}"] = -rank.get_label_quality_scores(labels, probabilities)
+    return scores
 
 
 def measure() -> dict[str, Any]:
@@ -162,13 +166,13 @@ def interval(values: list[float]) -> str:
     return f"{100 * mean(values):.1f} ± {100 * half:.1f}"
 
 
-def rows_of(runs: list[dict[str, Any]], what: str, shares: list[float]) -> list[str]:
+def rows_of(runs: list[dict[str, Any]], measure: str, shares: list[float]) -> list[str]:
     by_share = {share: [run for run in runs if run["share"] == share] for share in shares}
     return [
         f"| {name} | "
-        + " | ".join(interval([run[what][name] for run in by_share[share]]) for share in shares)
+        + " | ".join(interval([run[measure][name] for run in by_share[share]]) for share in shares)
         + " |"
-        for name in by_share[shares[-1]][0][what]
+        for name in by_share[shares[-1]][0][measure]
     ]
 
 
@@ -177,9 +181,9 @@ def table(stored: dict[str, Any]) -> str:
     shares = sorted({run["share"] for run in runs})
     noisy = [share for share in shares if share]
     heads = [
-        "| % | " + " | ".join(f"{100 * share:.0f} % wrong" for share in of) + " |\n"
-        f"| --- |{' ---: |' * len(of)}"
-        for of in (shares, noisy)
+        "| % | " + " | ".join(f"{100 * share:.0f} % wrong" for share in columns) + " |\n"
+        f"| --- |{' ---: |' * len(columns)}"
+        for columns in (shares, noisy)
     ]
     differences = [
         f"| {name} less the network | "
@@ -205,7 +209,7 @@ def table(stored: dict[str, Any]) -> str:
         [
             f"Accuracy on 500 images with right labels (the second line: on the wrong and right "
             f"labels of training), mean of {len(SEEDS)} seeds with its 95 % interval; k = "
-            f"{stored['k']}, {stored['epochs']} epochs. {where(stored['machine'])}.",
+            f"{stored['k']}, {stored['epochs']} epochs. {describe(stored['machine'])}.",
             "",
             heads[0],
             *rows_of(runs, "accuracy", shares),
@@ -223,4 +227,4 @@ def table(stored: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    publish(NAME, measure, table, STORED, PAGE)
+    publish(sys.argv[1:], NAME, measure, table, STORED, PAGE)

@@ -1,4 +1,4 @@
-"""Who is asked: pdepth, its peers, and the ceilings of the machine.
+"""The engines: pdepth, its peers, and the ceilings of the machine.
 
 Another engine is a small class in any file, `pdepth bench --with mine.py:Mine`:
 
@@ -11,7 +11,7 @@ Another engine is a small class in any file, `pdepth bench --with mine.py:Mine`:
             return self.library.vote(support, labels, queries, k)
 
 Every peer here searches by brute force in float32 or better, as its users run it: `exact`. None of
-them is copied; "way" names our own writing of how a library computes.
+their code is copied; "... way" in a name says that we wrote down how a library computes.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ import numpy as np
 
 import pdepth
 from pdepth import native
-from pdepth.backends import triton as gpu
-
-from .shapes import Labels, Problem, Rows, chosen
+from pdepth.backends import triton
+from pdepth.bench.suite.shapes import Labels, Problem, Rows, select
 
 PDEPTH, PEER, CEILING = "pdepth", "peer", "ceiling"
 ONE_THREAD = ", 1 thread"  # after the name of the engine that has one
 
 
 class Engine:
-    """Casts votes; what it needs is named here, and imported before any clock runs.
+    """Something that votes; the library it needs is imported before any clock runs.
 
     Attributes:
-        name: in tables.
+        name: its name in tables.
         kind: PDEPTH (its votes must be the definition's), PEER or CEILING (no votes).
         module, package: what must be importable, and the distribution whose version is stored.
-        exact: it searches all rows in float32 or better; the fastest such peer is the one to beat.
-        limit: most floating-point operations of a shape that it is asked for.
-        spec: where a user's own class came from.
+        exact: whether it searches all rows in float32 or better; the fastest such peer is the one
+            that pdepth is compared with.
+        limit: the largest shape that it runs, in floating-point operations.
+        spec: the FILE.py:CLASS of a user's own class.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Engine:
     spec = ""
 
     def missing(self) -> str | None:
-        """None, or why it cannot run here."""
+        """Why it cannot run here; None if it can."""
         if self.module and find_spec(self.module.partition(".")[0]) is None:
             return f"{self.package or self.module} is not installed"
         return None
@@ -67,28 +67,28 @@ class Engine:
         return importlib.import_module(self.module)
 
     def start(self) -> None:
-        """Import what it needs and give it this process's share of the cores."""
+        """Import the library and set its number of threads."""
         if self.module:
             _ = self.library
 
-    def take(self, problem: Problem) -> Any:
-        """What `run` is given; not timed."""
+    def prepare(self, problem: Problem) -> Any:
+        """The input of `run`; not timed."""
         return problem
 
-    def run(self, taken: Any, k: int) -> Any:
+    def run(self, prepared: Any, k: int) -> Any:
         """The votes (L, N) of all probes: what is timed."""
-        return np.stack([self.votes(y, taken.labels, x, k) for y, x in taken.layers])
+        return np.stack([self.votes(y, prepared.labels, x, k) for y, x in prepared.layers])
 
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
         """The votes (N,) of one probe."""
         raise NotImplementedError
 
     def __reduce__(self) -> Any:  # to a process that has not read the user's file
-        return (own, (self.spec,)) if self.spec else super().__reduce__()
+        return (load_engine, (self.spec,)) if self.spec else super().__reduce__()
 
 
 class Pdepth(Engine):
-    """One instruction set of the CPU engine, or another backend."""
+    """pdepth: one instruction set of the cpu backend, or another backend."""
 
     kind = PDEPTH
 
@@ -104,7 +104,7 @@ class Pdepth(Engine):
 
     @contextmanager
     def at_level(self) -> Iterator[None]:
-        """Calls inside use this instruction set."""
+        """Use this instruction set for calls inside."""
         before = os.environ.get(native.SIMD)
         os.environ[native.SIMD] = self.level or ""
         try:
@@ -114,11 +114,11 @@ class Pdepth(Engine):
             if before is not None:
                 os.environ[native.SIMD] = before
 
-    def run(self, taken: Problem, k: int) -> Any:
-        supports, queries = zip(*taken.layers, strict=True)
+    def run(self, prepared: Problem, k: int) -> Any:
+        supports, queries = zip(*prepared.layers, strict=True)
         options: dict[str, Any] = {"k": k, "backend": self.backend, "num_threads": self.threads}
         with self.at_level():
-            return pdepth.probe_votes(supports, taken.labels, queries, **options).votes
+            return pdepth.probe_votes(supports, prepared.labels, queries, **options).votes
 
 
 class ScikitLearn(Engine):
@@ -126,8 +126,8 @@ class ScikitLearn(Engine):
     limit = 3e11
 
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
-        found = self.library.KNeighborsClassifier(k, algorithm="brute").fit(support, labels)
-        votes: Labels = found.predict(queries)
+        classifier = self.library.KNeighborsClassifier(k, algorithm="brute").fit(support, labels)
+        votes: Labels = classifier.predict(queries)
         return votes
 
 
@@ -144,8 +144,8 @@ class NnExampleDifficulty(Engine):
     limit = 3e11
 
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
-        found = self.library.NearestNeighbors(n_neighbors=k).fit(support)
-        return _majority(labels[found.kneighbors(queries, return_distance=False)])
+        search = self.library.NearestNeighbors(n_neighbors=k).fit(support)
+        return _majority(labels[search.kneighbors(queries, return_distance=False)])
 
 
 class Faiss(Engine):
@@ -172,17 +172,18 @@ class Torch(Engine):
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
         torch = self.library
         distances, voters = self.distances_to(torch.from_numpy(support)), torch.from_numpy(labels)
-        near = [
+        neighbors = [
             voters[distances(x).topk(k, largest=False).indices]
             for x in torch.from_numpy(queries).split(self.block)
         ]
-        return self.vote(torch.cat(near))
+        return self.vote(torch.cat(neighbors))
 
     def distances_to(self, support: Any) -> Callable[[Any], Any]:
+        """A function that gives a block of queries its distances to the support."""
         raise NotImplementedError
 
-    def vote(self, near: Any) -> Labels:
-        return _majority(near.numpy())
+    def vote(self, neighbors: Any) -> Labels:
+        return _majority(neighbors.numpy())
 
 
 class TorchMatmul(Torch):
@@ -191,7 +192,7 @@ class TorchMatmul(Torch):
 
     def distances_to(self, support: Any) -> Callable[[Any], Any]:
         norms = self.library.linalg.vector_norm(support, dim=1).square()
-        # less the query's own norm, which moves no neighbour
+        # without the query's own norm, which changes no order
         return lambda x: self.library.addmm(norms, x, support.T, alpha=-2)
 
 
@@ -208,13 +209,13 @@ class Aucurriculum(TorchCdist):
 
     name = "aucurriculum's way"
 
-    def vote(self, near: Any) -> Labels:
-        votes: Labels = near.mode(dim=1).values.numpy()
+    def vote(self, neighbors: Any) -> Labels:
+        votes: Labels = neighbors.mode(dim=1).values.numpy()
         return votes
 
 
 class MatrixProduct(Torch):
-    """The products of support and queries alone: any engine's limit, were selection free."""
+    """The products of support and queries alone: an engine's limit if selection were free."""
 
     kind = CEILING
 
@@ -226,7 +227,7 @@ class MatrixProduct(Torch):
         if self.dtype == "bfloat16" and not self.library.ops.mkldnn._is_mkldnn_bf16_supported():
             self.limit = 3e10  # emulated, and slower than float32
 
-    def take(self, problem: Problem) -> Any:
+    def prepare(self, problem: Problem) -> Any:
         torch = self.library
         dtype = getattr(torch, self.dtype)
         return [
@@ -234,11 +235,11 @@ class MatrixProduct(Torch):
             for y, x in problem.layers
         ]
 
-    def run(self, taken: Any, k: int) -> None:
-        for y, x in taken:
+    def run(self, prepared: Any, k: int) -> None:
+        for y, x in prepared:
             out = self.library.empty(self.block, len(y), dtype=y.dtype)
-            for part in x.split(self.block):
-                self.library.matmul(part, y.T, out=out[: len(part)])
+            for chunk in x.split(self.block):
+                self.library.matmul(chunk, y.T, out=out[: len(chunk)])
 
 
 class MemoryRead(Torch):
@@ -246,19 +247,19 @@ class MemoryRead(Torch):
 
     name, kind = "memory read", CEILING
 
-    def run(self, taken: Problem, k: int) -> None:
-        for y, x in taken.layers:
+    def run(self, prepared: Problem, k: int) -> None:
+        for y, x in prepared.layers:
             self.library.from_numpy(y).sum()
             self.library.from_numpy(x).sum()
 
 
-def _majority(near: Labels) -> Labels:
-    """The most frequent label in each row of `near` (N, k), whole numbers from 0; of equals the
+def _majority(neighbors: Labels) -> Labels:
+    """The most frequent label in each row of `neighbors` (N, k), integers >= 0; of tied ones the
     smallest."""
-    classes = int(near.max()) + 1
-    places = near + classes * np.arange(len(near))[:, None]
-    counts = np.bincount(places.ravel(), minlength=near.shape[0] * classes)
-    votes: Labels = counts.reshape(len(near), classes).argmax(axis=1)
+    classes = int(neighbors.max()) + 1
+    cells = neighbors + classes * np.arange(len(neighbors))[:, None]
+    counts = np.bincount(cells.ravel(), minlength=len(neighbors) * classes)
+    votes: Labels = counts.reshape(len(neighbors), classes).argmax(axis=1)
     return votes
 
 
@@ -266,11 +267,11 @@ FLOAT32, BFLOAT16, MEMORY = MatrixProduct("float32"), MatrixProduct("bfloat16"),
 
 
 def registry() -> list[Engine]:
-    """Every engine, pdepth's levels from the fastest on; whether each can run says `missing`."""
+    """Every engine, pdepth's levels from the fastest on; `Engine.missing` says what cannot run."""
     levels = [level for level, runs in native.simd_levels().items() if runs]
     levels.remove("bf16")  # for tests: AMX's arithmetic in plain C++
     fastest, *slower = reversed(levels)
-    on_gpu = gpu.available() is None and not gpu.interpreted()
+    on_gpu = triton.unavailable() is None and not triton.interpreted()
     return [
         Pdepth(fastest),
         *(Pdepth(level, limit=5e10 if level == "portable" else 2e12) for level in slower),
@@ -290,38 +291,47 @@ def registry() -> list[Engine]:
     ]
 
 
-def own(spec: str) -> Engine:
-    """The user's engine at FILE.py:CLASS."""
+def load_engine(spec: str) -> Engine:
+    """A user's engine, from FILE.py:CLASS."""
     from pdepth.inputs import call_file
 
     if not re.fullmatch(r".+\.py:\w+", spec):
-        raise ValueError(f"--with is {spec!r}; FILE.py:CLASS is wanted.")
+        raise ValueError(f"--with: expected FILE.py:CLASS, got {spec!r}.")
 
     engine = call_file(spec, spec)
     if not isinstance(engine, Engine):
-        raise TypeError(f"--with {spec} is a {type(engine).__name__}; an Engine is wanted.")
+        raise TypeError(
+            f"--with {spec}: expected a subclass of pdepth.bench.suite.engines.Engine, got "
+            f"{type(engine).__name__}."
+        )
     if not isinstance(getattr(engine, "name", None), str):
-        raise TypeError(f"--with {spec} has no name; a class attribute `name` is wanted.")
-    if engine.name in [each.name for each in registry()]:
-        raise ValueError(f"--with {spec}: the name {engine.name!r} is taken.")
+        raise TypeError(f"--with {spec}: expected a class attribute `name`, a str; got none.")
+    if engine.name in [known.name for known in registry()]:
+        raise ValueError(
+            f"--with {spec}: expected a name that no engine of the suite has, got {engine.name!r}."
+        )
     engine.spec = spec
     return engine
 
 
 def pick(pattern: str | None, spec: str | None) -> tuple[list[Engine], list[str]]:
-    """The engines of a run, and why others are left out.
+    """The engines of a run, and a sentence for each that cannot run here.
 
     pdepth's fastest comes first, since votes and ratios refer to it, and the ceilings last;
     the pattern chooses among the rest.
+
+    Args:
+        pattern: of names, such as "faiss*"; None for all.
+        spec: FILE.py:CLASS of a user's engine.
     """
-    offered = registry()
-    wanted = chosen("--engine", pattern, offered)
-    users = [own(spec)] if spec else []
-    ceilings = [engine for engine in offered if engine.kind == CEILING]
-    others = [each for each in wanted if each not in ceilings and each is not offered[0]]
-    every = [offered[0], *others, *users, *ceilings]
-    reasons = {engine.name: engine.missing() for engine in every}
+    known = registry()
+    selected = select("--engine", pattern, known)
+    users = [load_engine(spec)] if spec else []
+    ceilings = [engine for engine in known if engine.kind == CEILING]
+    others = [engine for engine in selected if engine not in ceilings and engine is not known[0]]
+    engines = [known[0], *others, *users, *ceilings]
+    reasons = {engine.name: engine.missing() for engine in engines}
     return (
-        [engine for engine in every if reasons[engine.name] is None],
-        [f"{name} is left out: {why}." for name, why in reasons.items() if why is not None],
+        [engine for engine in engines if reasons[engine.name] is None],
+        [f"{name} is left out: {reason}." for name, reason in reasons.items() if reason],
     )

@@ -2,13 +2,12 @@
 
 pytest-benchmark times each round, keeps the statistics and writes the JSON that its own `compare`
 reads. No number without its gate: a difference between pdepth's votes and the definition's ends
-the run; so does a timed round whose votes are others. How many votes of a peer differ from
-pdepth's is stored with them, and an engine that fails is left out of its shape.
+the run; so does a timed round whose votes differ from the first. How many votes of a peer differ
+from pdepth's is stored with its times, and a peer that fails is left out of its shape.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 import warnings
@@ -24,15 +23,16 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 from pytest_benchmark.logger import PytestBenchmarkWarning
 
-from pdepth.io.atomic import replacing
+from pdepth.bench.common import machine
+from pdepth.bench.gate import definition_votes, first_difference
+from pdepth.bench.pages import load, save
+from pdepth.bench.peak import memory_now, memory_peak
+from pdepth.bench.suite.engines import CEILING, PDEPTH, PEER, Engine
+from pdepth.bench.suite.shapes import CLASSES, K, Labels, Problem, Shape, image_source
 
-from ..common import definition_votes, first_difference, machine, memory_now, memory_peak
-from .engines import CEILING, PDEPTH, PEER, Engine
-from .shapes import CLASSES, K, Labels, Problem, Shape, image_source
-
-REST = 0.02  # seconds before each call: threads of the engine before it spin a while longer
-BRIEF = 1e10  # floating-point operations under which a call is so short that ten are one round
-APART = 2e12  # ... over which only pdepth is also started in a process of its own
+REST = 0.02  # seconds before each call, while threads of the previous engine still spin
+BRIEF = 1e10  # floating-point operations below which a shape has ten times as many rounds
+FRESH = 2e12  # ... above which only pdepth is also started in a process of its own
 SAMPLE = 5e8  # float64 differences that the gate computes for a probe, three queries at least
 PACKAGES = ("numpy", "torch", "pytest-benchmark")
 
@@ -43,47 +43,52 @@ class Refused(ValueError):
 
 @dataclass
 class Suite:
-    """A run: what to measure, how, and where; and pytest's plugin of the shape at hand.
+    """A run: what to measure and how; and pytest's plugin for the shape being measured.
 
     Attributes:
+        shapes, engines: what is measured; the first engine is pdepth's fastest.
         rounds: of each shape; ten times as many of a brief one.
         patience: seconds after which a shape begins no further round.
-        apart: also start engines in processes of their own, for first call and memory; without
+        fresh: also start the peers in processes of their own, for first call and memory; without
             it only pdepth's fastest.
-        say: told of each step.
+        report: called with a line at each step.
+        record: `machine()`, with k, classes and images.
+        shape: the one being measured.
+        failure: the error that ended the run.
     """
 
     shapes: Sequence[Shape]
     engines: Sequence[Engine]
     rounds: int
     patience: float
-    apart: bool
-    say: Callable[[str], None]
-    about: dict[str, Any] = field(init=False)
-    present: Shape = field(init=False)
+    fresh: bool
+    report: Callable[[str], None]
+    record: dict[str, Any] = field(init=False)
+    shape: Shape = field(init=False)
     failure: BaseException | None = None
 
     def __post_init__(self) -> None:
-        used = [engine.package for engine in self.engines if engine.package]
-        about = machine(*dict.fromkeys([*PACKAGES, *used]))
-        self.about = about | {"k": K, "classes": CLASSES, "images": image_source()}
+        packages = [engine.package for engine in self.engines if engine.package]
+        record = machine(*dict.fromkeys([*PACKAGES, *packages]))
+        self.record = record | {"k": K, "classes": CLASSES, "images": image_source()}
 
     def pytest_collection(self, session: pytest.Session) -> bool:
-        shape = self.present
+        shape = self.shape
         session.items = [ShapeItem.from_parent(session, name=shape.name, shape=shape, suite=self)]
         session.testscollected = 1
         return True
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_benchmark_generate_machine_info(self) -> dict[str, Any]:
-        return self.about
+        return self.record
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_benchmark_generate_commit_info(self) -> dict[str, Any]:
-        return {"id": self.about["commit"], "dirty": self.about["commit"].endswith("-dirty")}
+        commit = self.record["commit"]
+        return {"id": commit, "dirty": commit.endswith("-dirty")}
 
     def pytest_report_teststatus(self) -> tuple[str, str, str]:
-        return "", "", ""  # no dots between our own lines
+        return "", "", ""  # no dots between the lines of `report`
 
     def pytest_exception_interact(self, call: pytest.CallInfo[Any]) -> None:
         assert call.excinfo is not None
@@ -98,50 +103,58 @@ class ShapeItem(pytest.Item):
         self.shape, self.suite = shape, suite
 
     def runtest(self) -> None:
+        """Measure the shape: rows, gate, first calls, rounds."""
         shape, suite = self.shape, self.suite
         engines = [engine for engine in suite.engines if shape.work <= engine.limit]
-        suite.say(f"{shape.name}: rows")
+        suite.report(f"{shape.name}: rows")
         problem = shape.fill(shape)
-        suite.say(f"{shape.name}: votes")
-        taken = {engine.name: engine.take(problem) for engine in engines}
-        votes = cast(engines, taken, problem, suite.say)
+        suite.report(f"{shape.name}: votes")
+        prepared = {engine.name: engine.prepare(problem) for engine in engines}
+        votes = first_votes(engines, prepared, problem, suite.report)
         engines = [engine for engine in engines if engine.name in votes]
         checked, differing = gate(problem, engines, votes)
-        suite.say(f"{shape.name}: first calls")
-        cold = first_calls(problem, [each for each in engines if self._goes_apart(each)])
-        kept: dict[str, Any] = {}
-        suite.say(f"{shape.name}: rounds")
-        begin = time.monotonic()
-        for number in range(self._rounds()):
-            if number and time.monotonic() - begin > suite.patience:
-                break
-            turn = number % len(engines)  # none always follows the same other
-            for engine in engines[turn:] + engines[:turn]:
-                clock = self._clock(engine, stored=not number)
-                time.sleep(REST)
-                again = clock.pedantic(engine.run, args=(taken[engine.name], K))
-                if engine.kind == PDEPTH:
-                    _same(engine.name, "those it cast before", again, votes[engine.name])
-                if number:
-                    kept[engine.name].update(clock.stats["total"])
-                else:
-                    kept[engine.name] = clock.stats
+        suite.report(f"{shape.name}: first calls")
+        fresh = first_calls(problem, [engine for engine in engines if self._starts_fresh(engine)])
+        suite.report(f"{shape.name}: rounds")
+        stats = self._time(engines, prepared, votes)
         for engine in engines:
-            kept[engine.name].extra_info |= {
+            stats[engine.name].extra_info |= {
                 "kind": engine.kind,
                 "exact": engine.exact,
                 "checked": checked,
                 "differing": differing.get(engine.name),
-                **cold.get(engine.name, {"first": None, "extra_bytes": None}),
+                **fresh.get(engine.name, {"first": None, "extra_bytes": None}),
             }
+
+    def _time(
+        self, engines: list[Engine], prepared: Mapping[str, Any], votes: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Interleaved rounds; pytest-benchmark's statistics of each engine by name."""
+        stats: dict[str, Any] = {}
+        begin = time.monotonic()
+        for number in range(self._rounds()):
+            if number and time.monotonic() - begin > self.suite.patience:
+                break
+            turn = number % len(engines)  # no engine always follows the same other
+            for engine in engines[turn:] + engines[:turn]:
+                clock = self._clock(engine, stored=not number)
+                time.sleep(REST)
+                again = clock.pedantic(engine.run, args=(prepared[engine.name], K))
+                if engine.kind == PDEPTH:
+                    _same(engine.name, "those of its first call", again, votes[engine.name])
+                if number:
+                    stats[engine.name].update(clock.stats["total"])
+                else:
+                    stats[engine.name] = clock.stats
+        return stats
 
     def _rounds(self) -> int:
         return self.suite.rounds * (10 if self.shape.work < BRIEF else 1)
 
-    def _goes_apart(self, engine: Engine) -> bool:
+    def _starts_fresh(self, engine: Engine) -> bool:
         if engine is self.suite.engines[0]:
             return True
-        return self.suite.apart and engine.kind == PEER and self.shape.work < APART
+        return self.suite.fresh and engine.kind == PEER and self.shape.work < FRESH
 
     def _clock(self, engine: Engine, stored: bool) -> Any:
         """A fixture for one round: the first's statistics are stored, the later ones' added."""
@@ -171,36 +184,36 @@ class ShapeItem(pytest.Item):
         return self.path, None, self.name
 
 
-def cast(
+def first_votes(
     engines: Sequence[Engine],
-    taken: Mapping[str, Any],
+    prepared: Mapping[str, Any],
     problem: Problem,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> dict[str, Any]:
     """The votes (L, N) of each engine by name, which warms it too; without those that failed.
 
     Raises what an engine of pdepth's raises.
     """
-    wanted = len(problem.layers), len(problem.layers[0][1])
+    expected = len(problem.layers), len(problem.layers[0][1])
     votes: dict[str, Any] = {}
     for engine in engines:
         try:
-            votes[engine.name] = engine.run(taken[engine.name], K)
-            if engine.kind != CEILING and np.shape(votes[engine.name]) != wanted:
+            votes[engine.name] = engine.run(prepared[engine.name], K)
+            if engine.kind != CEILING and np.shape(votes[engine.name]) != expected:
                 shape = np.shape(votes[engine.name])
-                raise ValueError(f"its votes have shape {shape}; {wanted} is wanted")
+                raise ValueError(f"votes: expected shape {expected}, got {shape}")
         except Exception as error:
             if engine.kind == PDEPTH:
                 raise
             votes.pop(engine.name, None)
-            say(f"{engine.name} is left out: {type(error).__name__}: {error}")
+            report(f"{engine.name} is left out: {type(error).__name__}: {error}")
     return votes
 
 
 def gate(
     problem: Problem, engines: Sequence[Engine], votes: Mapping[str, Any]
 ) -> tuple[int, dict[str, int]]:
-    """How many votes a sample has checked, and how many of each engine differ from the first's.
+    """How many votes of a sample were compared, and how many of each engine are not the first's.
 
     Raises Refused if the first's differ from the definition's on the sample, or those of another
     engine of pdepth's from the first's anywhere.
@@ -209,9 +222,9 @@ def gate(
     for probe, (support, queries) in enumerate(problem.layers):
         count = min(len(queries), 3 + int(SAMPLE / support.size))
         rows = np.sort(np.random.default_rng(1).choice(len(queries), count, replace=False))
-        wanted = definition_votes(support, problem.labels, queries[rows], K)
-        whose = f"the definition's at probe {probe}, on a sample"
-        _same(first, whose, votes[first][probe, rows], wanted)
+        expected = definition_votes(support, problem.labels, queries[rows], K)
+        origin = f"the definition's at probe {probe}, on a sample"
+        _same(first, origin, votes[first][probe, rows], expected)
         checked += count
     for engine in engines:
         if engine.kind == PDEPTH:
@@ -223,10 +236,12 @@ def gate(
     }
 
 
-def _same(name: str, whose: str, found: Labels, wanted: Labels) -> None:
-    wrong, first = first_difference(np.ravel(found), np.ravel(wanted))
+def _same(name: str, origin: str, votes: Labels, expected: Labels) -> None:
+    wrong, place = first_difference(np.ravel(votes), np.ravel(expected))
     if wrong:
-        raise Refused(f"{wrong} of {found.size} votes of {name} are not {whose}{first}; no number.")
+        raise Refused(
+            f"{wrong} of {votes.size} votes of {name} are not {origin}{place}; no number."
+        )
 
 
 def first_calls(problem: Problem, engines: Sequence[Engine]) -> dict[str, dict[str, Any]]:
@@ -234,76 +249,75 @@ def first_calls(problem: Problem, engines: Sequence[Engine]) -> dict[str, dict[s
 
     Seconds, and the bytes by which its peak exceeds what the process held (Linux; else None).
     """
-    found = {}
+    results = {}
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.npz"
-        np.savez(rows, problem.labels, *(each for layer in problem.layers for each in layer))
+        np.savez(rows, problem.labels, *(array for layer in problem.layers for array in layer))
         for engine in engines:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-                seconds, extra = fresh.submit(_first_call, rows, engine).result()
-            found[engine.name] = {"first": seconds, "extra_bytes": extra}
-    return found
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+                seconds, extra = process.submit(_first_call, rows, engine).result()
+            results[engine.name] = {"first": seconds, "extra_bytes": extra}
+    return results
 
 
 def _first_call(rows: Path, engine: Engine) -> tuple[float, int | None]:
     engine.start()
     with np.load(rows) as stored:
-        labels, *both = (stored[name] for name in stored.files)
-    taken = engine.take(Problem(labels, list(zip(both[::2], both[1::2], strict=True))))
+        labels, *arrays = (stored[name] for name in stored.files)
+    prepared = engine.prepare(Problem(labels, list(zip(arrays[::2], arrays[1::2], strict=True))))
     before = memory_now()
     begin = time.perf_counter()
-    engine.run(taken, K)
+    engine.run(prepared, K)
     seconds = time.perf_counter() - begin
     return seconds, None if before is None else memory_peak() - before
 
 
 def run(suite: Suite, unfinished: Path | None = None) -> dict[str, Any]:
-    """Measure; returns what pytest-benchmark would have stored, of all shapes.
+    """Measure all shapes; returns what pytest-benchmark would have stored.
 
     Args:
+        suite: what to measure.
         unfinished: a file that keeps each shape as it ends. A later run of the same suite on the
-            same machine, commit and versions goes on from there; it is left for the caller to
-            remove.
+            same machine, commit and versions resumes from it; the caller removes it.
 
     Raises what ended the run: Refused by the gate, or an engine's own error.
     """
     for engine in suite.engines:
         engine.start()
-    same = _identity(suite)
-    kept = _kept(same, unfinished)
+    identity = _identity(suite)
+    measured = _resume(identity, unfinished)
     for shape in suite.shapes:
-        if shape.name in kept:
-            suite.say(f"{shape.name}: measured before")
+        if shape.name in measured:
+            suite.report(f"{shape.name}: measured before")
             continue
-        kept[shape.name] = _measure(suite, shape)
+        measured[shape.name] = _measure(suite, shape)
         if unfinished is not None:
-            unfinished.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(unfinished) as temporary:
-                temporary.write_text(json.dumps({"run": same, "shapes": kept}))
-    parts: list[dict[str, Any]] = [kept[shape.name] for shape in suite.shapes]
-    return parts[0] | {"benchmarks": [found for part in parts for found in part["benchmarks"]]}
+            save({"run": identity, "shapes": measured}, unfinished)
+    results: list[dict[str, Any]] = [measured[shape.name] for shape in suite.shapes]
+    return results[0] | {"benchmarks": [row for result in results for row in result["benchmarks"]]}
 
 
 def _identity(suite: Suite) -> dict[str, Any]:
-    """What two runs have in common whose shapes may stand in one table."""
-    about = {name: value for name, value in suite.about.items() if name != "date"}
+    """What has to be equal in two runs for their shapes to stand in one table."""
+    record = {name: value for name, value in suite.record.items() if name != "date"}
     names = [engine.name for engine in suite.engines]
-    return about | {"engines": names, "rounds": suite.rounds, "patience": suite.patience}
+    return record | {"engines": names, "rounds": suite.rounds, "patience": suite.patience}
 
 
-def _kept(same: dict[str, Any], unfinished: Path | None) -> dict[str, Any]:
+def _resume(identity: dict[str, Any], unfinished: Path | None) -> dict[str, Any]:
     """The shapes that an interrupted run of this identity has measured, by name."""
-    if unfinished is None or not unfinished.exists() or same["commit"].endswith("-dirty"):
+    if unfinished is None or not unfinished.exists() or identity["commit"].endswith("-dirty"):
         return {}
-    found = json.loads(unfinished.read_text())
-    return dict(found["shapes"]) if found["run"] == same else {}
+    stored = load(unfinished)
+    return dict(stored["shapes"]) if stored["run"] == identity else {}
 
 
 def _measure(suite: Suite, shape: Shape) -> dict[str, Any]:
-    suite.present, suite.failure = shape, None
+    """pytest-benchmark's results of one shape, from a pytest run of its own in this process."""
+    suite.shape, suite.failure = shape, None
     with tempfile.TemporaryDirectory() as folder:
-        settings, found = Path(folder) / "pytest.ini", Path(folder) / "found.json"
-        settings.write_text("[pytest]\n")  # none of those of the folder that we are in
+        settings, results = Path(folder) / "pytest.ini", Path(folder) / "results.json"
+        settings.write_text("[pytest]\n")  # not those of the working directory
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PytestBenchmarkWarning)  # of runs that store nothing
             status = pytest.main(
@@ -312,7 +326,7 @@ def _measure(suite: Suite, shape: Shape) -> dict[str, Any]:
                     *("-qq", "--capture=no", "--tb=no", "--no-summary"),
                     *("-p", "benchmark"),  # also where plugins are not loaded by themselves
                     *("--benchmark-disable-gc", "--benchmark-quiet"),
-                    *(f"--benchmark-storage=file://{folder}", f"--benchmark-json={found}"),
+                    *(f"--benchmark-storage=file://{folder}", f"--benchmark-json={results}"),
                 ],
                 plugins=[suite],
             )
@@ -321,6 +335,6 @@ def _measure(suite: Suite, shape: Shape) -> dict[str, Any]:
         if status == pytest.ExitCode.INTERRUPTED:
             raise KeyboardInterrupt
         if status != pytest.ExitCode.OK:
-            raise RuntimeError(f"pytest ended with {status!r}.")
-        results: dict[str, Any] = json.loads(found.read_text())
-        return results
+            raise RuntimeError(f"pytest: expected exit code 0, got {status!r}.")
+        measured: dict[str, Any] = load(results)
+        return measured

@@ -1,4 +1,4 @@
-"""What is asked: the shapes of the suite and the rows that fill them, always the same ones."""
+"""The shapes of the suite and the rows that fill them, the same ones in every run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common import DATA, real_data
+from pdepth.bench.data import DATA, real_data
 
 K, CLASSES = 30, 10
 
@@ -45,10 +45,11 @@ class Shape:
     """A problem by its sizes; `fill` makes its rows.
 
     Attributes:
-        kind: what the rows are like, also the first word of the name.
-        support, queries: rows of each.
+        kind: of the rows; the name begins with it.
+        support, queries: how many rows each has.
         widths: of the probes; most shapes have one.
-        group: "goal" (the README's first table), "layer" (of NETWORKS), "special" or "quick".
+        fill: makes the rows.
+        group: "goal" (the first table), "layer" (of NETWORKS), "special" or "quick".
     """
 
     kind: str
@@ -75,13 +76,13 @@ class Shape:
 
 def random_rows(shape: Shape) -> Problem:
     rng = np.random.default_rng(0)
-    return _of(shape, rng.standard_normal((_count(shape), shape.widths[0]), np.float32))
+    return _problem(shape, rng.standard_normal((_count(shape), shape.widths[0]), np.float32))
 
 
 def equal_rows(shape: Shape) -> Problem:
     """A dead layer: every row the same."""
     row = np.random.default_rng(0).standard_normal((1, shape.widths[0]), np.float32)
-    return _of(shape, np.repeat(row, _count(shape), axis=0))
+    return _problem(shape, np.repeat(row, _count(shape), axis=0))
 
 
 def half_one_hot(shape: Shape) -> Problem:
@@ -90,7 +91,7 @@ def half_one_hot(shape: Shape) -> Problem:
     values = _softmax(3 * rng.standard_normal((_count(shape), shape.widths[0]), np.float32))
     hot = rng.random(len(values)) < 0.5
     values[hot] = np.eye(shape.widths[0], dtype=np.float32)[values[hot].argmax(axis=1)]
-    return _of(shape, values, _mostly_right(shape, values))
+    return _problem(shape, values, _mostly_right(shape, values))
 
 
 def confident(shape: Shape) -> Problem:
@@ -99,7 +100,7 @@ def confident(shape: Shape) -> Problem:
     logits = rng.standard_normal((_count(shape), shape.widths[0]), np.float32)
     logits[np.arange(len(logits)), rng.integers(0, shape.widths[0], len(logits))] += 12
     values = _softmax(logits)
-    return _of(shape, values, _mostly_right(shape, values))
+    return _problem(shape, values, _mostly_right(shape, values))
 
 
 def trained(shape: Shape) -> Problem:
@@ -107,7 +108,7 @@ def trained(shape: Shape) -> Problem:
     import torch
     from torch import nn
 
-    (x, labels), (asked, _) = _images(shape)
+    (x, labels), (queries, _) = _images(shape)
     torch.manual_seed(0)
     *sizes, classes = shape.widths
     blocks = [
@@ -125,32 +126,32 @@ def trained(shape: Shape) -> Problem:
     model.eval()
 
     def embeddings(images: Rows) -> list[Rows]:
-        found = [torch.from_numpy(images)]
+        outputs = [torch.from_numpy(images)]
         with torch.no_grad():
             for block in model:
-                found.append(block(found[-1]))
-        found[-1] = found[-1].softmax(dim=1)
-        return [each.numpy() for each in found]
+                outputs.append(block(outputs[-1]))
+        outputs[-1] = outputs[-1].softmax(dim=1)
+        return [output.numpy() for output in outputs]
 
-    return Problem(labels, list(zip(embeddings(x), embeddings(asked), strict=True)))
+    return Problem(labels, list(zip(embeddings(x), embeddings(queries), strict=True)))
 
 
 def image_source() -> str:
-    """The images that `trained` finds here."""
+    """The images that `trained` uses here, in words."""
     return "CIFAR-10" if (DATA / "cifar10.py").is_file() else "synthetic images"
 
 
 def _images(shape: Shape) -> list[tuple[Rows, Labels]]:
-    """Images as rows, with their labels: those to train on, which vote, and those to ask."""
+    """Images as rows, with their labels: the support, which the network learns, and the queries."""
     if image_source() == "CIFAR-10":
         sets = [real_data().images(split) for split in ("train", "test")]
         pixels = [(images.reshape(len(images), -1) / 127.5 - 1, y) for images, y in sets]
     else:
         rng = np.random.default_rng(0)
         patterns = rng.standard_normal((CLASSES, shape.widths[0]))
-        drawn = [rng.integers(0, CLASSES, n) for n in (shape.support, shape.queries)]
+        labels = [rng.integers(0, CLASSES, n) for n in (shape.support, shape.queries)]
         pixels = [
-            (patterns[y] + 12 * rng.standard_normal((len(y), shape.widths[0])), y) for y in drawn
+            (patterns[y] + 12 * rng.standard_normal((len(y), shape.widths[0])), y) for y in labels
         ]
     return [
         (images[:n].astype(np.float32), y[:n].astype(np.int64))
@@ -162,15 +163,15 @@ def _count(shape: Shape) -> int:
     return shape.support + shape.queries
 
 
-def _of(shape: Shape, rows: Rows, labels: Labels | None = None) -> Problem:
-    """The first rows as the support, with random labels if none are given; the rest as queries."""
+def _problem(shape: Shape, rows: Rows, labels: Labels | None = None) -> Problem:
+    """The first rows as the support, labelled at random without `labels`; the rest as queries."""
     if labels is None:
         labels = np.random.default_rng(1).integers(0, CLASSES, shape.support)
     return Problem(labels, [(rows[: shape.support], rows[shape.support :])])
 
 
 def _mostly_right(shape: Shape, rows: Rows) -> Labels:
-    """The largest element's place as each support row's label; one in twenty at random."""
+    """The index of its largest element as each support row's label; one in twenty at random."""
     rng = np.random.default_rng(1)
     labels: Labels = rows[: shape.support].argmax(axis=1)
     wrong = rng.random(shape.support) < 0.05
@@ -213,15 +214,17 @@ SHAPES = (
 
 
 def pick(pattern: str | None, quick: bool) -> list[Shape]:
-    """The shapes of a run: all but the quick ones, those alone, or those that a pattern names."""
-    offered = [shape for shape in SHAPES if quick == (shape.group == "quick")]
-    return chosen("--shape", pattern, offered)
+    """The shapes of a run, quick ones or the others, whose names match the pattern."""
+    known = [shape for shape in SHAPES if quick == (shape.group == "quick")]
+    return select("--shape", pattern, known)
 
 
-def chosen(option: str, pattern: str | None, offered: Sequence[AnyNamed]) -> list[AnyNamed]:
-    """Those whose name matches the pattern; ValueError, naming all, where none does."""
-    found = [each for each in offered if fnmatchcase(each.name, pattern or "*")]
-    if pattern and not found:
-        names = "; ".join(each.name for each in offered)
-        raise ValueError(f"{option} {pattern!r} matches none of: {names}.")
-    return found
+def select(option: str, pattern: str | None, known: Sequence[AnyNamed]) -> list[AnyNamed]:
+    """Those whose names match the pattern; ValueError, naming all, where none does."""
+    selected = [item for item in known if fnmatchcase(item.name, pattern or "*")]
+    if pattern and not selected:
+        names = "; ".join(item.name for item in known)
+        raise ValueError(
+            f"{option}: expected a pattern that matches one of: {names}; got {pattern!r}."
+        )
+    return selected

@@ -1,4 +1,4 @@
-"""The benchmark suite: its engines, its gate, what it stores and renders, and the reference set."""
+"""The benchmark suite: engines, gate, stored results and tables."""
 
 from __future__ import annotations
 
@@ -17,17 +17,11 @@ from typer.testing import CliRunner
 
 from pdepth import cli, definition
 
-for module in ("pytest_benchmark", "matplotlib"):
-    pytest.importorskip(module)
+pytest.importorskip("pytest_benchmark")
+pytest.importorskip("matplotlib")
 
-from pdepth.bench import common
-from pdepth.bench.suite import (
-    check,
-    engines,
-    measure,
-    render,
-    shapes,
-)
+from pdepth.bench import common, gate, pages
+from pdepth.bench.suite import engines, measure, picture, render, results, shapes
 
 
 def whole_numbers(shape: shapes.Shape) -> shapes.Problem:
@@ -36,7 +30,8 @@ def whole_numbers(shape: shapes.Shape) -> shapes.Problem:
     count = shape.support + shape.queries
     rows = [rng.integers(-200, 200, (count, width)).astype(np.float32) for width in shape.widths]
     labels = rng.integers(0, 10, shape.support)
-    return shapes.Problem(labels, [(each[: shape.support], each[shape.support :]) for each in rows])
+    layers = [(values[: shape.support], values[shape.support :]) for values in rows]
+    return shapes.Problem(labels, layers)
 
 
 TINY = shapes.Shape("random", 300, 40, (24,), whole_numbers)
@@ -48,8 +43,8 @@ class Wrong(engines.Pdepth):
         super().__init__()
         self.name = "wrong"
 
-    def run(self, taken: Any, k: int) -> Any:
-        votes = super().run(taken, k).copy()
+    def run(self, prepared: Any, k: int) -> Any:
+        votes = super().run(prepared, k).copy()
         votes[-1, 7] += 1
         return votes
 
@@ -68,18 +63,18 @@ class Fickle(engines.Pdepth):
 
     calls = 0
 
-    def run(self, taken: Any, k: int) -> Any:
+    def run(self, prepared: Any, k: int) -> Any:
         self.calls += 1
-        return super().run(taken, k) + (self.calls == 3)
+        return super().run(prepared, k) + (self.calls == 3)
 
 
-def suite(*these: engines.Engine, shape: shapes.Shape = TINY, **options: Any) -> measure.Suite:
-    defaults: dict[str, Any] = {"rounds": 1, "patience": 600, "apart": False, "say": str}
-    return measure.Suite([shape], these, **(defaults | options))
+def suite(*members: engines.Engine, shape: shapes.Shape = TINY, **options: Any) -> measure.Suite:
+    defaults: dict[str, Any] = {"rounds": 1, "patience": 600, "fresh": False, "report": str}
+    return measure.Suite([shape], members, **(defaults | options))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def briefly() -> Iterator[None]:
+def short_rounds() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "REST", 0.0)
         patch.setattr(measure, "BRIEF", 0.0)
@@ -89,9 +84,9 @@ def briefly() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def stored() -> dict[str, Any]:
     """One small run of everything."""
-    found, _ = engines.pick(None, None)
+    every, _ = engines.pick(None, None)
     return measure.run(
-        measure.Suite([TINY, TWO], [*found, AlmostPeer()], 1, 600, False, lambda text: None)
+        measure.Suite([TINY, TWO], [*every, AlmostPeer()], 1, 600, False, lambda text: None)
     )
 
 
@@ -102,15 +97,15 @@ def test_every_engine_casts_the_votes_of_the_definition(engine, shape):
         pytest.skip(reason)
     engine.start()
     problem = whole_numbers(shape)
-    votes = engine.run(engine.take(problem), shapes.K)
+    votes = engine.run(engine.prepare(problem), shapes.K)
     if engine.kind == engines.CEILING:
         assert votes is None
         return
-    for found, (support, queries) in zip(votes, problem.layers, strict=True):
-        wanted = definition.probe_votes(support, problem.labels, queries, k=shapes.K).votes
-        np.testing.assert_array_equal(found, wanted)
-        chunked = common.definition_votes(support, problem.labels, queries, shapes.K)
-        np.testing.assert_array_equal(chunked, wanted)
+    for row, (support, queries) in zip(votes, problem.layers, strict=True):
+        expected = definition.probe_votes(support, problem.labels, queries, k=shapes.K).votes
+        np.testing.assert_array_equal(row, expected)
+        chunked = gate.definition_votes(support, problem.labels, queries, shapes.K)
+        np.testing.assert_array_equal(chunked, expected)
 
 
 def test_the_registries_have_no_name_twice_and_cover_the_networks():
@@ -163,16 +158,15 @@ def test_a_peer_that_fails_is_left_out_and_named():
         def votes(self, *arguments: Any) -> Any:
             return super().votes(*arguments)[1:]
 
-    said: list[str] = []
-    asked = suite(engines.Pdepth(), Broken(), Short(), say=said.append)
-    found = measure.run(asked)
-    assert [each["name"] for each in found["benchmarks"]] == ["pdepth cpu"]
-    assert any(line.startswith("broken is left out: NotImplementedError") for line in said)
-    assert any(line.startswith("short is left out: ValueError: its votes have") for line in said)
+    lines: list[str] = []
+    stored = measure.run(suite(engines.Pdepth(), Broken(), Short(), report=lines.append))
+    assert [record["name"] for record in stored["benchmarks"]] == ["pdepth cpu"]
+    assert any(line.startswith("broken is left out: NotImplementedError") for line in lines)
+    assert "short is left out: ValueError: votes: expected shape (1, 40), got (1, 39)" in lines
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch):
     class Interrupted(AlmostPeer):
         calls = 0
 
@@ -185,40 +179,40 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     class Other(AlmostPeer):
         name = "other"
 
-    def both(*these: engines.Engine, rounds: int = 1) -> measure.Suite:
-        told.clear()
-        return measure.Suite([TINY, TWO], these, rounds, 600, False, told.append)
+    def both(*members: engines.Engine, rounds: int = 1) -> measure.Suite:
+        lines.clear()
+        return measure.Suite([TINY, TWO], members, rounds, 600, False, lines.append)
 
-    told: list[str] = []
-    monkeypatch.setattr(measure, "machine", lambda *_: {"commit": "1234567", "date": told[:]})
-    kept = tmp_path / "deep" / "suite.unfinished"
+    lines: list[str] = []
+    monkeypatch.setattr(measure, "machine", lambda *_: {"commit": "1234567", "date": lines[:]})
+    unfinished = tmp_path / "deep" / "suite.unfinished"
     with pytest.raises(KeyboardInterrupt):
-        measure.run(both(engines.Pdepth(), Interrupted()), kept)
-    first = json.loads(kept.read_text())["shapes"][TINY.name]["benchmarks"]
-    before = kept.read_bytes()
-    found = measure.run(both(engines.Pdepth(), AlmostPeer()), kept)
-    assert told[0] == f"{TINY.name}: measured before"
-    assert found["benchmarks"][:2] == first
-    assert {each["group"] for each in found["benchmarks"]} == {TINY.name, TWO.name}
+        measure.run(both(engines.Pdepth(), Interrupted()), unfinished)
+    first = json.loads(unfinished.read_text())["shapes"][TINY.name]["benchmarks"]
+    before = unfinished.read_bytes()
+    stored = measure.run(both(engines.Pdepth(), AlmostPeer()), unfinished)
+    assert lines[0] == f"{TINY.name}: measured before"
+    assert stored["benchmarks"][:2] == first
+    assert {record["group"] for record in stored["benchmarks"]} == {TINY.name, TWO.name}
     for others in (both(engines.Pdepth(), Other()), both(engines.Pdepth(), AlmostPeer(), rounds=2)):
-        kept.write_bytes(before)
-        measure.run(others, kept)
-        assert told[0] == f"{TINY.name}: rows"
-    kept.write_bytes(before)
+        unfinished.write_bytes(before)
+        measure.run(others, unfinished)
+        assert lines[0] == f"{TINY.name}: rows"
+    unfinished.write_bytes(before)
     monkeypatch.setattr(measure, "machine", lambda *_: {"commit": "1234567-dirty"})
-    measure.run(both(engines.Pdepth(), AlmostPeer()), kept)
-    assert told[0] == f"{TINY.name}: rows"  # nobody knows what was changed
+    measure.run(both(engines.Pdepth(), AlmostPeer()), unfinished)
+    assert lines[0] == f"{TINY.name}: rows"  # what was changed is unknown
 
 
 def test_a_round_with_other_votes_ends_the_run():
-    with pytest.raises(measure.Refused, match="those it cast before"):
+    with pytest.raises(measure.Refused, match="those of its first call"):
         measure.run(suite(Fickle(), rounds=4))
 
 
 def test_rounds_are_interleaved():
     calls = []
 
-    class Heard(AlmostPeer):
+    class Recorded(AlmostPeer):
         def __init__(self, name: str) -> None:
             self.name = name
 
@@ -226,22 +220,24 @@ def test_rounds_are_interleaved():
             calls.append(self.name)
             return super().votes(*arguments)
 
-    found = measure.run(suite(engines.Pdepth(), Heard("a"), Heard("b"), rounds=2))
+    stored = measure.run(suite(engines.Pdepth(), Recorded("a"), Recorded("b"), rounds=2))
     assert calls == ["a", "b"] * 3  # the gate and two rounds
-    assert {each["stats"]["rounds"] for each in found["benchmarks"]} == {2}
-    assert len({tuple(each["stats"]["data"]) for each in found["benchmarks"]}) == 3
+    stats = [record["stats"] for record in stored["benchmarks"]]
+    assert [each["rounds"] for each in stats] == [2] * 3
+    assert len({tuple(each["data"]) for each in stats}) == 3
 
 
 @pytest.mark.slow
 def test_what_is_stored(stored, tmp_path):
-    about = stored["machine_info"]
-    assert about["versions"].keys() >= {"pdepth", "python", "numpy", "torch"}
-    assert about["threads"] >= 1
-    assert about["processor"]
-    assert "node" not in about  # a machine's name is nobody's business
+    machine = stored["machine_info"]
+    assert machine["versions"].keys() >= {"pdepth", "python", "numpy", "torch"}
+    assert machine["threads"] >= 1
+    assert machine["processor"]
+    assert "node" not in machine  # host names are private
     if common.CHECKOUT:
         assert re.match(r"[0-9a-f]{7}", stored["commit_info"]["id"])
-    by_name = {each["name"]: each for each in stored["benchmarks"] if each["group"] == TINY.name}
+    records = [record for record in stored["benchmarks"] if record["group"] == TINY.name]
+    by_name = {record["name"]: record for record in records}
     first = next(iter(by_name.values()))
     assert first["extra_info"]["kind"] == engines.PDEPTH
     assert first["extra_info"]["first"] > 0
@@ -251,36 +247,41 @@ def test_what_is_stored(stored, tmp_path):
     assert by_name["float32 product"]["extra_info"]["differing"] is None
     render.save(stored, tmp_path / "now.json")
     compare = [sys.executable, "-m", "pytest_benchmark", "compare", str(tmp_path / "now.json")]
-    said = subprocess.run(compare, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert TINY.name in said.stdout + said.stderr
-    assert "float32 product" in said.stdout + said.stderr
+    done = subprocess.run(compare, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert TINY.name in done.stdout + done.stderr
+    assert "float32 product" in done.stdout + done.stderr
 
 
 def test_rendering_is_deterministic_and_stays_between_the_marks(stored, tmp_path, monkeypatch):
     monkeypatch.setattr(common, "HOME", tmp_path)
-    page = tmp_path / "README.md"
+    page = tmp_path / common.PAGE
+    page.parent.mkdir()
     page.write_text("before\n<!-- x -->\nold\n<!-- end of x -->\nafter\n")
-    common.render("x", render.tables(stored))
+    pages.render("x", render.tables(stored))
     once = page.read_text()
-    common.render("x", render.tables(json.loads(json.dumps(stored))))
+    pages.render("x", render.tables(json.loads(json.dumps(stored))))
     assert page.read_text() == once
     assert once.startswith("before\n<!-- x -->\nSeconds, medians")
     assert once.endswith("\n<!-- end of x -->\nafter\n")
     assert "old" not in once
     assert re.search(r"\| 300 x 40 x 24 \|.*\(3\)", once)  # the votes of "almost" that differ
     for name in ("a.png", "b.png"):
-        render.picture(stored, tmp_path / name)
+        picture.draw(stored, tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     page.write_text("no marks")
-    with pytest.raises(ValueError, match="has no marks"):
-        common.render("x", "text")
+    with pytest.raises(ValueError, match="expected the marks"):
+        pages.render("x", "text")
     assert page.read_text() == "no marks"
 
 
 def test_the_stored_results_and_the_page_agree():
     if not common.CHECKOUT:
         pytest.skip("an installed copy has no page")
-    assert render.tables(render.load()) in (common.HOME / common.README).read_text()
+    stored = render.load()
+    assert render.tables(stored) in (common.HOME / common.PAGE).read_text()
+    summary = render.summary(stored)
+    assert summary in (common.HOME / common.README).read_text()
+    assert summary.count("\n| ") == 1 + len(render.SUMMARY_SHAPES) + 1  # the rule, the network
 
 
 def test_networks_are_the_sums_of_their_layers():
@@ -298,7 +299,7 @@ def test_networks_are_the_sums_of_their_layers():
         shapes.Shape("random", 10_000, 10_000, (width,), whole_numbers)
         for width in (3072, 2048, 10)
     ]
-    rows = render.rows_of(
+    rows = results.rows_of(
         {
             "benchmarks": [
                 record(shape, engine, kind, seconds)
@@ -337,24 +338,25 @@ class Mine(Engine):
 
 
 @pytest.mark.slow
-def test_a_selection_prints_and_stores_nothing_but_what_is_asked(tmp_path, monkeypatch):
+def test_a_selection_prints_and_stores_nothing_but_its_json(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "SHAPES", (TINY, TWO))
     monkeypatch.setattr(measure, "BRIEF", 1e10)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(common, "HOME", tmp_path)
     (tmp_path / "mine.py").write_text(MINE)
-    assert pickle.loads(pickle.dumps(engines.own("mine.py:Mine"))).name == "mine"
+    assert pickle.loads(pickle.dumps(engines.load_engine("mine.py:Mine"))).name == "mine"
     result = call(
         "--shape", "300*", "--engine", "pdepth portable", "--with", "mine.py:Mine",
         "--rounds", 1, "--json", "now.json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "300 x 40 x 24, 10 rounds" in result.stdout
-    names = [each["name"] for each in json.loads((tmp_path / "now.json").read_text())["benchmarks"]]
+    records = json.loads((tmp_path / "now.json").read_text())["benchmarks"]
+    names = [record["name"] for record in records]
     assert names[1:3] == ["pdepth portable", "mine"]
     assert names[-1] == "memory read"
     assert "faiss" not in names
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.py", "now.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.py", "now.json"]
 
 
 def test_a_whole_run_stores_and_renders(tmp_path, monkeypatch):
@@ -364,18 +366,29 @@ def test_a_whole_run_stores_and_renders(tmp_path, monkeypatch):
     cold = {"pdepth cpu": {"first": 0.5, "extra_bytes": 10**7}}
     monkeypatch.setattr(measure, "first_calls", lambda *_: cold)
     monkeypatch.setattr(common, "HOME", tmp_path)
-    assert "There is no" in refused("--render")
+    assert "stored results: expected a file" in refused("--render")
     result = call("--rounds", 1)
     assert result.exit_code == 0, result.output
     written = [tmp_path / "bench/results/suite.json", tmp_path / "docs/bench.png"]
-    page, *before = [tmp_path / "README.md", *(each.read_bytes() for each in written)]
+    page, *before = [tmp_path / common.PAGE, *(path.read_bytes() for path in written)]
     text = page.read_text()
-    assert "![Time of every engine](docs/bench.png)" in text
+    assert "![Time of every engine](bench.png)" in text
     assert "10 MB (" in text
+    readme = tmp_path / "README.md"
+    assert not readme.exists()
+    readme.write_text("no marks\n")
     page.write_text(text.replace("Seconds, medians", "overwritten"))
-    assert call("--render").exit_code == 0
-    assert page.read_text() == text
-    assert before == [each.read_bytes() for each in written]
+    again = call("--render")
+    assert again.exit_code == 0
+    assert "README.md: expected the marks <!-- pdepth bench: summary --> and" in again.stdout
+    assert (page.read_text(), readme.read_text()) == (text, "no marks\n")
+    readme.write_text(
+        "a\n<!-- pdepth bench: summary -->\n\n<!-- end of pdepth bench: summary -->\n"
+    )
+    monkeypatch.setattr(render, "SUMMARY_SHAPES", (TINY.name,))
+    assert call("--render").stdout.endswith(f"{readme}.\n")
+    assert f"\n| {TINY.name} | " in readme.read_text()
+    assert before == [path.read_bytes() for path in written]
 
 
 def test_a_refused_run_leaves_nothing(tmp_path, monkeypatch):
@@ -392,14 +405,20 @@ def test_list_and_mistakes(tmp_path):
     listed = call("--list").stdout.splitlines()
     assert {"10,000 x 10,000 x 512", "float32 product"} <= set(listed)
     assert "5,000 x 1,000 x 64" in call("--list", "--quick").stdout.splitlines()
-    assert "--shape 'x' matches none of: 10,000" in refused("--shape", "x")
-    assert "--engine 'x' matches none of: " in refused("--list", "--engine", "x")
+    assert "--shape: expected a pattern that matches one of: 10,000" in refused("--shape", "x")
+    assert "--engine: expected a pattern that matches one of: " in refused(
+        "--list", "--engine", "x"
+    )
     assert "are wanted alone" in refused("--list", "--reference")
     assert "there is no file" in refused("--with", "gone.py:Class")
     (tmp_path / "number.py").write_text("def number():\n    return 1\n")
-    assert "is a int; an Engine is wanted" in refused("--with", f"{tmp_path}/number.py:number")
+    assert "expected a subclass of pdepth.bench.suite.engines.Engine, got int." in refused(
+        "--with", f"{tmp_path}/number.py:number"
+    )
     (tmp_path / "mine.py").write_text(MINE.replace('"mine"', '"pdepth portable"'))
-    assert "'pdepth portable' is taken" in refused("--with", f"{tmp_path}/mine.py:Mine")
+    assert "no engine of the suite has, got 'pdepth portable'." in refused(
+        "--with", f"{tmp_path}/mine.py:Mine"
+    )
 
 
 def test_a_missing_extra_is_named(monkeypatch):
@@ -416,63 +435,3 @@ def test_an_engine_that_is_not_installed_is_left_out(monkeypatch):
     listed = call("--list")
     assert "faiss" not in listed.stdout.splitlines()
     assert "faiss is left out: faiss-cpu is not installed.\n" in listed.stderr
-
-
-def test_the_reference_set_holds_the_definitions_votes():
-    known = check.reference()
-    some = np.arange(0, 500, 25)
-    for number, name in enumerate(known["probes"]):
-        support, queries = known[f"support_{name}"], known[f"queries_{name}"]
-        held_out = definition.probe_votes(support, known["labels"], queries[some])
-        own = definition.probe_votes(support, known["labels"], query_rows=some)
-        for prefix, table in (("", held_out), ("own_", own)):
-            np.testing.assert_array_equal(known[f"{prefix}votes"][number, some], table.votes)
-            np.testing.assert_array_equal(known[f"{prefix}tied"][number, some], table.tied)
-    for prefix in check.PREFIXES:
-        depth, undefined = definition.depth_from_votes(
-            known[f"{prefix}votes"], known[f"{prefix}predictions"]
-        )
-        np.testing.assert_array_equal(known[f"{prefix}depth"], depth)
-        np.testing.assert_array_equal(known[f"{prefix}undefined"], undefined)
-
-
-def test_pdepth_agrees_with_the_reference_set():
-    result = call("--reference")
-    assert result.exit_code == 0, result.output
-    assert "votes[5] (softmax): 500 compared, 0 differ\n" in result.stdout
-    assert "pdepth portable\n" in result.stdout
-
-
-@pytest.fixture
-def answers() -> dict[str, Any]:
-    return {name: check.reference()[name].copy() for name in ("votes", "own_depth")}
-
-
-def test_the_checker_finds_a_planted_error(tmp_path, answers):
-    file = tmp_path / "mine.npz"
-    np.savez(file, **answers)
-    assert call("--check", file).exit_code == 0
-    right = answers["votes"][2, 17]
-    answers["votes"][2, 17] = right + 1
-    answers["votes"][2, 40] = -1
-    np.savez(file, **answers)
-    result = call("--check", file)
-    assert result.exit_code == 1
-    lines = result.stdout.splitlines()
-    assert lines[2] == (
-        f"votes[2] (conv2): 500 compared, 2 differ, the first at 17: {right + 1} for {right}"
-    )
-    assert lines[6] == "own_depth: 1,297 compared, 0 differ"
-
-
-def test_the_checker_refuses_what_it_cannot_compare(tmp_path, answers):
-    file = tmp_path / "mine.npz"
-    np.savez(file, votes=answers["votes"][:3])
-    assert "votes has shape (3, 500); (6, 500) is wanted" in refused("--check", file)
-    np.savez(file, votes=answers["votes"].astype(float))
-    assert "votes has elements of type float64" in refused("--check", file)
-    np.savez(file, other=answers["votes"])
-    assert "There is none of the arrays votes, tied, depth" in refused("--check", file)
-    file.write_text("text")
-    assert "is no .npz file" in refused("--check", file)
-    assert "No such file" in refused("--check", tmp_path / "gone.npz")

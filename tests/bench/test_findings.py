@@ -1,4 +1,4 @@
-"""The paper's findings, asked anew of small problems; and that the page says what is stored."""
+"""The study of the paper's findings, on small problems."""
 
 from __future__ import annotations
 
@@ -12,40 +12,31 @@ pytest.importorskip("matplotlib")
 
 from pdepth.analysis.network import AgainstDepth
 from pdepth.analysis.training import OverTraining
-from pdepth.bench.common import DATA, HERE, real_data
+from pdepth.bench.data import DATA, real_data
 from pdepth.bench.studies import findings
 
 
-def check(found: AgainstDepth, *names: str) -> None:
+def check(result: AgainstDepth, *names: str) -> None:
     for name in names:
-        _, sign = findings.WORDS[name]
-        trend = found.trend[name]
+        _, sign = findings.CLAIMS[name]
+        trend = result.trend[name]
         assert trend.statistic * sign > 0, name
-        assert trend.p_value < findings.SURE, name
+        assert trend.p_value < findings.SIGNIFICANT, name
 
 
 @pytest.mark.slow
 def test_on_the_demos_digits() -> None:
-    found = findings.demo()
-    check(found, "accuracy", "confidence", "entropy", "output_margin", "input_margin")
+    result = findings.demo()
+    check(result, "accuracy", "confidence", "entropy", "output_margin", "input_margin")
 
 
 @pytest.mark.slow
 def test_on_cifar10() -> None:
     if not (DATA / "cifar10.py").is_file():
-        pytest.skip(f"there is no CIFAR-10 in {DATA}")
+        pytest.skip(f"needs CIFAR-10 in {DATA}; PDEPTH_DATA names another folder")
     test = real_data().dataset("test")  # a fifth of what the training set takes to read
-    found = findings.of_resnet18(Subset(test, range(60, 210)), test, 60)
-    check(found, "entropy", "output_margin", "input_margin", "step_learned")
-
-
-def test_the_stored_results_and_the_page_agree() -> None:
-    root = HERE.parent
-    stored = json.loads((root / "bench/results/findings.json").read_text())
-    page = (root / "docs/analysis.md").read_text()
-    begin, end = f"<!-- {findings.NAME} -->\n", f"\n<!-- end of {findings.NAME} -->"
-    assert page.split(begin)[1].split(end)[0] == findings.table(stored)
-    assert "| yes |" in findings.table(stored)
+    result = findings.of_resnet18(Subset(test, range(60, 210)), test, 60)
+    check(result, "entropy", "output_margin", "input_margin", "step_learned")
 
 
 def test_what_is_stored_is_restored() -> None:

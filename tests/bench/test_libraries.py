@@ -1,4 +1,4 @@
-"""bench/studies/libraries.py, which runs other tests beside the real libraries: what it reads and tells."""
+"""The study that runs other tests beside the real libraries: what it reads, stores and reports."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ JUNIT = """<testsuites><testsuite>
 
 
 def result(**changed: Any) -> dict[str, Any]:
-    about = {"versions": {"pdepth": "1", "faiss-cpu": "1.15"}, "commit": "c", "date": "d"}
-    found = {"name": "oodeel", "passed": 3, "failed": [], "skipped": {}, "machine": about}
-    return found | changed
+    machine = {"versions": {"pdepth": "1", "faiss-cpu": "1.15"}, "commit": "c", "date": "d"}
+    unchanged = {"name": "oodeel", "passed": 3, "failed": [], "skipped": {}, "machine": machine}
+    return unchanged | changed
 
 
 def test_a_report_is_read() -> None:
@@ -35,10 +35,10 @@ def test_a_report_is_read() -> None:
     assert report.wrong() == 4
 
 
-def test_what_is_skipped_for_want_of_a_library_has_failed() -> None:
+def test_a_test_that_is_skipped_for_a_missing_library_has_failed() -> None:
     assert libraries.verdict(result(skipped={"this machine lacks amx": 2})) == ""
-    wrong = "oodeel: 2 tests failed, or were skipped though they need not be."
-    assert libraries.verdict(result(skipped={"no faiss": 1}, failed=["one"])) == wrong
+    sentence = "oodeel: 2 tests failed, or were skipped though they need not be."
+    assert libraries.verdict(result(skipped={"no faiss": 1}, failed=["one"])) == sentence
     assert libraries.verdict(result(passed=0)) == "oodeel: no test ran."
 
 
@@ -52,13 +52,13 @@ def test_the_lowest_versions_are_the_highest_of_the_lower_bounds() -> None:
 
 
 def test_results_take_the_place_of_earlier_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(libraries, "STORED", tmp_path / "libraries.json")
-    for given in (result(), result(name="newest"), result(passed=4), result(name="gone")):
-        libraries.store(given)
-    stored = json.loads(libraries.STORED.read_text())
-    assert [(each["name"], each["passed"]) for each in stored["environments"]] == [
+    path = tmp_path / "libraries.json"
+    for value in (result(), result(name="newest"), result(passed=4), result(name="gone")):
+        libraries.store(value, path)
+    stored = json.loads(path.read_text())
+    assert [(row["name"], row["passed"]) for row in stored["environments"]] == [
         ("newest", 3),
         ("oodeel", 4),
     ]
@@ -66,43 +66,71 @@ def test_results_take_the_place_of_earlier_ones(
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("arguments", "sentence", "code"),
     [
-        (["odeel2"], "WORD is 'odeel2'; a part of one of newest, oldest, oodeel"),
-        (["oodeel", "--quick"], "--quick goes with --bench."),
-        (["oodeel", "--no-install", "--into", "nowhere"], "oodeel: there is no "),
+        (["odeel2"], "WORD: expected a part of one of newest, oldest, oodeel", 2),
+        (["oodeel", "--quick"], "--quick: expected with --bench, got without.", 2),
+        (["oodeel", "--no-install"], "oodeel: expected an environment with ", 1),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(
-    given: list[str],
-    wanted: str,
+def test_mistakes_are_reported_before_anything_runs(
+    arguments: list[str],
+    sentence: str,
+    code: int,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["libraries.py", *given])
     monkeypatch.setenv("PDEPTH_COMMIT", "1234567")
+    results = tmp_path / "results.json"
     with pytest.raises(SystemExit) as caught:
-        libraries.main()
-    assert wanted in f"{caught.value}{capsys.readouterr().err}"
+        libraries.main([*arguments, "--into", str(tmp_path), "--results", str(results)])
+    assert sentence in f"{caught.value}{capsys.readouterr().err}"
+    assert (2 if caught.value.code == 2 else 1) == code  # a text is an exit code of 1
+    assert not results.exists()
 
 
-def test_every_environment_has_been_run_and_the_page_tells() -> None:
-    if not common.CHECKOUT:
-        pytest.skip("an installed copy has no page")
-    stored = json.loads(libraries.STORED.read_text())
+def test_an_environment_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(environment: libraries.Environment, folder: Path) -> None:
+        if environment.name == "oldest":
+            raise libraries.Failed("exit code 1 of pip install")
+
+    def run_tests(environment: libraries.Environment, folder: Path) -> dict[str, Any]:
+        return result(name=environment.name, passed=0 if environment.name == "oodeel" else 3)
+
+    monkeypatch.setenv("PDEPTH_COMMIT", "1234567")
+    monkeypatch.setattr(libraries, "make", make)
+    monkeypatch.setattr(libraries, "run_tests", run_tests)
+    results = tmp_path / "results.json"
+    with pytest.raises(SystemExit) as caught:
+        libraries.main(["--into", str(tmp_path), "--results", str(results)])
+    assert str(caught.value) == "oldest: exit code 1 of pip install.\noodeel: no test ran."
+    stored = [row["name"] for row in json.loads(results.read_text())["environments"]]
     names = [environment.name for environment in libraries.ENVIRONMENTS]
-    assert [found["name"] for found in stored["environments"]] == names
-    assert [libraries.verdict(found) for found in stored["environments"]] == [""] * len(names)
-    assert libraries.table(stored) in (common.HOME / libraries.PAGE).read_text()
+    assert stored == [name for name in names if name != "oldest"]
+    libraries.main(["newest", "--into", str(tmp_path), "--results", str(results)])
+
+
+def test_every_environment_has_been_run() -> None:
+    if not common.CHECKOUT:
+        pytest.skip("needs a checkout: an installed copy has no stored results")
+    stored = json.loads(libraries.STORED.read_text())["environments"]
+    names = [environment.name for environment in libraries.ENVIRONMENTS]
+    assert [row["name"] for row in stored] == names
+    assert [libraries.verdict(row) for row in stored] == [""] * len(names)
 
 
 def test_every_test_file_of_a_library_has_an_environment() -> None:
-    """presets, which needs scikit-learn alone, runs in CI."""
-    given = {each for environment in libraries.ENVIRONMENTS for each in environment.tests}
-    folder = Path(__file__).parents[1] / "compat"
-    found = {f"tests/compat/{path.name}" for path in folder.glob("test_*.py")}
-    found -= {"tests/compat/test_radius.py"}  # what several of them need
-    assert found - given == {"tests/compat/test_presets.py"}
+    """And every test file of an environment is there."""
+    tests = {name for environment in libraries.ENVIRONMENTS for name in environment.tests}
+    root = Path(__file__).parents[2]
+    files = {f"tests/compat/{path.name}" for path in (root / "tests/compat").glob("test_*.py")}
+    # shared by several libraries, or needs scikit-learn alone: the project's own tests run them
+    own = {"tests/compat/test_radius.py", "tests/compat/test_presets.py"}
+    assert files - tests == own
+    assert all((root / name).is_file() for name in tests if name.endswith(".py"))
 
 
 def test_results_that_are_written_do_not_dirty_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

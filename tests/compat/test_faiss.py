@@ -304,22 +304,6 @@ def test_the_page_tells_what_was_measured() -> None:
         assert f"{theirs / ours:.1f}" in first
 
 
-def test_calls_that_are_measured_elsewhere_say_where() -> None:
-    names = [call.name for call in bench.CALLS]
-    old = {"machine": "here", "calls": [{"call": names[1], "n": 1}, {"call": names[0], "n": 2}]}
-    there = {"machine": "there", "calls": [{"call": names[2], "n": 3}, {"call": names[1], "n": 4}]}
-    both = bench.together(old, there, some=True)
-    assert both["machine"] == "here"
-    assert both["calls"] == [
-        {"call": names[0], "n": 2},
-        {"call": names[1], "n": 4, "machine": "there"},
-        {"call": names[2], "n": 3, "machine": "there"},
-    ]
-    both = bench.together(both, {"machine": "now", "calls": [{"call": names[0]}]}, some=False)
-    assert both["machine"] == "now"
-    assert [found.get("machine") for found in both["calls"]] == [None, "there", "there"]
-
-
 def test_faiss_itself_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert compat.knn(QUERIES, SUPPORT, 3)[1].shape == (60, 3)

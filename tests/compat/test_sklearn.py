@@ -473,7 +473,7 @@ def test_rows_are_not_packed_all_at_once(module: str) -> None:
     """What a search takes beside its rows: less than half of the engine's own choice."""
     code = f"""
 import numpy as np, pdepth
-from pdepth.bench.common import memory_now, memory_peak
+from pdepth.bench.peak import memory_now, memory_peak
 from pdepth.compat import faiss, sklearn
 rows = np.random.default_rng(0).standard_normal((40_000, 400), np.float32)
 index = faiss.IndexFlatL2(400)

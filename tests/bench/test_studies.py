@@ -1,0 +1,70 @@
+"""Every study's stored result is what its page shows, and what they share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from pdepth.bench import common, pages
+from pdepth.bench.studies import (
+    cifar10,
+    compat,
+    findings,
+    libraries,
+    memory,
+    noise,
+    presets,
+)
+
+STUDIES = (cifar10, compat, findings, libraries, memory, noise, presets)
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.NAME)
+def test_the_stored_result_and_the_page_agree(study: ModuleType) -> None:
+    if not common.CHECKOUT:
+        pytest.skip("needs a checkout: an installed copy has no pages")
+    assert Path(study.__file__ or "").relative_to(common.HOME).as_posix() == study.NAME
+    begin, end = f"<!-- {study.NAME} -->\n", f"\n<!-- end of {study.NAME} -->"
+    page = (common.HOME / study.PAGE).read_text()
+    assert page.split(begin)[1].split(end)[0] == study.table(pages.load(study.STORED))
+
+
+def test_a_study_measures_or_renders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure() -> dict[str, Any]:
+        calls.append("measured")
+        return {"value": len(calls)}
+
+    def publish(*arguments: str) -> str:
+        pages.publish(arguments, "x", measure, json.dumps, tmp_path / "x.json", Path("x.md"))
+        return (tmp_path / "x.md").read_text()
+
+    calls: list[str] = []
+    monkeypatch.setattr(common, "HOME", tmp_path)
+    expected = '<!-- x -->\n{"value": 1}\n<!-- end of x -->\n'
+    assert publish() == expected
+    assert publish("--render") == expected
+    assert calls == ["measured"]
+    with pytest.raises(SystemExit, match="x: expected no argument or --render, got --rendr"):
+        publish("--rendr")
+
+
+def test_calls_that_are_measured_on_another_machine_have_theirs() -> None:
+    names = [call.name for call in compat.CALLS]
+    old = {"machine": "a", "calls": [{"call": names[1], "n": 1}, {"call": names[0], "n": 2}]}
+    new = {"machine": "b", "calls": [{"call": names[2], "n": 3}, {"call": names[1], "n": 4}]}
+    both = compat.merged(old, new, partly=True)
+    assert both["machine"] == "a"
+    assert both["calls"] == [
+        {"call": names[0], "n": 2},
+        {"call": names[1], "n": 4, "machine": "b"},
+        {"call": names[2], "n": 3, "machine": "b"},
+    ]
+    both = compat.merged(both, {"machine": "c", "calls": [{"call": names[0]}]}, partly=False)
+    assert both["machine"] == "c"
+    assert [call.get("machine") for call in both["calls"]] == [None, "b", "b"]
