@@ -39,8 +39,6 @@ from pdepth.report.folder import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from pdepth.analysis.ensemble import Ensemble
-    from pdepth.analysis.groups import Groups
     from pdepth.result import DepthResult
 
 REPORT = "report.html"
@@ -408,6 +406,7 @@ def ensemble(
         from pdepth import inputs
         from pdepth.analysis import gathering
         from pdepth.analysis.ensemble import Ensemble, Member
+        from pdepth.analysis.groups import groups_or_reason
 
         path, rows = out / ENSEMBLE, None
         if merge:
@@ -446,7 +445,9 @@ def ensemble(
         if len(found) > 1:
             shown = None if rows is None else inputs.pictures(rows, len(found.labels))
             names = None if rows is None else inputs.class_names(rows)
-            corners = _corners(found, quiet)
+            corners, reason = groups_or_reason(found)
+            if reason and not quiet:
+                typer.echo(f"No groups: {reason}", err=True)
             (out / GROUPS_PICTURE).unlink(missing_ok=True)  # it would be of fewer networks
             if corners is not None and importlib.util.find_spec("matplotlib") is not None:
                 from pdepth.report.figures.groups import plot_groups
@@ -749,18 +750,6 @@ def _meant(error: BaseException) -> bool:
         return True
     *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
     return str(innermost.f_globals.get("__name__", "")).split(".")[0] == "pdepth"
-
-
-def _corners(found: Ensemble, quiet: bool) -> Groups | None:
-    """The groups by quantiles; None, and a line, where depths are too alike for that."""
-    from pdepth.analysis.groups import groups
-
-    try:
-        return groups(*found.mean_depth())
-    except ValueError as error:
-        if not quiet:
-            typer.echo(f"No groups: {error}", err=True)
-        return None
 
 
 @contextmanager

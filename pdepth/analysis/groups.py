@@ -17,12 +17,15 @@ of each depth, or limits of one's own. What lies in no corner is in no group.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CORNERS", "Groups", "groups"]
+if TYPE_CHECKING:
+    from pdepth.analysis.ensemble import Ensemble
+
+__all__ = ["CORNERS", "Groups", "groups", "groups_or_reason"]
 
 CORNERS = {
     "easy": "Easy",
@@ -123,3 +126,16 @@ def groups(
         )
         corners[name] = rows[np.argsort(-np.asarray(outward), kind="stable")]
     return Groups(np.stack(depths), (limits[0], limits[1]), corners, int((~known).sum()))
+
+
+def groups_or_reason(ensemble: Ensemble) -> tuple[Groups | None, str]:
+    """The groups of an ensemble by quantiles of its mean depths.
+
+    Returns:
+        The groups and ""; or, where the depths are too alike to separate shallow from deep or no
+        example has both, None and the reason as a sentence.
+    """
+    try:
+        return groups(*ensemble.mean_depth()), ""
+    except ValueError as error:
+        return None, str(error)

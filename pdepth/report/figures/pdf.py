@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pdepth.analysis.ensemble import Ensemble
+from pdepth.analysis.groups import groups_or_reason
 from pdepth.analysis.network import against_depth, agreement, confused_pairs
 from pdepth.io.atomic import check_ours, replacing_folder
 from pdepth.report.figures.examples import Names
@@ -21,7 +22,6 @@ from pdepth.report.figures.network import (
     plot_settling,
 )
 from pdepth.report.figures.plots import plot
-from pdepth.report.html.of_ensemble import corners
 from pdepth.report.html.thumbnails import UNREADABLE
 from pdepth.result import DepthResult
 
@@ -79,7 +79,8 @@ def _pictures(
 ) -> dict[str, Callable[[Path], None]]:
     found: dict[str, Callable[[Path], None]] = {}
     if isinstance(result, Ensemble):
-        many, groups = result, corners(result)
+        many = result
+        groups, _ = groups_or_reason(many)
         if groups is not None:
             found["groups"] = lambda path: plot_groups(many, groups, path, images, names)
         return found

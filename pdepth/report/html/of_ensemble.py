@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.analysis.ensemble import Ensemble
-from pdepth.analysis.groups import CORNERS, Groups
-from pdepth.analysis.groups import groups as groups_of
+from pdepth.analysis.groups import CORNERS, Groups, groups_or_reason
 from pdepth.analysis.ranks import correlate
 from pdepth.report.figures.examples import Names
 from pdepth.report.html.story import (
@@ -42,17 +41,9 @@ RIGHT = ("another class", "the label", "never held out")
 SURE = 0.9  # the consistency from which on networks are said to agree
 
 
-def corners(ensemble: Ensemble) -> Groups | None:
-    """The groups by quantiles; None where depths are too alike to part shallow from deep."""
-    try:
-        return groups_of(*ensemble.mean_depth())
-    except ValueError:
-        return None
-
-
 def story_of(ensemble: Ensemble, names: Names = None) -> Story:
     """Of at least two networks."""
-    groups = corners(ensemble)
+    groups, _ = groups_or_reason(ensemble)
     examples = {name: values for name, (values, _) in ensemble.examples().items()}
     n, never = len(ensemble.labels), examples["held_out_networks"] == 0
     right = np.where(never, 2, (examples["consensus"] == ensemble.labels).astype(np.int64))
