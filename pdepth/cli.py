@@ -824,7 +824,7 @@ def _draw(
     if importlib.util.find_spec("matplotlib") is None:
         picture.unlink(missing_ok=True)  # one of older results must not stay beside new ones
         return []
-    from pdepth.report.figures.plots import plot
+    from pdepth.report.figures.depth import plot
 
     plot(result, picture, images, class_names)
     return [picture]

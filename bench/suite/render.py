@@ -305,7 +305,7 @@ def picture(stored: dict[str, Any], path: Path) -> None:
 def _dots(ax: Axes, rows: list[Row]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    from pdepth.report.figures.drawing import FAINT, INK, MUTED
+    from pdepth.report.style import FAINT, INK, MUTED
 
     at = {row.name: 0.0 for row in rows}
     low = 0.0
@@ -346,7 +346,7 @@ def _dots(ax: Axes, rows: list[Row]) -> None:
 
 def _marks(rows: list[Row]) -> dict[str, dict[str, Any]]:
     """How each engine is drawn, in the order of the legend; float32's product is the line at 1."""
-    from pdepth.report.figures.drawing import INK, MUTED, RIGHT
+    from pdepth.report.style import INK, MUTED, RIGHT
 
     kinds = {n: found["extra_info"]["kind"] for row in rows for n, found in row.engines.items()}
     ours, *levels = [name for name, kind in kinds.items() if kind == PDEPTH]
