@@ -106,10 +106,8 @@ def groups(
     for name, values, explicit in zip(
         ("support", "held_out"), depths, (support_limits, held_out_limits), strict=True
     ):
-        ends = explicit or np.quantile(
-            values[known], (quantile, 1 - quantile), method="inverted_cdf"
-        )
-        low, high = map(float, ends)
+        quantiles = np.quantile(values[known], (quantile, 1 - quantile), method="inverted_cdf")
+        low, high = map(float, quantiles if explicit is None else explicit)
         if not low < high:
             raise ValueError(
                 f"{name}: expected a shallow limit below the deep limit, got {low:g} and {high:g}; "

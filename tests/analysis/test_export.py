@@ -71,7 +71,7 @@ def test_label_issues_of_a_result_against_labels_need_no_other_votes() -> None:
         given, depth=depth, undefined=undefined, known=known, reference="label"
     )
     assert export.label_issues(early).equals(export.label_issues(given))
-    with pytest.raises(ValueError, match="label_issues needs every vote"):
+    with pytest.raises(ValueError, match="label_issues: expected a result with every vote"):
         export.label_issues(dataclasses.replace(early, reference="prediction"))
 
 
@@ -118,19 +118,25 @@ def test_lines_of_json_say_null_for_what_they_cannot_hold(tmp_path: Path) -> Non
 
 def test_mistakes(tmp_path: Path) -> None:
     given = result()
-    with pytest.raises(ValueError, match=r"'.*table\.xlsx' ends in none of .parquet, .csv, .jsonl"):
+    with pytest.raises(
+        ValueError, match=r"path: expected a suffix of .parquet, .csv, .jsonl, got '.*table\.xlsx'"
+    ):
         export.write(export.table(given), tmp_path / "table.xlsx")
     assert not os.listdir(tmp_path)
-    with pytest.raises(ValueError, match=r"ids has shape \(3,\); \(50,\) is wanted"):
+    with pytest.raises(ValueError, match=r"ids: expected shape \(50,\), got \(3,\)"):
         export.table(given, ids=[1, 2, 3])
-    with pytest.raises(ValueError, match="columns has 'depth', which the table has already"):
+    with pytest.raises(
+        ValueError, match="columns: expected names that the table does not have yet, got 'depth'"
+    ):
         export.table(given, depth=given.depth)
-    with pytest.raises(ValueError, match=r"margin has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"margin: expected shape \(50,\), got \(2,\)"):
         export.table(given, margin=[1, 2])
     for threshold in (-0.1, 1.0):
-        with pytest.raises(ValueError, match="from 0 to below 1 is wanted"):
+        with pytest.raises(ValueError, match="threshold: expected a number from 0 to below 1"):
             export.label_issues(given, threshold=threshold)
-    with pytest.raises(ValueError, match="label_issues needs labels"):
+    with pytest.raises(
+        ValueError, match="label_issues: expected a result with labels, got one without"
+    ):
         export.label_issues(dataclasses.replace(given, labels=None))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pdepth.analysis.fragments import fragmented, neighbourhood_agreement
+from pdepth.analysis.fragments import fragment_labels, neighbourhood_agreement
 
 
 def plainly(embeddings, labels, fragments, k):
@@ -74,7 +74,7 @@ def test_one_embedding_serves_all_pairs():
 
 
 def test_fragments_share_the_distinct_labels():
-    parts = fragmented([5, 1, 1, 9, 7, 3, 2], 4)
+    parts = fragment_labels([5, 1, 1, 9, 7, 3, 2], 4)
     assert parts.number.tolist() == [1, 0, 0, 3, 2, 1, 0]  # 1 2 | 3 5 | 7 | 9
     assert parts.middle.tolist() == [1.5, 4, 7, 9]
 
@@ -101,15 +101,24 @@ def test_selection_follows_the_probability():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"fragments": 3}, "fragments is 3; an even number"),
-        ({"fragments": 12}, "labels has 10 distinct values; at least 12"),
-        ({"k": 1}, "k is 1; at least 2"),
-        ({"k": 9}, "k is 9"),
-        ({"labels": [0.0] * 9 + [np.nan]}, "labels has nan in row 9"),
-        ({"labels": [np.inf] + [0.0] * 9}, "labels has infinity in row 0"),
-        ({"labels": [[1.0]] * 10}, "labels has shape"),
-        ({"labels": np.arange(9)}, r"embeddings\[0\] has 10 rows for 9 labels"),
-        ({"embeddings": [np.ones((10, 2))] * 3}, "embeddings holds 3 arrays; 2, one a pair"),
+        ({"fragments": 3}, "fragments: expected an even number, got 3"),
+        (
+            {"fragments": 12},
+            "labels: expected at least 12 distinct values, one per fragment, got 10",
+        ),
+        ({"k": 1}, "k: expected an integer >= 2"),
+        ({"k": 9}, r"k.*\b9\b"),
+        ({"labels": [0.0] * 9 + [np.nan]}, "labels: expected numbers, got NaN in row 9"),
+        (
+            {"labels": [np.inf] + [0.0] * 9},
+            "labels: expected finite numbers, got infinity in row 0",
+        ),
+        ({"labels": [[1.0]] * 10}, "labels: expected shape"),
+        ({"labels": np.arange(9)}, r"embeddings\[0\]: expected 9 rows, one per label, got 10"),
+        (
+            {"embeddings": [np.ones((10, 2))] * 3},
+            "embeddings: expected 2 arrays, one per pair, got 3",
+        ),
     ],
 )
 def test_wrong_input(change, sentence):
@@ -119,5 +128,5 @@ def test_wrong_input(change, sentence):
 
 
 def test_agreement_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"agree has shape \(3, 4\); \(8, 4\) is wanted"):
-        fragmented(np.arange(8)).probability(np.ones((3, 4), bool))
+    with pytest.raises(ValueError, match=r"agree: expected shape \(8, 4\), got \(3, 4\)"):
+        fragment_labels(np.arange(8)).probability(np.ones((3, 4), bool))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from fractions import Fraction
 from typing import Any
@@ -92,10 +93,10 @@ def test_the_probes_that_held_out_votes_choose(mode: str, kind: Any) -> None:
 
 def test_of_equals_the_fewest_probes_then_the_first() -> None:
     accuracy = np.array([[0.5, 0.9, 0.9], [np.nan, 0.7, 0.8], [np.nan, np.nan, 0.7]])
-    assert middle.chosen(accuracy, "mix") == range(0, 2)
-    assert middle.chosen(accuracy, "best") == range(1, 2)
+    assert middle.choose_probes(accuracy, "mix") == range(0, 2)
+    assert middle.choose_probes(accuracy, "best") == range(1, 2)
     accuracy[2, 2] = 0.9
-    assert middle.chosen(accuracy, "mix") == range(2, 3)
+    assert middle.choose_probes(accuracy, "mix") == range(2, 3)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
@@ -180,67 +181,84 @@ def test_hubs(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "sentence"),
     [
-        (lambda x, y: MiddleProbeClassifier(0), ValueError, "k is 0"),
-        (lambda x, y: MiddleProbeClassifier(mode="all"), ValueError, "mode is 'all'; one of best"),
-        (lambda x, y: MiddleProbeClassifier().predict([x]), RuntimeError, "that is not fitted"),
+        (lambda x, y: MiddleProbeClassifier(0), ValueError, r"k.*\b0\b"),
+        (lambda x, y: MiddleProbeClassifier(mode="all"), ValueError, r"mode.*best, mix"),
+        (
+            lambda x, y: MiddleProbeClassifier().predict([x]),
+            RuntimeError,
+            "expected a fitted classifier; call fit first.",
+        ),
         (
             lambda x, y: MiddleProbeClassifier(3).fit(x, y, x, y),
             TypeError,
-            "support is one array; one a probe is wanted, in a list.",
+            "support: expected a list with one array per probe, got one array.",
         ),
         (
             lambda x, y: MiddleProbeClassifier(3).fit(iter([x]), y, [x], y),
             TypeError,
-            "which is read once",
+            "got a list_iterator, which can be read only once.",
         ),
         (
             lambda x, y: MiddleProbeClassifier(3).fit([x], y, None, y),
             TypeError,
-            "held_out is None; embeddings outside of the support are wanted.",
+            "held_out: expected embeddings, one array per probe, got None.",
         ),
         (
             lambda x, y: MiddleProbeClassifier(3).fit([x], y, [x], y[1:]),
             ValueError,
-            "held_out_labels has 19 entries; 20 are wanted.",
+            r"held_out_labels.*(19.*20|20.*19)",
         ),
         (
             lambda x, y: MiddleProbeClassifier(3).fit([x], y, [x], y).predict([x, x]),
             ValueError,
-            "queries has 2 probes and support 1.",
+            "queries: expected 1 probes as in support, got 2.",
         ),
         (
             lambda x, y: mislabelled(pdepth.probe_votes([x], y, k=3), y),
             ValueError,
-            "needs counts of several probes: return_counts=True.",
+            "votes: expected Votes with counts, got none; pass return_counts=True.",
         ),
         (
             lambda x, y: mislabelled(
                 pdepth.probe_votes([x], y, k=3, weights="distance", return_counts=True), y
             ),
             ValueError,
-            "votes without weights are wanted",
+            "votes: expected counts of neighbours, got weights; use weights='uniform'.",
         ),
         (
             lambda x, y: mislabelled(pdepth.probe_votes([x], y, k=3, return_counts=True), y + 9),
             ValueError,
-            "labels holds 9, which is no class of the support.",
+            r"labels.*\b9\b",
         ),
-        (lambda x, y: precision_recall(x[:, 0], 0 * y), ValueError, "meant is true nowhere"),
-        (lambda x, y: precision_recall(x[:, 0] * np.nan, y), ValueError, "none of them NaN"),
+        (
+            lambda x, y: precision_recall(x[:, 0], 0 * y),
+            ValueError,
+            "relevant: expected at least one true entry, got none.",
+        ),
+        (
+            lambda x, y: precision_recall(x[:, 0] * np.nan, y),
+            ValueError,
+            "scores: expected numbers, got NaN in row 0.",
+        ),
         (
             lambda x, y: neighbourhood.purity(pdepth.probe_votes(x, y, k=3), y),
             ValueError,
-            "purity needs counts",
+            "votes: expected Votes with counts, got none",
         ),
-        (lambda x, y: neighbourhood.purity([x], y), TypeError, "votes is a list; what probe_votes"),
+        (
+            lambda x, y: neighbourhood.purity([x], y),
+            TypeError,
+            "votes: expected Votes, got list; see probe_votes.",
+        ),
         (
             lambda x, y: neighbourhood.hubs(x, x, labels=y, k=3),
             ValueError,
-            "labels go with the support's own rows",
+            "labels: expected all rows of the support as queries, got other queries",
         ),
     ],
 )
 def test_mistakes(call: Any, error: type[Exception], sentence: str) -> None:
     with pytest.raises(error) as caught:
         call(np.random.default_rng(0).standard_normal((20, 3)), np.arange(20) % 2)
-    assert sentence in str(caught.value)
+    text = str(caught.value)
+    assert sentence in text or re.search(sentence, text)

@@ -197,15 +197,15 @@ def test_load_restores_what_save_wrote(tmp_path: Path, more: dict[str, Any]) -> 
 
 
 def test_load_refuses_other_files(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="There is no file"):
+    with pytest.raises(FileNotFoundError, match="path: expected the file of a Training, got"):
         Training.load(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("steps")
     np.savez(tmp_path / "other.npz", steps=np.arange(3))
     for name in ("text.npz", "other.npz"):
-        with pytest.raises(ValueError, match="is not a Training that pdepth wrote"):
+        with pytest.raises(ValueError, match="expected a file of Training.save, got another"):
             Training.load(tmp_path / name)
     np.savez(tmp_path / "newer.npz", about=json.dumps({"format": 99}))
-    with pytest.raises(ValueError, match="has format 99, from a newer pdepth"):
+    with pytest.raises(ValueError, match="expected a format up to 1, got 99 of a newer pdepth"):
         Training.load(tmp_path / "newer.npz")
 
 
@@ -230,34 +230,77 @@ P, Y = np.zeros((3, 4), int), np.arange(4)
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: Training.from_predictions([P[0], P[1, 1:]], Y), "step 1 has 3 entries; 4 are"),
+        (
+            lambda: Training.from_predictions([P[0], P[1, 1:]], Y),
+            r"predictions of step 1.*(3.*4|4.*3)",
+        ),
         (
             lambda: Training.from_predictions(P, Y, ids=[Y, Y, [0, 1, 3, 2]]),
-            "ids of step 2 has 3 in row 2, and step 0 has 2; the same examples in the same order",
+            "ids of step 2: expected the same examples in the same order as at step 0, with 2 in "
+            "row 2, got 3",
         ),
-        (lambda: Training.from_predictions(P, Y, ids=[Y, Y, Y[1:]]), r"step 2 has shape \(3,\)"),
-        (lambda: Training.from_predictions(P, Y, ids=[Y, Y]), "2 entries for 3 checkpoints"),
-        (lambda: Training.from_predictions({1: Y, 2: Y}, Y, ids={1: Y}), r"ids has the steps \[1"),
-        (lambda: Training.from_predictions(P, Y, ids=["a", "b", "b", "c"]), "ids holds b twice"),
-        (lambda: Training.from_predictions(P, Y, ids=[1, 2]), r"Training.ids has shape \(2,\)"),
-        (lambda: Training.from_predictions(P, Y, steps=[1, 2]), "steps has 2 entries for 3"),
-        (lambda: Training.from_predictions(P, Y, steps=[1, 3, 3]), "does not ascend"),
-        (lambda: Training.from_predictions(P[:0], Y), "Training.steps is empty"),
-        (lambda: Training.from_predictions({1: Y}, Y, steps=[1]), "predictions is a mapping"),
+        (
+            lambda: Training.from_predictions(P, Y, ids=[Y, Y, Y[1:]]),
+            r"ids of step 2: expected shape \(4,\) as at step 0, got \(3,\)",
+        ),
+        (
+            lambda: Training.from_predictions(P, Y, ids=[Y, Y]),
+            "ids: expected 3 entries, one per step, got 2",
+        ),
+        (
+            lambda: Training.from_predictions({1: Y, 2: Y}, Y, ids={1: Y}),
+            r"ids: expected the steps of predictions, got \[1\]",
+        ),
+        (
+            lambda: Training.from_predictions(P, Y, ids=["a", "b", "b", "c"]),
+            "Training.ids: expected distinct values, got b twice",
+        ),
+        (
+            lambda: Training.from_predictions(P, Y, ids=[1, 2]),
+            r"Training.ids: expected shape \(4,\) for 3 steps and 4 examples, got \(2,\)",
+        ),
+        (
+            lambda: Training.from_predictions(P, Y, steps=[1, 2]),
+            "steps: expected 3 entries as in predictions, got 2",
+        ),
+        (
+            lambda: Training.from_predictions(P, Y, steps=[1, 3, 3]),
+            "Training.steps: expected ascending steps",
+        ),
+        (
+            lambda: Training.from_predictions(P[:0], Y),
+            "Training.steps: expected at least one step, got none",
+        ),
+        (
+            lambda: Training.from_predictions({1: Y}, Y, steps=[1]),
+            "steps: expected None with a mapping of predictions",
+        ),
         (
             lambda: Training.from_predictions(P, Y, label_probability=P[:2]),
-            r"label_probability has shape \(2, 4\)",
+            r"label_probability: expected shape \(3, 4\) .* got \(2, 4\)",
         ),
-        (lambda: random_training(depths=depths_of([7])), "has step 7, which is none"),
-        (lambda: random_training(depths=depths_of([3], 39)), r"depths\[3\] has 39 examples; the"),
+        (
+            lambda: random_training(depths=depths_of([7])),
+            "Training.depths: expected steps of the training, got 7",
+        ),
+        (
+            lambda: random_training(depths=depths_of([3], 39)),
+            r"depths\[3\]: expected labels of 40 examples, got 39",
+        ),
         (
             lambda: random_training(seed=1, depths=depths_of([3])),
-            r"depths\[3\] has label .* in row .*, which was",
+            r"depths\[3\]: expected the same examples in the same order, with label",
         ),
-        (lambda: training.over_training(random_training()), "needs depths"),
-        (lambda: training.learned(random_training(), "last"), "one of final, label is wanted"),
-        (lambda: Recorder(digits(), support=digits()), "depth_every is 0"),
-        (lambda: Recorder(digits()).training(), "nothing has been recorded"),
+        (
+            lambda: training.over_training(random_training()),
+            "training: expected a Training with depths",
+        ),
+        (lambda: training.learned(random_training(), "last"), r"reference.*final, label"),
+        (
+            lambda: Recorder(digits(), support=digits()),
+            "depth_every: expected an integer >= 1 with support, got 0",
+        ),
+        (lambda: Recorder(digits()).training(), "expected at least one record; call record first"),
     ],
 )
 def test_mistakes(call: Any, sentence: str) -> None:
@@ -266,7 +309,7 @@ def test_mistakes(call: Any, sentence: str) -> None:
 
 
 def test_predictions_that_are_no_integers() -> None:
-    with pytest.raises(TypeError, match="predictions of step 0 has elements of type float64"):
+    with pytest.raises(TypeError, match="predictions of step 0.*float64"):
         Training.from_predictions(P / 1.0, Y)
 
 
@@ -315,16 +358,19 @@ def test_recorder_refuses_other_data_and_steps_that_go_back() -> None:
     recorder = Recorder(DataLoader(data, batch_size=16, shuffle=True))  # its order is the dataset's
     recorder.record(net(), 5)
     recorder.record(net(), 6)
-    with pytest.raises(ValueError, match="step is 6 after 6; a later one is wanted"):
+    with pytest.raises(ValueError, match="step: expected a step after 6, got 6"):
         recorder.record(net(), 6)
     data.tensors = (x, y.flip(0))
-    with pytest.raises(ValueError, match=r"data at step 7 has label \d in row \d+, which was"):
+    with pytest.raises(
+        ValueError,
+        match=r"data at step 7: expected the same examples in the same order, with label \d in row",
+    ):
         recorder.record(net(), 7)
     data.tensors = (x[:-1], y[:-1])
-    with pytest.raises(ValueError, match="data at step 7 has 49 examples; the same 50"):
+    with pytest.raises(ValueError, match="data at step 7: expected labels of 50 examples, got 49"):
         recorder.record(net(), 7)
     assert recorder.training().steps.tolist() == [5, 6]
-    with pytest.raises(TypeError, match="one number is wanted"):
+    with pytest.raises(TypeError, match=r"k: expected one integer, got \[5, 6\]"):
         Recorder(data, depth_every=1, k=[5, 6])
 
 
@@ -396,7 +442,7 @@ def test_cartography(tmp_path: Path) -> None:
         assert line["variability"] == pytest.approx(wanted, rel=1e-12)
         assert line["correctness"] == sum(right)
         assert line["forgetfulness"] == (forgotten if any(right) else 1000)
-    with pytest.raises(ValueError, match="needs label_probability"):
+    with pytest.raises(ValueError, match="training: expected a Training with label_probability"):
         export.cartography(random_training())
 
 

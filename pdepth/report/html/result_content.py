@@ -188,8 +188,8 @@ def _sentences(result: DepthResult, names: ClassNames) -> list[str]:
         if early:
             sentences.append(
                 f"On {count_of(early, n)}, neighbours and network agree by probe {half} at the "
-                "latest on a class that is not the label: these look like another class, or their label "
-                "is wrong."
+                "latest on a class that is not the label: these look like another class, or their "
+                "label is wrong."
             )
     if not result.known.all():
         sentences.append(

@@ -48,7 +48,7 @@ def test_each_figure_is_written(tmp_path: Path) -> None:
     }
     for name, call in calls.items():
         call(tmp_path / name)
-        with pytest.raises(ValueError, match="ends in none of"):
+        with pytest.raises(ValueError, match="path: expected a suffix of"):
             call(tmp_path / "a.jpg")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(calls)
 
@@ -57,7 +57,7 @@ def test_against_depth_draws_means_and_their_correlation() -> None:
     one = result()
     margin = np.where(one.depth == 1, np.inf, 1.0 * one.depth)
     found = analysis.against_depth(one, {"margin": margin, "depth_again": one.depth})
-    axes = network._against(found).axes
+    axes = network._draw_against_depth(found).axes
     assert [ax.get_title() for ax in axes] == ["Accuracy", "Margin", "Depth again", "Examples"]
     for ax, name in zip(axes, ("accuracy", "margin", "depth_again"), strict=False):
         shown = np.isfinite(found.mean[name])
@@ -70,7 +70,7 @@ def test_against_depth_draws_means_and_their_correlation() -> None:
 
 
 def test_against_depth_draws_few_examples_hollow() -> None:
-    ax = network._against(analysis.against_depth(result(38))).axes[0]
+    ax = network._draw_against_depth(analysis.against_depth(result(38))).axes[0]
     assert ax.lines[1].get_xdata().tolist() == [0, 1]  # ten each
     assert ax.lines[2].get_xdata().tolist() == [2, 3]
     assert ax.lines[2].get_markerfacecolor() == "white"
@@ -80,19 +80,19 @@ def test_agreement_leaves_out_what_is_unknown() -> None:
     one = result()
     one.known[0, 3] = False
     found = analysis.agreement(one)
-    settled, as_network, as_label = network._agreement(found).axes[0].lines
+    settled, as_network, as_label = network._draw_agreement(found).axes[0].lines
     np.testing.assert_array_equal(settled.get_ydata(), found.settled)
     assert as_network.get_xdata().tolist() == as_label.get_xdata().tolist() == [1, 2]
     unlabelled = analysis.agreement(dataclasses.replace(one, labels=None))
-    assert len(network._agreement(unlabelled).axes[0].lines) == 2
+    assert len(network._draw_agreement(unlabelled).axes[0].lines) == 2
 
 
 def test_pairs_are_named_and_framed_where_they_end() -> None:
     pairs = analysis.confused_pairs(result())
-    ax = network._pairs(pairs, {0: "nought"}).axes[0]
-    np.testing.assert_array_equal(ax.images[0].get_array(), pairs.share[: network.PAIRS])
+    ax = network._draw_pairs(pairs, {0: "nought"}).axes[0]
+    np.testing.assert_array_equal(ax.images[0].get_array(), pairs.share[: network.MAX_PAIRS])
     frames = [round(frame.get_x() + 0.48) for frame in ax.patches]
-    assert frames == pairs.until.tolist()[: network.PAIRS]
+    assert frames == pairs.until.tolist()[: network.MAX_PAIRS]
     first = f"{pairs.first[0] or 'nought'} / {pairs.second[0]}"
     assert ax.get_yticklabels()[0].get_text() == first
 
@@ -118,7 +118,7 @@ def test_settling_shows_the_examples_of_each_probe() -> None:
 
 def test_over_training_draws_every_probe_and_rings_what_converged() -> None:
     found = over()
-    accuracy, kept, depth, undefined = training._over(found).axes
+    accuracy, kept, depth, undefined = training._draw_over_training(found).axes
     lines = accuracy.lines
     for probe in range(3):
         np.testing.assert_array_equal(lines[2 * probe].get_ydata(), found.accuracy[:, probe])
@@ -132,11 +132,11 @@ def test_over_training_draws_every_probe_and_rings_what_converged() -> None:
 def test_mistakes(tmp_path: Path) -> None:
     one = result()
     nothing = analysis.against_depth(result(labels=False))
-    with pytest.raises(ValueError, match="found holds no measure"):
+    with pytest.raises(ValueError, match="against: expected at least one measure"):
         network.plot_against_depth(nothing, tmp_path / "a.png")
     sure = dataclasses.replace(one, votes=np.tile(one.labels, (3, 1)))
-    with pytest.raises(ValueError, match="pairs holds no pair"):
+    with pytest.raises(ValueError, match="pairs: expected at least one pair"):
         network.plot_confused_pairs(analysis.confused_pairs(sure), tmp_path / "a.png")
-    with pytest.raises(ValueError, match="images holds 3 pictures for 60 examples"):
+    with pytest.raises(ValueError, match="images: expected 60, one per example, got 3"):
         network.plot_settling(one, np.zeros((3, 4, 4)), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
