@@ -215,9 +215,9 @@ def test_report_of_an_unfinished_run(tmp_path: Path) -> None:
     journal.close()
     missing = "its first pass over the data and the votes of all 3 probes are missing"
     assert missing in refused(tmp_path / "o")
-    journal.note("reading", {})
+    journal.write("reading", {})
     assert "not finished: the votes of all 3 probes are missing" in refused(tmp_path / "o")
-    journal.keep(2, 0, np.arange(3), [])
+    journal.write_votes(2, 0, np.arange(3), [])
     assert "votes of 2 of 3 probes are missing (input, block)" in refused(tmp_path / "o")
     (tmp_path / "run").mkdir()
     (tmp_path / "o").rename(tmp_path / "run" / ".unfinished")
