@@ -23,7 +23,7 @@ one twice). From these counts follow:
     accuracy      share of networks that give the label
     entropy       of the classes that those networks give, in nats
 
-Where no network, or none of a kind, was asked about an example, its value is NaN and its count 0.
+Where no network of a kind covers an example, its value is NaN and its count 0.
 """
 
 from __future__ import annotations

@@ -66,13 +66,13 @@ class Fragments:
         Args:
             agree: (M, F) bool, a_j.
         """
-        own = check_shape(agree, "agree", (len(self.labels), len(self))).astype(bool)
-        adjacent = np.zeros_like(own)
-        adjacent[:, 1:] |= own[:, :-1]
-        adjacent[:, :-1] |= own[:, 1:]
+        agreeing = check_shape(agree, "agree", (len(self.labels), len(self))).astype(bool)
+        adjacent = np.zeros_like(agreeing)
+        adjacent[:, 1:] |= agreeing[:, :-1]
+        adjacent[:, :-1] |= agreeing[:, 1:]
         distance = np.abs(self.labels[:, None] - self.middle)
         weights = softmax(np.ptp(self.labels) / (distance + OFFSET))
-        probability: NDArray[np.float64] = np.where(own & adjacent, weights, 0).sum(axis=1)
+        probability: NDArray[np.float64] = np.where(agreeing & adjacent, weights, 0).sum(axis=1)
         return probability
 
 

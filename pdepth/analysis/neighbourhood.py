@@ -96,8 +96,8 @@ def hubs(
                 "labels: expected all rows of the support as queries, got other queries; leave out "
                 "queries and query_rows."
             )
-        own = arguments.check_integers(labels, "labels", count)
-        different = neighbors[own[neighbors] != own[:, None]]
+        classes = arguments.check_integers(labels, "labels", count)
+        different = neighbors[classes[neighbors] != classes[:, None]]
         mislabelling = convert_like(occurrence(different, count), rows)
     centred = times - times.mean()
     variance = float((centred**2).mean())

@@ -69,14 +69,14 @@ def mislabelled(votes: Votes, labels: Any) -> Suspicion:
             "a list with one array per probe to probe_votes."
         )
     layers = len(counts)
-    own, codes = arguments.encode_known_labels(labels, classes, counts.shape[1])
+    given_labels, codes = arguments.encode_known_labels(labels, classes, counts.shape[1])
     if counts.dtype.kind == "f":
         raise ValueError(
             "votes: expected counts of neighbours, got weights; use weights='uniform'."
         )
     others = counts_of_labels(count_other_classes(counts), codes)
     neighbors = counts.sum(axis=(0, 2), dtype=np.int64)
-    depth = label_depth(to_numpy(votes.votes), own)
+    depth = label_depth(to_numpy(votes.votes), given_labels)
     # One division of whole numbers: equal evidence gives equal scores.
     both = (others * layers + depth * neighbors) / (2 * layers * neighbors)
     scores = (others / neighbors, depth, both)

@@ -26,8 +26,8 @@ def example(n: int = N, labels: bool = True, early: bool = False) -> DepthResult
     """Depths cycle through 0..4, the undefined; every seventh row is wrong."""
     rows = np.arange(n)
     depth = rows % (LAYERS + 1)
-    given = (rows // 5) % 4
-    predictions = np.where(rows % 7 == 0, (given + 1) % 4, given)
+    given_labels = (rows // 5) % 4
+    predictions = np.where(rows % 7 == 0, (given_labels + 1) % 4, given_labels)
     agree = np.arange(LAYERS)[:, None] >= depth
     votes = np.where(agree, predictions, (predictions + 2) % 4)
     known = agree | (not early)
@@ -37,7 +37,7 @@ def example(n: int = N, labels: bool = True, early: bool = False) -> DepthResult
         votes=np.where(known, votes, -1),
         known=known,
         predictions=predictions,
-        labels=given if labels else None,
+        labels=given_labels if labels else None,
         probes=("input", "block<1>", "block2", "softmax"),
         k=30,
     )
@@ -51,8 +51,8 @@ def ensemble_example(n: int = 60, networks: int = 4) -> Ensemble:
         out = (np.arange(n) % networks == name) | (rng.random(n) < 0.4)
         out[-n // 10 :] = False
         depth = np.minimum(np.arange(n) // 10 + rng.integers(0, 2, n), 4)
-        said = np.where(rng.random(n) < 0.2, 0, np.arange(n) % 3)
-        ensemble.add(Member(depth, said, out, 4, name))
+        predicted = np.where(rng.random(n) < 0.2, 0, np.arange(n) % 3)
+        ensemble.add(Member(depth, predicted, out, 4, name))
     return ensemble
 
 
@@ -77,24 +77,24 @@ class PartlyReadable:
 
 
 def read_script(text: str, name: str) -> str:
-    found = re.search(rf'<script type="[a-z/]+" id="{name}">(.*?)</script>', text, re.DOTALL)
-    assert found is not None
-    return found[1]
+    actual = re.search(rf'<script type="[a-z/]+" id="{name}">(.*?)</script>', text, re.DOTALL)
+    assert actual is not None
+    return actual[1]
 
 
 def read_columns(text: str) -> dict[str, np.ndarray]:
     """What the page's code reads, read here."""
     data = gzip.decompress(base64.b64decode(read_script(text, "data")))
-    found, begin = {}, 0
+    actual, begin = {}, 0
     for entry in json.loads(read_script(text, "header"))["columns"]:
-        part = data[begin : begin + entry["length"]]
+        chunk = data[begin : begin + entry["length"]]
         kind = entry["type"]
-        found[entry["name"]] = (
-            np.array(json.loads(part)) if kind == "json" else np.frombuffer(part, f"<{kind}")
+        actual[entry["name"]] = (
+            np.array(json.loads(chunk)) if kind == "json" else np.frombuffer(chunk, f"<{kind}")
         )
         begin += -(-entry["length"] // 8) * 8
     assert begin == len(data)
-    return found
+    return actual
 
 
 class PageReader(HTMLParser):

@@ -25,7 +25,7 @@ def example(n: int = 40, labels: bool = True, early: bool = False) -> DepthResul
     """Rows cycle through depths 0..3 of 3 probes; every fifth is wrong, depth 3 is undefined."""
     depth = np.arange(n) % 4
     predictions = np.arange(n) % 10
-    given = np.where(np.arange(n) % 5 == 0, (predictions + 1) % 10, predictions)
+    given_labels = np.where(np.arange(n) % 5 == 0, (predictions + 1) % 10, predictions)
     agree = np.arange(3)[:, None] >= depth
     votes = np.where(agree, predictions, (predictions + 2) % 10)
     known = np.ones((3, n), bool)
@@ -38,7 +38,7 @@ def example(n: int = 40, labels: bool = True, early: bool = False) -> DepthResul
         votes=votes,
         known=known,
         predictions=predictions,
-        labels=given if labels else None,
+        labels=given_labels if labels else None,
         probes=("input", "block", "softmax"),
         k=5,
     )
@@ -59,9 +59,9 @@ def test_each_format_is_written(tmp_path, suffix, magic):
 
 
 def test_several_k_are_drawn_against_k(tmp_path):
-    one = example()
-    later = dataclasses.replace(one, k=50, depth=np.minimum(one.depth + 1, 3))
-    results = {50: dataclasses.replace(later, undefined=later.depth == 3), 5: one}
+    single = example()
+    later = dataclasses.replace(single, k=50, depth=np.minimum(single.depth + 1, 3))
+    results = {50: dataclasses.replace(later, undefined=later.depth == 3), 5: single}
     depth.plot(results, tmp_path / "k.png")
     assert (tmp_path / "k.png").read_bytes().startswith(b"\x89PNG")
     depths = [results[k].depth[~results[k].undefined].mean() for k in (5, 50)]
@@ -77,7 +77,7 @@ def test_several_k_are_drawn_against_k(tmp_path):
         depth.plot(results, tmp_path / "other.png", images=np.zeros((40, 4, 4)))
     with pytest.raises(ValueError, match="result: expected at least one k, got an empty mapping"):
         depth.plot({}, tmp_path / "other.png")
-    for wrong in ({5: one, 7: example(8)}, {5: example(0)}):
+    for wrong in ({5: single, 7: example(8)}, {5: example(0)}):
         with pytest.raises(
             ValueError, match="expected as many examples at every k, and at least one, got"
         ):
@@ -202,8 +202,8 @@ def test_wrong_images_are_refused(tmp_path):
 
 
 def test_one_example_of_one_depth(tmp_path):
-    one = example(1)
-    depth.plot(one, tmp_path / "a.png", np.zeros((1, 4, 4)))
+    single = example(1)
+    depth.plot(single, tmp_path / "a.png", np.zeros((1, 4, 4)))
 
 
 def test_wrong_suffix(tmp_path):

@@ -36,9 +36,11 @@ def test_the_result_comes_back_out_of_the_page(tmp_path: Path) -> None:
     page.write(result, tmp_path / "a.html", class_names=NAMES)
     text = (tmp_path / "a.html").read_text()
     header, columns = json.loads(read_script(text, "header")), read_columns(text)
-    classes = np.array([int(each["value"]) for each in header["classes"]])
-    assert [each["name"] for each in header["classes"]] == NAMES
-    votes = {f"vote_{probe}": of for probe, of in zip(result.probes, result.votes, strict=True)}
+    classes = np.array([int(value["value"]) for value in header["classes"]])
+    assert [value["name"] for value in header["classes"]] == NAMES
+    votes = {
+        f"vote_{probe}": members for probe, members in zip(result.probes, result.votes, strict=True)
+    }
     for name, values in {
         "label": result.labels,
         "prediction": result.predictions,
@@ -46,8 +48,12 @@ def test_the_result_comes_back_out_of_the_page(tmp_path: Path) -> None:
     }.items():
         np.testing.assert_array_equal(classes[columns[name]], values)
     assert result.labels is not None
-    others = [
-        [(result.votes[:, row] == of).sum() for of in classes if of != result.labels[row]]
+    rest = [
+        [
+            (result.votes[:, row] == members).sum()
+            for members in classes
+            if members != result.labels[row]
+        ]
         for row in range(N)
     ]
     for name, values in {
@@ -55,7 +61,7 @@ def test_the_result_comes_back_out_of_the_page(tmp_path: Path) -> None:
         "depth": result.depth,
         "undefined": result.undefined,
         "right": result.predictions == result.labels,
-        "rival_votes": np.max(others, axis=1),
+        "rival_votes": np.max(rest, axis=1),
     }.items():
         np.testing.assert_array_equal(columns[name], values)
     rivals = np.flatnonzero(columns["rival_votes"])
@@ -88,9 +94,9 @@ def test_words_tell_what_the_numbers_are(tmp_path: Path) -> None:
     assert "48 of 240 examples (20.0 %) never settle" in words
     assert "Half of the examples have settled by block2, probe 2 of 0 to 3: 144 of 240." in words
     first = result.depth == 0
-    count, of = int((result.predictions == result.labels)[first].sum()), int(first.sum())
-    low, high = wilson_interval(count, of)
-    row = f"input {of} {100 * count / of:.1f} % {100 * low:.0f} to {100 * high:.0f} %"
+    count, members = int((result.predictions == result.labels)[first].sum()), int(first.sum())
+    low, high = wilson_interval(count, members)
+    row = f"input {members} {100 * count / members:.1f} % {100 * low:.0f} to {100 * high:.0f} %"
     assert row in words
 
 
@@ -99,14 +105,14 @@ def test_words_depend_on_what_votes_were_compared_with(tmp_path: Path) -> None:
         ("label", "the label"),
         ("array", "the one that it was compared with"),
     ):
-        other = example().labels if reference == "array" else None
-        result = dataclasses.replace(example(), reference=reference, reference_values=other)
+        second = example().labels if reference == "array" else None
+        result = dataclasses.replace(example(), reference=reference, reference_values=second)
         page.write(result, tmp_path / "a.html", class_names=NAMES)
         text = (tmp_path / "a.html").read_text()
         words = read_words(tmp_path / "a.html")
         assert f"vote for another class than {whose}." in words
         assert "look like another class, or" not in words
-        assert ("reference" in read_columns(text)) == (other is not None)
+        assert ("reference" in read_columns(text)) == (second is not None)
 
 
 def test_nothing_of_the_data_is_html(tmp_path: Path) -> None:
@@ -141,10 +147,10 @@ def test_an_ensemble(tmp_path: Path) -> None:
     ensemble = ensemble_example()
     page.write(ensemble, tmp_path / "a.html")
     text = (tmp_path / "a.html").read_text()
-    columns, wanted = read_columns(text), ensemble.examples()
+    columns, expected = read_columns(text), ensemble.examples()
     for name in ("support_depth", "held_out_depth", "consistency", "entropy", "held_out_networks"):
-        np.testing.assert_array_equal(columns[name], wanted[name][0])
-    consensus, never = wanted["consensus"]
+        np.testing.assert_array_equal(columns[name], expected[name][0])
+    consensus, never = expected["consensus"]
     np.testing.assert_array_equal(columns["consensus"] == 3, never)
     np.testing.assert_array_equal(columns["consensus"][~never], consensus[~never])
     np.testing.assert_array_equal(columns["right"] == 2, never)
@@ -153,7 +159,7 @@ def test_an_ensemble(tmp_path: Path) -> None:
     assert groups is not None
     for code, rows in enumerate(groups.corners.values()):
         np.testing.assert_array_equal(np.flatnonzero(columns["group"] == code), np.sort(rows))
-    once = np.flatnonzero(wanted["held_out_networks"][0] == 1)
+    once = np.flatnonzero(expected["held_out_networks"][0] == 1)
     assert ("were held out from one network only" in text) == bool(len(once))
     flat = Ensemble(np.zeros(4, int))
     for name in range(2):
@@ -183,8 +189,8 @@ def test_large_ids_and_names_are_kept(tmp_path: Path) -> None:
             out = np.arange(3) % 2 == name
             ensemble.add(Member(np.arange(3), np.arange(3) % 2, out, 3, name))
         page.write(ensemble, tmp_path / "a.html")
-        found = read_columns((tmp_path / "a.html").read_text())["id"]
-        assert found.tolist() == [str(each) for each in ids]
+        actual = read_columns((tmp_path / "a.html").read_text())["id"]
+        assert actual.tolist() == [str(value) for value in ids]
 
 
 def test_size_and_time_of_many_examples(tmp_path: Path) -> None:
@@ -220,8 +226,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 
 def test_unlabelled_and_several_k(tmp_path: Path) -> None:
-    one = example(labels=False)
-    page.write({30: one, 5: dataclasses.replace(one, k=5)}, tmp_path / "a.html")
+    single = example(labels=False)
+    page.write({30: single, 5: dataclasses.replace(single, k=5)}, tmp_path / "a.html")
     text = (tmp_path / "a.html").read_text()
     assert "Depth against the number of neighbours" in text
     assert not {"label", "right"} & set(read_columns(text))

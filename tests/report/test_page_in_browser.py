@@ -52,12 +52,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     for flag in (*FLAGS.split(), f"--user-data-dir={home / 'profile'}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    found.downloads = home / "downloads"
-    downloads = {"behavior": "allow", "downloadPath": str(found.downloads)}
-    found.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
-    yield found
-    found.quit()
+    actual = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    actual.downloads = home / "downloads"
+    downloads = {"behavior": "allow", "downloadPath": str(actual.downloads)}
+    actual.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
+    yield actual
+    actual.quit()
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +87,11 @@ def test_pages_load_without_errors_and_ask_for_nothing(browser: Any, pages: Path
         tab = Tab(browser).open(pages / name)
         for key in tab("[...document.querySelectorAll('.view')].map((view) => view.id)"):
             tab.show(key)
-        asked = tab("performance.getEntriesByType('resource').map((entry) => entry.name)")
+        requested = tab("performance.getEntriesByType('resource').map((entry) => entry.name)")
         beside = (pages / "run-thumbnails").as_uri()
-        assert [each for each in asked if not each.startswith(("data:", "blob:", beside))] == []
+        assert [
+            value for value in requested if not value.startswith(("data:", "blob:", beside))
+        ] == []
         assert tab.errors() == []
         assert tab("document.documentElement.scrollWidth <= innerWidth")
     assert "<script>alert(1)</script>" in tab.open(pages / "run.html")(
@@ -128,13 +130,13 @@ def test_probes_and_pairs_are_those_of_python(tab: Tab) -> None:
     result = example()
     tab.show("probes")
     shares = agreement(result)
-    for i, wanted in enumerate((shares.network, shares.label)):
-        found = tab(f"document.querySelector('#probes .plot').data[{i}].y")
-        np.testing.assert_allclose(list(found), wanted)
+    for i, expected in enumerate((shares.network, shares.label)):
+        actual = tab(f"document.querySelector('#probes .plot').data[{i}].y")
+        np.testing.assert_allclose(list(actual), expected)
     tab.show("pairs")
     pairs = confused_pairs(result)
-    found = tab("document.querySelector('#pairs .plot').data[0].z.map((row) => [...row])")
-    np.testing.assert_allclose(found[::-1], pairs.share)
+    actual = tab("document.querySelector('#pairs .plot').data[0].z.map((row) => [...row])")
+    np.testing.assert_allclose(actual[::-1], pairs.share)
 
 
 def test_pointing_at_a_dot_shows_its_picture(tab: Tab) -> None:
@@ -194,8 +196,8 @@ def test_the_download_holds_what_is_filtered(tab: Tab) -> None:
     rows = list(csv.DictReader(io.StringIO(file.read_text(), newline="")))
     file.unlink()
     kept = np.flatnonzero(result.predictions == 2)
-    wanted = kept[np.argsort(result.depth[kept], kind="stable")]
-    assert [int(row["row"]) for row in rows] == wanted.tolist()
+    expected = kept[np.argsort(result.depth[kept], kind="stable")]
+    assert [int(row["row"]) for row in rows] == expected.tolist()
     for name, values in {
         "label": result.labels,
         "prediction": result.predictions,
@@ -203,7 +205,7 @@ def test_the_download_holds_what_is_filtered(tab: Tab) -> None:
         "undefined": result.undefined,
         "vote_block<1>": result.votes[1],
     }.items():
-        assert [int(row[name]) for row in rows] == values[wanted].astype(int).tolist()
+        assert [int(row[name]) for row in rows] == values[expected].astype(int).tolist()
     assert {row["prediction_name"] for row in rows} == {NAMES[2]}
 
 
@@ -211,8 +213,8 @@ def test_keys_reach_the_filter_and_walk_the_table(tab: Tab) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
-    def focused(what: str) -> str | None:
-        return tab(f"document.activeElement?.{what}")
+    def focused(attribute: str) -> str | None:
+        return tab(f"document.activeElement?.{attribute}")
 
     def press(*keys: str) -> None:
         # To whatever has the focus, not to an element: a table that scrolls replaces its rows.
@@ -301,7 +303,7 @@ def test_the_groups_of_an_ensemble(browser: Any, pages: Path) -> None:
                 "[...document.querySelectorAll('#scroll tbody tr:not(.gap)')]"
                 ".map((row) => row.cells[0].textContent)"
             )
-            assert [int(each) for each in shown] == np.sort(rows)[: len(shown)].tolist()
+            assert [int(value) for value in shown] == np.sort(rows)[: len(shown)].tolist()
     tab.choose("filter-group", "")
     tab.show("plane")
     drawn = tab("document.querySelector('#plane .plot').data.map((t) => t.rows.length)")

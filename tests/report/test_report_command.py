@@ -78,7 +78,7 @@ def test_report_finds_the_pictures_of_a_run(tmp_path: Path, run_dir: Path) -> No
     assert "1 of 240 pictures cannot be read." in result.stderr
     assert f"Wrote {run_dir / 'report.html'} (" in result.stdout
     text = (run_dir / "report.html").read_text()
-    assert [each["name"] for each in json.loads(read_script(text, "header"))["classes"]] == list(
+    assert [value["name"] for value in json.loads(read_script(text, "header"))["classes"]] == list(
         "abcd"
     )
     assert len(json.loads(read_script(text, "thumbnails"))) == 239
@@ -115,14 +115,14 @@ def test_a_run_is_reported_with_its_pictures_and_names(tmp_path: Path) -> None:
         "def net():\n"
         "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 2))\n"
     )
-    asked = ["run", tmp_path / "nets.py:net", "--support", f"imagefolder:{tmp_path}/images"]
-    more = ["--mean", "0.5", "--std", "0.5", "-k", 3, "--out", tmp_path / "out", "-q"]
-    ran = CliRunner().invoke(cli.app, [str(each) for each in asked + more])
+    command = ["run", tmp_path / "nets.py:net", "--support", f"imagefolder:{tmp_path}/images"]
+    options = ["--mean", "0.5", "--std", "0.5", "-k", 3, "--out", tmp_path / "out", "-q"]
+    ran = CliRunner().invoke(cli.app, [str(value) for value in command + options])
     assert ran.exit_code == 0, ran.output
     assert call(tmp_path / "out", "-q").output == ""
     text = (tmp_path / "out" / "report.html").read_text()
     header = json.loads(read_script(text, "header"))
-    assert [each["name"] for each in header["classes"]] == ["<a>", "b"]
+    assert [value["name"] for value in header["classes"]] == ["<a>", "b"]
     first = base64.b64decode(json.loads(read_script(text, "thumbnails"))["0"])
     with Image.open(io.BytesIO(first)) as image:
         np.testing.assert_array_equal(np.asarray(image.convert("L")), grey_images(40)[0])
@@ -135,7 +135,7 @@ def test_what_lies_beside_an_earlier_page_goes_with_it(tmp_path: Path) -> None:
     assert call(tmp_path).exit_code == 0
     assert (tmp_path / "report-figures").exists()
     assert call(tmp_path, "--overwrite").exit_code == 0
-    assert sorted(each.name for each in tmp_path.iterdir()) == [
+    assert sorted(value.name for value in tmp_path.iterdir()) == [
         "depth.parquet", "other", "report.html",
     ]  # fmt: skip
     (tmp_path / "report-figures").mkdir()

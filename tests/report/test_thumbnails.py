@@ -22,10 +22,10 @@ for module in ("plotly", "PIL"):
 
 
 def test_pictures_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
-    found = page.write(example(), tmp_path / "a.html", images=PartlyReadable())
+    actual = page.write(example(), tmp_path / "a.html", images=PartlyReadable())
     text = (tmp_path / "a.html").read_text()
-    assert sorted(found.unreadable) == list(range(3, N, 10))
-    assert sorted(found.embedded) == [row for row in range(N) if row % 10 != 3]
+    assert sorted(actual.unreadable) == list(range(3, N, 10))
+    assert sorted(actual.embedded) == [row for row in range(N) if row % 10 != 3]
     assert "24 of 240 pictures cannot be read" in text
     embedded = json.loads(read_script(text, "thumbnails"))
     from PIL import Image
@@ -39,9 +39,9 @@ def test_float_pictures_keep_their_black_and_white(tmp_path: Path) -> None:
     from PIL import Image
 
     images = torch.linspace(-2, 3, N * 27).reshape(N, 3, 3, 3)
-    found = page.write(example(), tmp_path / "a.html", images=images)
-    low = np.asarray(Image.open(io.BytesIO(found.embedded[0])))
-    high = np.asarray(Image.open(io.BytesIO(found.embedded[N - 1])))
+    actual = page.write(example(), tmp_path / "a.html", images=images)
+    low = np.asarray(Image.open(io.BytesIO(actual.embedded[0])))
+    high = np.asarray(Image.open(io.BytesIO(actual.embedded[N - 1])))
     assert low.shape == (3, 3, 3)
     assert low.max() < 20
     assert high.min() > 230
@@ -60,12 +60,14 @@ def test_the_rest_of_the_pictures_is_beside_the_page(
     )
     assert sorted(os.listdir(tmp_path)) == ["few.html"]
     for _ in range(2):  # and again, over what is there
-        every = page.write(result, tmp_path / "all.html", images=PartlyReadable(), thumbnails="all")
-    folder = tmp_path / every.folder
+        complete = page.write(
+            result, tmp_path / "all.html", images=PartlyReadable(), thumbnails="all"
+        )
+    folder = tmp_path / complete.folder
     beside = {int(file.stem) for file in folder.glob("0/*.png")}
-    assert not beside & set(every.embedded)
-    assert sorted(beside | set(every.embedded)) == [row for row in range(N) if row % 10 != 3]
-    assert len(every.unreadable) == 24
+    assert not beside & set(complete.embedded)
+    assert sorted(beside | set(complete.embedded)) == [row for row in range(N) if row % 10 != 3]
+    assert len(complete.unreadable) == 24
     assert sorted(os.listdir(tmp_path)) == ["all-thumbnails", "all.html", "few.html"]
     none = page.write(result, tmp_path / "none.html", images=PartlyReadable(), thumbnails="none")
     assert not none.embedded
@@ -84,7 +86,7 @@ def test_the_ends_of_every_sheet_and_class_are_chosen(monkeypatch: pytest.Monkey
         key = np.stack(
             [sign * content.columns[name].values[rows] for name, sign in sheet.by] or [rows * 0]
         )
-        for of in (rows, rows[content.columns["label"].values[rows] == 1]):
-            ends = key[:, np.isin(rows, of)][:, :6]
-            shown = key[:, np.isin(rows, np.intersect1d(of, chosen))][:, :6]
+        for members in (rows, rows[content.columns["label"].values[rows] == 1]):
+            ends = key[:, np.isin(rows, members)][:, :6]
+            shown = key[:, np.isin(rows, np.intersect1d(members, chosen))][:, :6]
             np.testing.assert_array_equal(shown, ends)
