@@ -58,8 +58,7 @@ def print_summary(result: DepthResult, console: Console) -> None:
     console.print(_totals(result), highlight=False, soft_wrap=True)
     if not complete.all():
         console.print(
-            "Early exit left votes unknown, so their probes have no k-NN accuracy (--all-votes "
-            "computes every vote).",
+            "Early exit left votes unknown: no k-NN accuracy there (--all-votes asks them all).",
             style="dim",
             soft_wrap=True,
         )

@@ -50,10 +50,10 @@ def plot_groups(
             f"groups: expected the {n} examples of the ensemble, got {groups.depths.shape[1]}."
         )
     check_images(images, n)
-    write_figure(partial(draw_groups, ensemble, groups, images, class_names), path, "plot_groups")
+    write_figure(partial(figure_of, ensemble, groups, images, class_names), path, "plot_groups")
 
 
-def draw_groups(ensemble: Ensemble, groups: Groups, images: Any, class_names: ClassNames) -> Figure:
+def figure_of(ensemble: Ensemble, groups: Groups, images: Any, class_names: ClassNames) -> Figure:
     """The figure of `plot_groups`."""
     columns = ensemble.examples()
     title = f"Depth of {len(ensemble.labels):,} examples under {len(ensemble)} networks"
