@@ -13,7 +13,7 @@ from pdepth.votes import depth_from_embeddings, depth_from_votes, kneighbors, pr
 if TYPE_CHECKING:
     from pdepth.depth import prediction_depth
     from pdepth.planning import Plan, plan
-    from pdepth.report.figures.plots import plot
+    from pdepth.report.figures.depth import plot
 
 moved.register()
 
@@ -39,7 +39,7 @@ _LATER = {
     "prediction_depth": "pdepth.depth",
     "Plan": "pdepth.planning",
     "plan": "pdepth.planning",
-    "plot": "pdepth.report.figures.plots",
+    "plot": "pdepth.report.figures.depth",
 }
 
 

@@ -39,8 +39,6 @@ from pdepth.report.folder import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from pdepth.analysis.ensemble import Ensemble
-    from pdepth.analysis.groups import Groups
     from pdepth.result import DepthResult
 
 REPORT = "report.html"
@@ -408,6 +406,7 @@ def ensemble(
         from pdepth import inputs
         from pdepth.analysis import gathering
         from pdepth.analysis.ensemble import Ensemble, Member
+        from pdepth.analysis.groups import groups_or_reason
 
         path, rows = out / ENSEMBLE, None
         if merge:
@@ -446,7 +445,9 @@ def ensemble(
         if len(found) > 1:
             shown = None if rows is None else inputs.pictures(rows, len(found.labels))
             names = None if rows is None else inputs.class_names(rows)
-            corners = _corners(found, quiet)
+            corners, reason = groups_or_reason(found)
+            if reason and not quiet:
+                typer.echo(f"No groups: {reason}", err=True)
             (out / GROUPS_PICTURE).unlink(missing_ok=True)  # it would be of fewer networks
             if corners is not None and importlib.util.find_spec("matplotlib") is not None:
                 from pdepth.report.figures.groups import plot_groups
@@ -751,18 +752,6 @@ def _meant(error: BaseException) -> bool:
     return str(innermost.f_globals.get("__name__", "")).split(".")[0] == "pdepth"
 
 
-def _corners(found: Ensemble, quiet: bool) -> Groups | None:
-    """The groups by quantiles; None, and a line, where depths are too alike for that."""
-    from pdepth.analysis.groups import groups
-
-    try:
-        return groups(*found.mean_depth())
-    except ValueError as error:
-        if not quiet:
-            typer.echo(f"No groups: {error}", err=True)
-        return None
-
-
 @contextmanager
 def _going_on(out: Path) -> Iterator[Path]:
     """The folder of --out that holds how far a run has come; it stays when the run is cut short.
@@ -835,7 +824,7 @@ def _draw(
     if importlib.util.find_spec("matplotlib") is None:
         picture.unlink(missing_ok=True)  # one of older results must not stay beside new ones
         return []
-    from pdepth.report.figures.plots import plot
+    from pdepth.report.figures.depth import plot
 
     plot(result, picture, images, class_names)
     return [picture]

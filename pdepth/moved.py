@@ -16,7 +16,7 @@ MOVED = {
     "pdepth.engine": "pdepth.votes",
     "pdepth.report.network": "pdepth.report.figures.network",
     "pdepth.report.page": "pdepth.report.html.page",
-    "pdepth.report.plots": "pdepth.report.figures.plots",
+    "pdepth.report.plots": "pdepth.report.figures.depth",
     "pdepth.report.training": "pdepth.report.figures.training",
 }
 """New paths by old ones, which will be removed in version 0.3."""

@@ -54,7 +54,7 @@ def _dots(ax: Axes, rows: list[Row]) -> None:
     """One mark an engine and shape, with names and ratios at the sides."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    from pdepth.report.figures.drawing import FAINT, INK, MUTED
+    from pdepth.report.style import FAINT, INK, MUTED
 
     heights = {row.name: 0.0 for row in rows}
     bottom = 0.0
@@ -96,7 +96,7 @@ def _dots(ax: Axes, rows: list[Row]) -> None:
 
 def _marks(rows: list[Row]) -> dict[str, dict[str, Any]]:
     """How each engine is drawn, in the order of the legend; float32's product is the line at 1."""
-    from pdepth.report.figures.drawing import INK, MUTED, RIGHT
+    from pdepth.report.style import INK, MUTED, RIGHT
 
     kinds = {
         name: record["extra_info"]["kind"] for row in rows for name, record in row.engines.items()

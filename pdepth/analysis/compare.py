@@ -1,4 +1,4 @@
-"""Two ways of training by the depths of the same examples."""
+"""Compare two ways of training by the depths of the same examples."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pdepth.arrays import arguments
 
 __all__ = ["Difference", "Interval", "compare"]
 
-AT_ONCE = 1 << 22  # weights of examples that are held at a time
+MAX_WEIGHTS = 1 << 22  # bootstrap weights of examples held in memory at a time
 
 
 class Interval(NamedTuple):
-    """A number, and the ends of its 95 % interval."""
+    """A value with the ends of its 95 % interval."""
 
     value: float
     low: float
@@ -26,15 +26,15 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """How two ensembles' depths differ, over the examples that both were asked about.
+    """How the depths of two ensembles differ, over the examples that both have depths of.
 
     Attributes:
-        examples: how many those are.
-        shares: (2, L + 1) the distribution of depths of each, every example counting alike.
-        mean: of depth, the other's less the one's.
-        distance: between the distributions, the area between their cumulative sums, in probes: by
-            how much depths have to move at least (the earth mover's, Wasserstein's of order 1). It
-            is never negative, so its interval lies above 0 also where nothing differs.
+        examples: number of these examples.
+        shares: (2, L + 1) distribution of depths of each ensemble; every example weighs the same.
+        mean: mean depth of the second ensemble minus that of the first.
+        distance: area between the two cumulative distributions, in probes (the earth mover's
+            distance, Wasserstein's of order 1). It is never negative, so its interval lies above 0
+            even where the ensembles do not differ.
     """
 
     examples: int
@@ -44,54 +44,62 @@ class Difference:
 
 
 def compare(
-    one: Ensemble, other: Ensemble, *, kind: str = "held_out", resamples: int = 2000, seed: int = 0
+    first: Ensemble,
+    second: Ensemble,
+    *,
+    kind: str = "held_out",
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Difference:
-    """The difference of depth between two ensembles of networks over the same examples.
+    """Compare the depths of two ensembles of networks over the same examples.
 
-    Intervals are percentiles of a bootstrap that draws examples, each with both its depths. They
-    say how far the difference holds for other examples of the kind; the networks stay these.
+    Intervals are percentiles of a bootstrap that draws examples, each with both of its depths. They
+    tell how far the difference holds for other examples of the same kind, not for other networks.
 
     Args:
-        kind: depths of examples "held_out", or in the "support".
-        resamples: how often examples are drawn.
+        kind: which depths to compare, "held_out" or "support".
+        resamples: number of bootstrap samples.
+        seed: of the bootstrap.
 
     Raises:
-        TypeError: what is no Ensemble.
-        ValueError: other examples, labels or probes; fewer than two networks; no example in common.
+        TypeError: an argument is not an Ensemble.
+        ValueError: different examples, labels or numbers of probes; fewer than two networks; no
+            example in common.
     """
     arguments.check_choice(kind, "kind", KINDS)
     resamples = arguments.check_int(resamples, "resamples")
-    for name, each in (("one", one), ("other", other)):
-        if not isinstance(each, Ensemble):
-            raise TypeError(f"{name} is a {type(each).__name__}; an Ensemble is wanted.")
-        each.enough()
-    one.same_examples(other)
-    which = KINDS.index(kind)
-    counts = np.stack([each.counts[which] for each in (one, other)])
-    asked = (counts > 0).all(axis=0)
-    n = int(asked.sum())
+    for name, ensemble in (("first", first), ("second", second)):
+        if not isinstance(ensemble, Ensemble):
+            raise TypeError(f"{name}: expected an Ensemble, got {type(ensemble).__name__}.")
+        ensemble.check_networks()
+    first.check_same_examples(second)
+    axis = KINDS.index(kind)
+    counts = np.stack([ensemble.counts[axis] for ensemble in (first, second)])
+    common = (counts > 0).all(axis=0)
+    n = int(common.sum())
     if not n:
-        raise ValueError(f"no example was {kind} in both ensembles; at least one is wanted.")
-    each_share = np.concatenate(
-        [
-            every.depths[which][asked] / count[asked, None]
-            for every, count in zip((one, other), counts, strict=True)
-        ],
-        axis=1,
-    )
-    rng, step = np.random.default_rng(seed), max(1, AT_ONCE // n)
-    drawn = [
-        _differences(rng.multinomial(n, np.full(n, 1 / n), min(step, resamples - at)) @ each_share)
-        for at in range(0, resamples, step)
+        raise ValueError(
+            f"first, second: expected an example with depths of kind {kind!r} in both, got none."
+        )
+    shares = [
+        ensemble.depths[axis][common] / count[common, None]
+        for ensemble, count in zip((first, second), counts, strict=True)
     ]
-    found = _differences(each_share.sum(axis=0, keepdims=True))[:, 0] / n
-    low, high = np.percentile(np.concatenate(drawn, axis=1) / n, (2.5, 97.5), axis=1)
-    intervals = [Interval(*map(float, each)) for each in zip(found, low, high, strict=True)]
-    return Difference(n, each_share.mean(axis=0).reshape(2, -1), *intervals)
+    change = shares[1] - shares[0]
+    rng, step = np.random.default_rng(seed), max(1, MAX_WEIGHTS // n)
+    samples = [
+        _mean_and_distance(
+            rng.multinomial(n, np.full(n, 1 / n), min(step, resamples - begin)) @ change
+        )
+        for begin in range(0, resamples, step)
+    ]
+    values = _mean_and_distance(change.sum(axis=0, keepdims=True))[:, 0] / n
+    low, high = np.percentile(np.concatenate(samples, axis=1) / n, (2.5, 97.5), axis=1)
+    intervals = [Interval(*map(float, ends)) for ends in zip(values, low, high, strict=True)]
+    return Difference(n, np.stack([share.mean(axis=0) for share in shares]), *intervals)
 
 
-def _differences(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(2, B): mean and distance of sums (B, 2 (L + 1)) of the two distributions."""
-    one, other = np.split(sums, 2, axis=1)
-    apart = np.cumsum(other - one, axis=1)[:, :-1]
-    return np.stack([-apart.sum(axis=1), np.abs(apart).sum(axis=1)])
+def _mean_and_distance(change: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Differences of mean and distances (2, B) of differences of distributions (B, L + 1)."""
+    cumulative = np.cumsum(change, axis=1)[:, :-1]
+    return np.stack([-cumulative.sum(axis=1), np.abs(cumulative).sum(axis=1)])

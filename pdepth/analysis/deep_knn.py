@@ -1,35 +1,36 @@
-"""Deep k-NN: how well the votes of all probes conform to those of held-out examples.
+"""Deep k-NN: how well the neighbours at all probes conform to those of held-out examples.
 
 Source: Papernot and McDaniel, "Deep k-Nearest Neighbors: Towards Confident, Interpretable and
 Robust Deep Learning", arXiv 1803.04765.
 
     deep = DeepKNN(k=75).fit(support, labels).calibrate(held_out, held_out_labels)
-    found = deep.score(queries)  # found.prediction, .credibility, .confidence, .nonconformity
+    result = deep.score(queries)  # .prediction, .credibility, .confidence, .nonconformity
 
-Nonconformity of a class is how many of the L k neighbours, over all probes, are of other classes. A
-class's p-value is the share of calibration scores, each a held-out example's nonconformity with its
-own label, that are greater than or equal to its nonconformity: a quotient of two whole numbers,
-rounded once. The prediction is the class of the greatest p-value, of equals the smallest label; its
-p-value is the credibility, and 1 less the second greatest the confidence.
+The nonconformity of a class is the number of neighbours of other classes, over all L probes with k
+neighbours each. A calibration score is a held-out example's nonconformity with its own label. The
+p-value of a class is the share of calibration scores that are greater than or equal to its
+nonconformity: a quotient of two whole numbers, rounded once. The prediction is the class with the
+greatest p-value, the smallest label of several; its p-value is the credibility, and 1 minus the
+second greatest p-value is the confidence.
 
-cleverhans' `DkNNModel` computes the same in float32, but drops calibration scores of 0: of fewer in
-all, the shares between 0 and 1 are greater. `trim_zeros=True` does so too.
+cleverhans' `DkNNModel` computes the same in float32, but drops calibration scores of 0: of fewer
+scores in all, the shares between 0 and 1 are greater. `trim_zeros=True` does so too.
 
-`kth_distances` is another score under a like name, that of oodeel's and pytorch-ood's DKNN.
+`kth_distances` is another score with a similar name, that of oodeel's and pytorch-ood's DKNN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth.analysis.checks import check_not_iterator
+from pdepth.analysis.vote_counts import check_counts, count_other_classes, counts_of_labels
 from pdepth.arrays import arguments
 from pdepth.arrays.convert import convert_like, to_numpy
-from pdepth.arrays.rows import is_torch
 from pdepth.result import Votes, margins
 from pdepth.votes import kneighbors, probe_votes
 
@@ -46,15 +47,15 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Conformity:
-    """How N queries conform to C classes; arrays of the votes' kind.
+    """How N queries conform to C classes; arrays of the same kind as the votes.
 
     Attributes:
-        prediction: (N,) the class with the greatest p-value; of equals the smallest label.
-        credibility: (N,) float64, its p-value.
-        confidence: (N,) float64, 1 less the second greatest p-value; 1 where there is one class.
+        prediction: (N,) class with the greatest p-value; the smallest label of several.
+        credibility: (N,) float64, p-value of the prediction.
+        confidence: (N,) float64, 1 minus the second greatest p-value; 1 where there is one class.
         p_values: (N, C) float64.
         nonconformity: (N, C) int64, neighbours of other classes over all probes.
-        classes: (C,) the labels of the columns, ascending.
+        classes: (C,) labels of the columns, ascending.
     """
 
     prediction: Any
@@ -66,15 +67,17 @@ class Conformity:
 
 
 class DeepKNN:
-    """Deep k-NN over embeddings of several probes, or of one.
+    """Deep k-NN over embeddings of one probe or several.
 
     Args:
-        k: neighbours at each probe; the paper has 75 for its digits.
+        k: neighbours at each probe; the paper uses 75 for its digits.
         metric: "cosine", as the paper, or "sqeuclidean".
         trim_zeros: drop calibration scores of 0, as cleverhans does.
-        options: others of `pdepth.probe_votes`: backend, num_threads, memory.
+        options: further options of `pdepth.probe_votes`: backend, num_threads, memory.
 
-    Raises ValueError and TypeError as `pdepth.probe_votes`; RuntimeError for a step out of turn.
+    Raises:
+        ValueError, TypeError: as `pdepth.probe_votes`.
+        RuntimeError: `calibrate` before `fit`, or `score` before `calibrate`.
     """
 
     def __init__(
@@ -87,36 +90,36 @@ class DeepKNN:
         self._calibration: NDArray[np.int64] | None = None
 
     def fit(self, support: Any, labels: Any) -> DeepKNN:
-        """Hold embeddings, one array (M, D) or as many as there are probes, and labels (M,).
+        """Keep the support, without a copy; an earlier calibration is discarded.
 
-        What was calibrated before is forgotten. No copies are made.
+        Args:
+            support: embeddings, one array (M, D) or one array per probe.
+            labels: (M,) integers.
         """
-        if isinstance(support, Iterator):
-            raise TypeError(
-                f"support is a {type(support).__name__}, which is read once; "
-                "a sequence or mapping of arrays is wanted."
-            )
+        check_not_iterator(support, "support")
         self._support, self._calibration = (support, labels), None
         return self
 
     def calibrate(self, queries: Any, labels: Any) -> DeepKNN:
-        """Keep the scores of held-out embeddings (n, D), one array a probe, and labels (n,)."""
+        """Compute calibration scores from held-out embeddings (n, D) per probe and labels (n,)."""
         self._calibration = calibration_scores(
             self._votes(queries), labels, trim_zeros=self.trim_zeros
         )
         return self
 
     def score(self, queries: Any) -> Conformity:
-        """The conformity of embeddings (N, D), one array a probe."""
+        """The conformity of embeddings (N, D) per probe."""
         if self._calibration is None:
-            raise RuntimeError("score is asked of a DeepKNN that has not been calibrated.")
+            raise RuntimeError(
+                "DeepKNN.score: expected a calibrated DeepKNN; call calibrate first."
+            )
         return conformity(self._votes(queries), self._calibration)
 
     def _votes(self, queries: Any) -> Votes:
         if self._support is None:
-            raise RuntimeError("calibrate is asked of a DeepKNN that has not been fitted.")
+            raise RuntimeError("DeepKNN.calibrate: expected a fitted DeepKNN; call fit first.")
         if queries is None:
-            raise TypeError("queries is None; embeddings outside of the support are wanted.")
+            raise TypeError("queries: expected embeddings of rows outside the support, got None.")
         return probe_votes(
             *self._support,
             queries,
@@ -128,83 +131,84 @@ class DeepKNN:
 
 
 def conformity(votes: Votes, calibration: Any) -> Conformity:
-    """All of Deep k-NN in one call, of votes with counts and calibration scores (n,)."""
-    scores = to_numpy(nonconformity(_counts(votes)))
-    at_least, total = _at_least(scores, calibration), len(calibration)
+    """Deep k-NN in one call.
+
+    Args:
+        votes: of N queries, with counts.
+        calibration: (n,) integers, see `calibration_scores`.
+    """
+    scores = to_numpy(nonconformity(check_counts(votes)))
+    at_least, total = _count_at_least(scores, calibration), len(calibration)
     best = at_least.argmax(axis=1)
     greatest = at_least[np.arange(len(best)), best]
-    found = {
+    values = {
         "prediction": to_numpy(votes.classes)[best],
         "credibility": greatest / total,
         "confidence": (total - greatest + margins(at_least)) / total,
         "p_values": at_least / total,
         "nonconformity": scores,
     }
-    given = {name: convert_like(each, votes.counts) for name, each in found.items()}
-    return Conformity(classes=votes.classes, **given)
+    converted = {name: convert_like(value, votes.counts) for name, value in values.items()}
+    return Conformity(classes=votes.classes, **converted)
 
 
 def nonconformity(counts: Any) -> Any:
-    """Votes for other classes (N, C) int64, over all probes, of vote counts (L, N, C) or (N, C).
+    """Neighbours of other classes than each, over all probes.
 
-    Raises ValueError or TypeError for another shape, and for counts that are no integers.
+    Args:
+        counts: vote counts (L, N, C) or (N, C), integers.
+
+    Returns:
+        (N, C) int64, of the same kind as `counts`.
+
+    Raises:
+        ValueError, TypeError: another shape, or counts that are not integers.
     """
-    given = to_numpy(counts) if is_torch(counts) else np.asarray(counts)
-    if given.ndim not in (2, 3):
-        raise ValueError(f"counts has shape {given.shape}; (probes, queries, classes) is wanted.")
-    if given.dtype.kind not in "iu":
-        raise TypeError(f"counts has elements of type {given.dtype}; integers are wanted.")
-    own = given.sum(axis=0, dtype=np.int64) if given.ndim == 3 else given.astype(np.int64)
-    return convert_like(own.sum(axis=1, keepdims=True) - own, counts)
+    return convert_like(count_other_classes(counts), counts)
 
 
 def calibration_scores(votes: Votes, labels: Any, *, trim_zeros: bool = False) -> NDArray[np.int64]:
-    """The nonconformity of held-out examples with their labels (n,), ascending; int64.
+    """Nonconformity of held-out examples with their own labels, ascending, int64.
 
     Args:
-        votes: of the examples, with counts.
+        votes: of the n examples, with counts.
         labels: (n,) integers, each a class of the votes.
-        trim_zeros: without the scores of 0.
+        trim_zeros: drop scores of 0.
 
-    Raises ValueError for a label that is no class, and where no score is left.
+    Raises:
+        ValueError: a label that is no class of the votes, or no score is left.
     """
-    scores, classes = to_numpy(nonconformity(_counts(votes))), to_numpy(votes.classes)
-    own, place = arguments.encode_known_labels(labels, classes, len(scores))
-    found = np.sort(scores[np.arange(len(own)), place])
+    others = count_other_classes(check_counts(votes))
+    _, codes = arguments.encode_known_labels(labels, to_numpy(votes.classes), len(others))
+    scores = np.sort(counts_of_labels(others, codes))
     if trim_zeros:
-        found = found[found > 0]
-        if not len(found):
-            raise ValueError("trim_zeros leaves no calibration score: all are 0.")
-    return found
+        scores = scores[scores > 0]
+        if not len(scores):
+            raise ValueError("trim_zeros: expected at least one score above 0, got only zeros.")
+    return scores
 
 
 def p_values(scores: Any, calibration: Any) -> NDArray[np.float64]:
-    """The share of calibration scores (n,) that are at least as great as each score (...)."""
-    found: NDArray[np.float64] = _at_least(scores, calibration) / len(calibration)
-    return found
+    """Share of calibration scores (n,) that are greater than or equal to each score (...)."""
+    shares: NDArray[np.float64] = _count_at_least(scores, calibration) / len(calibration)
+    return shares
 
 
 def kth_distances(support: Any, queries: Any = None, *, k: int = 50, **options: Any) -> Any:
     """Squared distance (N,) float64 of each query to its k-th nearest row, rows of norm one.
 
-    Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", arXiv 2204.06507:
-    far is strange. Arguments as `pdepth.kneighbors`, with `metric="cosine"` unless told.
+    A large distance marks a query as out of distribution: Sun et al., "Out-of-Distribution
+    Detection with Deep Nearest Neighbors", arXiv 2204.06507. Arguments are those of
+    `pdepth.kneighbors`; the default metric is "cosine".
     """
     return kneighbors(support, queries, k=k, **{"metric": "cosine"} | options)[0][:, -1]
 
 
-def _at_least(scores: Any, calibration: Any) -> NDArray[np.int64]:
-    """How many calibration scores are >= each score."""
+def _count_at_least(scores: Any, calibration: Any) -> NDArray[np.int64]:
+    """Number of calibration scores that are >= each score."""
     ordered = np.sort(arguments.check_integers(calibration, "calibration"))
     if not len(ordered):
-        raise ValueError("calibration is empty; at least one score is wanted.")
-    found: NDArray[np.int64] = len(ordered) - np.searchsorted(
-        ordered, to_numpy(scores), side="left"
-    )
-    return found
-
-
-def _counts(votes: Votes) -> Any:
-    if votes.counts is None:
-        raise ValueError("Deep k-NN needs counts, and these Votes have none: return_counts=True.")
-    return votes.counts
+        raise ValueError("calibration: expected at least one score, got none.")
+    smaller = np.searchsorted(ordered, to_numpy(scores), side="left")
+    at_least: NDArray[np.int64] = len(ordered) - smaller
+    return at_least

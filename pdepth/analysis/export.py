@@ -1,12 +1,12 @@
-"""Results as other tools read them: tables, label issues, data maps, and files of them.
+"""Results in the formats of other tools: tables, label issues, data maps, and files of them.
 
     frame = table(result, ids=names, **outputs.measures())
     write(frame, "examples.csv")  # or .parquet, .jsonl
     write(label_issues(result), "issues.csv")
     write(cartography(training), "td_metrics.jsonl")
 
-Everything here needs pandas, and `.parquet` pyarrow: the extra `tables`. FiftyOne's sample fields
-are in `pdepth.compat.fiftyone.write_depth`.
+Needs pandas, and pyarrow for `.parquet`: the extra `tables`. FiftyOne's sample fields are written
+by `pdepth.compat.fiftyone.write_depth`.
 """
 
 from __future__ import annotations
@@ -19,87 +19,60 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdepth.analysis.network import of_examples, whole
+from pdepth.analysis.checks import check_shape, check_values
+from pdepth.analysis.suspect_labels import label_issues
+from pdepth.analysis.training import forgetting
 from pdepth.io.atomic import replacing
 from pdepth.optional import require
 from pdepth.result import DepthResult
-from pdepth.votes import depth_from_votes
 
 if TYPE_CHECKING:
     from pdepth.analysis.training import Training
+
+__all__ = ["cartography", "label_issues", "table", "write"]
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
 def table(result: DepthResult, *, ids: Any = None, **columns: Any) -> Any:
-    """A pandas DataFrame, one example a row: `id`, where given, what `to_pandas` gives, `columns`.
+    """A pandas DataFrame, one example per row: `id` (if given), `result.to_pandas()`, `columns`.
 
-    ids: (N,) names or numbers. columns: (N,) numbers each, by name. Raises ValueError for another
-    length and for a name that is there already.
+    Args:
+        ids: (N,) names or numbers of the examples.
+        columns: further columns by name, (N,) numbers each.
+
+    Raises:
+        ValueError: another length, or a name that the table has already.
     """
     frame = result.to_pandas()
     if ids is not None:
-        frame.insert(0, "id", _named(ids, len(result)))
+        frame.insert(0, "id", check_shape(ids, "ids", (len(result),)))
     for name, values in columns.items():
         if name in frame:
-            raise ValueError(f"columns has {name!r}, which the table has already.")
-        frame[name] = of_examples(values, name, len(result))
+            raise ValueError(
+                f"columns: expected names that the table does not have yet, got {name!r}."
+            )
+        frame[name] = check_values(values, name, len(result))
     return frame
-
-
-def label_issues(result: DepthResult, *, ids: Any = None, threshold: float = 0.0) -> Any:
-    """Labels that the probes contradict, in the columns of cleanlab's `CleanLearning`.
-
-    Columns: `id`, where given; `is_label_issue`, whether label_quality is at most `threshold`;
-    `label_quality`, 1 - d / L, where d is the depth of the votes against the given label: 1 where
-    every probe votes for the label, 0 where the last does not; `given_label`; `predicted_label`,
-    the network's class; `depth`, d. As in cleanlab low is bad, and rows keep their order; but
-    cleanlab's quality is of predicted probabilities, and this one of neighbours' votes.
-
-    Asked of the support itself, each row left out of its own vote, it doubts labels that the
-    network has learned by heart: raise the threshold there. Raises ValueError for a result without
-    labels, one whose votes early exit left unknown, unless its `reference` is "label", and a
-    threshold that is not from 0 to below 1.
-    """
-    pandas = require("pandas", "label_issues", "tables")
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold is {threshold}; from 0 to below 1 is wanted.")
-    if result.reference == "label":
-        depth, labels = result.depth, result.labels
-    else:
-        labels, votes = whole(result, "label_issues")
-        depth, _ = depth_from_votes(votes, labels)
-    quality = 1 - depth / len(result.probes)
-    return pandas.DataFrame(
-        ({} if ids is None else {"id": _named(ids, len(result))})
-        | {
-            "is_label_issue": quality <= threshold,
-            "label_quality": quality,
-            "given_label": labels,
-            "predicted_label": result.predictions,
-            "depth": depth,
-        }
-    )
 
 
 def cartography(training: Training) -> Any:
     """A data map of training, in the columns of the Dataset Cartography's `td_metrics.jsonl`.
 
-    Of Swayamdipta et al., "Dataset Cartography", arXiv 2009.10795. Columns: `guid`, the id;
+    Source: Swayamdipta et al., "Dataset Cartography", arXiv 2009.10795. Columns: `guid`, the id;
     `index`, the row; `threshold_closeness`, confidence (1 - confidence); `confidence`, the mean
     over checkpoints of the label's probability; `variability`, its standard deviation (of the
-    population); `correctness`, at how many checkpoints the prediction is the label;
-    `forgetfulness`, forgetting events, 1000 where it never is, as their code has it.
+    population); `correctness`, the number of checkpoints whose prediction is the label;
+    `forgetfulness`, forgetting events, and 1000 where no prediction is the label, as in their code.
 
-    Raises ValueError where the training holds no label probabilities.
+    Raises:
+        ValueError: the training has no label probabilities.
     """
     pandas = require("pandas", "cartography", "tables")
     if training.label_probability is None:
-        raise ValueError("cartography needs label_probability, and this Training has none.")
-    from pdepth.analysis.training import forgetting
-
-    share = training.label_probability.astype(np.float64)
-    confidence = share.mean(axis=0)
+        raise ValueError("training: expected a Training with label_probability, got one without.")
+    probability = training.label_probability.astype(np.float64)
+    confidence = probability.mean(axis=0)
     forgotten = forgetting(training)
     return pandas.DataFrame(
         {
@@ -107,7 +80,7 @@ def cartography(training: Training) -> Any:
             "index": np.arange(len(training.ids)),
             "threshold_closeness": confidence * (1 - confidence),
             "confidence": confidence,
-            "variability": share.std(axis=0),
+            "variability": probability.std(axis=0),
             "correctness": (training.predictions == training.labels).sum(axis=0),
             "forgetfulness": np.where(forgotten.never, 1000, forgotten.events),
         }
@@ -117,12 +90,17 @@ def cartography(training: Training) -> Any:
 def write(frame: Any, path: str | os.PathLike[str]) -> None:
     """Write a DataFrame to a .parquet, .csv or .jsonl file, whole or not at all.
 
-    .jsonl has one object a line, floats to the last bit, and null for what is missing, nan or
-    infinite. The index is left out. Raises ValueError for another suffix.
+    A .jsonl file has one object per line, floats to the last bit, and null for missing values, NaN
+    and infinity. The index is not written.
+
+    Raises:
+        ValueError: another suffix.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"path {os.fspath(path)!r} ends in none of {', '.join(SUFFIXES)}.")
+        raise ValueError(
+            f"path: expected a suffix of {', '.join(SUFFIXES)}, got {os.fspath(path)!r}."
+        )
     if suffix == ".parquet":
         require("pyarrow", "write", "tables")
     with replacing(path) as temporary:
@@ -131,22 +109,15 @@ def write(frame: Any, path: str | os.PathLike[str]) -> None:
         elif suffix == ".csv":
             frame.to_csv(temporary, index=False)
         else:
-            lines = [json.dumps({n: _plain(v) for n, v in row.items()}) for row in _rows(frame)]
+            records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+            lines = [
+                json.dumps({name: _json_value(value) for name, value in record.items()})
+                for record in records
+            ]
             temporary.write_text("".join(line + "\n" for line in lines))
 
 
-def _rows(frame: Any) -> Any:
-    return frame.astype(object).where(frame.notna(), None).to_dict("records")
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it, which knows neither nan nor infinity."""
+def _json_value(value: Any) -> Any:
+    """A value that JSON can hold; NaN and infinity become null."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _named(ids: Any, count: int) -> Any:
-    found = np.asarray(ids)
-    if found.shape != (count,):
-        raise ValueError(f"ids has shape {found.shape}; ({count},) is wanted.")
-    return found

@@ -1,21 +1,22 @@
 """Clean examples of a noisy regression, by neighbours among fragments of the label's range.
 
 ConFrag (Kim, Moon, Moon, Woo and Kim, "Sample Selection via Contrastive Fragmentation for Noisy
-Label Regression", arXiv 2502.17771) parts the labels into F fragments, pairs each with the one half
-the range away, and trains an expert on each pair. Of an example the k nearest of a pair's own
-examples tell which of the two fragments it resembles. What follows is the rule by which neighbours
-select there; the paper's text leaves cases open, which are as in the authors' published code:
+Label Regression", arXiv 2502.17771) divides the labels into F fragments, pairs each with the one
+half the range away, and trains an expert on each pair. The k nearest neighbours of an example among
+a pair's own examples tell which of the two fragments it resembles. This module implements the rule
+that selects examples by neighbours; cases that the paper's text leaves open follow the authors'
+published code:
 
     a_j = 1 where at least k - 1 of the k neighbours are of fragment j, in j's pair
     eta = softmax over j of R / (|y - m_j| + 0.1), R the labels' range, m_j the middle of fragment j
     p   = sum over j of eta_j a_j (a_(j-1) or a_(j+1))
 
-An example is selected with probability p. It needs a fragment near its label to agree, and one
-beside that: two experts that have been trained apart. The training is the caller's; embeddings of
-any network do, one for all pairs or one for each.
+An example is selected with probability p: a fragment near its label has to agree, and so has an
+adjacent one, whose expert was trained separately. Training the experts is up to the caller; the
+embeddings may come from one network for all pairs, or from one network per pair.
 
-    found = neighbourhood_agreement(embeddings, labels, fragments=4)
-    found.selected(seed=0)
+    agreement = neighbourhood_agreement(embeddings, labels, fragments=4)
+    agreement.selected(seed=0)
 """
 
 from __future__ import annotations
@@ -27,25 +28,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.analysis.network import of_examples
+from pdepth.analysis.checks import check_shape, check_values
 from pdepth.analysis.outputs import softmax
 from pdepth.arrays import arguments
 from pdepth.arrays.convert import to_numpy
 from pdepth.votes import probe_votes
 
-__all__ = ["Fragments", "NeighbourhoodAgreement", "fragmented", "neighbourhood_agreement"]
+__all__ = ["Fragments", "NeighbourhoodAgreement", "fragment_labels", "neighbourhood_agreement"]
 
-NEAREST = 0.1  # added to the distance from a fragment's middle, in the labels' unit
+OFFSET = 0.1  # added to the distance from a fragment's middle, in units of the label
 
 
 @dataclass(frozen=True, eq=False)
 class Fragments:
-    """Labels (M,) in F fragments, which hold as many distinct labels each, or one less.
+    """Labels (M,) divided into F fragments of equally many distinct labels, up to one.
 
     Attributes:
         labels: (M,) float64.
-        number: (M,) int64, 0 .. F - 1, ascending with the label.
-        middle: (F,) float64, half-way between a fragment's least and greatest label.
+        number: (M,) int64, fragment of each label, 0 .. F - 1, ascending with the label.
+        middle: (F,) float64, mean of a fragment's least and greatest label.
     """
 
     labels: NDArray[np.float64]
@@ -53,58 +54,61 @@ class Fragments:
     middle: NDArray[np.float64]
 
     def __len__(self) -> int:
-        """F."""
+        """Number of fragments."""
         return len(self.middle)
 
     def probability(self, agree: Any) -> NDArray[np.float64]:
-        """(M,) float64, p as the module's head has it, of a_j: `agree` (M, F) bool.
+        """Probability p (M,) float64 of selecting each example; the module's docstring defines it.
 
-        What a pair's expert predicts selects by the same rule; an example is chosen by either.
+        The same rule selects by the predictions of a pair's expert; ConFrag keeps examples that
+        either selects.
+
+        Args:
+            agree: (M, F) bool, a_j.
         """
-        own = np.asarray(agree, bool)
-        if own.shape != (len(self.labels), len(self)):
-            raise ValueError(
-                f"agree has shape {own.shape}; ({len(self.labels)}, {len(self)}) is wanted."
-            )
-        beside = np.zeros_like(own)
-        beside[:, 1:] |= own[:, :-1]
-        beside[:, :-1] |= own[:, 1:]
-        away = np.abs(self.labels[:, None] - self.middle)
-        weights = softmax(np.ptp(self.labels) / (away + NEAREST))
-        found: NDArray[np.float64] = np.where(own & beside, weights, 0).sum(axis=1)
-        return found
+        agreeing = check_shape(agree, "agree", (len(self.labels), len(self))).astype(bool)
+        adjacent = np.zeros_like(agreeing)
+        adjacent[:, 1:] |= agreeing[:, :-1]
+        adjacent[:, :-1] |= agreeing[:, 1:]
+        distance = np.abs(self.labels[:, None] - self.middle)
+        weights = softmax(np.ptp(self.labels) / (distance + OFFSET))
+        probability: NDArray[np.float64] = np.where(agreeing & adjacent, weights, 0).sum(axis=1)
+        return probability
 
 
-def fragmented(labels: Any, fragments: int = 4) -> Fragments:
-    """Labels (M,), any finite numbers, in an even number of fragments.
+def fragment_labels(labels: Any, fragments: int = 4) -> Fragments:
+    """Divide labels (M,), any finite numbers, into an even number of fragments.
 
-    Raises ValueError for another number, for labels that are not finite, and for fewer distinct
-    ones than fragments.
+    Raises:
+        ValueError: an odd number, labels that are not finite, or fewer distinct labels than
+            fragments.
     """
     count = arguments.check_int(fragments, "fragments")
     if count % 2:
-        raise ValueError(f"fragments is {count}; an even number is wanted, for pairs.")
-    given = of_examples(labels, "labels", np.size(to_numpy(labels))).astype(np.float64)
-    if np.isinf(given).any():
-        raise ValueError(f"labels has infinity in row {int(np.isinf(given).argmax())}.")
-    distinct, place = np.unique(given, return_inverse=True)
+        raise ValueError(f"fragments: expected an even number, got {count}.")
+    values = check_values(labels, "labels", np.size(to_numpy(labels))).astype(np.float64)
+    if np.isinf(values).any():
+        row = int(np.isinf(values).argmax())
+        raise ValueError(f"labels: expected finite numbers, got infinity in row {row}.")
+    distinct, place = np.unique(values, return_inverse=True)
     if len(distinct) < count:
         raise ValueError(
-            f"labels has {len(distinct)} distinct values; at least {count}, one a fragment, are "
-            "wanted."
+            f"labels: expected at least {count} distinct values, one per fragment, got "
+            f"{len(distinct)}."
         )
-    parts = np.array_split(distinct, count)
-    number = np.repeat(np.arange(count), [len(part) for part in parts])[place]
-    return Fragments(given, number, np.array([(part[0] + part[-1]) / 2 for part in parts]))
+    chunks = np.array_split(distinct, count)
+    number = np.repeat(np.arange(count), [len(chunk) for chunk in chunks])[place]
+    middle = np.array([(chunk[0] + chunk[-1]) / 2 for chunk in chunks])
+    return Fragments(values, number, middle)
 
 
 @dataclass(frozen=True, eq=False)
 class NeighbourhoodAgreement:
-    """What neighbours say of M labels.
+    """Agreement of neighbours with M labels.
 
     Attributes:
         fragments: of the labels.
-        counts: (M, F) int64, of the k nearest in fragment j's pair, those of j.
+        counts: (M, F) int64, how many of the k nearest in fragment j's pair are of fragment j.
         agree: (M, F) bool, counts >= k - 1.
         probability: (M,) float64, of being selected.
     """
@@ -115,10 +119,10 @@ class NeighbourhoodAgreement:
     probability: NDArray[np.float64]
 
     def selected(self, seed: int = 0) -> NDArray[np.bool_]:
-        """(M,) bool, each with its own probability."""
-        drawn = np.random.default_rng(seed).random(len(self.probability))
-        found: NDArray[np.bool_] = drawn < self.probability
-        return found
+        """Draw a selection (M,) bool, each example with its own probability."""
+        uniform = np.random.default_rng(seed).random(len(self.probability))
+        selection: NDArray[np.bool_] = uniform < self.probability
+        return selection
 
 
 def neighbourhood_agreement(
@@ -130,38 +134,42 @@ def neighbourhood_agreement(
     metric: str = "cosine",
     **options: Any,
 ) -> NeighbourhoodAgreement:
-    """Which labels of a regression their neighbours bear out.
+    """Which labels of a regression agree with those of their neighbours.
 
     Args:
-        embeddings: (M, D), or F / 2 such, (M, D_t) of the expert for fragments t and t + F / 2.
-        labels: (M,) finite numbers, noisy perhaps.
+        embeddings: (M, D), or a list of F / 2 arrays, the t-th (M, D_t) of the expert for fragments
+            t and t + F / 2.
+        labels: (M,) finite numbers, possibly noisy.
         fragments: F, even.
-        k: neighbours, at least 2; an example is not its own.
-        metric, options: as in `pdepth.probe_votes`; ConFrag's is "cosine".
+        k: neighbours, at least 2; an example is not its own neighbour.
+        metric, options: as in `pdepth.probe_votes`; ConFrag uses "cosine".
 
     Raises:
-        ValueError: as `fragmented` and `pdepth.probe_votes`; another number of embeddings.
+        ValueError: as `fragment_labels` and `pdepth.probe_votes`; another number of embeddings.
     """
-    parts = fragmented(labels, fragments)
+    divided = fragment_labels(labels, fragments)
     if arguments.check_int(k, "k") < 2:
-        raise ValueError(f"k is {k}; at least 2 is wanted, since k - 1 neighbours agree.")
-    pairs, rows = len(parts) // 2, len(parts.labels)
-    given = list(embeddings) if isinstance(embeddings, Sequence) else [embeddings] * pairs
-    if len(given) != pairs:
-        raise ValueError(f"embeddings holds {len(given)} arrays; {pairs}, one a pair, are wanted.")
-    for number, each in enumerate(given):
-        if len(each) != rows:
-            raise ValueError(f"embeddings[{number}] has {len(each)} rows for {rows} labels.")
-    counts = np.empty((rows, len(parts)), np.int64)
-    for first, each in enumerate(given):
+        raise ValueError(f"k: expected an integer >= 2, since k - 1 neighbours agree, got {k}.")
+    pairs, rows = len(divided) // 2, len(divided.labels)
+    arrays = list(embeddings) if isinstance(embeddings, Sequence) else [embeddings] * pairs
+    if len(arrays) != pairs:
+        raise ValueError(f"embeddings: expected {pairs} arrays, one per pair, got {len(arrays)}.")
+    for number, array in enumerate(arrays):
+        if len(array) != rows:
+            raise ValueError(
+                f"embeddings[{number}]: expected {rows} rows, one per label, got {len(array)}."
+            )
+    counts = np.empty((rows, len(divided)), np.int64)
+    for first, array in enumerate(arrays):
         pair = np.array([first, first + pairs])
-        inside = np.isin(parts.number, pair)
-        support, votes_of = each[np.flatnonzero(inside)], parts.number[inside]
-        for which, queries in ((inside, None), (~inside, each[np.flatnonzero(~inside)])):
-            if which.any():
+        inside = np.isin(divided.number, pair)
+        support, support_labels = array[np.flatnonzero(inside)], divided.number[inside]
+        for subset, queries in ((inside, None), (~inside, array[np.flatnonzero(~inside)])):
+            if subset.any():
                 votes = probe_votes(
-                    support, votes_of, queries, k=k, metric=metric, return_counts=True, **options
-                )
-                counts[np.ix_(which, pair)] = to_numpy(votes.counts)
+                    support, support_labels, queries, k=k, metric=metric, return_counts=True,
+                    **options,
+                )  # fmt: skip
+                counts[np.ix_(subset, pair)] = to_numpy(votes.counts)
     agree = counts >= k - 1
-    return NeighbourhoodAgreement(parts, counts, agree, parts.probability(agree))
+    return NeighbourhoodAgreement(divided, counts, agree, divided.probability(agree))

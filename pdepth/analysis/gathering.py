@@ -81,7 +81,7 @@ def gather(
     done = () if before is None else before.names
     wanted = [number for number in numbers if number not in done]
     layers = demo.LAYERS if setting.data is None and setting.layers == "auto" else setting.layers
-    for member in networks.asked(
+    for member in networks.measure_all(
         _networks(setting, rows, numbers, wanted), rows, layers=layers, k=setting.k, **options
     ):
         if before is None:
@@ -108,7 +108,9 @@ def _networks(
     if setting.read is None:
         name = setting.train
         how = demo.train if name is None else inputs.function_of(f"--train {name}", name)
-        yield from networks.trained(how, rows, wanted, held_out=setting.held_out, seed=setting.seed)
+        yield from networks.train_all(
+            how, rows, wanted, held_out=setting.held_out, seed=setting.seed
+        )
         return
     given = inputs.call_file(f"--read {setting.read}", setting.read)
     for number, each in zip(numbers, given, strict=False):

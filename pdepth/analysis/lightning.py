@@ -2,9 +2,9 @@
 
     from pdepth.analysis.lightning import DepthCallback
 
-    noted = DepthCallback(test_set, support=train_set, depth_every=5)
-    Trainer(callbacks=[noted]).fit(module, train_loader)
-    training = noted.training()
+    callback = DepthCallback(test_set, support=train_set, depth_every=5)
+    Trainer(callbacks=[callback]).fit(module, train_loader)
+    training = callback.training()
 
 Needs Lightning: the extra `lightning`.
 """
@@ -28,16 +28,16 @@ __all__ = ["DepthCallback"]
 
 
 class DepthCallback(Callback):
-    """Records at the end of training epochs, with the trainer's global step as the step.
+    """Record at the end of training epochs, with the trainer's global step as the step.
+
+    Where several processes train, only the first records.
 
     Args:
-        data: a Dataset or DataLoader of (input, integer label), as of `Recorder`.
-        every_n_epochs: record after so many epochs, and after the last.
-        network: takes the classifier out of the LightningModule; None: the module itself, whose
-            `forward` gives class scores.
-        options: others of `Recorder`: ids, support, depth_every, batch_size, k, layers ...
-
-    Where several processes train, the first records.
+        data: a Dataset or DataLoader of (input, integer label), as in `Recorder`.
+        every_n_epochs: record after every so many epochs, and at the end of training.
+        network: returns the classifier of the LightningModule; None for the module itself, whose
+            `forward` returns class scores.
+        options: further options of `Recorder`: ids, support, depth_every, batch_size, k, layers ...
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class DepthCallback(Callback):
         self.every_n_epochs = arguments.check_int(every_n_epochs, "every_n_epochs")
         self.network = network
         self._recorder = Recorder(data, **options)
-        self._last = -1
+        self._last_step = -1
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
@@ -61,11 +61,11 @@ class DepthCallback(Callback):
         self._record(trainer, pl_module)
 
     def training(self) -> Training:
-        """All that has been recorded. Raises ValueError where nothing has."""
+        """Everything recorded so far; raises ValueError before the first record."""
         return self._recorder.training()
 
     def _record(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.is_global_zero and trainer.global_step != self._last:
+        if trainer.is_global_zero and trainer.global_step != self._last_step:
             model = pl_module if self.network is None else self.network(pl_module)
             self._recorder.record(model, trainer.global_step)
-            self._last = trainer.global_step
+            self._last_step = trainer.global_step

@@ -1,8 +1,8 @@
-"""One network: what depth goes with, which classes its probes confuse, and what settles where.
+"""Analyse one network: what depth goes with, confused classes, and where examples settle.
 
-Each function takes a DepthResult, pdepth's own or one that `depth_from_embeddings` gives, and
-arrays in the order of its examples. Source of the questions: Baldock, Maennel, Neyshabur, "Deep
-Learning Through the Lens of Example Difficulty", arXiv 2106.09647.
+Each function takes a DepthResult, of `prediction_depth` or `depth_from_embeddings`, and arrays in
+the order of its examples. Source of the questions: Baldock, Maennel, Neyshabur, "Deep Learning
+Through the Lens of Example Difficulty", arXiv 2106.09647.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.analysis.ranks import Correlation, numbers, spearman
-from pdepth.arrays.convert import to_numpy
+from pdepth.analysis.checks import check_examples, check_values, labels_and_votes
+from pdepth.analysis.ranks import Correlation, spearman
 from pdepth.optional import require
 from pdepth.result import DepthResult
 
@@ -29,11 +29,12 @@ class AgainstDepth:
     """Measures of N examples against their depth.
 
     Attributes:
-        depth: (L + 1,) int64, 0 .. L; L stands for the undefined.
+        depth: (L + 1,) int64, 0 .. L; L stands for undefined depths.
         probes: (L + 1,) names, the last "undefined".
         count: (L + 1,) int64, examples of each depth.
-        mean: by measure, (L + 1,) float64; nan where there is no example.
-        trend: by measure, Spearman's correlation with depth over all N, the undefined as depth L.
+        mean: by measure, (L + 1,) float64; NaN where there is no example.
+        trend: by measure, Spearman's correlation with depth over all N examples; undefined depths
+            count as L.
     """
 
     depth: Int
@@ -43,7 +44,10 @@ class AgainstDepth:
     trend: dict[str, Correlation]
 
     def to_pandas(self) -> Any:
-        """One row a depth: depth, probe, count and the mean of each measure. Extra `tables`."""
+        """A DataFrame, one depth per row: depth, probe, count and the mean of each measure.
+
+        Needs the extra `tables`.
+        """
         pandas = require("pandas", "AgainstDepth.to_pandas", "tables")
         return pandas.DataFrame(
             {"depth": self.depth, "probe": self.probes, "count": self.count, **self.mean}
@@ -51,22 +55,28 @@ class AgainstDepth:
 
 
 def against_depth(result: DepthResult, measures: Mapping[str, Any] | None = None) -> AgainstDepth:
-    """Depth against accuracy, where the result has labels, and against measures (N,) by name.
+    """Relate accuracy (where the result has labels) and other measures to depth.
 
-    `pdepth.analysis.outputs.Outputs.measures()` gives confidence, entropy and margins; a
-    `Training` the iteration learned. Raises ValueError for a measure of another length or with
-    nan, and for one called "accuracy" beside labels.
+    Args:
+        measures: (N,) numbers by name. `pdepth.analysis.outputs.Outputs.measures()` gives
+            confidence, entropy and margins; a `Training` gives the iteration learned.
+
+    Raises:
+        ValueError: a measure of another length or with NaN, or one named "accuracy" where the
+            result has labels.
     """
-    given: dict[str, NDArray[Any]] = {}
+    values_by_name: dict[str, NDArray[Any]] = {}
     if result.labels is not None:
-        given[ACCURACY] = (result.predictions == result.labels).astype(np.float64)
+        values_by_name[ACCURACY] = (result.predictions == result.labels).astype(np.float64)
     for name, values in (measures or {}).items():
-        if name in given:
-            raise ValueError(f"measures has {name!r}, which the result's labels give already.")
-        given[name] = of_examples(values, name, len(result))
+        if name in values_by_name:
+            raise ValueError(
+                f"measures: expected names other than {name!r}, which the result's labels give."
+            )
+        values_by_name[name] = check_values(values, name, len(result))
     count = result.settled()
     mean = {}
-    for name, values in given.items():
+    for name, values in values_by_name.items():
         sums = np.zeros(len(count))
         np.add.at(sums, result.depth, values)
         with np.errstate(invalid="ignore"):
@@ -76,7 +86,7 @@ def against_depth(result: DepthResult, measures: Mapping[str, Any] | None = None
         (*result.probes, "undefined"),
         count,
         mean,
-        {name: spearman(result.depth, values) for name, values in given.items()},
+        {name: spearman(result.depth, values) for name, values in values_by_name.items()},
     )
 
 
@@ -86,10 +96,11 @@ class Agreement:
 
     Attributes:
         probes: L names.
-        network: (L,) float64, votes that are the network's class; nan where not all are known.
-        label: (L,) float64, votes that are the label, which is the probe's k-NN accuracy; nan
-            likewise; None without labels.
-        settled: (L,) float64, examples whose depth is this probe or an earlier one.
+        network: (L,) float64, share of votes that are the network's class; NaN where not all votes
+            are known.
+        label: (L,) float64, share of votes that are the label (the probe's k-NN accuracy); NaN as
+            above; None without labels.
+        settled: (L,) float64, share of examples whose depth is this probe or an earlier one.
     """
 
     probes: tuple[str, ...]
@@ -98,7 +109,10 @@ class Agreement:
     settled: Float
 
     def to_pandas(self) -> Any:
-        """One row a probe: probe, network, label (if there), settled. Extra `tables`."""
+        """A DataFrame, one probe per row: probe, network, label (if there are labels), settled.
+
+        Needs the extra `tables`.
+        """
         pandas = require("pandas", "Agreement.to_pandas", "tables")
         label = {} if self.label is None else {"label": self.label}
         return pandas.DataFrame(
@@ -107,9 +121,12 @@ class Agreement:
 
 
 def agreement(result: DepthResult) -> Agreement:
-    """How agreement grows from probe to probe. Raises ValueError for a result of no examples."""
-    if not len(result):
-        raise ValueError("result holds no examples; at least one is wanted.")
+    """How votes agree with the network and the label from probe to probe.
+
+    Raises:
+        ValueError: a result without examples.
+    """
+    check_examples(result)
     shares = (result.votes == result.predictions).mean(axis=1)
     return Agreement(
         result.probes,
@@ -121,13 +138,13 @@ def agreement(result: DepthResult) -> Agreement:
 
 @dataclass(frozen=True, eq=False)
 class ConfusedPairs:
-    """P pairs of classes, those that stay confused longest first.
+    """P pairs of classes; those that stay confused longest come first.
 
     Attributes:
         first, second: (P,) int64, the two classes, first < second.
-        examples: (P,) int64, how many have one or the other as their label.
-        counts: (P, L) int64, how many of these a probe's vote takes for the other of the two.
-        until: (P,) int64, the last probe where that is at least the asked share of the examples.
+        examples: (P,) int64, examples that have one of the two as their label.
+        counts: (P, L) int64, examples of these whose vote at a probe is the other of the two.
+        until: (P,) int64, the last probe where the pair is confused.
         probes: L names.
     """
 
@@ -144,16 +161,19 @@ class ConfusedPairs:
     @property
     def share(self) -> Float:
         """(P, L) float64, counts / examples."""
-        found: Float = self.counts / self.examples[:, None]
-        return found
+        shares: Float = self.counts / self.examples[:, None]
+        return shares
 
     def to_pandas(self) -> Any:
-        """One row a pair: first, second, examples, until (a probe's name), and `share_<probe>`.
+        """A DataFrame, one pair per row: first, second, examples, until (a name), `share_<probe>`.
 
         Needs the extra `tables`.
         """
         pandas = require("pandas", "ConfusedPairs.to_pandas", "tables")
-        shares = {f"share_{name}": of for name, of in zip(self.probes, self.share.T, strict=True)}
+        shares = {
+            f"share_{probe}": column
+            for probe, column in zip(self.probes, self.share.T, strict=True)
+        }
         return pandas.DataFrame(
             {
                 "first": self.first,
@@ -166,71 +186,64 @@ class ConfusedPairs:
 
 
 def confusion(result: DepthResult) -> tuple[Int, Int]:
-    """(L, C, C) int64, how many examples of a label (rows) got a vote (columns), and classes (C,).
+    """Confusion matrices of all probes.
 
-    The classes are those among labels and votes, ascending. Raises ValueError for a result without
-    labels, and where early exit left votes unknown.
+    Returns:
+        Counts (L, C, C) int64 of examples by label (rows) and vote (columns), and the classes (C,)
+        among labels and votes, ascending.
+
+    Raises:
+        ValueError: a result without labels, or with votes that early exit left unknown.
     """
-    labels, votes = whole(result, "confusion")
+    labels, votes = labels_and_votes(result, "confusion")
     classes, codes = np.unique(np.concatenate([labels, votes.ravel()]), return_inverse=True)
-    own, cast = codes[: len(labels)], codes[len(labels) :].reshape(votes.shape)
-    many = len(classes)
-    counts = [np.bincount(own * many + each, minlength=many * many) for each in cast]
-    return np.array(counts, np.int64).reshape(len(votes), many, many), classes
+    label_codes, vote_codes = codes[: len(labels)], codes[len(labels) :].reshape(votes.shape)
+    n = len(classes)
+    counts = [np.bincount(label_codes * n + row, minlength=n * n) for row in vote_codes]
+    return np.array(counts, np.int64).reshape(len(votes), n, n), classes
 
 
 def confused_pairs(result: DepthResult, share: float = 0.05) -> ConfusedPairs:
     """Which pairs of classes are confused until which probe.
 
     A pair is confused at a probe where at least `share` of the examples of its two classes get the
-    other's vote; those that are nowhere are left out. In order of the last such probe, the last
-    first, then of all counts together, the most first, then of the classes. Raises ValueError as
-    `confusion`, and for a share that is not above 0 and at most 1.
+    other class's vote. Pairs that are confused nowhere are left out. Pairs are ordered by the last
+    probe where they are confused (the last first), then by all counts together (the most first),
+    then by class.
+
+    Raises:
+        ValueError: as `confusion`; a share that is not above 0 and at most 1.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"share is {share}; more than 0 and at most 1 is wanted.")
+        raise ValueError(f"share: expected a number above 0 and at most 1, got {share}.")
     counts, classes = confusion(result)
     a, b = np.triu_indices(len(classes), 1)
-    both = (counts + counts.transpose(0, 2, 1))[:, a, b].T
-    of = counts[0].sum(axis=1)
-    examples = of[a] + of[b]
-    confused = (both > 0) & (both >= share * examples[:, None])
-    until = np.where(confused, np.arange(both.shape[1]), -1).max(axis=1)
+    exchanged = (counts + counts.transpose(0, 2, 1))[:, a, b].T
+    class_sizes = counts[0].sum(axis=1)
+    examples = class_sizes[a] + class_sizes[b]
+    confused = (exchanged > 0) & (exchanged >= share * examples[:, None])
+    until = np.where(confused, np.arange(exchanged.shape[1]), -1).max(axis=1)
     kept = np.flatnonzero(until >= 0)
-    order = kept[np.lexsort((-both[kept].sum(axis=1), -until[kept]))]
+    order = kept[np.lexsort((-exchanged[kept].sum(axis=1), -until[kept]))]
     return ConfusedPairs(
-        classes[a[order]], classes[b[order]], examples[order], both[order], until[order],
-        result.probes,
-    )  # fmt: skip
+        first=classes[a[order]],
+        second=classes[b[order]],
+        examples=examples[order],
+        counts=exchanged[order],
+        until=until[order],
+        probes=result.probes,
+    )
 
 
 def settling(result: DepthResult, by: Any = None) -> dict[str, Int]:
-    """The examples (rows, int64) that settle at each probe, by its name; "undefined" comes last.
+    """Rows of the examples that settle at each probe, by its name; "undefined" comes last.
 
-    by: (N,) numbers in whose order, ascending, the examples of a probe come; None for row order.
+    Args:
+        by: (N,) numbers; the rows of a probe are in ascending order of these. None for row order.
     """
     rows = np.arange(len(result))
     if by is not None:
-        rows = np.argsort(of_examples(by, "by", len(result)), kind="stable")
+        rows = np.argsort(check_values(by, "by", len(result)), kind="stable")
     depth = result.depth[rows]
     names = (*result.probes, "undefined")
     return {name: rows[depth == probe] for probe, name in enumerate(names)}
-
-
-def whole(result: DepthResult, what: str) -> tuple[Int, Int]:
-    """Labels and votes of a result that has all of them."""
-    if result.labels is None:
-        raise ValueError(f"{what} needs labels, and this DepthResult has none.")
-    if not result.known.all():
-        raise ValueError(f"{what} needs every vote, and early exit left some: early_exit=False.")
-    return result.labels, result.votes
-
-
-def of_examples(values: Any, name: str, count: int) -> NDArray[Any]:
-    """(count,) numbers, one an example."""
-    found = np.asarray(to_numpy(values))
-    if found.shape != (count,):
-        raise ValueError(f"{name} has shape {found.shape}; ({count},) is wanted.")
-    if np.isnan(numbers(found, name)).any():
-        raise ValueError(f"{name} has nan in row {int(np.isnan(found).argmax())}.")
-    return found

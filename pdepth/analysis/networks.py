@@ -1,4 +1,4 @@
-"""Networks trained on random splits of one dataset, each asked about all of its rows."""
+"""Train networks on random splits of one dataset, and measure each on all of its rows."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
     from pdepth.depth import ModelOptions
 
-__all__ = ["ask", "asked", "network_seed", "split", "trained"]
+__all__ = ["draw_held_out_rows", "measure", "measure_all", "network_seed", "train_all"]
 
 
-def split(rows: int, held_out: float, number: int, seed: int = 0) -> NDArray[np.int64]:
-    """The rows, ascending, that network `number` is held out from: a share of them, at random.
+def draw_held_out_rows(rows: int, held_out: float, number: int, seed: int = 0) -> NDArray[np.int64]:
+    """Draw the rows, ascending, that network `number` is held out from.
+
+    Args:
+        rows: number of rows of the dataset.
+        held_out: share of rows to hold out.
 
     Raises:
         ValueError: the share leaves no row held out, or none to train on.
@@ -31,18 +35,19 @@ def split(rows: int, held_out: float, number: int, seed: int = 0) -> NDArray[np.
     count = round(rows * held_out)
     if not 0 < count < rows:
         raise ValueError(
-            f"held_out is {held_out}, {count} of {rows} rows; some, and not all, are wanted."
+            f"held_out: expected a share that holds out some of {rows} rows and not all, got "
+            f"{held_out}, which holds out {count}."
         )
     order = np.random.default_rng([seed, number]).permutation(rows)
     return np.sort(order[:count])
 
 
 def network_seed(number: int, seed: int = 0) -> int:
-    """A seed of its own for training network `number`."""
+    """The seed for training network `number`, different for each."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def trained(
+def train_all(
     train: Callable[[Any, int], nn.Module],
     data: Dataset[Any],
     numbers: Iterable[int],
@@ -50,23 +55,25 @@ def trained(
     held_out: float = 0.1,
     seed: int = 0,
 ) -> Iterator[tuple[int, nn.Module, NDArray[np.int64]]]:
-    """Each number with its network, and the rows that the network was held out from.
+    """Train networks, and yield each with its number and the rows held out from it.
 
     Args:
-        train: called with the other rows of `data`, a Dataset, and a seed; returns the network.
+        train: called with the remaining rows of `data`, a Dataset, and a seed; returns the network.
         data: a Dataset with a length.
+        numbers: of the networks.
+        held_out: share of rows held out from each.
     """
-    rows = _rows(data)
+    count = _count_rows(data)
     for number in numbers:
-        out = split(rows, held_out, number, seed)
-        support = Subset(data, _others(rows, out))
+        rows = draw_held_out_rows(count, held_out, number, seed)
+        support = Subset(data, _other_rows(count, rows))
         model = train(support, network_seed(number, seed))
         if not isinstance(model, nn.Module):
-            raise TypeError(f"train returned {type(model).__name__}; a network is wanted.")
-        yield number, model, out
+            raise TypeError(f"train: expected it to return a network, got {type(model).__name__}.")
+        yield number, model, rows
 
 
-def ask(
+def measure(
     model: nn.Module,
     data: Dataset[Any],
     held_out_rows: Any,
@@ -75,44 +82,43 @@ def ask(
     k: int = 30,
     **options: Unpack[ModelOptions],
 ) -> Member:
-    """What one network says of all rows: its support's, each left out of its own vote, and others.
+    """Measure one network on all rows: those of its support, each left out of its vote, and others.
 
     Args:
         model, k, options: as in `pdepth.prediction_depth`.
-        held_out_rows: distinct rows that it was not trained on.
-        name: tells it from others.
+        held_out_rows: distinct rows that the network was not trained on.
+        name: distinguishes the network from others.
     """
-    rows = _rows(data)
-    out = np.unique(arguments.check_query_rows(held_out_rows, rows))
-    support = Subset(data, _others(rows, out))
-    own = prediction_depth(model, support, k=k, **options)
-    others = prediction_depth(model, support, Subset(data, out.tolist()), k=k, **options)
-    return Member.of(own, others, out, name)
+    count = _count_rows(data)
+    rows = np.unique(arguments.check_query_rows(held_out_rows, count))
+    support = Subset(data, _other_rows(count, rows))
+    support_result = prediction_depth(model, support, k=k, **options)
+    held_out_result = prediction_depth(model, support, Subset(data, rows.tolist()), k=k, **options)
+    return Member.from_results(support_result, held_out_result, rows, name)
 
 
-def asked(
+def measure_all(
     networks: Iterable[tuple[int | str, nn.Module, Any]],
     data: Dataset[Any],
     *,
     k: int = 30,
     **options: Unpack[ModelOptions],
 ) -> Iterator[Member]:
-    """What each of some networks says, with its name and the rows that it was held out from."""
-    for name, model, out in networks:
-        yield ask(model, data, out, name=name, k=k, **options)
+    """`measure` for each network of (name, network, rows held out from it)."""
+    for name, model, rows in networks:
+        yield measure(model, data, rows, name=name, k=k, **options)
 
 
-def _rows(data: Any) -> int:
+def _count_rows(data: Any) -> int:
     try:
         return len(data)
     except TypeError:
         raise TypeError(
-            f"data is a {type(data).__name__} without a length; a Dataset with one is wanted."
+            f"data: expected a Dataset with a length, got {type(data).__name__} without one."
         ) from None
 
 
-def _others(rows: int, out: NDArray[np.int64]) -> list[int]:
-    kept = np.ones(rows, bool)
-    kept[out] = False
-    found: list[int] = np.flatnonzero(kept).tolist()
-    return found
+def _other_rows(count: int, rows: NDArray[np.int64]) -> list[int]:
+    others = np.ones(count, bool)
+    others[rows] = False
+    return [int(row) for row in np.flatnonzero(others)]

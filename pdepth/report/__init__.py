@@ -1,1 +1,1 @@
-"""Results for people: pictures and the terminal's tables."""
+"""Results for people: figures, the HTML page and tables on the terminal."""

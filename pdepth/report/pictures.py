@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pdepth import demo, inputs
 from pdepth.analysis.ensemble import Ensemble
 from pdepth.report.folder import Results
-from pdepth.report.html.thumbnails import UNREADABLE
+from pdepth.report.images import UNREADABLE
 from pdepth.result import DepthResult
 
 COMPARED = 64  # rows whose labels are compared where each has to be read

@@ -26,23 +26,23 @@ def of_normals() -> tuple[list[NDArray[Any]], NDArray[Any]]:
     centres = RNG.standard_normal((5, 20))
     spread = (1, 2, 0.2)
     return [
-        (centres[labels % 5] + each * RNG.standard_normal((len(labels), 20))).astype(np.float32)
-        for each in spread
+        (centres[labels % 5] + item * RNG.standard_normal((len(labels), 20))).astype(np.float32)
+        for item in spread
     ], labels
 
 
 def of_digits() -> tuple[list[NDArray[Any]], NDArray[Any]]:
     """Pixels, and two layers of a random network over them."""
     digits = load_digits()
-    some = RNG.permutation(len(digits.data))[: sum(SIZES)]
-    probes = [digits.data[some].astype(np.float32)]
+    chosen = RNG.permutation(len(digits.data))[: sum(SIZES)]
+    probes = [digits.data[chosen].astype(np.float32)]
     for width in (32, 10):
         weights = RNG.standard_normal((probes[-1].shape[1], width)).astype(np.float32)
         probes.append(np.maximum(probes[-1] @ weights, 0.01))
-    return probes, digits.target[some]
+    return probes, digits.target[chosen]
 
 
-def parts(values: NDArray[Any]) -> list[NDArray[Any]]:
+def chunks(values: NDArray[Any]) -> list[NDArray[Any]]:
     return np.split(values, np.cumsum(SIZES)[:2])
 
 
@@ -50,32 +50,34 @@ def by_rule(
     probes: list[NDArray[Any]], labels: NDArray[Any], k: int, trim: bool
 ) -> dict[str, NDArray[Any]]:
     """What the paper says, one query, class and neighbour at a time, in fractions."""
-    own, held_labels, _ = parts(labels)
+    own, held_labels, _ = chunks(labels)
     classes = sorted(set(own.tolist()))
 
-    def strange(which: int) -> list[list[int]]:
+    def strange(subset: int) -> list[list[int]]:
         rows = [
-            definition.kneighbors(parts(each)[0], parts(each)[which], k=k, metric="cosine")[1]
-            for each in probes
+            definition.kneighbors(chunks(item)[0], chunks(item)[subset], k=k, metric="cosine")[1]
+            for item in probes
         ]
         return [
-            [sum(own[row] != each for layer in rows for row in layer[i]) for each in classes]
-            for i in range(SIZES[which])
+            [sum(own[row] != item for layer in rows for row in layer[i]) for item in classes]
+            for i in range(SIZES[subset])
         ]
 
     scores = [
-        each[classes.index(label)]
-        for each, label in zip(strange(1), held_labels.tolist(), strict=True)
+        item[classes.index(label)]
+        for item, label in zip(strange(1), held_labels.tolist(), strict=True)
     ]
-    scores = sorted(each for each in scores if each or not trim)
-    asked = strange(2)
-    p = [[Fraction(len(scores) - bisect_left(scores, s), len(scores)) for s in x] for x in asked]
+    scores = sorted(item for item in scores if item or not trim)
+    query_rows = strange(2)
+    p = [
+        [Fraction(len(scores) - bisect_left(scores, s), len(scores)) for s in x] for x in query_rows
+    ]
     return {
-        "prediction": np.array([classes[each.index(max(each))] for each in p]),
-        "credibility": np.array([float(max(each)) for each in p]),
-        "confidence": np.array([float(1 - sorted(each)[-2]) for each in p]),
-        "p_values": np.array([[float(value) for value in each] for each in p]),
-        "nonconformity": np.array(asked),
+        "prediction": np.array([classes[item.index(max(item))] for item in p]),
+        "credibility": np.array([float(max(item)) for item in p]),
+        "confidence": np.array([float(1 - sorted(item)[-2]) for item in p]),
+        "p_values": np.array([[float(value) for value in item] for item in p]),
+        "nonconformity": np.array(query_rows),
         "classes": np.array(classes),
     }
 
@@ -84,19 +86,19 @@ def by_rule(
 @pytest.mark.parametrize("data", [of_normals, of_digits])
 def test_as_the_paper_says(data: Any, trim: bool) -> None:
     probes, labels = data()
-    wanted = by_rule(probes, labels, 9, trim)
+    expected = by_rule(probes, labels, 9, trim)
     for kind in (np.asarray, torch.from_numpy):
-        own, held, asked = ([kind(parts(each)[i]) for each in probes] for i in range(3))
-        own_labels, held_labels, _ = map(kind, parts(labels))
-        deep = DeepKNN(k=9, trim_zeros=trim).fit(own, own_labels).calibrate(held, held_labels)
-        found = deep.score(asked)
-        for name, values in wanted.items():
-            given = getattr(found, name)
-            assert isinstance(given, type(kind(values)))
-            assert (np.asarray(given) == values).all(), name
+        own, held_rows, query_rows = ([kind(chunks(item)[i]) for item in probes] for i in range(3))
+        own_labels, held_labels, _ = map(kind, chunks(labels))
+        deep = DeepKNN(k=9, trim_zeros=trim).fit(own, own_labels).calibrate(held_rows, held_labels)
+        actual = deep.score(query_rows)
+        for name, values in expected.items():
+            arrays = getattr(actual, name)
+            assert isinstance(arrays, type(kind(values)))
+            assert (np.asarray(arrays) == values).all(), name
     # Neither all alike nor all certain: the loops above compare something.
-    assert len(set(wanted["credibility"])) > 3
-    assert wanted["confidence"].min() > 0 or len(set(wanted["confidence"])) > 3
+    assert len(set(expected["credibility"])) > 3
+    assert expected["confidence"].min() > 0 or len(set(expected["confidence"])) > 3
 
 
 def test_trimming_is_what_changes() -> None:
@@ -113,17 +115,17 @@ def test_cleverhans_numbers_are_these_in_float32() -> None:
     scores, calibration = RNG.integers(0, 50, (40, 6)), np.sort(RNG.integers(1, 50, 37))
     votes = pdepth.Votes(None, np.arange(6), None, 50 - scores)
     # Counts of one probe, whose rows add up to what makes these scores.
-    found = conformity(votes, calibration)
+    actual = conformity(votes, calibration)
     own = nonconformity(votes.counts)
     for i in range(40):
         p = np.zeros(6, np.float32)
-        for each in range(6):
-            p[each] = (37.0 - bisect_left(calibration, own[i, each])) / 37.0
-        assert (p == found.p_values[i].astype(np.float32)).all()
-        assert found.prediction[i] == p.argmax()
-        assert found.credibility[i].astype(np.float32) == p.max()
+        for item in range(6):
+            p[item] = (37.0 - bisect_left(calibration, own[i, item])) / 37.0
+        assert (p == actual.p_values[i].astype(np.float32)).all()
+        assert actual.prediction[i] == p.argmax()
+        assert actual.credibility[i].astype(np.float32) == p.max()
         rounding = np.finfo(np.float32).eps
-        assert abs(found.confidence[i] - (1.0 - np.sort(p)[-2])) <= rounding
+        assert abs(actual.confidence[i] - (1.0 - np.sort(p)[-2])) <= rounding
 
 
 def test_rules() -> None:
@@ -134,25 +136,25 @@ def test_rules() -> None:
     # As great counts, and so do the scores of equals; beyond all it is 0.
     assert p_values(np.array([4, 5, 6, 7, 8]), [4, 6, 6]).tolist() == [1, 2 / 3, 2 / 3, 0, 0]
     assert p_values([[5]], np.array([6, 4, 6])).tolist() == [[2 / 3]]  # in any order
-    found = conformity(pdepth.Votes(None, np.array([5, 7, 9]), None, counts), [4, 6, 6])
-    assert isinstance(found, Conformity)
-    assert found.prediction.tolist() == [5, 7]
-    assert found.credibility.tolist() == [1, 1]
-    assert found.confidence.tolist() == [1 / 3, 1 / 3]
+    actual = conformity(pdepth.Votes(None, np.array([5, 7, 9]), None, counts), [4, 6, 6])
+    assert isinstance(actual, Conformity)
+    assert actual.prediction.tolist() == [5, 7]
+    assert actual.credibility.tolist() == [1, 1]
+    assert actual.confidence.tolist() == [1 / 3, 1 / 3]
     # Of equal p-values, also of 0, the smallest label.
     none = conformity(pdepth.Votes(None, np.array([5, 7, 9]), None, counts), [0, 1])
     assert none.prediction.tolist() == [5, 5]
     assert none.credibility.tolist() == [0, 0]
-    one = conformity(pdepth.Votes(None, np.array([5]), None, np.full((2, 1), 4)), [0])
-    assert (one.prediction.tolist(), one.confidence.tolist()) == ([5, 5], [1, 1])
+    first = conformity(pdepth.Votes(None, np.array([5]), None, np.full((2, 1), 4)), [0])
+    assert (first.prediction.tolist(), first.confidence.tolist()) == ([5, 5], [1, 1])
 
 
 def test_far_is_strange() -> None:
     """The score of Sun et al., and of all rows without themselves."""
-    support, queries, _ = parts(of_normals()[0][0])
-    for asked in (queries, None):
-        wanted = definition.kneighbors(support, asked, k=11, metric="cosine")[0][:, -1]
-        assert (deep_knn.kth_distances(support, asked, k=11) == wanted).all()
+    support, queries, _ = chunks(of_normals()[0][0])
+    for query_rows in (queries, None):
+        expected = definition.kneighbors(support, query_rows, k=11, metric="cosine")[0][:, -1]
+        assert (deep_knn.kth_distances(support, query_rows, k=11) == expected).all()
     plain = deep_knn.kth_distances(support, queries, k=11, metric="sqeuclidean")
     assert (plain == definition.kneighbors(support, queries, k=11)[0][:, -1]).all()
 
@@ -160,35 +162,59 @@ def test_far_is_strange() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "sentence"),
     [
-        (lambda x, y: DeepKNN(k=0), ValueError, "k is 0; at least 1 is wanted."),
-        (lambda x, y: DeepKNN(metric="l1"), ValueError, "metric is 'l1'; one of sqeuclidean"),
-        (lambda x, y: DeepKNN().calibrate(x, y), RuntimeError, "that has not been fitted"),
-        (lambda x, y: DeepKNN().fit(x, y).score(x), RuntimeError, "has not been calibrated"),
-        (lambda x, y: DeepKNN().fit(iter([x]), y), TypeError, "which is read once"),
-        (lambda x, y: DeepKNN(5).fit(x, y).calibrate(None, y), TypeError, "queries is None"),
+        (lambda x, y: DeepKNN(k=0), ValueError, r"k.*\b0\b"),
+        (lambda x, y: DeepKNN(metric="l1"), ValueError, r"metric.*sqeuclidean"),
+        (
+            lambda x, y: DeepKNN().calibrate(x, y),
+            RuntimeError,
+            "expected a fitted DeepKNN; call fit first",
+        ),
+        (
+            lambda x, y: DeepKNN().fit(x, y).score(x),
+            RuntimeError,
+            "expected a calibrated DeepKNN; call calibrate first",
+        ),
+        (lambda x, y: DeepKNN().fit(iter([x]), y), TypeError, "which can be read only once"),
+        (
+            lambda x, y: DeepKNN(5).fit(x, y).calibrate(None, y),
+            TypeError,
+            "queries: expected embeddings of rows outside the support, got None",
+        ),
         (
             lambda x, y: DeepKNN(5).fit(x, y).calibrate(x, y + 1),
             ValueError,
-            "labels holds 2, which is no class of the support.",
+            r"labels.*\b2\b",
         ),
         (
             lambda x, y: DeepKNN(5).fit(x, y).calibrate(x, y[1:]),
             ValueError,
-            "labels has 19 entries; 20 are wanted.",
+            r"labels.*(19.*20|20.*19)",
         ),
         (
             lambda x, y: DeepKNN(5, trim_zeros=True).fit(x, 0 * y).calibrate(x, 0 * y),
             ValueError,
-            "trim_zeros leaves no calibration score",
+            "trim_zeros: expected at least one score above 0, got only zeros",
         ),
-        (lambda x, y: DeepKNN(5).fit(x, y).calibrate([x], y), TypeError, "queries is a list"),
-        (lambda x, y: nonconformity(x.astype(float)), TypeError, "counts has elements of type"),
-        (lambda x, y: nonconformity(y), ValueError, "counts has shape"),
-        (lambda x, y: p_values(y, []), ValueError, "calibration is empty"),
+        (lambda x, y: DeepKNN(5).fit(x, y).calibrate([x], y), TypeError, r"queries.*list"),
+        (
+            lambda x, y: nonconformity(x.astype(float)),
+            TypeError,
+            "counts: expected integers, got elements of type float64",
+        ),
+        (
+            lambda x, y: nonconformity(y),
+            ValueError,
+            r"counts: expected shape \(L, N, C\) or \(N, C\), got \(20,\)",
+        ),
+        (
+            lambda x, y: p_values(y, []),
+            ValueError,
+            "calibration: expected at least one score, got none",
+        ),
         (
             lambda x, y: conformity(pdepth.probe_votes(x, y, k=3), [1]),
             ValueError,
-            "Deep k-NN needs counts",
+            "votes: expected Votes with counts, got none; pass return_counts=True",
         ),
     ],
 )

@@ -31,47 +31,47 @@ def result(seed: int = 0, n: int = 50) -> DepthResult:
 
 
 def test_table_has_the_result_and_the_columns_given() -> None:
-    given = result()
+    original = result()
     margin = np.linspace(-1, 1, 50)
-    frame = export.table(given, ids=[f"n{i}" for i in range(50)], margin=margin)
-    assert list(frame) == ["id", *given.to_pandas(), "margin"]
+    frame = export.table(original, ids=[f"n{i}" for i in range(50)], margin=margin)
+    assert list(frame) == ["id", *original.to_pandas(), "margin"]
     assert frame["margin"].tolist() == margin.tolist()
-    assert frame["depth"].tolist() == given.depth.tolist()
-    assert "id" not in export.table(given)
+    assert frame["depth"].tolist() == original.depth.tolist()
+    assert "id" not in export.table(original)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.4])
 def test_label_issues(threshold: float) -> None:
-    given = result()
-    assert given.labels is not None
-    frame = export.label_issues(given, ids=np.arange(50) + 7, threshold=threshold)
+    original = result()
+    assert original.labels is not None
+    frame = export.label_issues(original, ids=np.arange(50) + 7, threshold=threshold)
     assert list(frame) == [
         "id", "is_label_issue", "label_quality", "given_label", "predicted_label", "depth",
     ]  # fmt: skip
     for i, row in enumerate(frame.itertuples()):
         depth = 3
-        while depth and given.votes[depth - 1, i] == given.labels[i]:
+        while depth and original.votes[depth - 1, i] == original.labels[i]:
             depth -= 1
         assert row.depth == depth
         assert row.label_quality == 1 - depth / 3
         assert row.is_label_issue == (1 - depth / 3 <= threshold)
-        assert (row.id, row.given_label) == (i + 7, given.labels[i])
-        assert row.predicted_label == given.predictions[i]
+        assert (row.id, row.given_label) == (i + 7, original.labels[i])
+        assert row.predicted_label == original.predictions[i]
     assert 0 < frame["is_label_issue"].sum() < 50
     if not threshold:
-        assert (frame["is_label_issue"] == (given.votes[-1] != given.labels)).all()
+        assert (frame["is_label_issue"] == (original.votes[-1] != original.labels)).all()
 
 
 def test_label_issues_of_a_result_against_labels_need_no_other_votes() -> None:
-    given = result()
-    assert given.labels is not None
-    depth, undefined = pdepth.depth_from_votes(given.votes, given.labels)
+    original = result()
+    assert original.labels is not None
+    depth, undefined = pdepth.depth_from_votes(original.votes, original.labels)
     known = np.arange(3)[:, None] >= depth
     early = dataclasses.replace(
-        given, depth=depth, undefined=undefined, known=known, reference="label"
+        original, depth=depth, undefined=undefined, known=known, reference="label"
     )
-    assert export.label_issues(early).equals(export.label_issues(given))
-    with pytest.raises(ValueError, match="label_issues needs every vote"):
+    assert export.label_issues(early).equals(export.label_issues(original))
+    with pytest.raises(ValueError, match="label_issues: expected a result with every vote"):
         export.label_issues(dataclasses.replace(early, reference="prediction"))
 
 
@@ -79,11 +79,13 @@ def test_label_issues_have_the_columns_of_cleanlab() -> None:
     classification = pytest.importorskip("cleanlab.classification")
     pytest.importorskip("sklearn.linear_model")
     x = np.random.default_rng(0).standard_normal((60, 3))
-    theirs = classification.CleanLearning(verbose=False).find_label_issues(x, np.arange(60) % 2)
-    ours = export.label_issues(result())
-    assert set(theirs) <= set(ours)
-    for name in theirs:
-        assert theirs[name].dtype.kind == ours[name].dtype.kind, name  # labels are int16 there
+    cleanlabs = classification.CleanLearning(verbose=False).find_label_issues(x, np.arange(60) % 2)
+    computed = export.label_issues(result())
+    assert set(cleanlabs) <= set(computed)
+    for name in cleanlabs:
+        assert cleanlabs[name].dtype.kind == computed[name].dtype.kind, (
+            name
+        )  # labels are int16 there
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl", "JSONL"])
@@ -94,44 +96,50 @@ def test_write_is_read_back(tmp_path: Path, suffix: str) -> None:
     export.write(frame, path)
     assert os.listdir(tmp_path) == [path.name]
     if suffix == "csv":
-        found = pandas.read_csv(path, float_precision="round_trip")  # as pandas 3 reads
+        actual = pandas.read_csv(path, float_precision="round_trip")  # as pandas 3 reads
     elif suffix == "parquet":
-        found = pandas.read_parquet(path)
+        actual = pandas.read_parquet(path)
     else:
-        found = pandas.DataFrame([json.loads(line) for line in path.read_text().splitlines()])
-    assert list(found) == list(frame)
+        actual = pandas.DataFrame([json.loads(line) for line in path.read_text().splitlines()])
+    assert list(actual) == list(frame)
     for name in frame:
-        assert found[name].tolist() == frame[name].tolist()
+        assert actual[name].tolist() == frame[name].tolist()
 
 
 def test_lines_of_json_say_null_for_what_they_cannot_hold(tmp_path: Path) -> None:
-    given = dataclasses.replace(result(n=3), labels=None)
-    frame = export.table(given, margin=[0.1, np.inf, 2.0])
+    original = dataclasses.replace(result(n=3), labels=None)
+    frame = export.table(original, margin=[0.1, np.inf, 2.0])
     frame["step"] = [1.0, np.nan, 3.0]
     export.write(frame, tmp_path / "table.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
     assert [line["margin"] for line in lines] == [0.1, None, 2.0]
     assert [line["step"] for line in lines] == [1, None, 3]
     assert [line["label"] for line in lines] == [None, None, None]
-    assert [line["depth"] for line in lines] == given.depth.tolist()
+    assert [line["depth"] for line in lines] == original.depth.tolist()
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    given = result()
-    with pytest.raises(ValueError, match=r"'.*table\.xlsx' ends in none of .parquet, .csv, .jsonl"):
-        export.write(export.table(given), tmp_path / "table.xlsx")
+    original = result()
+    with pytest.raises(
+        ValueError, match=r"path: expected a suffix of .parquet, .csv, .jsonl, got '.*table\.xlsx'"
+    ):
+        export.write(export.table(original), tmp_path / "table.xlsx")
     assert not os.listdir(tmp_path)
-    with pytest.raises(ValueError, match=r"ids has shape \(3,\); \(50,\) is wanted"):
-        export.table(given, ids=[1, 2, 3])
-    with pytest.raises(ValueError, match="columns has 'depth', which the table has already"):
-        export.table(given, depth=given.depth)
-    with pytest.raises(ValueError, match=r"margin has shape \(2,\)"):
-        export.table(given, margin=[1, 2])
+    with pytest.raises(ValueError, match=r"ids: expected shape \(50,\), got \(3,\)"):
+        export.table(original, ids=[1, 2, 3])
+    with pytest.raises(
+        ValueError, match="columns: expected names that the table does not have yet, got 'depth'"
+    ):
+        export.table(original, depth=original.depth)
+    with pytest.raises(ValueError, match=r"margin: expected shape \(50,\), got \(2,\)"):
+        export.table(original, margin=[1, 2])
     for threshold in (-0.1, 1.0):
-        with pytest.raises(ValueError, match="from 0 to below 1 is wanted"):
-            export.label_issues(given, threshold=threshold)
-    with pytest.raises(ValueError, match="label_issues needs labels"):
-        export.label_issues(dataclasses.replace(given, labels=None))
+        with pytest.raises(ValueError, match="threshold: expected a number from 0 to below 1"):
+            export.label_issues(original, threshold=threshold)
+    with pytest.raises(
+        ValueError, match="label_issues: expected a result with labels, got one without"
+    ):
+        export.label_issues(dataclasses.replace(original, labels=None))
 
 
 def test_without_pandas_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

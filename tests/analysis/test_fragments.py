@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from pdepth.analysis.fragments import fragmented, neighbourhood_agreement
+from pdepth.analysis.fragments import fragment_labels, neighbourhood_agreement
 
 
 def plainly(embeddings, labels, fragments, k):
     """Counts and probabilities, an example and a fragment at a time."""
     distinct = sorted(set(labels.tolist()))
-    size, more = divmod(len(distinct), fragments)
-    parts, begin = [], 0
+    size, extra = divmod(len(distinct), fragments)
+    chunks, begin = [], 0
     for number in range(fragments):
-        end = begin + size + (number < more)
-        parts.append(distinct[begin:end])
+        end = begin + size + (number < extra)
+        chunks.append(distinct[begin:end])
         begin = end
-    number = [next(j for j, part in enumerate(parts) if y in part) for y in labels.tolist()]
+    number = [next(j for j, chunk in enumerate(chunks) if y in chunk) for y in labels.tolist()]
     reach = distinct[-1] - distinct[0]
     counts = np.zeros((len(labels), fragments), int)
     share = []
@@ -29,12 +29,12 @@ def plainly(embeddings, labels, fragments, k):
             pair = j % (fragments // 2), j % (fragments // 2) + fragments // 2
             values = np.asarray(embeddings[pair[0]], np.float64)
             values = values / np.linalg.norm(values, axis=1, keepdims=True)
-            others = [i for i in range(len(labels)) if i != row and number[i] in pair]
-            away = [(((values[i] - values[row]) ** 2).sum(), i) for i in others]
+            rest = [i for i in range(len(labels)) if i != row and number[i] in pair]
+            away = [(((values[i] - values[row]) ** 2).sum(), i) for i in rest]
             counts[row, j] = sum(number[i] == j for _, i in sorted(away)[:k])
         agree = [count in (k, k - 1) for count in counts[row]]
-        near = [reach / (abs(y - (part[0] + part[-1]) / 2) + 0.1) for part in parts]
-        total = math.fsum(math.exp(each - max(near)) for each in near)
+        near = [reach / (abs(y - (chunk[0] + chunk[-1]) / 2) + 0.1) for chunk in chunks]
+        total = math.fsum(math.exp(value - max(near)) for value in near)
         share.append(
             math.fsum(
                 math.exp(near[j] - max(near)) / total
@@ -54,11 +54,11 @@ def test_it_is_the_rule(fragments, k):
         for t in range(fragments // 2)
     ]
     counts, share = plainly(experts, labels, fragments, k)
-    found = neighbourhood_agreement(experts, labels, fragments=fragments, k=k)
-    np.testing.assert_array_equal(found.counts, counts)
-    np.testing.assert_array_equal(found.agree, counts >= k - 1)
-    np.testing.assert_allclose(found.probability, share, rtol=1e-12, atol=0)
-    tensors = [torch.from_numpy(each) for each in experts]
+    actual = neighbourhood_agreement(experts, labels, fragments=fragments, k=k)
+    np.testing.assert_array_equal(actual.counts, counts)
+    np.testing.assert_array_equal(actual.agree, counts >= k - 1)
+    np.testing.assert_allclose(actual.probability, share, rtol=1e-12, atol=0)
+    tensors = [torch.from_numpy(value) for value in experts]
     again = neighbourhood_agreement(tensors, torch.from_numpy(labels), fragments=fragments, k=k)
     np.testing.assert_array_equal(again.counts, counts)
 
@@ -67,16 +67,16 @@ def test_one_embedding_serves_all_pairs():
     datasets = pytest.importorskip("sklearn.datasets")
     values, labels = datasets.load_diabetes(return_X_y=True)
     counts, share = plainly([values[:150]] * 2, labels[:150], 4, 3)
-    found = neighbourhood_agreement(values[:150], labels[:150])
-    np.testing.assert_array_equal(found.counts, counts)
-    np.testing.assert_allclose(found.probability, share, rtol=1e-12, atol=0)
+    actual = neighbourhood_agreement(values[:150], labels[:150])
+    np.testing.assert_array_equal(actual.counts, counts)
+    np.testing.assert_allclose(actual.probability, share, rtol=1e-12, atol=0)
     assert 0 < share.mean() < 1
 
 
 def test_fragments_share_the_distinct_labels():
-    parts = fragmented([5, 1, 1, 9, 7, 3, 2], 4)
-    assert parts.number.tolist() == [1, 0, 0, 3, 2, 1, 0]  # 1 2 | 3 5 | 7 | 9
-    assert parts.middle.tolist() == [1.5, 4, 7, 9]
+    chunks = fragment_labels([5, 1, 1, 9, 7, 3, 2], 4)
+    assert chunks.number.tolist() == [1, 0, 0, 3, 2, 1, 0]  # 1 2 | 3 5 | 7 | 9
+    assert chunks.middle.tolist() == [1.5, 4, 7, 9]
 
 
 def test_wrong_labels_are_selected_less():
@@ -85,39 +85,48 @@ def test_wrong_labels_are_selected_less():
     angle = true / 40
     seen = np.stack([np.cos(angle), np.sin(angle)], 1) + rng.normal(size=(1200, 2)) / 20
     wrong = rng.random(1200) < 0.3
-    found = neighbourhood_agreement(seen, np.where(wrong, rng.permutation(true), true))
-    assert found.probability[wrong].mean() < 0.7 * found.probability[~wrong].mean()
+    actual = neighbourhood_agreement(seen, np.where(wrong, rng.permutation(true), true))
+    assert actual.probability[wrong].mean() < 0.7 * actual.probability[~wrong].mean()
 
 
 def test_selection_follows_the_probability():
     labels = np.arange(40)
-    found = neighbourhood_agreement(np.random.default_rng(0).normal(size=(40, 3)), labels, k=2)
-    drawn = [found.selected(seed) for seed in range(4000)]
-    np.testing.assert_array_equal(drawn[7], found.selected(7))
-    error = np.sqrt(found.probability * (1 - found.probability) / 4000)
-    assert (np.abs(np.mean(drawn, axis=0) - found.probability) <= 5 * error).all()
+    actual = neighbourhood_agreement(np.random.default_rng(0).normal(size=(40, 3)), labels, k=2)
+    drawn = [actual.selected(seed) for seed in range(4000)]
+    np.testing.assert_array_equal(drawn[7], actual.selected(7))
+    error = np.sqrt(actual.probability * (1 - actual.probability) / 4000)
+    assert (np.abs(np.mean(drawn, axis=0) - actual.probability) <= 5 * error).all()
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"fragments": 3}, "fragments is 3; an even number"),
-        ({"fragments": 12}, "labels has 10 distinct values; at least 12"),
-        ({"k": 1}, "k is 1; at least 2"),
-        ({"k": 9}, "k is 9"),
-        ({"labels": [0.0] * 9 + [np.nan]}, "labels has nan in row 9"),
-        ({"labels": [np.inf] + [0.0] * 9}, "labels has infinity in row 0"),
-        ({"labels": [[1.0]] * 10}, "labels has shape"),
-        ({"labels": np.arange(9)}, r"embeddings\[0\] has 10 rows for 9 labels"),
-        ({"embeddings": [np.ones((10, 2))] * 3}, "embeddings holds 3 arrays; 2, one a pair"),
+        ({"fragments": 3}, "fragments: expected an even number, got 3"),
+        (
+            {"fragments": 12},
+            "labels: expected at least 12 distinct values, one per fragment, got 10",
+        ),
+        ({"k": 1}, "k: expected an integer >= 2"),
+        ({"k": 9}, r"k.*\b9\b"),
+        ({"labels": [0.0] * 9 + [np.nan]}, "labels: expected numbers, got NaN in row 9"),
+        (
+            {"labels": [np.inf] + [0.0] * 9},
+            "labels: expected finite numbers, got infinity in row 0",
+        ),
+        ({"labels": [[1.0]] * 10}, "labels: expected shape"),
+        ({"labels": np.arange(9)}, r"embeddings\[0\]: expected 9 rows, one per label, got 10"),
+        (
+            {"embeddings": [np.ones((10, 2))] * 3},
+            "embeddings: expected 2 arrays, one per pair, got 3",
+        ),
     ],
 )
 def test_wrong_input(change, sentence):
-    given = {"embeddings": np.random.default_rng(0).normal(size=(10, 2)), "labels": np.arange(10)}
+    options = {"embeddings": np.random.default_rng(0).normal(size=(10, 2)), "labels": np.arange(10)}
     with pytest.raises(ValueError, match=sentence):
-        neighbourhood_agreement(**given | change)
+        neighbourhood_agreement(**options | change)
 
 
 def test_agreement_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"agree has shape \(3, 4\); \(8, 4\) is wanted"):
-        fragmented(np.arange(8)).probability(np.ones((3, 4), bool))
+    with pytest.raises(ValueError, match=r"agree: expected shape \(8, 4\), got \(3, 4\)"):
+        fragment_labels(np.arange(8)).probability(np.ones((3, 4), bool))

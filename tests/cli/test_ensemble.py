@@ -106,7 +106,7 @@ def test_it_trains_goes_on_and_adds_up(tmp_path: Path, mine: Path, drawn: Any) -
     assert both.exit_code == 0, both.output
     assert counts(tmp_path / "both") == counts(tmp_path / "whole")
     twice = call("--merge", files[0], "--merge", files[0], "--out", tmp_path / "twice")
-    assert "network 2 is in the ensemble already." in twice.stderr
+    assert "name: expected a network that is not in the ensemble, got 2." in twice.stderr
     assert not (tmp_path / "twice").exists()
     # Another setting is another ensemble.
     other = own(mine, tmp_path / "whole", *train, "--seed", 1)
@@ -154,7 +154,10 @@ def test_mistakes_are_one_sentence(tmp_path: Path, mine: Path) -> None:
         (("--merge", "a"), "--merge names one file, a; at least two"),
         (("--merge", "a", *data), "--merge adds up files"),
         (("--merge", "a", "--merge", "b"), "a: expected an Ensemble in a file, got none."),
-        ((*data, *train, "--held-out", 1), "held_out is 1.0, 60 of 60 rows"),
+        (
+            (*data, *train, "--held-out", 1),
+            "some of 60 rows and not all, got 1.0, which holds out 60.",
+        ),
         ((*data, "--train", f"{mine}:none"), "has no function 'none'"),
         ((*data, "--read", f"{mine}:pairless"), "yields a Sequential; (network, rows"),
         ((*data, "--train", "train.py"), "train.py is not path/to/file.py:function."),
@@ -198,9 +201,9 @@ def test_the_picture(tmp_path: Path) -> None:
     assert len(dots.get_offsets()) > 4
     both = found.depths[:, ~np.isnan(found.depths).any(axis=0)]
     np.testing.assert_allclose(dots.get_offsets().max(axis=0), both.max(axis=1), atol=0.2)
-    with pytest.raises(ValueError, match="images holds 3 pictures for 90 examples"):
+    with pytest.raises(ValueError, match="images: expected 90, one per example, got 3"):
         plot_groups(ensemble, found, tmp_path / "h.png", images=np.zeros((3, 4, 4)))
-    with pytest.raises(ValueError, match="ends in none of"):
+    with pytest.raises(ValueError, match="path: expected a suffix of"):
         plot_groups(ensemble, found, tmp_path / "h.txt")
     assert not list(tmp_path.glob("h.*"))
 

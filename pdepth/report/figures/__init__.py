@@ -1,1 +1,1 @@
-"""Pictures, by matplotlib."""
+"""Figures, drawn by matplotlib; nothing outside this package imports it."""

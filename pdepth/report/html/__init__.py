@@ -1,1 +1,1 @@
-"""One self-contained page, and its assets."""
+"""The self-contained HTML page of a result."""

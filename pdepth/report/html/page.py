@@ -1,16 +1,13 @@
-"""One self-contained HTML page of a result: words, plots, pictures and a table, without a network.
+"""Write one self-contained HTML page of a result: words, plots, images and a table.
 
-    page.write(result, "report.html", images=pictures, class_names=names)
+    page.write(result, "report.html", images=images, class_names=names)
 
-The page opens from the disk. Its columns lie in it as arrays, compressed, and so does plotly's
-JavaScript: what is read first, the summary, is plain HTML and there at once.
+The page opens from the disk and needs no network. Its columns are in it as compressed arrays, and
+so is plotly's JavaScript; the summary, which is read first, is plain HTML and visible at once.
 """
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
 import os
 from collections.abc import Mapping
 from functools import cache
@@ -21,24 +18,24 @@ from string import Template
 from typing import Any
 
 from pdepth import __version__
+from pdepth.analysis.checks import check_examples, check_images, check_values
 from pdepth.analysis.ensemble import Ensemble
-from pdepth.analysis.network import of_examples
 from pdepth.arrays import arguments
 from pdepth.io.atomic import replacing
 from pdepth.optional import require
-from pdepth.report.figures.drawing import PROBE, RIGHT, WRONG
-from pdepth.report.figures.examples import Names, class_name
-from pdepth.report.figures.plots import FEW
-from pdepth.report.html import of_ensemble, of_result
-from pdepth.report.html.story import Column, Story, Table
-from pdepth.report.html.thumbnails import KINDS, Thumbnails, folder_of, make
+from pdepth.report.html.content import PageContent, Sheet, View
+from pdepth.report.html.ensemble_content import ensemble_content
+from pdepth.report.html.packing import compress, encode_base64, json_for_script, pack
+from pdepth.report.html.result_content import result_content
+from pdepth.report.html.thumbnails import KINDS, Thumbnails, folder_of, make_thumbnails
+from pdepth.report.names import ClassNames
+from pdepth.report.style import PROBE, RIGHT, WRONG
+from pdepth.report.tables import Table
 from pdepth.result import DepthResult
 
 __all__ = ["write"]
 
 SCRIPTS = ("data", "filter", "plots", "views", "sheets", "table", "page")
-LONGEST = 60  # letters of a class's name
-EXACT = 2**53  # whole numbers that JavaScript holds exactly
 
 
 def write(
@@ -46,141 +43,145 @@ def write(
     path: str | os.PathLike[str],
     *,
     images: Any = None,
-    class_names: Names = None,
+    class_names: ClassNames = None,
     measures: Mapping[str, Any] | None = None,
     thumbnails: str = "sample",
     note: str = "",
 ) -> Thumbnails:
-    """Write a page, whole or not at all; open it in any browser from 2024 on.
+    """Write a page, whole or not at all, for browsers from 2024 on.
 
     Args:
         result: of one network; of several k, of which the largest is shown; or an ensemble of at
             least two networks.
         path: .html; its folder must exist.
-        images, class_names: as in `pdepth.plot`; a picture that raises OSError or ValueError when
-            it is indexed is a placeholder, and counted.
+        images, class_names: as in `pdepth.plot`; an image that raises OSError or ValueError when
+            it is indexed is shown as a placeholder, and counted.
         measures: (N,) numbers by name, as `outputs(...).measures()` gives, to be plotted and
             listed; for a result of one network.
-        thumbnails: "sample": the ends of each sheet and some others are in the page; "all": the
-            rest, too, in the folder `<name>-thumbnails` beside it; "none".
-        note: a sentence about the pictures, such as why there are none.
+        thumbnails: "sample", the ends of each sheet and some other images are in the page; "all",
+            the remaining ones are in the folder `<name>-thumbnails` beside it; "none".
+        note: a sentence about the images, such as why there are none.
 
     Returns:
-        The thumbnails: how many are in the page, and which pictures could not be read.
+        The thumbnails: those in the page, and the images that could not be read.
 
     Raises:
-        ImportError: plotly (or pillow, of images) is missing: extra `report`.
-        ValueError: another suffix, no examples, another number of images, measures that are no
-            numbers or whose name is taken, fewer than two networks.
+        ImportError: plotly (or pillow, with images) is missing: extra `report`.
+        ValueError: another suffix, no examples, another number of images, measures that are not
+            numbers or whose name is a column already, fewer than two networks.
         FileExistsError: the folder's name is taken by something else.
     """
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"path {os.fspath(path)!r} ends in neither .html nor .htm.")
+        raise ValueError(f"path: expected a suffix of .html, .htm, got {os.fspath(path)!r}.")
     arguments.check_choice(thumbnails, "thumbnails", KINDS)
     require("plotly.offline", "pdepth.report", "report")
-    story = _story(result, class_names, measures)
-    if images is not None and len(images) != story.count:
-        raise ValueError(f"images holds {len(images)} pictures for {story.count} examples.")
+    content = _build_content(result, class_names, measures)
+    check_images(images, content.count)
     if thumbnails == "all":
         folder_of(path)
     with replacing(path) as temporary:
-        pictures, folder = make(story, images, thumbnails, path)
+        small_images, folder = make_thumbnails(content, images, thumbnails, path)
         with folder:
-            temporary.write_text(_assemble(story, pictures, note), encoding="utf-8")
-    return pictures
+            temporary.write_text(_assemble(content, small_images, note), encoding="utf-8")
+    return small_images
 
 
-def _story(
+def _build_content(
     result: DepthResult | Mapping[int, DepthResult] | Ensemble,
-    names: Names,
+    names: ClassNames,
     measures: Mapping[str, Any] | None,
-) -> Story:
+) -> PageContent:
     if isinstance(result, Ensemble):
         if measures:
-            raise ValueError("measures go with the result of one network, and result is of many.")
-        return of_ensemble.story_of(result, names)
+            raise ValueError("measures: expected none for an ensemble, got some.")
+        return ensemble_content(result, names)
+    by_k: dict[int, DepthResult] = {}
     if isinstance(result, Mapping):
-        of_k = dict(result)
-        if not of_k:
-            raise ValueError("result holds no k; at least one is wanted.")
-        result = of_k[max(of_k)]
-    else:
-        of_k = {}
+        by_k = dict(result)
+        if not by_k:
+            raise ValueError("result: expected at least one k, got an empty mapping.")
+        result = by_k[max(by_k)]
     if not isinstance(result, DepthResult):
         raise TypeError(
-            f"result is a {type(result).__name__}; a DepthResult, a dict of them by k or an "
-            "Ensemble is wanted."
+            "result: expected a DepthResult, a dict of them by k or an Ensemble, got "
+            f"{type(result).__name__}."
         )
-    if len(result) == 0:
-        raise ValueError("result holds no examples; there is nothing to tell.")
-    given = {name: of_examples(of, name, len(result)) for name, of in (measures or {}).items()}
-    return of_result.story_of(result, names, given, of_k)
+    check_examples(result)
+    checked = {
+        name: check_values(values, name, len(result)) for name, values in (measures or {}).items()
+    }
+    return result_content(result, names, checked, by_k)
 
 
 @cache
 def _plotly() -> str:
     """plotly's JavaScript, compressed, which takes a while."""
-    return _compressed(require("plotly.offline", "pdepth.report", "report").get_plotlyjs().encode())
+    return compress(require("plotly.offline", "pdepth.report", "report").get_plotlyjs().encode())
 
 
-def _assemble(story: Story, pictures: Thumbnails, note: str) -> str:
-    assets = files("pdepth.report") / "assets"
+def _assemble(content: PageContent, thumbnails: Thumbnails, note: str) -> str:
+    assets = files("pdepth.report.html") / "assets"
 
-    def asset(name: str) -> str:
+    def read_asset(name: str) -> str:
         return (assets / name).read_text(encoding="utf-8")
 
-    header, data = pack(story)
+    header, data = pack(content)
     header["thumbnails"] = {
-        "suffix": pictures.suffix,
-        "folder": pictures.folder,
-        "unreadable": pictures.unreadable,
+        "suffix": thumbnails.suffix,
+        "folder": thumbnails.folder,
+        "unreadable": thumbnails.unreadable,
     }
-    encoded = {row: _base64(file) for row, file in pictures.embedded.items()}
-    return Template(asset("page.html")).substitute(
-        title=escape(story.title),
-        lead=escape(story.lead),
-        style=asset("page.css"),
+    encoded = {row: encode_base64(file) for row, file in thumbnails.embedded.items()}
+    notes = " ".join(filter(None, [note, _describe_thumbnails(thumbnails, content.count)]))
+    return Template(read_asset("page.html")).substitute(
+        title=escape(content.title),
+        lead=escape(content.lead),
+        style=read_asset("page.css"),
         palette=f"--right:{RIGHT};--wrong:{WRONG};--probe:{PROBE}",
         tiles="".join(
             f"<div><dt>{escape(what)}</dt><dd>{escape(number)}</dd></div>"
-            for number, what in story.tiles
+            for number, what in content.tiles
         ),
-        sentences="".join(f"<li>{escape(each)}</li>" for each in story.sentences),
-        views="".join(_view(view.key, view.title, view.how) for view in story.views),
-        sheets="".join(
-            f'<section class="sheet" aria-labelledby="sheet-{i}"><h3 id="sheet-{i}">'
-            f"{escape(sheet.title)} <span></span></h3><p>{escape(sheet.hint)}</p><ul></ul>"
-            "</section>"
-            for i, sheet in enumerate(story.sheets)
-        ),
-        pictures=escape(" ".join(filter(None, [note, _of_pictures(pictures, story.count)]))),
-        tables="".join(map(_table, story.tables)),
+        sentences="".join(f"<li>{escape(sentence)}</li>" for sentence in content.sentences),
+        views="".join(map(_view_html, content.views)),
+        sheets="".join(_sheet_html(i, sheet) for i, sheet in enumerate(content.sheets)),
+        pictures=escape(notes),
+        tables="".join(map(_table_html, content.tables)),
         about="".join(
-            f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in story.about.items()
+            f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>"
+            for name, text in content.about.items()
         ),
         version=escape(__version__),
-        header=_script(header),
-        data=_compressed(data),
-        thumbnails=_script(encoded),
+        header=json_for_script(header),
+        data=compress(data),
+        thumbnails=json_for_script(encoded),
         plotly=_plotly(),
-        script="\n".join(asset(f"{name}.js") for name in SCRIPTS),
+        script="\n".join(read_asset(f"{name}.js") for name in SCRIPTS),
     )
 
 
-def _view(key: str, title: str, how: str) -> str:
+def _view_html(view: View) -> str:
+    title = escape(view.title)
     return (
-        f'<figure class="view" id="{key}"><figcaption><h3>{escape(title)}</h3><p>{escape(how)}</p>'
-        f'</figcaption><div class="plot" role="img" aria-label="Plot: {escape(title)}"></div>'
-        "</figure>"
+        f'<figure class="view" id="{view.key}"><figcaption><h3>{title}</h3>'
+        f'<p>{escape(view.how)}</p></figcaption><div class="plot" role="img" '
+        f'aria-label="Plot: {title}"></div></figure>'
     )
 
 
-def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(each)}</th>' for each in table.head)
+def _sheet_html(number: int, sheet: Sheet) -> str:
+    return (
+        f'<section class="sheet" aria-labelledby="sheet-{number}"><h3 id="sheet-{number}">'
+        f"{escape(sheet.title)} <span></span></h3><p>{escape(sheet.hint)}</p><ul></ul></section>"
+    )
+
+
+def _table_html(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in table.head)
     rows = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{escape(each)}</td>" for each in row[1:])
+        + "".join(f"<td>{escape(text)}</td>" for text in row[1:])
         + "</tr>"
         for row in table.rows
     )
@@ -191,82 +192,18 @@ def _table(table: Table) -> str:
     )
 
 
-def _of_pictures(pictures: Thumbnails, count: int) -> str:
-    said = ""
-    if 0 < len(pictures.embedded) < count:
-        said = f"{len(pictures.embedded):,} of {count:,} pictures are in this page"
-        said += (
-            f", the others in the folder {pictures.folder} beside it."
-            if pictures.folder
-            else "; pdepth report --thumbnails all puts the others into a folder beside it."
+def _describe_thumbnails(thumbnails: Thumbnails, count: int) -> str:
+    """How many images are in the page, where the others are, and how many cannot be read."""
+    sentences = []
+    embedded = len(thumbnails.embedded)
+    if 0 < embedded < count:
+        others = "; pdepth report --thumbnails all puts the others into a folder beside it."
+        if thumbnails.folder:
+            others = f", the others in the folder {thumbnails.folder} beside it."
+        sentences.append(f"{embedded:,} of {count:,} pictures are in this page{others}")
+    if unreadable := len(thumbnails.unreadable):
+        sentences.append(
+            f"{unreadable:,} of {thumbnails.tried:,} pictures cannot be read: a sign stands in "
+            "their place."
         )
-    if bad := len(pictures.unreadable):
-        said += (
-            f" {bad:,} of {pictures.tried:,} pictures cannot be read: a sign stands in their place."
-        )
-    return said.strip()
-
-
-def pack(story: Story) -> tuple[dict[str, Any], bytes]:
-    """What the page's code needs, as JSON has it, and the columns, one after the other.
-
-    Each column begins at a multiple of eight bytes, little-endian, in the type that its entry in
-    `columns` names: u1, u2, u4, f8, or JSON of `length` bytes.
-    """
-    header: dict[str, Any] = {
-        "count": story.count,
-        "classes": [
-            {"value": str(of), "name": class_name(int(of), story.names, LONGEST)}
-            for of in story.classes
-        ],
-        "named": story.names is not None,
-        "selects": list(story.selects.items()),
-        "depth": story.depth,
-        "probes": story.probes,
-        "few": FEW,
-        "facts": story.facts,
-        "sheets": [
-            {"where": sheet.where, "by": sheet.by, "more": sheet.more} for sheet in story.sheets
-        ],
-    }
-    entries, parts = [], []
-    for name, column in story.columns.items():
-        kind, content = _packed(column)
-        entries.append(
-            {
-                "name": name,
-                "title": column.title,
-                "kind": column.kind,
-                "choices": column.choices,
-                "digits": column.digits,
-                "type": kind,
-                "length": len(content),
-            }
-        )
-        parts.append(content + bytes(-len(content) % 8))
-    header["columns"] = entries
-    return header, b"".join(parts)
-
-
-def _packed(column: Column) -> tuple[str, bytes]:
-    values = column.values
-    whole = values.dtype.kind in "iu" and len(values) > 0
-    if values.dtype.kind == "U" or (whole and max(abs(values.max()), abs(values.min())) > EXACT):
-        return "json", json.dumps([str(each) for each in values]).encode()
-    if whole and values.min() >= 0 and values.max() < 2**32:
-        size = next(size for size in (1, 2, 4) if values.max() < 256**size)
-        return f"u{size}", values.astype(f"<u{size}").tobytes()
-    return "f8", values.astype("<f8").tobytes()
-
-
-def _compressed(content: bytes) -> str:
-    return _base64(gzip.compress(content, 6, mtime=0))
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
-
-
-def _script(content: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+    return " ".join(sentences)

@@ -1,10 +1,10 @@
-"""Small pictures of examples: in a page, and in a folder beside it."""
+"""Thumbnails of examples' images: in a page, and in a folder beside it."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,31 +13,30 @@ import numpy as np
 
 from pdepth.io.atomic import check_ours, replacing_folder
 from pdepth.optional import require
-from pdepth.report.figures.examples import picture_of, value_range
-from pdepth.report.html.story import Int, Story
+from pdepth.report.html.content import Int, PageContent
+from pdepth.report.images import UNREADABLE, image_array, value_range
 
-UNREADABLE = (OSError, ValueError, SyntaxError)  # SyntaxError: a broken PNG, says Pillow
 KINDS = ("sample", "all", "none")
-SIDE = 96  # pixels at most
-EACH = 24  # of a sheet that are in the page
-OF_CLASS = 6  # of a sheet and class
-EMBEDDED = 5_000  # examples in the page
-BUDGET = 12 << 20  # bytes that they may take together
-LOOKED_AT = 64  # pictures that tell what is black and what is white
-EXACT = 1024  # values up to which a picture is small enough for PNG
-FOLDER = 1000  # files a folder: file systems and people list no more gladly
+MAX_SIDE = 96  # pixels
+PER_SHEET = 24  # images of a sheet that are in the page
+PER_CLASS = 6  # images of a sheet and class
+MAX_EMBEDDED = 5_000  # images in the page
+MAX_BYTES = 12 << 20  # of all images in the page
+RANGE_SAMPLE = 64  # images that black and white are determined from
+MAX_PNG = 1024  # values up to which an image is saved as PNG
+PER_FOLDER = 1000  # files; larger folders are slow to list
 
 
 @dataclass(eq=False)
 class Thumbnails:
-    """What a page has of its pictures.
+    """The thumbnails of a page.
 
     Attributes:
         suffix: "png" or "jpg".
-        embedded: by row, the bytes of a file.
-        unreadable: rows whose picture was tried and cannot be read.
-        tried: how many were tried.
-        folder: the name of the folder beside the page that has the others, or "".
+        embedded: files in the page, as bytes by row.
+        unreadable: rows whose image was tried and cannot be read.
+        tried: number of images that were tried.
+        folder: name of the folder beside the page with the other thumbnails, or "".
     """
 
     suffix: str = "png"
@@ -47,72 +46,81 @@ class Thumbnails:
     folder: str = ""
 
 
-def chosen(story: Story) -> Int:
-    """(n,) distinct rows: the ends of each sheet, of all examples and of each class; then a sample.
+def choose_rows(content: PageContent) -> Int:
+    """Distinct rows (n,) whose thumbnails are to be in the page, the most important first.
 
-    The sheets are interleaved, and of equal examples a fixed shuffle chooses.
+    First the ends of each sheet, over all examples and over each class, with the sheets
+    interleaved; then a sample. A fixed shuffle orders equal examples.
     """
-    shuffled = np.random.default_rng(0).permutation(story.count)
-    of = story.columns[story.image_class].values
-    ends: list[list[Int]] = [[], []]
-    for sheet in story.sheets:
-        rows = sheet.rows(story.columns, shuffled)
-        ends[0].append(rows[:EACH])
-        # A stable sort by class leaves each class's first ones together, in their order.
-        grouped = rows[np.argsort(of[rows], kind="stable")]
-        starts = np.flatnonzero(np.diff(of[grouped], prepend=-1))
+    shuffled = np.random.default_rng(0).permutation(content.count)
+    classes = content.columns[content.image_class].values
+    overall: list[Int] = []
+    by_class: list[Int] = []
+    for sheet in content.sheets:
+        rows = sheet.rows(content.columns, shuffled)
+        overall.append(rows[:PER_SHEET])
+        # A stable sort by class leaves each class's first rows together, in their order.
+        grouped = rows[np.argsort(classes[rows], kind="stable")]
+        starts = np.flatnonzero(np.diff(classes[grouped], prepend=-1))
         place = np.arange(len(grouped)) - np.repeat(starts, np.diff(starts, append=len(grouped)))
-        ends[1].append(grouped[place < OF_CLASS])
-    order = np.concatenate([*(_interleaved(each) for each in ends), shuffled])
+        by_class.append(grouped[place < PER_CLASS])
+    order = np.concatenate([_interleave(overall), _interleave(by_class), shuffled])
     _, first = np.unique(order, return_index=True)
-    return order[np.sort(first)][:EMBEDDED]
+    return order[np.sort(first)][:MAX_EMBEDDED]
 
 
-def _interleaved(parts: list[Int]) -> Int:
-    rank = np.concatenate([np.arange(len(part)) for part in parts] or [np.empty(0, np.int64)])
-    rows = np.concatenate(parts or [np.empty(0, np.int64)])
-    found: Int = rows[np.argsort(rank, kind="stable")].astype(np.int64)
-    return found
+def _interleave(lists: list[Int]) -> Int:
+    """The first entry of every list, then the second, and so on."""
+    empty = np.empty(0, np.int64)
+    rank = np.concatenate([empty, *(np.arange(len(rows)) for rows in lists)])
+    order: Int = np.concatenate([empty, *lists])[np.argsort(rank, kind="stable")].astype(np.int64)
+    return order
 
 
-def make(story: Story, images: Any, kind: str, page: Path) -> tuple[Thumbnails, Any]:
-    """The thumbnails of a page, and a context manager that puts the folder of the others there.
+def make_thumbnails(
+    content: PageContent, images: Any, kind: str, page: Path
+) -> tuple[Thumbnails, Any]:
+    """The thumbnails of a page, and a context manager that writes the folder of the others.
 
-    images: N pictures; an unreadable one raises OSError or ValueError when it is indexed.
+    Args:
+        images: N images; an unreadable one raises OSError or ValueError when it is indexed.
+        kind: one of `KINDS`.
+        page: path of the page.
     """
     if images is None or kind == "none":
-        return Thumbnails(), _nothing()
+        return Thumbnails(), nullcontext()
     require("PIL", "pdepth.report", "report")
-    rows = chosen(story)
-    encoder = _Encoder.of(images, rows)
-    found = Thumbnails(encoder.suffix)
+    rows = choose_rows(content)
+    encoder = _Encoder.for_images(images, rows)
+    thumbnails = Thumbnails(encoder.suffix)
     size = 0
-    for row, file in encoder.files(rows, found):
+    for row, file in encoder.encode(rows, thumbnails):
         size += len(file)
-        if size > BUDGET:
+        if size > MAX_BYTES:
             break
-        found.embedded[row] = file
-    if kind == "sample" or len(found.embedded) + len(found.unreadable) == story.count:
-        return found, _nothing()
-    found.folder = folder_of(page).name
-    left = np.setdiff1d(np.arange(story.count), [*found.embedded, *found.unreadable])
-    return found, _writing(folder_of(page), encoder, left, found)
+        thumbnails.embedded[row] = file
+    done = [*thumbnails.embedded, *thumbnails.unreadable]
+    if kind == "sample" or len(done) == content.count:
+        return thumbnails, nullcontext()
+    thumbnails.folder = folder_of(page).name
+    others = np.setdiff1d(np.arange(content.count), done)
+    return thumbnails, _write_folder(folder_of(page), encoder, others, thumbnails)
 
 
 def folder_of(page: Path) -> Path:
-    """Where the thumbnails beside a page are. Raises FileExistsError where other things are."""
+    """The folder for thumbnails beside a page; FileExistsError where it holds other files."""
     folder = page.with_name(f"{page.stem}-thumbnails")
-    check_ours(folder, _ours)
+    check_ours(folder, _is_ours)
     return folder
 
 
-def _ours(file: Path) -> bool:
+def _is_ours(file: Path) -> bool:
     return file.is_dir() and file.name.isdigit()
 
 
 @dataclass(eq=False)
 class _Encoder:
-    """Pictures as files of one kind, with one black and one white."""
+    """Encode images as files of one format, with common black and white."""
 
     images: Any
     low: float
@@ -120,36 +128,37 @@ class _Encoder:
     suffix: str
 
     @classmethod
-    def of(cls, images: Any, rows: Int) -> _Encoder:
-        pictures = []
-        for row in rows[:LOOKED_AT]:
+    def for_images(cls, images: Any, rows: Int) -> _Encoder:
+        """Determine format and range from the first readable of some rows."""
+        sample = []
+        for row in rows[:RANGE_SAMPLE]:
             try:
-                pictures.append(picture_of(images[int(row)]))
+                sample.append(image_array(images[int(row)]))
             except UNREADABLE:
                 continue
-        low, high = value_range(pictures)
-        small = all(picture.size <= EXACT for picture in pictures)
+        low, high = value_range(sample)
+        small = all(image.size <= MAX_PNG for image in sample)
         return cls(images, low, high, "png" if small else "jpg")
 
-    def files(self, rows: Iterable[Any], found: Thumbnails) -> Iterator[tuple[int, bytes]]:
-        """Each row with its file; those that cannot be read are noted."""
+    def encode(self, rows: Iterable[Any], thumbnails: Thumbnails) -> Iterator[tuple[int, bytes]]:
+        """Yield each readable row with its file; note the unreadable ones in `thumbnails`."""
         for row in map(int, rows):
-            found.tried += 1
+            thumbnails.tried += 1
             try:
-                yield row, self.file(row)
+                yield row, self._encode_row(row)
             except UNREADABLE:
-                found.unreadable.append(row)
+                thumbnails.unreadable.append(row)
 
-    def file(self, row: int) -> bytes:
+    def _encode_row(self, row: int) -> bytes:
         from PIL import Image
 
-        picture = picture_of(self.images[row])
-        picture = picture[..., :3] if picture.ndim == 3 else picture
-        if picture.dtype != np.uint8 or (self.low, self.high) != (0, 255):
-            scaled = (picture.astype(np.float64) - self.low) / (self.high - self.low)
-            picture = (255 * np.clip(np.nan_to_num(scaled), 0, 1)).round().astype(np.uint8)
-        image = Image.fromarray(np.ascontiguousarray(picture))
-        image.thumbnail((SIDE, SIDE))
+        array = image_array(self.images[row])
+        array = array[..., :3] if array.ndim == 3 else array
+        if array.dtype != np.uint8 or (self.low, self.high) != (0, 255):
+            scaled = (array.astype(np.float64) - self.low) / (self.high - self.low)
+            array = (255 * np.clip(np.nan_to_num(scaled), 0, 1)).round().astype(np.uint8)
+        image = Image.fromarray(np.ascontiguousarray(array))
+        image.thumbnail((MAX_SIDE, MAX_SIDE))
         file = io.BytesIO()
         if self.suffix == "png":
             image.save(file, "PNG")
@@ -159,16 +168,13 @@ class _Encoder:
 
 
 @contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _writing(folder: Path, encoder: _Encoder, rows: Int, found: Thumbnails) -> Iterator[None]:
-    """Write a folder of files; it takes its name when the block succeeds."""
-    with replacing_folder(folder, _ours) as temporary:
-        for row, file in encoder.files(rows, found):
-            path = temporary / str(row // FOLDER) / f"{row}.{found.suffix}"
+def _write_folder(
+    folder: Path, encoder: _Encoder, rows: Int, thumbnails: Thumbnails
+) -> Iterator[None]:
+    """Write a folder of thumbnails; it replaces an older one when the block succeeds."""
+    with replacing_folder(folder, _is_ours) as temporary:
+        for row, file in encoder.encode(rows, thumbnails):
+            path = temporary / str(row // PER_FOLDER) / f"{row}.{thumbnails.suffix}"
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(file)
         yield

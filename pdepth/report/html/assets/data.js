@@ -1,10 +1,10 @@
-// ---- What lies in the page: columns as typed arrays, by name ----
+// The data of the page: columns as typed arrays, by name.
 
 const byId = (id) => document.getElementById(id);
 const header = JSON.parse(byId("header").textContent);
 const embedded = JSON.parse(byId("thumbnails").textContent); // base64 of files, by row
 const unreadable = new Set(header.thumbnails.unreadable);
-const pictured = Object.keys(embedded).length > 0 || unreadable.size > 0;
+const hasImages = Object.keys(embedded).length > 0 || unreadable.size > 0;
 const columns = new Map();
 
 // An element with attributes and children; strings become text, so no data becomes HTML.
@@ -15,10 +15,10 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
-async function unpacked(id) {
+async function unpack(id) {
   const element = byId(id);
   const text = atob(element.textContent);
-  element.remove(); // its memory is of no more use
+  element.remove(); // frees its memory
   const bytes = new Uint8Array(text.length);
   for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -27,35 +27,35 @@ async function unpacked(id) {
 
 async function readColumns() {
   const types = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f8: Float64Array };
-  const buffer = await unpacked("data");
+  const buffer = await unpack("data");
   let begin = 0;
   for (const entry of header.columns) {
-    const part = buffer.slice(begin, begin + entry.length);
+    const bytes = buffer.slice(begin, begin + entry.length);
     const values =
-      entry.type === "json" ? JSON.parse(new TextDecoder().decode(part)) : new types[entry.type](part);
+      entry.type === "json" ? JSON.parse(new TextDecoder().decode(bytes)) : new types[entry.type](bytes);
     columns.set(entry.name, { ...entry, values });
     begin += Math.ceil(entry.length / 8) * 8;
   }
 }
 
-// What a code of a class or choice column stands for; "" where it is missing.
+// The name of a code of a class or choice column; "" where it is missing.
 function nameOf(column, code) {
   return column.kind === "choice" ? column.choices[code] : (header.classes[code]?.name ?? "");
 }
 
-const coded = (column) => column.kind === "class" || column.kind === "choice";
-const isFigure = (column) => column.kind === "whole" || column.kind === "number";
+const isCoded = (column) => column.kind === "class" || column.kind === "choice";
+const isNumeric = (column) => column.kind === "whole" || column.kind === "number";
 
-function shown(column, row) {
+function displayText(column, row) {
   const value = column.values[row];
-  if (coded(column)) return nameOf(column, value);
+  if (isCoded(column)) return nameOf(column, value);
   if (column.kind === "number") return Number.isNaN(value) ? "" : value.toFixed(column.digits);
   if (column.name === header.depth && header.probes[value] === "undefined") return "undefined";
   return String(value);
 }
 
-// What becomes of a value in a file.
-function saved(column, row) {
+// A value as it is written into a CSV file.
+function csvValue(column, row) {
   const value = column.values[row];
   if (column.kind === "class") return header.classes[value]?.value ?? "";
   if (column.kind === "choice") return column.choices[value];
@@ -63,11 +63,11 @@ function saved(column, row) {
 }
 
 const number = (value) => value.toLocaleString("en");
-const percent = (part, whole) => `${((100 * part) / whole).toFixed(1)} %`;
+const percent = (count, total) => `${((100 * count) / total).toFixed(1)} %`;
 const idColumn = () => columns.get(header.columns[0].name);
-const called = (row) => `${idColumn().title} ${shown(idColumn(), row)}`;
+const exampleName = (row) => `${idColumn().title} ${displayText(idColumn(), row)}`;
 
-// A number in 0..1 for each example, the same each time: to move dots apart.
+// A pseudo-random number in 0..1 for each example, always the same: to move dots apart.
 function scatter(row, salt) {
   let h = Math.imul(row + 1, 0x9e3779b1) ^ Math.imul(salt + 1, 0x85ebca6b);
   h = Math.imul(h ^ (h >>> 15), 0x2c1b3c6d);

@@ -1,4 +1,4 @@
-// ---- The filter: which examples plots, pictures and table are of ----
+// The filter: which examples the plots, images and table show.
 
 const filter = { codes: new Map(), least: -Infinity, most: Infinity, words: [] };
 
@@ -6,7 +6,7 @@ function option(value, text) {
   return make("option", { value }, text);
 }
 
-function buildFilter(changed) {
+function buildFilter(onChange) {
   const controls = byId("controls");
   for (const [name, title] of header.selects) {
     const column = columns.get(name);
@@ -20,32 +20,32 @@ function buildFilter(changed) {
     select.addEventListener("change", () => {
       if (select.value === "") filter.codes.delete(name);
       else filter.codes.set(name, Number(select.value));
-      changed();
+      onChange();
     });
     controls.append(make("label", {}, title, select));
   }
-  controls.append(depthControl(changed));
+  controls.append(depthControl(onChange));
   const search = make("input", { id: "search", type: "search", placeholder: "row number, class, right …" });
-  let waiting;
+  let timer;
   search.addEventListener("input", () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(() => {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
       filter.words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-      changed();
+      onChange();
     }, 120);
   });
   controls.append(make("label", {}, "Search", search));
   byId("filter").addEventListener("submit", (event) => event.preventDefault());
   byId("filter").addEventListener("reset", () => {
-    clearTimeout(waiting);
+    clearTimeout(timer);
     filter.codes.clear();
     Object.assign(filter, { least: -Infinity, most: Infinity, words: [] });
-    changed();
+    onChange();
   });
 }
 
-// From one depth to another: probes by name, or mean depths as numbers.
-function depthControl(changed) {
+// The range of depths: probes by name, or mean depths as numbers.
+function depthControl(onChange) {
   const column = columns.get(header.depth);
   const ends = ["least", "most"].map((end, i) => {
     const bound = i ? Infinity : -Infinity;
@@ -62,7 +62,7 @@ function depthControl(changed) {
     }
     input.addEventListener("change", () => {
       filter[end] = input.value === "" ? bound : Number(input.value);
-      changed();
+      onChange();
     });
     return input;
   });
@@ -71,13 +71,13 @@ function depthControl(changed) {
   return group;
 }
 
-// Keep one depth alone, as a click on its bar asks.
-function keepDepth(depth, changed) {
+// Keep the examples of one depth only: a click on its bar.
+function keepDepth(depth, onChange) {
   for (const end of ["least", "most"]) {
     byId(`depth-${end}`).value = depth;
     filter[end] = depth;
   }
-  changed();
+  onChange();
 }
 
 function wordTest(word) {
@@ -86,9 +86,9 @@ function wordTest(word) {
     .filter((entry) => entry.title && (entry.kind === "class" || entry.kind === "choice"))
     .map((entry) => {
       const column = columns.get(entry.name);
-      const names = column.kind === "choice" ? column.choices : header.classes.map((each) => each.name);
-      const hit = Uint8Array.from([...names, ""], (name) => name.toLowerCase().includes(word));
-      return (row) => hit[column.values[row]];
+      const names = column.kind === "choice" ? column.choices : header.classes.map(({ name }) => name);
+      const matches = Uint8Array.from([...names, ""], (name) => name.toLowerCase().includes(word));
+      return (row) => matches[column.values[row]];
     });
   tests.push(
     id.kind === "text"
@@ -98,7 +98,7 @@ function wordTest(word) {
   return (row) => tests.some((test) => test(row));
 }
 
-// The rows that pass, in their own order. A missing depth passes only where any depth does.
+// The rows that the filter keeps, in order; those without a depth only where every depth is kept.
 function filteredRows() {
   const tests = filter.words.map(wordTest);
   for (const [name, code] of filter.codes) {
@@ -109,12 +109,12 @@ function filteredRows() {
     const { values } = columns.get(header.depth);
     tests.push((row) => values[row] >= filter.least && values[row] <= filter.most);
   }
-  const found = new Uint32Array(header.count);
+  const rows = new Uint32Array(header.count);
   let n = 0;
   for (let row = 0; row < header.count; row++) {
-    let passes = true;
-    for (let i = 0; passes && i < tests.length; i++) passes = tests[i](row);
-    if (passes) found[n++] = row;
+    let kept = true;
+    for (let i = 0; kept && i < tests.length; i++) kept = tests[i](row);
+    if (kept) rows[n++] = row;
   }
-  return found.subarray(0, n);
+  return rows.subarray(0, n);
 }

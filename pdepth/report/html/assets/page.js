@@ -1,35 +1,35 @@
-// ---- The page: what follows from a change of the filter, and how it all begins ----
+// The page: what a change of the filter updates, and how the page starts.
 
-let current = new Uint32Array(0); // the filtered rows
-let plotting = false; // plotly is there
+let currentRows = new Uint32Array(0); // the filtered rows
+let plotlyReady = false;
 
-let turn = 0; // of drawing; a later one ends an earlier one
+let drawNumber = 0; // a later drawing ends an earlier one
 
-// Draw what is out of date and in sight, each part by itself, so that keys and clicks come between.
+// Draw what is visible and out of date, task by task, so that keys and clicks are handled in between.
 async function drawViews() {
-  const mine = ++turn;
-  const parts = [() => drawSheets(current)];
-  for (const key of plotting ? inSight : []) parts.push(() => drawView(key, current));
-  for (const part of parts) {
+  const own = ++drawNumber;
+  const tasks = [() => drawSheets(currentRows)];
+  for (const key of plotlyReady ? visibleViews : []) tasks.push(() => drawView(key, currentRows));
+  for (const task of tasks) {
     await new Promise((done) => setTimeout(done));
-    if (mine !== turn) return;
-    part();
+    if (own !== drawNumber) return;
+    task();
   }
-  document.documentElement.dataset.drawn = current.length;
+  document.documentElement.dataset.drawn = currentRows.length;
 }
 
-// Words and table at once, pictures and plots a moment later.
+// Count and table at once, images and plots a moment later.
 function update() {
-  current = filteredRows();
-  const all = current.length === header.count ? "All " : "";
-  const of = all ? "" : ` of ${number(header.count)}`;
-  byId("count").textContent = `${all}${number(current.length)}${of} examples`;
-  sortTable(current);
+  currentRows = filteredRows();
+  const filtered = currentRows.length < header.count;
+  const total = filtered ? ` of ${number(header.count)}` : "";
+  byId("count").textContent = `${filtered ? "" : "All "}${number(currentRows.length)}${total} examples`;
+  sortTable(currentRows);
   drawViews();
 }
 
 function redraw() {
-  drawn.clear();
+  drawnRows.clear();
   drawViews();
 }
 
@@ -39,7 +39,7 @@ function buildTheme() {
   const system = matchMedia("(prefers-color-scheme: dark)");
   const root = document.documentElement;
   const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
-  const name = () => (button.textContent = dark() ? "Light colours" : "Dark colours");
+  const updateLabel = () => (button.textContent = dark() ? "Light colours" : "Dark colours");
   try {
     const kept = localStorage.getItem("pdepth-theme");
     if (kept) root.dataset.theme = kept;
@@ -48,34 +48,34 @@ function buildTheme() {
     root.dataset.theme = dark() ? "light" : "dark";
     try {
       localStorage.setItem("pdepth-theme", root.dataset.theme);
-    } catch { /* likewise */ }
-    name();
+    } catch { /* as above */ }
+    updateLabel();
     redraw();
   });
-  system.addEventListener("change", () => (name(), redraw()));
-  name();
+  system.addEventListener("change", () => (updateLabel(), redraw()));
+  updateLabel();
 }
 
 async function start() {
   buildTheme();
-  await new Promise((done) => requestAnimationFrame(() => setTimeout(done))); // the words first
+  await new Promise((done) => requestAnimationFrame(() => setTimeout(done))); // the text first
   await readColumns();
   buildFilter(update);
-  buildTable(() => sortTable(current));
+  buildTable(() => sortTable(currentRows));
   chooseUpward(redraw);
   byId("csv").addEventListener("click", download);
   byId("filter").hidden = false;
   update();
   watchViews(() => drawViews());
   await startPlotly();
-  plotting = true;
+  plotlyReady = true;
   await drawViews();
   document.documentElement.dataset.ready = "yes";
 }
 
 start().catch((error) => {
-  byId("trouble").hidden = false;
-  byId("trouble").textContent =
+  byId("failure").hidden = false;
+  byId("failure").textContent =
     `The plots, the pictures and the table did not start in this browser (${error.message}). ` +
     "A current Chrome, Edge, Firefox or Safari shows them.";
   console.error(error);

@@ -1,17 +1,17 @@
-// ---- Plots: plotly with this page's colours, drawn when they come into sight ----
+// Plots: plotly with this page's colours, drawn when they become visible.
 
-const drawn = new Map(); // by view, the rows that its plot is of
-const inSight = new Set();
+const drawnRows = new Map(); // by view, the rows that its plot shows
+const visibleViews = new Set();
 
 // A colour of the style sheet, as it is now, light or dark.
-const probeOfColour = document.body.appendChild(make("i", { hidden: "" }));
+const colourSample = document.body.appendChild(make("i", { hidden: "" }));
 function colour(name) {
-  probeOfColour.style.color = `var(--${name})`;
-  return getComputedStyle(probeOfColour).color;
+  colourSample.style.color = `var(--${name})`;
+  return getComputedStyle(colourSample).color;
 }
 
-// plotly takes some HTML in its texts; names from data are to be seen as they are.
-const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+// plotly interprets some HTML in its texts; names from data must appear unchanged.
+const escapeHtml = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
 function axis(more = {}) {
   return {
@@ -22,13 +22,13 @@ function axis(more = {}) {
   };
 }
 
-// The axis of depths, named by probes; names that are too long for their place are slanted.
+// The axis of depths, labelled with probes; labels that are too long are slanted.
 function probeAxis(view, names = header.probes) {
-  const room = byId(view).querySelector(".plot").clientWidth / names.length;
-  const slanted = Math.max(...names.map((name) => name.length)) * 7.5 + 8 > room;
+  const width = byId(view).querySelector(".plot").clientWidth / names.length;
+  const slanted = Math.max(...names.map((name) => name.length)) * 7.5 + 8 > width;
   return axis({
     tickangle: slanted ? -40 : 0, tickfont: { color: colour("muted"), size: slanted ? 11.5 : 13 },
-    tickvals: [...names.keys()], ticktext: names.map(plain), range: [-0.6, names.length - 0.4],
+    tickvals: [...names.keys()], ticktext: names.map(escapeHtml), range: [-0.6, names.length - 0.4],
     showgrid: false, fixedrange: true,
   });
 }
@@ -46,7 +46,7 @@ function layoutOf(more) {
   };
 }
 
-// The buttons of a plot; only plots of dots are for zooming into.
+// The buttons of a plot; only plots of dots can be zoomed.
 const configOf = (traces) => ({
   displaylogo: false, responsive: true, doubleClick: "reset",
   modeBarButtons: [traces[0]?.rows ? ["zoom2d", "pan2d", "resetScale2d", "toImage"] : ["toImage"]],
@@ -59,62 +59,62 @@ const webgl = (() => {
     return false;
   }
 })();
-const FEWER = 4000; // dots that are drawn where there is no WebGL
+const MAX_SVG_DOTS = 4000; // dots that are drawn without WebGL
 
-// A trace of a dot for each example. Rows are kept apart, for what is pointed at.
+// A trace with one dot per example; `rows` identifies the examples of its points.
 function dots(rows, x, y, more) {
-  const some = webgl || rows.length <= FEWER ? rows : rows.filter((_, i) => i % Math.ceil(rows.length / FEWER) === 0);
-  const [across, up] = [new Float64Array(some.length), new Float64Array(some.length)];
-  for (let i = 0; i < some.length; i++) {
-    across[i] = x(some[i]);
-    up[i] = y(some[i]);
+  const sample = webgl || rows.length <= MAX_SVG_DOTS ? rows : rows.filter((_, i) => i % Math.ceil(rows.length / MAX_SVG_DOTS) === 0);
+  const [across, up] = [new Float64Array(sample.length), new Float64Array(sample.length)];
+  for (let i = 0; i < sample.length; i++) {
+    across[i] = x(sample[i]);
+    up[i] = y(sample[i]);
   }
   return {
-    type: webgl ? "scattergl" : "scatter", mode: "markers", rows: some, x: across, y: up, ...more,
+    type: webgl ? "scattergl" : "scatter", mode: "markers", rows: sample, x: across, y: up, ...more,
     marker: { size: header.count > 20000 ? 4 : header.count > 4000 ? 5.5 : 7, opacity: 0.7, ...more.marker },
   };
 }
 
-// Draw a view, if it can be seen and is of other rows than before.
+// Draw a view, if it is visible and shows other rows than before.
 function drawView(key, rows) {
-  if (!inSight.has(key) || drawn.get(key) === rows) return;
-  drawn.set(key, rows);
+  if (!visibleViews.has(key) || drawnRows.get(key) === rows) return;
+  drawnRows.set(key, rows);
   const place = byId(key).querySelector(".plot");
-  const { traces, layout, pointed, opened, words } = views[key](rows);
+  const { traces, layout, pointInfo, onClick, words } = views[key](rows);
   const all = traces.map((trace) => ({ hoverinfo: "none", ...trace }));
   Plotly.react(place, all, layoutOf(layout), configOf(traces));
   place.setAttribute("aria-label", `Plot of ${number(rows.length)} examples. ${words ?? ""}`);
-  place.pointed = pointed;
-  place.opened = opened;
+  place.pointInfo = pointInfo;
+  place.onClick = onClick;
   if (place.listens) return;
   place.listens = true;
   place.on("plotly_hover", ({ event, points }) => {
-    const found = place.pointed(points[0]);
-    if (event && found) hover(event, found.rows, found.lines);
+    const info = place.pointInfo(points[0]);
+    if (event && info) showHover(event, info.rows, info.lines);
   });
   place.on("plotly_unhover", () => (byId("hover").hidden = true));
   place.on("plotly_click", ({ points }) => {
     byId("hover").hidden = true;
-    place.opened?.(points[0]);
+    place.onClick?.(points[0]);
   });
 }
 
-function watchViews(changed) {
+function watchViews(onChange) {
   const watcher = new IntersectionObserver(
     (entries) => {
       for (const { target, isIntersecting } of entries) {
-        if (isIntersecting) inSight.add(target.id);
-        else inSight.delete(target.id);
+        if (isIntersecting) visibleViews.add(target.id);
+        else visibleViews.delete(target.id);
       }
-      changed();
+      onChange();
     },
     { rootMargin: "200px" },
   );
   document.querySelectorAll(".view").forEach((view) => watcher.observe(view));
 }
 
-// The engine is compressed in the page, too, and started when the words are on the screen.
+// plotly.js is compressed in the page, too, and started when the text is visible.
 async function startPlotly() {
-  const code = new TextDecoder().decode(await unpacked("plotly"));
+  const code = new TextDecoder().decode(await unpack("plotly"));
   document.head.append(make("script", {}, code));
 }

@@ -1,21 +1,21 @@
-// ---- Views: each takes the filtered rows, and gives what plotly is to draw ----
-// pointed(point): the rows and the words of what is pointed at; opened(point): what a click does.
+// Views: each takes the filtered rows and returns what plotly draws.
+// pointInfo(point): rows and text lines of a point under the pointer; onClick(point): a click on it.
 
 const values = (name) => columns.get(name)?.values;
 const hasRight = () => columns.has("right");
 const settlesAt = (row) =>
   columns.has("depth") && !values("undefined")[row] ? header.probes[values("depth")[row]] : "";
-const dotWords = (row) => [called(row), ...captionOf(row), settlesAt(row) && `settles at ${settlesAt(row)}`];
-const dot = {
-  pointed: (point) => {
+const describeExample = (row) => [exampleName(row), ...captionOf(row), settlesAt(row) && `settles at ${settlesAt(row)}`];
+const dotActions = {
+  pointInfo: (point) => {
     const row = point.data.rows[point.pointNumber];
-    return { rows: [row], lines: dotWords(row) };
+    return { rows: [row], lines: describeExample(row) };
   },
-  opened: (point) => openExample(point.data.rows[point.pointNumber]),
+  onClick: (point) => openExample(point.data.rows[point.pointNumber]),
 };
 
-// How many rows have each depth, and of those the network is right on.
-function tally(rows) {
+// How many rows have each depth, and on how many of those the network is right.
+function countByDepth(rows) {
   const [depth, right] = [values("depth"), values("right")];
   const all = new Uint32Array(header.facts.layers + 1);
   const good = new Uint32Array(all.length);
@@ -34,7 +34,7 @@ function wilson(successes, n, z = 1.96) {
   return [Math.max(centre - half, 0), Math.min(centre + half, 1)];
 }
 
-// A line through points, hollow where there are few examples.
+// A line through points; those of few examples are hollow.
 function line(name, at, y, counts, shade, symbol, dash = "solid") {
   return {
     type: "scatter", mode: "lines+markers", name, x: at, y, counts,
@@ -51,9 +51,9 @@ function pairsOf(rows) {
   const label = values("label");
   const votes = header.probes.map((probe) => values(`vote_${probe}`)).filter(Boolean);
   const classes = header.classes.length;
-  const of = new Uint32Array(classes);
+  const classSizes = new Uint32Array(classes);
   const pairs = new Map(); // first * classes + second: counts by probe
-  for (const row of rows) of[label[row]]++;
+  for (const row of rows) classSizes[label[row]]++;
   votes.forEach((vote, probe) => {
     let [last, counts] = [-1, null]; // rows of one class often follow each other
     for (let i = 0; i < rows.length; i++) {
@@ -68,21 +68,21 @@ function pairsOf(rows) {
       counts[probe]++;
     }
   });
-  const found = [];
+  const confused = [];
   for (const [key, counts] of pairs) {
     const [a, b] = [Math.floor(key / classes), key % classes];
-    const examples = of[a] + of[b];
+    const examples = classSizes[a] + classSizes[b];
     let until = votes.length - 1;
     while (until >= 0 && counts[until] < 0.05 * examples) until--;
     if (until < 0) continue;
-    found.push({ a, b, counts, examples, until, sum: counts.reduce((x, y) => x + y) });
+    confused.push({ a, b, counts, examples, until, sum: counts.reduce((x, y) => x + y) });
   }
-  return found.sort((x, y) => y.until - x.until || y.sum - x.sum || x.a - y.a || x.b - y.b).slice(0, 12);
+  return confused.sort((x, y) => y.until - x.until || y.sum - x.sum || x.a - y.a || x.b - y.b).slice(0, 12);
 }
 
-// What the dots of `map` may be laid out by, upward.
+// The column that the dots of `map` are placed by, upward.
 let upward = "";
-function chooseUpward(changed) {
+function chooseUpward(onChange) {
   const figure = byId("map");
   if (!figure) return;
   const choices = [...columns.values()].filter(
@@ -92,27 +92,27 @@ function chooseUpward(changed) {
   const select = make("select", { id: "upward" }, ...choices.map((c) => option(c.name, c.title)));
   select.addEventListener("change", () => {
     upward = select.value;
-    changed();
+    onChange();
   });
   figure.querySelector("figcaption").append(make("label", {}, "Upward", select));
 }
 
-// What the dots of a group look like, apart from one another without colours too.
-const GROUPS = [
+// Colour and symbol of the dots of each group, distinct without colours too.
+const GROUP_MARKERS = [
   ["mid", "circle-open"], ["bad", "x"], ["fourth", "diamond"], ["good", "square"],
   ["faint", "circle"], ["faint", "circle"],
 ];
 
 const views = {
   settle(rows) {
-    const { all, good } = tally(rows);
+    const { all, good } = countByDepth(rows);
     const at = [...header.probes.keys()];
     const wrong = at.map((d) => all[d] - good[d]);
     const bars = hasRight()
       ? [
-          { name: "network right", y: at.map((d) => good[d]), marker: { color: colour("good") }, only: 1 },
+          { name: "network right", y: at.map((d) => good[d]), marker: { color: colour("good") }, rightValue: 1 },
           {
-            name: "network wrong", y: wrong, only: 0,
+            name: "network wrong", y: wrong, rightValue: 0,
             marker: { pattern: { shape: "/", bgcolor: colour("bad"), fgcolor: colour("surface"), size: 6, solidity: 0.25 } },
           },
         ]
@@ -131,17 +131,17 @@ const views = {
         })),
       },
       words: at.map((d) => `${header.probes[d]}: ${number(all[d])}`).join(", "),
-      pointed: ({ x, data }) => {
+      pointInfo: ({ x, data }) => {
         const [depth, right] = [values("depth"), values("right")];
-        const here = rows.filter((row) => depth[row] === x && (data.only === undefined || right[row] === data.only));
+        const here = rows.filter((row) => depth[row] === x && (data.rightValue === undefined || right[row] === data.rightValue));
         return { rows: here, lines: [header.probes[x], `${number(here.length)}: ${data.name}`] };
       },
-      opened: ({ x }) => keepDepth(x, update),
+      onClick: ({ x }) => keepDepth(x, update),
     };
   },
 
   accuracy(rows) {
-    const { all, good } = tally(rows);
+    const { all, good } = countByDepth(rows);
     const at = [...header.probes.keys()].filter((d) => all[d]);
     const y = at.map((d) => good[d] / all[d]);
     const ends = at.map((d) => wilson(good[d], all[d]));
@@ -154,7 +154,7 @@ const views = {
       traces: [trace],
       layout: { xaxis: probeAxis("accuracy"), yaxis: shareAxis("network right"), showlegend: false },
       words: at.map((d, i) => `${header.probes[d]}: ${percent(y[i], 1)}`).join(", "),
-      pointed: ({ x }) => {
+      pointInfo: ({ x }) => {
         const depth = values("depth");
         const [low, high] = wilson(good[x], all[x]);
         return {
@@ -165,15 +165,15 @@ const views = {
           ],
         };
       },
-      opened: ({ x }) => keepDepth(x, update),
+      onClick: ({ x }) => keepDepth(x, update),
     };
   },
 
   probes(rows) {
     const names = header.probes.slice(0, header.facts.layers);
     const at = header.facts.complete;
-    const shares = (of) => at.map((probe) => {
-      const [vote, same] = [values(`vote_${names[probe]}`), values(of)];
+    const shares = (target) => at.map((probe) => {
+      const [vote, same] = [values(`vote_${names[probe]}`), values(target)];
       let n = 0;
       for (const row of rows) n += vote[row] === same[row];
       return rows.length ? n / rows.length : NaN;
@@ -187,7 +187,7 @@ const views = {
       traces,
       layout: { xaxis: probeAxis("probes", names), yaxis: shareAxis("share of votes"), showlegend: true },
       words: traces.map((t) => `${t.name}: ${t.y.map((v, i) => `${names[at[i]]} ${percent(v, 1)}`).join(", ")}`).join(". "),
-      pointed: ({ x, y, data }) => ({ rows: [], lines: [names[x], `${percent(y, 1)}: ${data.name}`] }),
+      pointInfo: ({ x, y, data }) => ({ rows: [], lines: [names[x], `${percent(y, 1)}: ${data.name}`] }),
     };
   },
 
@@ -199,14 +199,14 @@ const views = {
       traces: [{
         type: "heatmap", x: [...names.keys()], y: [...pairs.keys()], z, xgap: 2, ygap: 2, showscale: false,
         colorscale: [[0, colour("surface")], [1, colour("bad")]], zmin: 0,
-        text: z.map((each) => each.map((share) => String(Math.round(100 * share)))), texttemplate: "%{text}",
+        text: z.map((shares) => shares.map((share) => String(Math.round(100 * share)))), texttemplate: "%{text}",
         textfont: { size: 11 },
       }],
       layout: {
         xaxis: probeAxis("pairs", names),
         yaxis: axis({
           tickvals: [...pairs.keys()], fixedrange: true, showgrid: false,
-          ticktext: pairs.map(({ a, b }) => plain(`${header.classes[a].name} / ${header.classes[b].name}`)),
+          ticktext: pairs.map(({ a, b }) => escapeHtml(`${header.classes[a].name} / ${header.classes[b].name}`)),
         }),
         margin: { l: 12, r: 18, t: 32, b: 12 },
         annotations: pairs.length ? [] : [{
@@ -215,7 +215,7 @@ const views = {
         }],
       },
       words: pairs.map(({ a, b, until }) => `${header.classes[a].name} and ${header.classes[b].name} until ${names[until]}`).join(", "),
-      pointed: ({ x, y }) => {
+      pointInfo: ({ x, y }) => {
         const { a, b, counts, examples } = pairs[y];
         const both = `${header.classes[a].name} / ${header.classes[b].name}`;
         return {
@@ -240,7 +240,7 @@ const views = {
           dots(rows.filter((row) => !right[row]), x, y, { name: "network wrong", marker: { color: colour("bad"), symbol: "x", opacity: 0.9 } }),
         ]
       : [dots(rows, x, y, { name: "examples", marker: good })];
-    const names = coded(column) && header.classes.map((each) => plain(each.name));
+    const names = isCoded(column) && header.classes.map(({ name }) => escapeHtml(name));
     const step = names ? Math.ceil(names.length / 30) : 1;
     const ticks = names ? [...names.keys()].filter((i) => i % step === 0) : undefined;
     return {
@@ -254,7 +254,7 @@ const views = {
         showlegend: traces.length > 1, legend: { ...layoutOf({}).legend, itemsizing: "constant" },
       },
       words: `To the right: depth. Upward: ${column.title}.`,
-      ...dot,
+      ...dotActions,
     };
   },
 
@@ -266,9 +266,9 @@ const views = {
     const y = (row) => heldOut[row] + apart * (scatter(row, 1) - 0.5);
     const names = columns.get("group")?.choices ?? ["examples"];
     const traces = names.map((name, code) => {
-      const [shade, symbol] = GROUPS[code];
-      const of = group ? known.filter((row) => group[row] === code) : known;
-      return dots(of, x, y, { name: plain(name), marker: { color: colour(shade), symbol, opacity: 0.75 } });
+      const [shade, symbol] = GROUP_MARKERS[code];
+      const members = group ? known.filter((row) => group[row] === code) : known;
+      return dots(members, x, y, { name: escapeHtml(name), marker: { color: colour(shade), symbol, opacity: 0.75 } });
     });
     const shape = (more) => ({ type: "line", line: { color: colour("muted"), width: 1, dash: "dash" }, ...more });
     const [across, up] = header.facts.limits ?? [[], []];
@@ -284,7 +284,7 @@ const views = {
         showlegend: Boolean(group),
       },
       words: `${number(known.length)} have both depths.`,
-      ...dot,
+      ...dotActions,
     };
   },
 
@@ -315,7 +315,7 @@ const views = {
         yaxis: axis({ title: "examples", fixedrange: true, rangemode: "tozero" }), showlegend: true,
       },
       words: traces.map((t) => `${t.name}: most at ${at[t.y.indexOf(Math.max(...t.y))]}`).join(", "),
-      pointed: ({ x, y, data }) => ({ rows: [], lines: [`${number(y)} of about depth ${x}`, data.name] }),
+      pointInfo: ({ x, y, data }) => ({ rows: [], lines: [`${number(y)} of about depth ${x}`, data.name] }),
     };
   },
 
@@ -332,12 +332,12 @@ const views = {
       sum.right += values("held_out_accuracy")[row];
       sums.set(bin(row), sum);
     }
-    const found = [...sums].sort((a, b) => a[0] - b[0]);
-    const at = found.map(([place]) => place * width);
-    const counts = found.map(([, { n }]) => n);
+    const bins = [...sums].sort((a, b) => a[0] - b[0]);
+    const at = bins.map(([place]) => place * width);
+    const counts = bins.map(([, { n }]) => n);
     const traces = [
-      line("give the consensus", at, found.map(([, s]) => s.same / s.n), counts, "good", "circle"),
-      line("give the label", at, found.map(([, s]) => s.right / s.n), counts, "bad", "square", "dash"),
+      line("give the consensus", at, bins.map(([, s]) => s.same / s.n), counts, "good", "circle"),
+      line("give the label", at, bins.map(([, s]) => s.right / s.n), counts, "bad", "square", "dash"),
     ];
     return {
       traces,
@@ -345,8 +345,8 @@ const views = {
         xaxis: axis({ title: "mean depth held out", fixedrange: true }),
         yaxis: shareAxis("share of networks"), showlegend: true,
       },
-      words: at.map((each, i) => `depth ${each}: ${percent(traces[0].y[i], 1)}`).join(", "),
-      pointed: ({ x, y, data, pointNumber }) => ({
+      words: at.map((depth, i) => `depth ${depth}: ${percent(traces[0].y[i], 1)}`).join(", "),
+      pointInfo: ({ x, y, data, pointNumber }) => ({
         rows: rows.filter((row) => bin(row) === Math.round(x / width)),
         lines: [`${number(data.counts[pointNumber])} of about depth ${x}`, `${percent(y, 1)} of the networks ${data.name}`],
       }),

@@ -1,4 +1,4 @@
-"""What a page tells of many networks: see `pdepth.report.html.page`."""
+"""Build the content of a page about an ensemble of networks."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.analysis.ensemble import Ensemble
-from pdepth.analysis.groups import CORNERS, Groups
-from pdepth.analysis.groups import groups as groups_of
+from pdepth.analysis.groups import CORNERS, Groups, groups_or_reason
 from pdepth.analysis.ranks import correlate
-from pdepth.report.figures.examples import Names
-from pdepth.report.html.story import (
+from pdepth.report.html.content import (
     Column,
     Int,
+    PageContent,
     Sheet,
-    Story,
-    Table,
     View,
-    codes,
+    count_of,
+    encode_classes,
+    format_signed,
     heading,
-    share,
-    signed,
 )
+from pdepth.report.names import ClassNames
+from pdepth.report.tables import Table
 
 LEAD = (
     "A network turns its input into an answer layer by layer. An example's prediction depth is the "
     "first layer from which on its nearest neighbours among the support examples vote for the "
-    "network's own answer. It is asked here of many networks, and twice: where the example was in "
-    "the support that the network was trained on, and where it was held out."
+    "network's own answer. It is measured here under many networks, and twice: where the example "
+    "was in the support that the network was trained on, and where it was held out."
 )
 MEANING = {
     "easy": "Shallow both ways: every layer's neighbours agree.",
@@ -39,40 +38,33 @@ MEANING = {
 }
 NO_GROUP, UNKNOWN = "between the corners", "never held out, or always"
 RIGHT = ("another class", "the label", "never held out")
-SURE = 0.9  # the consistency from which on networks are said to agree
+CONSISTENT = 0.9  # the consistency from which on networks count as agreeing
 
 
-def corners(ensemble: Ensemble) -> Groups | None:
-    """The groups by quantiles; None where depths are too alike to part shallow from deep."""
-    try:
-        return groups_of(*ensemble.mean_depth())
-    except ValueError:
-        return None
-
-
-def story_of(ensemble: Ensemble, names: Names = None) -> Story:
-    """Of at least two networks."""
-    groups = corners(ensemble)
+def ensemble_content(ensemble: Ensemble, names: ClassNames = None) -> PageContent:
+    """Build a page's content, for an ensemble of at least two networks."""
+    groups, _ = groups_or_reason(ensemble)
     examples = {name: values for name, (values, _) in ensemble.examples().items()}
     n, never = len(ensemble.labels), examples["held_out_networks"] == 0
     right = np.where(never, 2, (examples["consensus"] == ensemble.labels).astype(np.int64))
-    columns = _columns(ensemble, examples, never, right, groups)
-    return Story(
+    selects = {"label": "Label", "consensus": "Consensus", "right": "The consensus is"}
+    if groups is not None:
+        selects["group"] = "Group"
+    return PageContent(
         title=f"Prediction depth of {n:,} examples under {len(ensemble)} networks",
         lead=LEAD,
         tiles=_tiles(examples, ensemble, right),
         sentences=_sentences(examples, right, groups, n),
         count=n,
-        columns=columns,
+        columns=_columns(ensemble, examples, never, right, groups),
         classes=ensemble.classes,
         names=names,
-        selects={"label": "Label", "consensus": "Consensus", "right": "The consensus is"}
-        | ({} if groups is None else {"group": "Group"}),
+        selects=selects,
         depth="held_out_depth",
         probes=(),
         views=_views(groups is not None),
         sheets=_sheets(groups is not None, len(ensemble)),
-        tables=[] if groups is None else [_corners(groups, examples, right)],
+        tables=[] if groups is None else [_table_by_group(groups, examples, right)],
         about=_about(ensemble),
         image_class="label",
         facts={
@@ -92,17 +84,20 @@ def _columns(
     classes, ids = ensemble.classes, ensemble.ids
     columns = {
         "id": Column(ids, "text" if ids.dtype.kind == "U" else "whole", "Id"),
-        "label": Column(codes(ensemble.labels, classes), "class", "Label"),
-        "consensus": Column(codes(examples["consensus"], classes, never), "class", "Consensus"),
+        "label": Column(encode_classes(ensemble.labels, classes), "class", "Label"),
+        "consensus": Column(
+            encode_classes(examples["consensus"], classes, never), "class", "Consensus"
+        ),
         "right": Column(right, "choice", "Consensus is", RIGHT),
     }
     if groups is not None:
-        of = np.where(np.isnan(groups.depths).any(axis=0), len(CORNERS) + 1, len(CORNERS))
+        unknown = np.isnan(groups.depths).any(axis=0)
+        codes = np.where(unknown, len(CORNERS) + 1, len(CORNERS))
         outward = np.zeros(len(ids))
         for code, rows in enumerate(groups.corners.values()):
-            of[rows], outward[rows] = code, -np.arange(len(rows))
+            codes[rows], outward[rows] = code, -np.arange(len(rows))
         columns["outward"] = Column(outward, "order")
-        columns["group"] = Column(of, "choice", "Group", (*CORNERS.values(), NO_GROUP, UNKNOWN))
+        columns["group"] = Column(codes, "choice", "Group", (*CORNERS.values(), NO_GROUP, UNKNOWN))
     for name, title, kind in (
         ("held_out_depth", "Depth held out", "number"),
         ("support_depth", "Depth in support", "number"),
@@ -122,22 +117,25 @@ def _columns(
 def _tiles(
     examples: dict[str, NDArray[np.float64]], ensemble: Ensemble, right: Int
 ) -> list[tuple[str, str]]:
-    said, most = int((right < 2).sum()), ensemble.layers
+    known, layers = int((right < 2).sum()), ensemble.layers
     tiles = [
         (f"{len(ensemble.labels):,}", "examples"),
         (f"{len(ensemble):,}", "networks"),
-        (_mean(examples["support_depth"]), f"mean depth in the support, of 0 to {most}"),
-        (_mean(examples["held_out_depth"]), f"mean depth held out, of 0 to {most}"),
+        (_format_mean(examples["support_depth"]), f"mean depth in the support, of 0 to {layers}"),
+        (_format_mean(examples["held_out_depth"]), f"mean depth held out, of 0 to {layers}"),
     ]
-    if said:
+    if known:
         agree = int((right == 1).sum())
         tiles.append(
-            (f"{100 * agree / said:.1f} %", f"have their label as consensus: {agree:,} of {said:,}")
+            (
+                f"{100 * agree / known:.1f} %",
+                f"have their label as consensus: {agree:,} of {known:,}",
+            )
         )
     return tiles
 
 
-def _mean(values: NDArray[np.float64]) -> str:
+def _format_mean(values: NDArray[np.float64]) -> str:
     known = values[~np.isnan(values)]
     return f"{known.mean():.2f}" if len(known) else "unknown"
 
@@ -145,61 +143,69 @@ def _mean(values: NDArray[np.float64]) -> str:
 def _sentences(
     examples: dict[str, NDArray[np.float64]], right: Int, groups: Groups | None, n: int
 ) -> list[str]:
-    said, known = [], int((right < 2).sum())
-    if n - known:
-        said.append(
-            f"{share(n - known, n)} were never held out: what needs that is missing for "
-            "them, and not counted as nought."
+    sentences = []
+    if never := int((right == 2).sum()):
+        sentences.append(
+            f"{count_of(never, n)} were never held out: what needs that is missing for "
+            "them, and not counted as 0."
         )
-    asked = examples["held_out_networks"]
-    several = asked > 1
-    if once := int((asked == 1).sum()):
-        said.append(
-            f"{share(once, n)} were held out from one network only: whether networks agree is not "
-            "known of them."
+    networks = examples["held_out_networks"]
+    if once := int((networks == 1).sum()):
+        sentences.append(
+            f"{count_of(once, n)} were held out from one network only: whether networks agree is "
+            "not known of them."
         )
-    if several.any():
-        sure = several & (examples["consistency"] >= SURE)
-        said.append(
-            f"On {share(int(sure.sum()), int(several.sum()))}, at least {100 * SURE:.0f} % of the "
-            "networks that an example is held out from give the same class, the consensus."
-        )
-        doubtful = int((sure & (right == 0)).sum())
-        said.append(
-            f"On {share(doubtful, int(several.sum()))}, they agree so on a class that is not the "
-            "label: these look like another class, or their label is wrong."
-        )
-        trend = correlate(
-            examples["held_out_depth"][several], examples["consistency"][several]
-        ).statistic
-        if np.isfinite(trend):
-            said.append(
-                f"Depth held out and the consistency of the networks have a rank correlation of "
-                f"{signed(trend)}: {_goes(trend)}."
-            )
+    if (networks > 1).any():
+        sentences += _agreement_sentences(examples, right, networks > 1)
     if groups is None:
-        said.append("There are no groups: the depths are too alike to part shallow from deep.")
-    else:
-        said.append(
-            "Groups are corners of both depths: "
-            + "; ".join(
-                f"{CORNERS[name].lower()} {len(rows):,}" for name, rows in groups.corners.items()
-            )
-            + f". In the support an example is shallow up to {groups.limits[0][0]:.2f} and deep "
-            f"from {groups.limits[0][1]:.2f}, held out up to {groups.limits[1][0]:.2f} and from "
-            f"{groups.limits[1][1]:.2f}."
+        sentences.append(
+            "There are no groups: the depths are too alike to separate shallow from deep."
         )
-    return said
+    else:
+        sizes = "; ".join(
+            f"{CORNERS[name].lower()} {len(rows):,}" for name, rows in groups.corners.items()
+        )
+        (support_low, support_high), (held_out_low, held_out_high) = groups.limits
+        sentences.append(
+            f"Groups are corners of both depths: {sizes}. In the support an example is shallow up "
+            f"to {support_low:.2f} and deep from {support_high:.2f}, held out up to "
+            f"{held_out_low:.2f} and from {held_out_high:.2f}."
+        )
+    return sentences
 
 
-def _goes(trend: float) -> str:
+def _agreement_sentences(
+    examples: dict[str, NDArray[np.float64]], right: Int, several: NDArray[np.bool_]
+) -> list[str]:
+    """Sentences about the examples (N,) bool that were held out from several networks."""
+    total = int(several.sum())
+    consistent = several & (examples["consistency"] >= CONSISTENT)
+    doubtful = int((consistent & (right == 0)).sum())
+    sentences = [
+        f"On {count_of(int(consistent.sum()), total)}, at least {100 * CONSISTENT:.0f} % of the "
+        "networks that an example is held out from give the same class, the consensus.",
+        f"On {count_of(doubtful, total)}, they agree so on a class that is not the label: these "
+        "look like another class, or their label is wrong.",
+    ]
+    trend = correlate(
+        examples["held_out_depth"][several], examples["consistency"][several]
+    ).statistic
+    if np.isfinite(trend):
+        sentences.append(
+            "Depth held out and the consistency of the networks have a rank correlation of "
+            f"{format_signed(trend)}: {_describe_trend(trend)}."
+        )
+    return sentences
+
+
+def _describe_trend(trend: float) -> str:
     if abs(trend) < 0.1:
-        return "the two hardly go together"
+        return "the two are hardly related"
     return f"the deeper an example, the {'fewer' if trend < 0 else 'more'} networks agree on it"
 
 
-def _views(grouped: bool) -> list[View]:
-    corners = " Dashed lines bound the corners, which are the groups." if grouped else ""
+def _views(has_groups: bool) -> list[View]:
+    corners = " Dashed lines bound the corners, which are the groups." if has_groups else ""
     return [
         View(
             "plane",
@@ -222,7 +228,7 @@ def _views(grouped: bool) -> list[View]:
     ]
 
 
-def _sheets(grouped: bool, networks: int) -> list[Sheet]:
+def _sheets(has_groups: bool, networks: int) -> list[Sheet]:
     several = "held_out_networks", 2, networks  # one alone agrees with itself
     sheets = [
         Sheet(
@@ -233,7 +239,7 @@ def _sheets(grouped: bool, networks: int) -> list[Sheet]:
             ("support_depth", "in support"),
         )
         for code, name in enumerate(CORNERS)
-        if grouped
+        if has_groups
     ]
     return [
         *sheets,
@@ -253,17 +259,17 @@ def _sheets(grouped: bool, networks: int) -> list[Sheet]:
     ]
 
 
-def _corners(groups: Groups, examples: dict[str, NDArray[np.float64]], right: Int) -> Table:
-    rows = [
+def _table_by_group(groups: Groups, examples: dict[str, NDArray[np.float64]], right: Int) -> Table:
+    table_rows = [
         [
             CORNERS[name],
-            f"{len(of):,}",
-            _mean(examples["support_depth"][of]),
-            _mean(examples["held_out_depth"][of]),
-            _mean(examples["consistency"][of]),
-            f"{100 * np.mean(right[of] == 1):.1f} %" if len(of) else "",
+            f"{len(rows):,}",
+            _format_mean(examples["support_depth"][rows]),
+            _format_mean(examples["held_out_depth"][rows]),
+            _format_mean(examples["consistency"][rows]),
+            f"{100 * np.mean(right[rows] == 1):.1f} %" if len(rows) else "",
         ]
-        for name, of in groups.corners.items()
+        for name, rows in groups.corners.items()
     ]
     head = (
         "Group",
@@ -273,7 +279,7 @@ def _corners(groups: Groups, examples: dict[str, NDArray[np.float64]], right: In
         "Consistency",
         "Consensus is the label",
     )
-    return Table("All examples, group by group", head, rows)
+    return Table("All examples, group by group", head, table_rows)
 
 
 def _about(ensemble: Ensemble) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a page tells of one network: see `pdepth.report.html.page`."""
+"""Build the content of a page about one network's result."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth.analysis.intervals import wilson_interval
 from pdepth.analysis.network import against_depth
-from pdepth.report.figures.by_k import by_k
-from pdepth.report.figures.examples import Names, class_name
-from pdepth.report.figures.plots import FEW, wilson
-from pdepth.report.html.story import (
+from pdepth.report.html.content import (
     Column,
     Int,
+    PageContent,
     Sheet,
-    Story,
-    Table,
     View,
-    and_,
-    codes,
+    count_of,
+    encode_classes,
+    format_signed,
     heading,
-    share,
-    signed,
+    join_words,
 )
+from pdepth.report.names import ClassNames, class_name
+from pdepth.report.style import FEW
+from pdepth.report.tables import Table, table_by_k
 from pdepth.result import AGAINST, DepthResult
 
 LEAD = (
     "A network turns its input into an answer layer by layer. An example's prediction depth is the "
     "first layer from which on its nearest neighbours among the support examples vote for "
-    "{answer}: small for what is easily told, large for what the network needs all its layers for."
+    "{answer}: small for easy examples, large for those that the network needs all its layers for."
 )
 ANSWER = {
     "prediction": "the network's own answer",
@@ -39,7 +39,7 @@ ANSWER = {
     "array": "the class it was compared with",
 }
 VOTE = "vote_{}"  # the column of a probe's votes
-WHOSE = {  # a result's `reference`, as what the last probe's votes are not
+REFERENCE = {  # a result's `reference`, as the class that votes are compared with
     "prediction": "the network's",
     "label": "the label",
     "last_probe": "their own",
@@ -48,52 +48,63 @@ WHOSE = {  # a result's `reference`, as what the last probe's votes are not
 CORRECT = ("wrong", "right")
 
 
-def story_of(
+def result_content(
     result: DepthResult,
-    names: Names = None,
+    names: ClassNames = None,
     measures: Mapping[str, NDArray[np.float64]] | None = None,
-    of_k: Mapping[int, DepthResult] | None = None,
-) -> Story:
-    """Of a result with at least one example; `of_k` are the same examples' by other k too.
+    by_k: Mapping[int, DepthResult] | None = None,
+) -> PageContent:
+    """Build a page's content.
 
-    Raises ValueError for a measure with the name of another column.
+    Args:
+        result: with at least one example.
+        names: of the classes.
+        measures: (N,) numbers by name, further columns.
+        by_k: results of the same examples with other k, for a table.
+
+    Raises:
+        ValueError: a measure with the name of another column.
     """
     n, layers = len(result), len(result.probes)
-    given = [result.predictions, result.votes[result.known]]
-    given += [each for each in (result.labels, result.reference_values) if each is not None]
-    classes = np.unique(np.concatenate([each.ravel() for each in given]))
-    rival = _rivals(result) if result.known.all() and layers else None
+    labelled = result.labels is not None
+    arrays = [result.predictions, result.votes[result.known]]
+    arrays += [a for a in (result.labels, result.reference_values) if a is not None]
+    classes = np.unique(np.concatenate([array.ravel() for array in arrays]))
+    rivals = _find_rivals(result) if result.known.all() and layers else None
     kind = "support" if result.leave_one_out else "held-out"
     probes = (*result.probes, "undefined")
-    return Story(
+    selects = {"prediction": "Network's class"}
+    if labelled:
+        selects = {"label": "Label", **selects, "right": "The network is"}
+    return PageContent(
         title=f"Prediction depth of {n:,} {kind} examples",
         lead=LEAD.format(answer=ANSWER[result.reference]),
         tiles=_tiles(result),
         sentences=_sentences(result, names),
         count=n,
-        columns=_columns(result, classes, rival, measures or {}),
+        columns=_columns(result, classes, rivals, measures or {}),
         classes=classes,
         names=names,
-        selects=({} if result.labels is None else {"label": "Label"})
-        | {"prediction": "Network's class"}
-        | ({} if result.labels is None else {"right": "The network is"}),
+        selects=selects,
         depth="depth",
         probes=probes if result.undefined.any() else result.probes,
-        views=_views(result, measures or {}),
-        sheets=_sheets(result, rival is not None),
-        tables=[_by_depth(result), *([_by_k(of_k)] if of_k and len(of_k) > 1 else [])],
+        views=_views(result),
+        sheets=_sheets(result, rivals is not None),
+        tables=[_table_by_depth(result), *([table_by_k(by_k)] if by_k and len(by_k) > 1 else [])],
         about=_about(result),
-        image_class="prediction" if result.labels is None else "label",
+        image_class="label" if labelled else "prediction",
         facts={"layers": layers, "complete": np.flatnonzero(result.complete()).tolist()},
     )
 
 
-def _rivals(result: DepthResult) -> tuple[Int, Int]:
-    """The class that most probes vote for beside the label (the network's class where there is
-    none), and how many do: (N,) each; of equals, the class of the earliest probe."""
+def _find_rivals(result: DepthResult) -> tuple[Int, Int]:
+    """The class (N,) that most probes vote for besides the label, and how many probes do (N,).
+
+    Without labels, besides the network's class. Of several classes, that of the earliest probe.
+    """
     own = result.predictions if result.labels is None else result.labels
     votes = result.votes
-    times = np.stack([np.where(each == own, 0, (votes == each).sum(axis=0)) for each in votes])
+    times = np.stack([np.where(row == own, 0, (votes == row).sum(axis=0)) for row in votes])
     best = times.argmax(axis=0)
     rows = np.arange(len(result))
     return votes[best, rows], times[best, rows]
@@ -102,32 +113,38 @@ def _rivals(result: DepthResult) -> tuple[Int, Int]:
 def _columns(
     result: DepthResult,
     classes: Int,
-    rival: tuple[Int, Int] | None,
+    rivals: tuple[Int, Int] | None,
     measures: Mapping[str, NDArray[np.float64]],
 ) -> dict[str, Column]:
     columns = {"row": Column(np.arange(len(result)), "whole", "Row")}
     if result.labels is not None:
-        columns["label"] = Column(codes(result.labels, classes), "class", "Label")
-    columns["prediction"] = Column(codes(result.predictions, classes), "class", "Network's class")
+        columns["label"] = Column(encode_classes(result.labels, classes), "class", "Label")
+    columns["prediction"] = Column(
+        encode_classes(result.predictions, classes), "class", "Network's class"
+    )
     if result.labels is not None:
         right = (result.predictions == result.labels).astype(np.int64)
         columns["right"] = Column(right, "choice", "Network", CORRECT)
     columns["depth"] = Column(result.depth, "whole", "Depth")
     columns["undefined"] = Column(result.undefined.astype(np.int64), "whole")
-    if rival is not None:
-        other, times = rival
-        columns["rival"] = Column(codes(other, classes, times == 0), "class", "Most other votes")
+    if rivals is not None:
+        other, times = rivals
+        columns["rival"] = Column(
+            encode_classes(other, classes, times == 0), "class", "Most other votes"
+        )
         columns["rival_votes"] = Column(times, "whole", "Probes for it")
     for name, values in measures.items():
         if name in columns or name in ("reference", *map(VOTE.format, result.probes)):
-            raise ValueError(f"measures has {name!r}, which is a column of the page already.")
+            raise ValueError(
+                f"measures: expected names that are no column of the page yet, got {name!r}."
+            )
         columns[name] = Column(np.asarray(values, np.float64), "number", heading(name), digits=3)
     if result.reference_values is not None:
         columns["reference"] = Column(
-            codes(result.reference_values, classes), "class", "Compared with"
+            encode_classes(result.reference_values, classes), "class", "Compared with"
         )
     for probe, votes, known in zip(result.probes, result.votes, result.known, strict=True):
-        columns[VOTE.format(probe)] = Column(codes(votes, classes, ~known), "class")
+        columns[VOTE.format(probe)] = Column(encode_classes(votes, classes, ~known), "class")
     return columns
 
 
@@ -139,89 +156,93 @@ def _tiles(result: DepthResult) -> list[tuple[str, str]]:
         tiles.append((f"{100 * right / n:.1f} %", f"right: {right:,} of {n:,}"))
     if undefined < n:
         mean = result.depth[~result.undefined].mean()
-        whose = "" if not undefined else " of those that settle"
-        tiles.append((f"{mean:.2f}", f"mean depth{whose}, of at most {len(result.probes) - 1}"))
+        subset = "" if not undefined else " of those that settle"
+        tiles.append((f"{mean:.2f}", f"mean depth{subset}, of at most {len(result.probes) - 1}"))
     tiles.append((f"{100 * undefined / n:.1f} %", f"undefined: {undefined:,} of {n:,}"))
     return tiles
 
 
-def _sentences(result: DepthResult, names: Names) -> list[str]:
+def _sentences(result: DepthResult, names: ClassNames) -> list[str]:
     n, settled = len(result), result.settled()
-    said = []
+    sentences = []
     defined = int(settled[:-1].sum())
     if 2 * defined >= n:
         half = int(np.searchsorted(np.cumsum(settled), n / 2))
-        said.append(
+        sentences.append(
             f"Half of the examples have settled by {result.probes[half]}, probe {half} of "
             f"0 to {len(result.probes) - 1}: {int(settled[: half + 1].sum()):,} of {n:,}."
         )
     if settled[-1]:
-        said.append(
-            f"{share(int(settled[-1]), n)} never settle: even at the last probe the neighbours "
-            f"vote for another class than {WHOSE[result.reference]}. Their depth is called "
+        sentences.append(
+            f"{count_of(int(settled[-1]), n)} never settle: even at the last probe the neighbours "
+            f"vote for another class than {REFERENCE[result.reference]}. Their depth is called "
             "undefined, and counts as deeper than any other."
         )
     if result.labels is not None:
-        said += _accuracy(result) + _classes(result, result.labels, names)
+        sentences += _accuracy_sentences(result)
+        sentences += _class_sentences(result, result.labels, names)
     if result.labels is not None and result.reference == "prediction":
         half = (len(result.probes) - 1) // 2
         wrong = (result.predictions != result.labels) & ~result.undefined
         early = int((wrong & (result.depth <= half)).sum())
         if early:
-            said.append(
-                f"On {share(early, n)}, neighbours and network agree by probe {half} at the latest "
-                "on a class that is not the label: these look like another class, or their label "
-                "is wrong."
+            sentences.append(
+                f"On {count_of(early, n)}, neighbours and network agree by probe {half} at the "
+                "latest on a class that is not the label: these look like another class, or their "
+                "label is wrong."
             )
     if not result.known.all():
-        said.append(
+        sentences.append(
             "Early exit left votes unknown that no depth depends on: what needs every vote is left "
-            "out here, and pdepth run --all-votes brings it."
+            "out here; pdepth run --all-votes computes them all."
         )
-    return said
+    return sentences
 
 
-def _accuracy(result: DepthResult) -> list[str]:
+def _accuracy_sentences(result: DepthResult) -> list[str]:
     right, depth = result.predictions == result.labels, result.depth
     trend = against_depth(result).trend["accuracy"]
     low, high = map(int, np.quantile(depth, (0.25, 0.75), method="inverted_cdf"))
     if not np.isfinite(trend.statistic) or low == high:
         return []
-    what = "Whether the network is right does not clearly go with depth"
+    finding = "Whether the network is right does not clearly go with depth"
     if trend.p_value < 0.05:
         less = "less" if trend.statistic < 0 else "more"
-        what = f"The deeper an example, the {less} often the network is right"
+        finding = f"The deeper an example, the {less} often the network is right"
     ends = [
-        f"{100 * right[which].mean():.1f} % of the {int(which.sum()):,} of depth {words}"
-        for which, words in (
+        f"{100 * right[subset].mean():.1f} % of the {int(subset.sum()):,} of depth {words}"
+        for subset, words in (
             (depth <= low, "0" if low == 0 else f"0 to {low}"),
             (depth >= high, f"{high} and more"),
         )
     ]
-    return [f"{what}: on {and_(ends)} (rank correlation {signed(trend.statistic)})."]
-
-
-def _classes(result: DepthResult, labels: Int, names: Names) -> list[str]:
-    of, code = np.unique(labels, return_inverse=True)
-    settled = ~result.undefined
-    counts = np.bincount(code[settled], minlength=len(of))
-    mean = np.bincount(code[settled], result.depth[settled], len(of)) / np.maximum(counts, 1)
-    many = np.flatnonzero(counts >= FEW)
-    if len(many) < 3:
-        return []
-    order = many[np.argsort(mean[many], kind="stable")]
-
-    def named(chosen: Int) -> str:
-        return and_([f"{class_name(int(of[c]), names)} ({mean[c]:.2f})" for c in chosen])
-
-    count = 1 if len(order) < 6 else 3
     return [
-        f"Of all classes, the mean depth of what settles is least for {named(order[:count])}, and "
-        f"greatest for {named(order[::-1][:count])}."
+        f"{finding}: on {join_words(ends)} (rank correlation {format_signed(trend.statistic)})."
     ]
 
 
-def _views(result: DepthResult, measures: Mapping[str, NDArray[np.float64]]) -> list[View]:
+def _class_sentences(result: DepthResult, labels: Int, names: ClassNames) -> list[str]:
+    classes, codes = np.unique(labels, return_inverse=True)
+    settled = ~result.undefined
+    counts = np.bincount(codes[settled], minlength=len(classes))
+    sums = np.bincount(codes[settled], result.depth[settled], len(classes))
+    mean = sums / np.maximum(counts, 1)
+    frequent = np.flatnonzero(counts >= FEW)
+    if len(frequent) < 3:
+        return []
+    order = frequent[np.argsort(mean[frequent], kind="stable")]
+
+    def describe(chosen: Int) -> str:
+        return join_words([f"{class_name(int(classes[c]), names)} ({mean[c]:.2f})" for c in chosen])
+
+    count = 1 if len(order) < 6 else 3
+    return [
+        "Of all classes, the mean depth of what settles is least for "
+        f"{describe(order[:count])}, and greatest for {describe(order[::-1][:count])}."
+    ]
+
+
+def _views(result: DepthResult) -> list[View]:
     labelled = result.labels is not None
     views = [
         View(
@@ -270,12 +291,12 @@ def _views(result: DepthResult, measures: Mapping[str, NDArray[np.float64]]) -> 
     return views
 
 
-def _sheets(result: DepthResult, rivals: bool) -> list[Sheet]:
+def _sheets(result: DepthResult, has_rivals: bool) -> list[Sheet]:
     defined = ("undefined", 0, 0)
     shallow, deep, other = ("depth", 1), ("depth", -1), ("rival_votes", -1)
-    whose = WHOSE[result.reference]
-    hint = f"Even at the last probe the neighbours vote for another class than {whose}."
-    by = (other,) if rivals else (shallow,)  # all equally deep
+    reference = REFERENCE[result.reference]
+    hint = f"Even at the last probe the neighbours vote for another class than {reference}."
+    by = (other,) if has_rivals else (shallow,)  # all equally deep
     undefined = Sheet("Undefined", hint, (("undefined", 1, 1),), by)
     if result.labels is None:
         sheets = [
@@ -299,7 +320,7 @@ def _sheets(result: DepthResult, rivals: bool) -> list[Sheet]:
             Sheet("Wrong and shallow", early, (wrong, defined), (shallow,)),
             Sheet("Wrong and deep", late, (wrong, defined), (deep,)),
         ]
-    if rivals:
+    if has_rivals:
         sheets.append(
             Sheet(
                 "Another class first",
@@ -319,8 +340,8 @@ def _sheets(result: DepthResult, rivals: bool) -> list[Sheet]:
     return [*sheets, undefined] if result.undefined.any() else sheets
 
 
-def _by_depth(result: DepthResult) -> Table:
-    """What the first three views draw, in numbers."""
+def _table_by_depth(result: DepthResult) -> Table:
+    """The numbers that the first three views draw."""
     settled, complete = result.settled(), result.complete()
     labelled = result.labels is not None
     head = ["Probe", "Settle here"]
@@ -338,14 +359,7 @@ def _by_depth(result: DepthResult) -> Table:
             continue
         row = [name, f"{settled[depth]:,}"]
         if labelled:
-            if settled[depth]:
-                low, high = wilson(right[depth], settled[depth])
-                row += [
-                    f"{100 * right[depth] / settled[depth]:.1f} %",
-                    f"{100 * low:.0f} to {100 * high:.0f} %",
-                ]
-            else:
-                row += ["", ""]
+            row += _share_with_interval(int(right[depth]), int(settled[depth]))
         known = is_probe and complete[depth]
         row.append(
             f"{100 * np.mean(result.votes[depth] == result.predictions):.1f} %" if known else ""
@@ -356,24 +370,18 @@ def _by_depth(result: DepthResult) -> Table:
     return Table("All examples, probe by probe", head, rows)
 
 
-def _by_k(results: Mapping[int, DepthResult]) -> Table:
-    rows = [
-        [
-            f"{of.k}",
-            f"{of.mean_depth:.2f}",
-            f"{100 * of.undefined:.1f} %",
-            f"{of.rank_correlation:.3f}",
-        ]
-        for of in by_k(results)
-    ]
-    head = ("k", "Mean depth", "Undefined", f"Rank correlation with k = {max(results)}")
-    return Table("Depth against the number of neighbours", head, rows)
+def _share_with_interval(count: int, total: int) -> list[str]:
+    """A share and its 95 % interval as text; empty for a total of 0."""
+    if not total:
+        return ["", ""]
+    low, high = wilson_interval(count, total)
+    return [f"{100 * count / total:.1f} %", f"{100 * low:.0f} to {100 * high:.0f} %"]
 
 
 def _about(result: DepthResult) -> dict[str, str]:
-    own = {
+    about = {
         "Neighbours that vote": f"{result.k}",
-        "Asked": "the support itself, each example left out of its own vote"
+        "Queries": "the support itself, each example left out of its own vote"
         if result.leave_one_out
         else "held-out examples",
         "Depth against": AGAINST[result.reference],
@@ -383,4 +391,4 @@ def _about(result: DepthResult) -> dict[str, str]:
         ),
     }
     kept = {name: text for name, text in result.meta.items() if text and name != "class_names"}
-    return own | {heading(name): text for name, text in kept.items()}
+    return about | {heading(name): text for name, text in kept.items()}

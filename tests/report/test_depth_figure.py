@@ -17,14 +17,15 @@ from pdepth.result import DepthResult
 
 pytest.importorskip("matplotlib")
 
-from pdepth.report.figures import plots
+from pdepth.analysis.intervals import wilson_interval
+from pdepth.report.figures import depth
 
 
 def example(n: int = 40, labels: bool = True, early: bool = False) -> DepthResult:
     """Rows cycle through depths 0..3 of 3 probes; every fifth is wrong, depth 3 is undefined."""
     depth = np.arange(n) % 4
     predictions = np.arange(n) % 10
-    given = np.where(np.arange(n) % 5 == 0, (predictions + 1) % 10, predictions)
+    given_labels = np.where(np.arange(n) % 5 == 0, (predictions + 1) % 10, predictions)
     agree = np.arange(3)[:, None] >= depth
     votes = np.where(agree, predictions, (predictions + 2) % 10)
     known = np.ones((3, n), bool)
@@ -37,14 +38,14 @@ def example(n: int = 40, labels: bool = True, early: bool = False) -> DepthResul
         votes=votes,
         known=known,
         predictions=predictions,
-        labels=given if labels else None,
+        labels=given_labels if labels else None,
         probes=("input", "block", "softmax"),
         k=5,
     )
 
 
 def figure(result: DepthResult, images=None, class_names=None):
-    return plots._figure(result, images, class_names)
+    return depth._draw_result(result, images, class_names)
 
 
 @pytest.mark.parametrize(
@@ -52,31 +53,35 @@ def figure(result: DepthResult, images=None, class_names=None):
 )
 def test_each_format_is_written(tmp_path, suffix, magic):
     path = tmp_path / f"depth.{suffix}"
-    plots.plot(example(), path)
+    depth.plot(example(), path)
     assert path.read_bytes().startswith(magic)
     assert os.listdir(tmp_path) == [path.name]
 
 
 def test_several_k_are_drawn_against_k(tmp_path):
-    one = example()
-    later = dataclasses.replace(one, k=50, depth=np.minimum(one.depth + 1, 3))
-    results = {50: dataclasses.replace(later, undefined=later.depth == 3), 5: one}
-    plots.plot(results, tmp_path / "k.png")
+    single = example()
+    later = dataclasses.replace(single, k=50, depth=np.minimum(single.depth + 1, 3))
+    results = {50: dataclasses.replace(later, undefined=later.depth == 3), 5: single}
+    depth.plot(results, tmp_path / "k.png")
     assert (tmp_path / "k.png").read_bytes().startswith(b"\x89PNG")
     depths = [results[k].depth[~results[k].undefined].mean() for k in (5, 50)]
     shares = [100 * results[k].undefined.mean() for k in (5, 50)]
-    drawn = plots._against_k(results)
+    drawn = depth._draw_by_k(results)
     assert "40 held-out examples against k" in drawn.get_suptitle()
     for ax, values in zip(drawn.axes, (depths, shares), strict=False):
         np.testing.assert_allclose(ax.lines[0].get_ydata(), values)
         assert [tick.get_text() for tick in ax.get_xticklabels()] == ["5", "50"]
-    with pytest.raises(ValueError, match="images go with one result, and result holds several."):
-        plots.plot(results, tmp_path / "other.png", images=np.zeros((40, 4, 4)))
-    with pytest.raises(ValueError, match="result holds no k; at least one is wanted"):
-        plots.plot({}, tmp_path / "other.png")
-    for wrong in ({5: one, 7: example(8)}, {5: example(0)}):
-        with pytest.raises(ValueError, match="as many at every k are wanted"):
-            plots.plot(wrong, tmp_path / "other.png")
+    with pytest.raises(
+        ValueError, match="images: expected None with results of several k, got images."
+    ):
+        depth.plot(results, tmp_path / "other.png", images=np.zeros((40, 4, 4)))
+    with pytest.raises(ValueError, match="result: expected at least one k, got an empty mapping"):
+        depth.plot({}, tmp_path / "other.png")
+    for wrong in ({5: single, 7: example(8)}, {5: example(0)}):
+        with pytest.raises(
+            ValueError, match="expected as many examples at every k, and at least one, got"
+        ):
+            depth.plot(wrong, tmp_path / "other.png")
 
 
 @pytest.mark.parametrize(
@@ -93,11 +98,11 @@ def test_histogram_holds_every_example_by_depth_and_verdict():
     right, wrong = ax.containers
     result = example()
     is_right = result.predictions == result.labels
-    for depth in range(4):
-        at = result.depth == depth
-        assert right[depth].get_height() == (at & is_right).sum()
-        assert wrong[depth].get_height() == (at & ~is_right).sum()
-        assert wrong[depth].get_y() == right[depth].get_height()
+    for place in range(4):
+        at = result.depth == place
+        assert right[place].get_height() == (at & is_right).sum()
+        assert wrong[place].get_height() == (at & ~is_right).sum()
+        assert wrong[place].get_y() == right[place].get_height()
     assert [label.get_text() for label in figure(example()).axes[-1].get_xticklabels()] == [
         "input", "block", "softmax", "undefined",
     ]  # fmt: skip
@@ -109,7 +114,7 @@ def test_accuracy_by_depth_and_its_intervals():
     is_right = result.predictions == result.labels
     points = ax.lines[0].get_ydata()
     np.testing.assert_allclose(points, [is_right[result.depth == d].mean() for d in range(4)])
-    low, high = plots.wilson([8, 8, 8, 8], [10, 10, 10, 10])
+    low, high = wilson_interval([8, 8, 8, 8], [10, 10, 10, 10])
     ends = [segment[:, 1] for segment in ax.collections[0].get_segments()]
     np.testing.assert_allclose(ends, np.stack([low, high], 1))
 
@@ -119,13 +124,6 @@ def test_few_examples_are_hollow():
     assert "fewer than 10" in [text.get_text() for text in ax.get_legend().get_texts()]
     assert ax.lines[1].get_markerfacecolor() == "white"
     assert len(ax.lines[1].get_xdata()) == 4
-
-
-def test_wilson_against_published_values():
-    # Newcombe 1998, Statistics in Medicine 17, table I, method 3: 81/263, 15/148, 0/20 and 1/29.
-    low, high = plots.wilson([81, 15, 0, 1], [263, 148, 20, 29])
-    np.testing.assert_allclose(low, [0.2553, 0.0624, 0.0000, 0.0061], atol=5e-5)
-    np.testing.assert_allclose(high, [0.3662, 0.1605, 0.1611, 0.1718], atol=5e-5)
 
 
 def test_probe_accuracy_panel():
@@ -196,21 +194,23 @@ def test_images_of_each_layout(images):
 
 def test_wrong_images_are_refused(tmp_path):
     path = tmp_path / "a.png"
-    with pytest.raises(ValueError, match="images holds 3 pictures for 40 examples"):
-        plots.plot(example(), path, np.zeros((3, 4, 4)))
-    with pytest.raises(ValueError, match=r"picture of shape \(7, 4, 5\)"):
-        plots.plot(example(), path, np.zeros((40, 7, 4, 5)))
+    with pytest.raises(ValueError, match="images: expected 40, one per example, got 3"):
+        depth.plot(example(), path, np.zeros((3, 4, 4)))
+    with pytest.raises(ValueError, match=r"1, 3 or 4 channels, got \(7, 4, 5\)"):
+        depth.plot(example(), path, np.zeros((40, 7, 4, 5)))
     assert not os.listdir(tmp_path)
 
 
 def test_one_example_of_one_depth(tmp_path):
-    one = example(1)
-    plots.plot(one, tmp_path / "a.png", np.zeros((1, 4, 4)))
+    single = example(1)
+    depth.plot(single, tmp_path / "a.png", np.zeros((1, 4, 4)))
 
 
 def test_wrong_suffix(tmp_path):
-    with pytest.raises(ValueError, match=r"'.*a\.jpg' ends in none of \.png, \.svg, \.pdf"):
-        plots.plot(example(), tmp_path / "a.jpg")
+    with pytest.raises(
+        ValueError, match=r"path: expected a suffix of \.png, \.svg, \.pdf, got '.*a\.jpg'"
+    ):
+        depth.plot(example(), tmp_path / "a.jpg")
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
@@ -219,13 +219,13 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(importlib, "import_module", import_module)
     with pytest.raises(ImportError, match=r"plot needs matplotlib: pip install 'pdepth\[plot\]'"):
-        plots.plot(example(), tmp_path / "a.png")
+        depth.plot(example(), tmp_path / "a.png")
 
 
 def test_no_global_state_of_matplotlib_changes(tmp_path):
     code = f"""
 import sys, matplotlib, numpy as np
-from pdepth.report.figures.plots import plot
+from pdepth.report.figures.depth import plot
 from pdepth.result import DepthResult
 
 def settings():  # asking for the backend would choose one

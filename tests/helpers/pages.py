@@ -1,0 +1,188 @@
+"""Results for tests of the page, and what the page holds, read back."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pdepth.analysis.ensemble import Ensemble, Member
+from pdepth.result import DepthResult
+
+NAMES = ["cat", "<script>alert(1)</script>", 'dog, "old"', "ship"]
+N, LAYERS = 240, 4
+PATIENCE = 60  # seconds that a page may take on a busy machine
+
+
+def example(n: int = N, labels: bool = True, early: bool = False) -> DepthResult:
+    """Depths cycle through 0..4, the undefined; every seventh row is wrong."""
+    rows = np.arange(n)
+    depth = rows % (LAYERS + 1)
+    given_labels = (rows // 5) % 4
+    predictions = np.where(rows % 7 == 0, (given_labels + 1) % 4, given_labels)
+    agree = np.arange(LAYERS)[:, None] >= depth
+    votes = np.where(agree, predictions, (predictions + 2) % 4)
+    known = agree | (not early)
+    return DepthResult(
+        depth=depth,
+        undefined=depth == LAYERS,
+        votes=np.where(known, votes, -1),
+        known=known,
+        predictions=predictions,
+        labels=given_labels if labels else None,
+        probes=("input", "block<1>", "block2", "softmax"),
+        k=30,
+    )
+
+
+def ensemble_example(n: int = 60, networks: int = 4) -> Ensemble:
+    """The last tenth of the examples is never held out."""
+    rng = np.random.default_rng(0)
+    ensemble = Ensemble(np.arange(n) % 3)
+    for name in range(networks):
+        out = (np.arange(n) % networks == name) | (rng.random(n) < 0.4)
+        out[-n // 10 :] = False
+        depth = np.minimum(np.arange(n) // 10 + rng.integers(0, 2, n), 4)
+        predicted = np.where(rng.random(n) < 0.2, 0, np.arange(n) % 3)
+        ensemble.add(Member(depth, predicted, out, 4, name))
+    return ensemble
+
+
+def grey_images(n: int = N) -> np.ndarray:
+    """Different grey images (n, 6, 6)."""
+    return np.random.default_rng(1).integers(0, 256, (n, 6, 6), np.uint8)
+
+
+class PartlyReadable:
+    """Images of which every tenth cannot be read."""
+
+    def __init__(self, n: int = N) -> None:
+        self.images = grey_images(n)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        if row % 10 == 3:
+            raise ValueError(f"image {row} is broken")
+        return self.images[row]
+
+
+def read_script(text: str, name: str) -> str:
+    actual = re.search(rf'<script type="[a-z/]+" id="{name}">(.*?)</script>', text, re.DOTALL)
+    assert actual is not None
+    return actual[1]
+
+
+def read_columns(text: str) -> dict[str, np.ndarray]:
+    """What the page's code reads, read here."""
+    data = gzip.decompress(base64.b64decode(read_script(text, "data")))
+    actual, begin = {}, 0
+    for entry in json.loads(read_script(text, "header"))["columns"]:
+        chunk = data[begin : begin + entry["length"]]
+        kind = entry["type"]
+        actual[entry["name"]] = (
+            np.array(json.loads(chunk)) if kind == "json" else np.frombuffer(chunk, f"<{kind}")
+        )
+        begin += -(-entry["length"] // 8) * 8
+    assert begin == len(data)
+    return actual
+
+
+class PageReader(HTMLParser):
+    """Elements that open, and the text outside of scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+        self.words: list[str] = []
+        self.links: list[str] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.opened.append(tag)
+        self._inside = tag
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("script", "style"):
+            self.words.append(data)
+
+
+def read_words(file: Path) -> str:
+    """The text of a page, with single spaces."""
+    return " ".join(" ".join(PageReader(file.read_text()).words).split())
+
+
+class Tab:
+    """A page in the browser, inspected by JavaScript."""
+
+    def __init__(self, browser: Any) -> None:
+        self.browser = browser
+
+    def __call__(self, code: str) -> Any:
+        return self.browser.execute_script(f"return {code}")
+
+    def open(self, path: Path) -> Tab:
+        self.browser.get_log("browser")
+        self.browser.get(path.as_uri())
+        self.until(lambda: self("document.documentElement.dataset.ready") == "yes")
+        self("(document.documentElement.style.scrollBehavior = 'auto')")
+        return self
+
+    def until(self, done: Callable[[], Any]) -> Any:
+        end = time.monotonic() + PATIENCE
+        while not (value := done()):
+            assert time.monotonic() < end, f"not within {PATIENCE} s"
+            time.sleep(0.02)
+        return value
+
+    def choose(self, name: str, value: object) -> None:
+        self(
+            f"(() => {{ const s = document.getElementById('{name}'); s.value = '{value}'; "
+            "s.dispatchEvent(new Event('change')); })()"
+        )
+
+    def search(self, row: int) -> None:
+        self(
+            f"(() => {{ const s = document.getElementById('search'); s.value = '{row}'; "
+            "s.dispatchEvent(new Event('input')); })()"
+        )
+        self.until(lambda: [cells[0] for cells in self.table()] == [str(row)])
+
+    def count(self) -> str:
+        return str(self("document.getElementById('count').textContent"))
+
+    def settled(self, count: int) -> None:
+        """Wait until the plots are of so many rows."""
+        self.until(lambda: self("document.documentElement.dataset.drawn") == str(count))
+
+    def table(self) -> list[list[str]]:
+        """Cells of the rows that are drawn, without the pictures."""
+        return self(
+            "[...document.querySelectorAll('#scroll tbody tr:not(.gap)')].map((row) => "
+            "[...row.cells].map((cell) => cell.textContent).slice(1))"
+        )
+
+    def show(self, key: str) -> None:
+        """Scroll to a view, and wait for its plot."""
+        self(f"document.getElementById('{key}').scrollIntoView()")
+        self.until(lambda: self(f"document.querySelector('#{key} .plot').data?.length"))
+
+    def mouse(self, kind: str, x: float, y: float) -> None:
+        self.browser.execute_cdp_cmd(
+            "Input.dispatchMouseEvent",
+            {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1},
+        )
+
+    def errors(self) -> list[str]:
+        return [e["message"] for e in self.browser.get_log("browser") if e["level"] == "SEVERE"]

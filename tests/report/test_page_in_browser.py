@@ -1,0 +1,324 @@
+"""The page in a browser: what a reader can do with it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pdepth.analysis.groups import groups_or_reason
+from pdepth.analysis.network import agreement, confused_pairs
+from pdepth.report.html import page, thumbnails
+
+from helpers.pages import (
+    NAMES,
+    N,
+    PartlyReadable,
+    Tab,
+    ensemble_example,
+    example,
+    read_script,
+)
+
+for module in ("plotly", "pyarrow", "PIL"):
+    pytest.importorskip(module)
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+    "--disable-background-networking --disable-component-update --enable-unsafe-swiftshader "
+    "--window-size=1400,1000"
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One Chromium for all tests, and a folder that it downloads into."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("no chromium or no chromedriver here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    home = tmp_path_factory.mktemp("browser")
+    for flag in (*FLAGS.split(), f"--user-data-dir={home / 'profile'}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    actual = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    actual.downloads = home / "downloads"
+    downloads = {"behavior": "allow", "downloadPath": str(actual.downloads)}
+    actual.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
+    yield actual
+    actual.quit()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a result, with half of its pictures beside it, and that of an ensemble."""
+    folder = tmp_path_factory.mktemp("pages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(thumbnails, "MAX_EMBEDDED", 120)
+        page.write(
+            example(),
+            folder / "run.html",
+            images=PartlyReadable(),
+            class_names=NAMES,
+            thumbnails="all",
+        )
+    page.write(ensemble_example(), folder / "many.html")
+    return folder
+
+
+@pytest.fixture
+def tab(browser: Any, pages: Path) -> Tab:
+    return Tab(browser).open(pages / "run.html")
+
+
+def test_pages_load_without_errors_and_ask_for_nothing(browser: Any, pages: Path) -> None:
+    for name in ("run.html", "many.html"):
+        tab = Tab(browser).open(pages / name)
+        for key in tab("[...document.querySelectorAll('.view')].map((view) => view.id)"):
+            tab.show(key)
+        requested = tab("performance.getEntriesByType('resource').map((entry) => entry.name)")
+        beside = (pages / "run-thumbnails").as_uri()
+        assert [
+            value for value in requested if not value.startswith(("data:", "blob:", beside))
+        ] == []
+        assert tab.errors() == []
+        assert tab("document.documentElement.scrollWidth <= innerWidth")
+    assert "<script>alert(1)</script>" in tab.open(pages / "run.html")(
+        "document.getElementById('filter-label').textContent"
+    )
+
+
+def test_the_filter_drives_plots_sheets_and_table(tab: Tab) -> None:
+    result = example()
+    assert tab.count() == "All 240 examples"
+    tab.show("settle")
+    tab.choose("filter-label", 1)
+    kept = result.labels == 1
+    tab.settled(60)
+    assert tab.count() == "60 of 240 examples"
+    assert {row[1] for row in tab.table()} == {NAMES[1]}
+    right, wrong = (tab(f"document.querySelector('#settle .plot').data[{i}].y") for i in range(2))
+    good = result.predictions == result.labels
+    assert right == np.bincount(result.depth[kept & good], minlength=5).tolist()
+    assert wrong == np.bincount(result.depth[kept & ~good], minlength=5).tolist()
+    labels = tab("[...document.querySelectorAll('.card')].map((card) => card.ariaLabel)")
+    assert labels
+    assert all(NAMES[1] in label for label in labels)
+    tab.choose("depth-least", 1)
+    tab.choose("depth-most", 2)
+    tab.choose("filter-right", 0)
+    kept &= (result.depth >= 1) & (result.depth <= 2) & ~good
+    tab.settled(int(kept.sum()))
+    assert [int(row[0]) for row in tab.table()] == np.flatnonzero(kept).tolist()
+    tab("document.querySelector('#filter button[type=reset]').click()")
+    tab.settled(240)
+    assert tab.count() == "All 240 examples"
+
+
+def test_probes_and_pairs_are_those_of_python(tab: Tab) -> None:
+    result = example()
+    tab.show("probes")
+    shares = agreement(result)
+    for i, expected in enumerate((shares.network, shares.label)):
+        actual = tab(f"document.querySelector('#probes .plot').data[{i}].y")
+        np.testing.assert_allclose(list(actual), expected)
+    tab.show("pairs")
+    pairs = confused_pairs(result)
+    actual = tab("document.querySelector('#pairs .plot').data[0].z.map((row) => [...row])")
+    np.testing.assert_allclose(actual[::-1], pairs.share)
+
+
+def test_pointing_at_a_dot_shows_its_picture(tab: Tab) -> None:
+    tab.show("map")
+    place = "document.querySelector('#map .plot')"
+    tab.until(lambda: tab(f"{place}._fullLayout.xaxis.l2p !== undefined"))
+    row, x, y = tab(
+        f"(() => {{ const p = {place}, box = p.getBoundingClientRect(), t = p.data[0]; "
+        "const { xaxis, yaxis } = p._fullLayout; let best = 0, far = 0; "
+        "t.rows.forEach((row, i) => { if (row % 10 === 3) return; let near = 9; "
+        "t.x.forEach((x, j) => { if (j !== i) near = Math.min(near, "
+        "Math.hypot(x - t.x[i], t.y[j] - t.y[i])); }); "
+        "if (near > far) { far = near; best = i; } }); "
+        "return [t.rows[best], box.x + xaxis._offset + xaxis.l2p(t.x[best]), "
+        "box.y + yaxis._offset + yaxis.l2p(t.y[best])]; })()"
+    )
+
+    def pointed() -> bool:
+        for nudge in (-2, 0):
+            tab.mouse("mouseMoved", x + nudge, y)
+        time.sleep(0.1)
+        return not tab("document.getElementById('hover').hidden")
+
+    tab.until(pointed)
+    assert tab("document.querySelector('#hover p').textContent") == f"Row {row}"
+    tab.until(lambda: tab("document.querySelector('#hover img').naturalWidth") == 6)
+    for kind in ("mousePressed", "mouseReleased"):
+        tab.mouse(kind, x, y)
+    tab.until(lambda: tab("document.getElementById('detail').open"))
+    votes = tab(
+        "[...document.querySelectorAll('#detail td:first-of-type')].map((c) => c.textContent)"
+    )
+    assert votes == [NAMES[vote] for vote in example().votes[:, row]]
+    assert tab.errors() == []
+
+
+def test_pictures_are_in_the_page_beside_it_or_a_sign(tab: Tab, pages: Path) -> None:
+    embedded = json.loads(read_script((pages / "run.html").read_text(), "thumbnails"))
+    beside = next(row for row in range(20, N) if str(row) not in embedded and row % 10 != 3)
+    inside = next(int(row) for row in embedded if int(row) > 9)
+    for row, start in ((inside, "data:image/png"), (beside, "file://")):
+        tab.search(row)
+        tab.until(lambda: tab("document.querySelector('#scroll td img').naturalWidth") == 6)
+        assert tab("document.querySelector('#scroll td img').src").startswith(start)
+    tab.search(13)
+    assert tab("document.querySelector('#scroll .blank').ariaLabel") == "Picture cannot be read"
+
+
+def test_the_download_holds_what_is_filtered(tab: Tab) -> None:
+    result = example()
+    tab.choose("filter-prediction", 2)
+    tab("document.querySelector('th[data-column=depth] button').click()")
+    tab("document.getElementById('csv').click()")
+    file = tab.browser.downloads / "examples.csv"
+    tab.until(file.exists)
+    tab.until(lambda: not list(tab.browser.downloads.glob("*.crdownload")))
+    rows = list(csv.DictReader(io.StringIO(file.read_text(), newline="")))
+    file.unlink()
+    kept = np.flatnonzero(result.predictions == 2)
+    expected = kept[np.argsort(result.depth[kept], kind="stable")]
+    assert [int(row["row"]) for row in rows] == expected.tolist()
+    for name, values in {
+        "label": result.labels,
+        "prediction": result.predictions,
+        "depth": result.depth,
+        "undefined": result.undefined,
+        "vote_block<1>": result.votes[1],
+    }.items():
+        assert [int(row[name]) for row in rows] == values[expected].astype(int).tolist()
+    assert {row["prediction_name"] for row in rows} == {NAMES[2]}
+
+
+def test_keys_reach_the_filter_and_walk_the_table(tab: Tab) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    def focused(attribute: str) -> str | None:
+        return tab(f"document.activeElement?.{attribute}")
+
+    def press(*keys: str) -> None:
+        # To whatever has the focus, not to an element: a table that scrolls replaces its rows.
+        ActionChains(tab.browser).send_keys(*keys).perform()
+
+    def is_at(row: int) -> bool:
+        return focused("cells?.[1]?.textContent") == str(row)
+
+    tab("document.body.focus()")
+    press(Keys.TAB)
+    tab.until(lambda: focused("textContent") == "Skip to the findings")
+    for _ in range(40):
+        before = focused("outerHTML")
+        press(Keys.TAB)
+        tab.until(lambda: focused("outerHTML") != before)  # noqa: B023
+        if focused("id") == "search":
+            break
+    assert focused("id") == "search"
+    press("wrong", " ", "ship")
+    tab.until(lambda: all("wrong" in row and "ship" in row for row in tab.table()))
+    assert 0 < len(tab.table()) < N
+    assert tab("document.getElementById('count').getAttribute('aria-live')") == "polite"
+    press(*[Keys.BACKSPACE] * 10)
+    tab.until(lambda: tab.count() == "All 240 examples")
+    tab("document.querySelector('#scroll tbody tr[tabindex=\"0\"]').focus()")
+    press(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    tab.until(lambda: is_at(2))
+    press(Keys.END)
+    tab.until(lambda: is_at(239))
+    assert tab("document.getElementById('scroll').scrollTop") > 8000
+    press(Keys.ENTER)
+    tab.until(lambda: tab("document.getElementById('detail-title')?.textContent") == "Row 239")
+    press(Keys.ESCAPE)
+    tab.until(lambda: not tab("document.getElementById('detail').open"))
+    assert tab("document.querySelectorAll('#scroll tbody tr').length") < 60
+
+
+def test_the_table_sorts(tab: Tab) -> None:
+    click = "document.querySelector('th[data-column=label] button').click()"
+    tab(click)
+    order = sorted(NAMES)
+    assert tab("document.querySelector('th[data-column=label]').ariaSort") == "ascending"
+    assert {row[1] for row in tab.table()} == {"<script>alert(1)</script>"} <= set(order)
+    tab(click)
+    assert {row[1] for row in tab.table()} == {"ship"}
+    assert [int(row[0]) for row in tab.table()] == sorted(int(row[0]) for row in tab.table())
+    tab(click)
+    assert [row[0] for row in tab.table()][:3] == ["0", "1", "2"]
+
+
+def test_dark_and_light(tab: Tab) -> None:
+    def paper() -> str:
+        return tab("getComputedStyle(document.body).backgroundColor")
+
+    def ink() -> str:
+        return tab("document.querySelector('#settle .plot').layout.font.color")
+
+    def system(scheme: str) -> None:
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        tab.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+    system("light")
+    tab.show("settle")
+    light = tab.until(lambda: paper() == "rgb(251, 251, 249)" and ink())
+    system("dark")
+    tab.until(lambda: paper() == "rgb(21, 24, 28)" and ink() != light)
+    tab("document.getElementById('theme').click()")
+    tab.until(lambda: paper() == "rgb(251, 251, 249)" and ink() == light)
+    tab("document.getElementById('theme').click()")
+    system("light")
+    assert paper() == "rgb(21, 24, 28)", "the reader's choice stays"
+    tab("localStorage.clear()")
+
+
+def test_the_groups_of_an_ensemble(browser: Any, pages: Path) -> None:
+    tab, ensemble = Tab(browser).open(pages / "many.html"), ensemble_example()
+    groups, _ = groups_or_reason(ensemble)
+    assert groups is not None
+    sizes = [len(rows) for rows in groups.corners.values()]
+    assert max(sizes)
+    for code, rows in enumerate(groups.corners.values()):
+        if len(rows):
+            tab.choose("filter-group", code)
+            tab.settled(len(rows))
+            shown = tab(
+                "[...document.querySelectorAll('#scroll tbody tr:not(.gap)')]"
+                ".map((row) => row.cells[0].textContent)"
+            )
+            assert [int(value) for value in shown] == np.sort(rows)[: len(shown)].tolist()
+    tab.choose("filter-group", "")
+    tab.show("plane")
+    drawn = tab("document.querySelector('#plane .plot').data.map((t) => t.rows.length)")
+    assert sum(drawn) == (~np.isnan(ensemble.mean_depth()).any(axis=0)).sum()
+
+
+def test_every_control_has_a_name(tab: Tab) -> None:
+    unnamed = tab(
+        "[...document.querySelectorAll('button, select, input, a')].filter((each) => "
+        "!(each.textContent.trim() || each.ariaLabel || each.labels?.length))"
+        ".map((each) => each.outerHTML)"
+    )
+    assert unnamed == []
+    assert tab("document.querySelectorAll('main, header, nav').length") == 3
+    assert tab("[...document.querySelectorAll('th')].every((th) => th.scope)")
+    levels = tab("[...document.querySelectorAll('h1, h2, h3')].map((h) => Number(h.tagName[1]))")
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
