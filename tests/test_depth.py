@@ -197,7 +197,7 @@ def test_the_model_comes_back_as_it_was():
         ({"memory": 900}, MemoryError, "memory is 900 bytes; input, of width 6, wants at least 9"),
         ({"queries": 3}, TypeError, "queries is a int; wanted a DataLoader"),
         ({"queries": TensorDataset(torch.zeros(4, 6))}, ValueError, "queries yields .* no labels"),
-        ({"progress": "loud"}, TypeError, "progress is a str; wanted True, False or a callable"),
+        ({"progress": "loud"}, TypeError, "progress: expected True, False or a callable, got str"),
         ({"backend": "abacus"}, ValueError, "abacus"),
     ],
 )
@@ -259,7 +259,7 @@ def test_an_observer_hears_of_every_stage():
     assert re.fullmatch(r"[\d,]+ rows, [\d,]+ rows/s, .* left", support[0].detail)
     probes = [event for event in events if event.stage == "probes"]
     assert [e.finished for e in probes] == [False] * (len(probes) - 1) + [True]
-    assert "20 rows alive" in probes[0].detail
+    assert "20 active queries" in probes[0].detail
     assert probes[-1].done == 2 * 20 * 40 * (6 + 8 + 8 + 3)
 
 

@@ -292,12 +292,12 @@ def registry() -> list[Engine]:
 
 def own(spec: str) -> Engine:
     """The user's engine at FILE.py:CLASS."""
-    from pdepth.inputs import call_file
+    from pdepth.inputs import call_function
 
     if not re.fullmatch(r".+\.py:\w+", spec):
         raise ValueError(f"--with is {spec!r}; FILE.py:CLASS is wanted.")
 
-    engine = call_file(spec, spec)
+    engine = call_function(spec, "--with")
     if not isinstance(engine, Engine):
         raise TypeError(f"--with {spec} is a {type(engine).__name__}; an Engine is wanted.")
     if not isinstance(getattr(engine, "name", None), str):

@@ -125,7 +125,7 @@ def _plotly() -> str:
 
 
 def _assemble(story: Story, pictures: Thumbnails, note: str) -> str:
-    assets = files("pdepth.report") / "assets"
+    assets = files("pdepth.report.html") / "assets"
 
     def asset(name: str) -> str:
         return (assets / name).read_text(encoding="utf-8")
