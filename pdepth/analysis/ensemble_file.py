@@ -24,7 +24,7 @@ from pdepth.analysis.ensemble import Ensemble, Member
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from pdepth.options import ModelOptions
+    from pdepth.depth import ModelOptions
 
 __all__ = [
     "EnsembleSettings",

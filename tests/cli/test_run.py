@@ -211,12 +211,14 @@ def test_mistakes_are_one_sentence(tmp_path, user_file):
     assert "--mean: expected numbers with commas (0.5,0.5,0.5), got 'a,b'" in refusal(
         *base, "--mean", "a,b"
     )
-    assert "k is 60" in refusal(*base, "-k", 60)
-    assert "k holds 3 twice" in refusal(*base, "-k", 3, "-k", 3)
-    assert "--metric is 'l1'; one of sqeuclidean, cosine is" in refusal(*base, "--metric", "l1")
-    assert "--vote-weights is 'w.pt'; one of" in refusal(*base, "--vote-weights", "w.pt")
-    assert "--reference is 'truth'; one of" in refusal(*base, "--reference", "truth")
-    assert "temperature goes with weights='exp'" in refusal(*base, "--temperature", 1)
+    assert "k: expected at most 59" in refusal(*base, "-k", 60)
+    assert "k: expected distinct integers, got 3 twice" in refusal(*base, "-k", 3, "-k", 3)
+    assert "--metric: expected one of sqeuclidean, cosine, got 'l1'" in refusal(
+        *base, "--metric", "l1"
+    )
+    assert "--vote-weights: expected one of" in refusal(*base, "--vote-weights", "w.pt")
+    assert "--reference: expected one of" in refusal(*base, "--reference", "truth")
+    assert "temperature: expected None unless weights='exp'" in refusal(*base, "--temperature", 1)
     assert "'fastest'" in refusal(*base, "-k", 3, "--backend", "fastest")
     assert "'abacus'" in refusal(*base, "-k", 3, "--device", "abacus")
     assert "expected an existing file, got gone.npz" in refusal(*base, "--queries", "npz:gone.npz")

@@ -21,15 +21,15 @@ for module in ("pyarrow", "matplotlib", "PIL"):
 def test_the_same_command_resumes_an_interrupted_run(tmp_path, user_file, monkeypatch):
     from pdepth.io import journal
 
-    keep, allowed = journal.Journal.keep, [2]
+    write, allowed = journal.Journal.write_votes, [2]
 
-    def keep_some(*arguments):
+    def write_some(*arguments):
         allowed[0] -= 1
         if allowed[0] < 0:
             raise KeyboardInterrupt
-        keep(*arguments)
+        write(*arguments)
 
-    monkeypatch.setattr(journal.Journal, "keep", keep_some)
+    monkeypatch.setattr(journal.Journal, "write_votes", write_some)
     out = tmp_path / "o"
     command = [
         "run",
@@ -48,7 +48,7 @@ def test_the_same_command_resumes_an_interrupted_run(tmp_path, user_file, monkey
     assert len(list((out / ".unfinished").glob("votes-*"))) == 2
     allowed[0] = 99
     sentence = refusal(*command[:-3], "-k", 6, "-q")
-    assert "holds a run of which k was another: 5 then, 6 now; another directory" in sentence
+    assert "holds a run of which k differs: 5 then, 6 now; use another directory" in sentence
     assert sentence.endswith("Pass --overwrite to discard it.\n")
     (out / "depth.parquet").touch()  # cut short while it wrote
     assert invoke(*command).exit_code == 0
