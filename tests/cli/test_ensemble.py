@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from pdepth import demo
 from pdepth.analysis.ensemble import Ensemble
-from pdepth.analysis.groups import groups
 
 from helpers.commands import invoke
 
 for module in ("pyarrow", "matplotlib", "PIL"):
     pytest.importorskip(module)
-
-groups_picture = importlib.import_module("pdepth.report.figures.groups")
-figure_of, plot_groups = groups_picture.figure_of, groups_picture.plot_groups
 
 USER_FILE = """
 import torch
@@ -64,7 +58,9 @@ def call(*arguments: object) -> Any:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Pictures that would be drawn, which takes a second each."""
     calls: list[Any] = []
-    monkeypatch.setattr(groups_picture, "plot_groups", lambda *call: calls.append(call))
+    monkeypatch.setattr(
+        "pdepth.report.figures.groups.plot_groups", lambda *call: calls.append(call)
+    )
     return calls
 
 
@@ -85,13 +81,13 @@ def test_it_trains_goes_on_and_adds_up(tmp_path: Path, user_file: Path, drawn: A
     assert "consensus" in whole.stdout
     assert "Network 2: right on" in whole.stderr
     assert whole.stdout.count("train ") == 3
-    found = Ensemble.load(tmp_path / "whole" / "ensemble.parquet")
-    assert (found.counts[1].sum(), found.counts.sum()) == (3 * 15, 3 * 60)
-    assert found.meta["held_out"] == "0.25"
+    stored = Ensemble.load(tmp_path / "whole" / "ensemble.parquet")
+    assert (stored.counts[1].sum(), stored.counts.sum()) == (3 * 15, 3 * 60)
+    assert stored.meta["held_out"] == "0.25"
     ((_, corners, path, images, _),) = drawn
     assert path == tmp_path / "whole" / "groups.png"
     assert (corners.depths.shape, len(images)) == ((2, 60), 60)
-    # The same command has nothing left to do; fewer before, and the rest now, is the same.
+    # The same command has nothing to do; two networks, and then the third, are the same three.
     again = own(user_file, tmp_path / "whole", *train, "--networks", 3)
     assert (again.exit_code, again.stdout.count("train ")) == (0, 0)
     part = own(user_file, tmp_path / "part", *train, "--networks", 2, "-q")
@@ -125,8 +121,8 @@ def test_it_reads_networks_with_splits_of_their_own(
     read = ("--read", f"{user_file}:networks")
     done = own(user_file, tmp_path / "out", *read, "--networks", 3)
     assert done.exit_code == 0, done.output
-    found = Ensemble.load(tmp_path / "out" / "ensemble.parquet")
-    assert found.counts[1].tolist() == [1] * 45 + [0] * 15
+    stored = Ensemble.load(tmp_path / "out" / "ensemble.parquet")
+    assert stored.counts[1].tolist() == [1] * 45 + [0] * 15
     assert "15 examples were never held out." in done.stdout
     short = own(user_file, tmp_path / "short", *read, "--networks", 5)
     assert short.exit_code == 2
@@ -138,13 +134,13 @@ def test_it_reads_networks_with_splits_of_their_own(
 
 def test_digits_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = demo.moved_digits()
-    few.tensors = tuple(each[:120] for each in few.tensors)
+    few.tensors = tuple(tensor[:120] for tensor in few.tensors)
     monkeypatch.setattr(demo, "moved_digits", lambda: few)
     done = call("--networks", 2, "--out", tmp_path, "-k", 5, "--threads", 1)
     assert done.exit_code == 0, done.output
-    found = Ensemble.load(tmp_path / "ensemble.parquet")
-    assert found.layers == len(demo.LAYERS) + 2
-    assert found.counts[1].sum() == 24
+    stored = Ensemble.load(tmp_path / "ensemble.parquet")
+    assert stored.layers == len(demo.LAYERS) + 2
+    assert stored.counts[1].sum() == 24
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path, user_file: Path) -> None:
@@ -183,49 +179,14 @@ def test_mistakes_are_one_sentence(tmp_path: Path, user_file: Path) -> None:
     assert isinstance(broken.exception, KeyError)
 
 
-def plain(ensemble: Ensemble, found: Any) -> Any:
-    return figure_of(ensemble, found, None, None)
-
-
-def test_the_picture(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    n, ensemble = 90, Ensemble(np.arange(90) % 3)
-    ensemble.layers = 3
-    ensemble.depths = rng.integers(0, 3, (2, n, 4)).astype(np.int32)
-    ensemble.predicted = rng.integers(0, 4, (2, n, 3)).astype(np.int32)
-    ensemble.names = ("a", "b")
-    found = groups(*ensemble.mean_depth())
-    drawn = figure_of(ensemble, found, rng.random((n, 5, 5)), ["x", "y", "z"])
-    assert drawn.get_suptitle() == "Depth of 90 examples under 2 networks"
-    text = " ".join(t.get_text() for ax in drawn.axes for t in ax.texts)
-    for name, rows in found.corners.items():
-        assert f"{len(rows)}" in text, name
-    shown = [ax for ax in drawn.axes if ax.images]
-    assert len(shown) == sum(min(5, len(rows)) for rows in found.corners.values())
-    columns = ensemble.examples()
-    first = next(rows[0] for rows in found.corners.values() if len(rows))
-    label, said = "xyz"[first % 3], "xyz"[columns["consensus"][0][first]]
-    share = f"by {100 * columns['consistency'][0][first]:.0f} %"
-    assert shown[0].get_xlabel().split("\n") == [f"label {label}", f"seen as {said}", share]
-    plot_groups(ensemble, found, tmp_path / "g.png")
-    assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
-    dots = next(ax for ax in plain(ensemble, found).axes).collections[0]
-    assert len(dots.get_offsets()) > 4
-    both = found.depths[:, ~np.isnan(found.depths).any(axis=0)]
-    np.testing.assert_allclose(dots.get_offsets().max(axis=0), both.max(axis=1), atol=0.2)
-    with pytest.raises(ValueError, match="images holds 3 pictures for 90 examples"):
-        plot_groups(ensemble, found, tmp_path / "h.png", images=np.zeros((3, 4, 4)))
-    with pytest.raises(ValueError, match="ends in none of"):
-        plot_groups(ensemble, found, tmp_path / "h.txt")
-    assert not list(tmp_path.glob("h.*"))
-
-
 def test_without_matplotlib_there_is_no_picture(
     tmp_path: Path, user_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = importlib.util.find_spec
+    find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else found(name)
+        importlib.util,
+        "find_spec",
+        lambda name, *a: None if name == "matplotlib" else find_spec(name),
     )
     done = own(user_file, tmp_path / "out", "--train", f"{user_file}:train", "--networks", 2)
     assert done.exit_code == 0, done.output
