@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +19,15 @@ for module in ("pyarrow", "matplotlib", "PIL"):
     pytest.importorskip(module)
 
 
+def net_and_support(user_file: Path) -> tuple[str, ...]:
+    return "run", f"{user_file}:net", "--support", f"{user_file}:support"
+
+
 def test_run_measures_shows_and_writes(tmp_path, user_file):
     out = tmp_path / "a" / "b"
     result = invoke(
-        "run", f"{user_file}:net", "--support", f"{user_file}:support",
-        "--queries", f"{user_file}:queries",
-        "--k", 3, "--all-votes", "--out", out,
+        *net_and_support(user_file), "--queries", f"{user_file}:queries",
+        "--k", 3, "--all-votes", "--out", out
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     saved = DepthResult.load(out / "depth.parquet")
@@ -45,16 +49,7 @@ def test_run_measures_shows_and_writes(tmp_path, user_file):
 
 
 def test_run_of_the_support_itself_with_early_exit(tmp_path, user_file):
-    result = invoke(
-        "run",
-        f"{user_file}:net",
-        "--support",
-        f"{user_file}:support",
-        "-k",
-        3,
-        "--out",
-        tmp_path / "o",
-    )
+    result = invoke(*net_and_support(user_file), "-k", 3, "--out", tmp_path / "o")
     assert result.exit_code == 0, result.output
     saved = DepthResult.load(tmp_path / "o" / "depth.parquet")
     assert (len(saved), saved.leave_one_out) == (60, True)
@@ -65,10 +60,9 @@ def test_run_of_the_support_itself_with_early_exit(tmp_path, user_file):
 def test_several_k_write_a_table_each_and_one_picture(tmp_path, user_file):
     out = tmp_path / "o"
     arguments = (
-        "run", f"{user_file}:net", "--support", f"{user_file}:support",
-        "--queries", f"{user_file}:queries",
+        *net_and_support(user_file), "--queries", f"{user_file}:queries",
         "-k", 9, "-k", 3, "--metric", "cosine", "--vote-weights", "exp",
-        "--reference", "last_probe", "--out", out,
+        "--reference", "last_probe", "--out", out
     )  # fmt: skip
     result = invoke(*arguments)
     assert result.exit_code == 0, result.output
@@ -96,7 +90,7 @@ def test_weights_and_layers(tmp_path, user_file):
     result = invoke(
         "run", f"{user_file}:net", "--weights", tmp_path / "w.pt",
         "--support", f"{user_file}:support",
-        "--layers", "0,2", "-k", 3, "--out", tmp_path / "o", "--quiet",
+        "--layers", "0,2", "-k", 3, "--out", tmp_path / "o", "--quiet"
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert result.output == ""
@@ -114,11 +108,11 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
 
     monkeypatch.setattr("pdepth.report.run.prediction_depth", record)
     sentence = refusal(
-        "run", f"{user_file}:net", "--support", f"{user_file}:support", "--out", tmp_path / "o",
+        *net_and_support(user_file), "--out", tmp_path / "o",
         "-k", 7, "--layers", "0, 2", "--batch-size", 11, "--device", "cpu", "--threads", 3,
         "--backend", "cpu", "--memory", "2GiB", "--all-votes", "--quiet", "--metric", "cosine",
         "--vote-weights", "exp", "--temperature", "0.1", "--reference", "label",
-        "--keep-embeddings", tmp_path / "kept",
+        "--keep-embeddings", tmp_path / "kept"
     )  # fmt: skip
     assert sentence == "Error: far enough\n"
     assert passed == {
@@ -160,8 +154,8 @@ def test_without_matplotlib_the_table_is_written_and_a_line_says_why(
     )
     (tmp_path / "depth.png").write_text("of an older run")
     result = invoke(
-        "run", f"{user_file}:net", "--support", f"{user_file}:support", "-k", 3, "--out", tmp_path,
-        "--overwrite",
+        *net_and_support(user_file), "-k", 3, "--out", tmp_path,
+        "--overwrite"
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "pip install 'pdepth[plot]'" in result.stdout
@@ -171,16 +165,7 @@ def test_without_matplotlib_the_table_is_written_and_a_line_says_why(
 
 def test_existing_results_are_kept_without_overwrite(tmp_path, user_file):
     (tmp_path / "depth.parquet").write_text("precious")
-    arguments = (
-        "run",
-        f"{user_file}:net",
-        "--support",
-        f"{user_file}:support",
-        "-k",
-        3,
-        "--out",
-        tmp_path,
-    )
+    arguments = (*net_and_support(user_file), "-k", 3, "--out", tmp_path)
     assert "with depth.parquet; pass --overwrite to replace them." in refusal(*arguments)
     assert "with depth.parquet; pass --overwrite" in refusal("demo", "--out", tmp_path)
     assert (tmp_path / "depth.parquet").read_text() == "precious"
