@@ -130,9 +130,9 @@ class RowMeter:
         seconds = max(time.monotonic() - self.start, 1e-9)
         detail = f"{done:,} rows, {done / seconds:,.0f} rows/s"
         if finished:
-            detail += f", {clock(seconds)}"
+            detail += f", {format_seconds(seconds)}"
         elif self.total and done:
-            detail += f", {clock(seconds * (self.total - done) / done)} left"
+            detail += f", {format_seconds(seconds * (self.total - done) / done)} left"
         self.observer(Event(self.stage, "", done, done if finished else self.total, detail))
 
 
@@ -208,7 +208,7 @@ class ProbeMeter:
         rate = done / max(self._clock.seconds, 1e-9)
         detail = f"{active:,} active queries, {self._speed(rate)}"
         if rate:
-            detail += f", {clock((total - done) / rate)} left"
+            detail += f", {format_seconds((total - done) / rate)} left"
         # Only `finish` ends the search: all depths may be known before probe 0.
         total = max(total, done * (1 + 1e-9) + 1)
         self.observer(Event("probes", self.probes[probe], done, total, detail))
@@ -223,7 +223,7 @@ class ProbeMeter:
         done = sum(self._cost(probe, queries[probe]) for probe in self.work)
         detail = f"{sum(map(bool, queries))} of {len(self.probes)} probes searched"
         if done:  # 0 where all votes were read from a journal
-            detail += f", {self._speed(done / seconds)}, {clock(seconds)}"
+            detail += f", {self._speed(done / seconds)}, {format_seconds(seconds)}"
         self.observer(Event("probes", "", done or 1.0, done or 1.0, detail))
 
 
@@ -238,7 +238,7 @@ def fastest(call: Callable[[], object], runs: int = 3) -> float:
     return min(seconds)
 
 
-def clock(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Return seconds in words: "4.2 s", "3 min 20 s", "2 h 05 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -28,9 +28,9 @@ def print_results(results: Iterable[DepthResult]) -> None:
 
 def print_cost(start: float) -> None:
     """Print the time since `start`, of `time.monotonic`, and the peak memory of the process."""
-    from pdepth.progress import clock
+    from pdepth.progress import format_seconds
 
-    typer.echo(f"{clock(time.monotonic() - start)}{_peak_memory()}.")
+    typer.echo(f"{format_seconds(time.monotonic() - start)}{_peak_memory()}.")
 
 
 def print_written(paths: Iterable[Path | str]) -> None:
