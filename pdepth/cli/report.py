@@ -66,7 +66,7 @@ def report(
         out,
         images=images,
         built_in={demo.DATA: demo.result_images},
-        thumbnail_kind=thumbnails,
+        thumbnails=thumbnails,
         pdf=pdf,
         overwrite=overwrite,
     )

@@ -11,7 +11,9 @@ from pdepth.arrays import arguments
 from pdepth.optional import require
 from pdepth.report.figures import pdf as figures
 from pdepth.report.folder import read_results
-from pdepth.report.html import page, thumbnails
+from pdepth.report.html import page
+from pdepth.report.html.thumbnails import KINDS
+from pdepth.report.html.thumbnails import folder_of as thumbnail_folder_of
 from pdepth.report.pictures import BuiltIn, find_images
 
 REPORT = "report.html"
@@ -40,7 +42,7 @@ def write_report(
     *,
     images: str | None = None,
     built_in: BuiltIn | None = None,
-    thumbnail_kind: str = "sample",
+    thumbnails: str = "sample",
     pdf: bool = False,
     overwrite: bool = False,
 ) -> Report:
@@ -50,7 +52,7 @@ def write_report(
         results: what a run, the demo or an ensemble wrote: the folder, or a Parquet file in it.
         out: the page; None: report.html in the folder.
         images, built_in: see `pdepth.report.pictures.find_images`.
-        thumbnail_kind: "sample", "all" or "none"; see `pdepth.report.html.page`.
+        thumbnails: "sample", "all" or "none"; see `pdepth.report.html.page`.
         pdf: also write each figure as a PDF, into a folder beside the page.
         overwrite: replace an earlier page and the folders beside it.
 
@@ -62,7 +64,7 @@ def write_report(
     for module in ("pyarrow", "plotly", *(("matplotlib",) if pdf else ())):
         require(module, "pdepth report", "report")
     loaded = read_results(results)
-    arguments.check_choice(thumbnail_kind, "thumbnails", thumbnails.KINDS)
+    arguments.check_choice(thumbnails, "thumbnails", KINDS)
     path = out or (results if results.is_dir() else results.parent) / REPORT
     if path.exists() and not overwrite:
         raise FileExistsError(
@@ -76,13 +78,13 @@ def write_report(
         path,
         images=pictures.images,
         class_names=pictures.names,
-        thumbnails=thumbnail_kind,
+        thumbnails=thumbnails,
         note=pictures.note,
     )
     folders = [path.with_name(shown.folder)] if shown.folder else []
     if pdf:
         folders.append(figures.write(loaded, path, pictures.images, pictures.names))
-    for folder_of in (thumbnails.folder_of, figures.folder_of):  # an earlier page's
+    for folder_of in (thumbnail_folder_of, figures.folder_of):  # an earlier page's
         with suppress(FileExistsError):  # which is not all ours
             if overwrite and (old := folder_of(path)) not in folders:
                 shutil.rmtree(old, ignore_errors=True)
