@@ -9,33 +9,43 @@ from typing import Any
 
 
 def require(module: str, what: str, extra: str) -> Any:
-    """Import `module`, or raise an ImportError that says how to get it.
+    """Import and return `module`, or raise an ImportError that says how to install it.
 
-    `what` is the subject of that sentence ("pdepth.plot"), `extra` the extra of the package
-    that installs the module ("plot").
+    Args:
+        module: its dotted name ("matplotlib.figure").
+        what: the subject of the error ("pdepth.plot").
+        extra: the extra of pdepth that installs the module ("plot").
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        top = module.partition(".")[0]
-        if (error.name or "").partition(".")[0] != top:
-            raise  # the module is there; something that it needs is not
-        raise ImportError(f"{what} needs {top}: pip install 'pdepth[{extra}]'.", name=top) from None
+        package = module.partition(".")[0]
+        if (error.name or "").partition(".")[0] != package:
+            raise  # the module is installed; something that it needs is not
+        raise ImportError(
+            f"{what} needs {package}: pip install 'pdepth[{extra}]'.", name=package
+        ) from None
 
 
 def require_tested(module: str, what: str, extra: str, oldest: str, before: str) -> Any:
-    """`require`, with a warning where the version is not from `oldest` (1.6) to below `before`."""
+    """Import and return `module`, and warn where its version is not among those tested.
+
+    Args:
+        module, what, extra: as in `require`.
+        oldest: the first version tested ("1.6"). before: the first one that is not ("1.9").
+    """
     library = require(module, what, extra)
-    top = module.partition(".")[0]
-    version = importlib.import_module(top).__version__
-    if not _number(oldest) <= _number(version) < _number(before):
+    package = module.partition(".")[0]
+    version = importlib.import_module(package).__version__
+    if not _major_minor(oldest) <= _major_minor(version) < _major_minor(before):
         warnings.warn(
-            f"{what} is tested with {top} from {oldest} to below {before}, and {version} is here.",
+            f"{what} is tested with {package} from {oldest} to below {before}, and {version} is "
+            "installed.",
             stacklevel=3,
         )
     return library
 
 
-def _number(version: str) -> tuple[int, ...]:
-    """Its first two parts, of which releases promise what they keep."""
-    return tuple(map(int, re.findall(r"\d+", version)[:2]))  # of 0.5rc1, too
+def _major_minor(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version, of 0.5rc1 too."""
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))

@@ -21,7 +21,7 @@ from pdepth.embeddings.capture import at_rest, footprint, forward
 from pdepth.embeddings.collect import Job
 from pdepth.embeddings.placement import Layers, place
 from pdepth.embeddings.spans import Span, SpanPlanner
-from pdepth.progress import clock, fastest
+from pdepth.progress import fastest, format_seconds
 from pdepth.search import chunks
 from pdepth.votes import probe_votes
 
@@ -89,9 +89,9 @@ class Plan:
         if self.written:
             lines["disk"] = f"{human(self.written)} written, {human(self.read)} read"
         if self.seconds is not None:
-            lines["forward"] += f", {clock(self.forward_seconds or 0.0)}"
-            lines["search"] += f", {clock(self.search_seconds or 0.0)}"
-            lines["time"] = f"{clock(self.seconds)} at most, as measured here"
+            lines["forward"] += f", {format_seconds(self.forward_seconds or 0.0)}"
+            lines["search"] += f", {format_seconds(self.search_seconds or 0.0)}"
+            lines["time"] = f"{format_seconds(self.seconds)} at most, as measured here"
         return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
 
 

@@ -1,4 +1,4 @@
-"""Progress of a run: bars, plain lines, silence or the caller's own function."""
+"""Progress of a run: events, and who shows them: bars, plain lines or the caller's function."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import TextIO
 
 @dataclass(frozen=True)
 class Event:
-    """One step forward.
+    """A step of a run.
 
-    stage: "note" (a sentence, in `text`), "support" or "queries" (a forward pass; counts are rows)
-        or "probes" (the search; counts are floating-point operations, `text` names the probe).
-    done, total: how much of the stage is done, of how much; total is None while it is not known.
-    detail: speed, active queries and time left, in words.
+    Attributes:
+        stage: "note" (a sentence, in `text`), "support" or "queries" (forward passes; counts are
+            rows) or "probes" (the search; counts are floating-point operations, and `text` names
+            the probe).
+        done, total: how much of the stage is finished; total is None while it is unknown.
+        detail: speed, active queries and time left, ready to be shown.
     """
 
     stage: str
@@ -38,15 +40,20 @@ ProbeProgress = Callable[[int, float, int], None]
 
 @contextmanager
 def watch(progress: bool | Observer = True, stream: TextIO | None = None) -> Iterator[Observer]:
-    """The observer that `progress` stands for, closed on leaving.
+    """Yield the observer that `progress` stands for, and close it at the end.
 
-    True: bars where `stream` (standard error unless given) is a terminal, plain lines elsewhere.
-    False: silence. A callable receives each `Event`. Anything else is a TypeError.
+    Args:
+        progress: True: bars where `stream` is a terminal, plain lines elsewhere; False: nothing;
+            a callable: called with each `Event`.
+        stream: standard error by default.
+
+    Raises:
+        TypeError: `progress` is neither a bool nor a callable.
     """
     if not isinstance(progress, bool):
         if not callable(progress):
             raise TypeError(
-                f"progress: expected True, False or a callable, got a {type(progress).__name__}."
+                f"progress: expected True, False or a callable, got {type(progress).__name__}."
             )
         yield progress
         return
@@ -87,7 +94,7 @@ def _bars(stream: TextIO) -> Iterator[Observer]:
 
 
 class _Lines:
-    """Plain lines for logs: one when a stage ends, and one now and then before."""
+    """Plain lines for logs: one at the end of a stage, and one every `interval` until then."""
 
     interval = 15.0  # seconds; a log of an hour's run still fits on a few screens
 
@@ -97,10 +104,10 @@ class _Lines:
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
-        quiet = now - self.last.setdefault(event.stage, now) < self.interval
+        recent = now - self.last.setdefault(event.stage, now) < self.interval
         if event.stage == "note":
             line = event.text
-        elif event.finished or not quiet:
+        elif event.finished or not recent:
             self.last[event.stage] = now
             share = f" {event.done / event.total:.0%}" if event.total else ""
             place = "" if event.finished else f" {event.text}".rstrip()
@@ -111,7 +118,7 @@ class _Lines:
 
 
 class RowMeter:
-    """Turn rows of a forward pass into events with speed and time left."""
+    """Turns the rows of a reading into events with speed and time left."""
 
     def __init__(self, observer: Observer, stage: str, total: int | None) -> None:
         self.observer, self.stage, self.total = observer, stage, total
@@ -119,13 +126,13 @@ class RowMeter:
 
     def __call__(self, done: int, *, finished: bool = False) -> None:
         if done == self.total and not finished:
-            return  # `finished` reports the end
+            return  # the end is one event, `finished`
         seconds = max(time.monotonic() - self.start, 1e-9)
         detail = f"{done:,} rows, {done / seconds:,.0f} rows/s"
         if finished:
-            detail += f", {clock(seconds)}"
+            detail += f", {format_seconds(seconds)}"
         elif self.total and done:
-            detail += f", {clock(seconds * (self.total - done) / done)} left"
+            detail += f", {format_seconds(seconds * (self.total - done) / done)} left"
         self.observer(Event(self.stage, "", done, done if finished else self.total, detail))
 
 
@@ -164,11 +171,13 @@ class SearchClock:
 
 
 class ProbeMeter:
-    """Turn a backend's (probe, fraction, active queries) into events with GFLOP/s and time left.
+    """Turns a backend's (probe, fraction, active queries) into events with GFLOP/s and time left.
 
-    Work at a probe is 2 x active queries x support rows x width; what lies ahead is counted with
-    the queries active now, an upper bound where early exit drops more of them. limit: operations a
-    second that the machine is capable of, for comparison; None where it was not measured.
+    Work at a probe is 2 x active queries x support rows x width. What lies ahead is counted with
+    the queries that are active now: an upper bound where early exit drops more of them.
+
+    limit: operations a second that the machine is capable of, for comparison; None where it was
+    not measured.
     """
 
     def __init__(
@@ -184,7 +193,7 @@ class ProbeMeter:
         self.observer, self.probes, self.widths = observer, probes, widths
         self.support_rows = support_rows
         self._clock = clock or SearchClock(running=True)
-        self.work: dict[int, float] = {}  # of each probe seen so far, in floating-point operations
+        self.work: dict[int, float] = {}  # floating-point operations, by probe
         self.fraction: dict[int, float] = {}
 
     def _cost(self, probe: int, active: int) -> float:
@@ -199,8 +208,8 @@ class ProbeMeter:
         rate = done / max(self._clock.seconds, 1e-9)
         detail = f"{active:,} active queries, {self._speed(rate)}"
         if rate:
-            detail += f", {clock((total - done) / rate)} left"
-        # Only `finish` says that the search is over: queries may all be dropped before probe 0.
+            detail += f", {format_seconds((total - done) / rate)} left"
+        # Only `finish` ends the search: all depths may be known before probe 0.
         total = max(total, done * (1 + 1e-9) + 1)
         self.observer(Event("probes", self.probes[probe], done, total, detail))
 
@@ -208,18 +217,18 @@ class ProbeMeter:
         share = f" ({rate / self.limit:.0%} of a float32 product's)" if self.limit else ""
         return f"{rate / 1e9:,.0f} GFLOP/s{share}"
 
-    def finish(self, searched: Sequence[int]) -> None:
-        """Report the end of the search; searched: of each probe, for how many queries."""
+    def finish(self, queries: Sequence[int]) -> None:
+        """End the search; queries: how many were active at each probe."""
         seconds = max(self._clock.seconds, 1e-9)
-        done = sum(self._cost(probe, searched[probe]) for probe in self.work)
-        detail = f"{sum(map(bool, searched))} of {len(self.probes)} probes searched"
-        if done:  # some may have been known from an earlier run
-            detail += f", {self._speed(done / seconds)}, {clock(seconds)}"
+        done = sum(self._cost(probe, queries[probe]) for probe in self.work)
+        detail = f"{sum(map(bool, queries))} of {len(self.probes)} probes searched"
+        if done:  # 0 where all votes were read from a journal
+            detail += f", {self._speed(done / seconds)}, {format_seconds(seconds)}"
         self.observer(Event("probes", "", done or 1.0, done or 1.0, detail))
 
 
 def fastest(call: Callable[[], object], runs: int = 3) -> float:
-    """Seconds of the fastest of some runs, after one that warms up."""
+    """Return the seconds of the fastest of `runs` calls, after one that warms up."""
     call()
     seconds = []
     for _ in range(runs):
@@ -229,8 +238,8 @@ def fastest(call: Callable[[], object], runs: int = 3) -> float:
     return min(seconds)
 
 
-def clock(seconds: float) -> str:
-    """Seconds in words: "4.2 s", "3 min 20 s", "2 h 05 min"."""
+def format_seconds(seconds: float) -> str:
+    """Return seconds in words: "4.2 s", "3 min 20 s", "2 h 05 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pdepth import definition
 from pdepth.depth import prediction_depth
-from pdepth.progress import Event, ProbeMeter, RowMeter, clock, watch
+from pdepth.progress import Event, ProbeMeter, RowMeter, format_seconds, watch
 
 K = 3
 
@@ -340,4 +340,4 @@ def test_work_ahead_is_counted_with_the_active_queries():
     ("seconds", "text"), [(4.21, "4.2 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
 )
 def test_clock(seconds, text):
-    assert clock(seconds) == text
+    assert format_seconds(seconds) == text

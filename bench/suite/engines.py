@@ -293,12 +293,12 @@ def registry() -> list[Engine]:
 
 def load_engine(spec: str) -> Engine:
     """A user's engine, from FILE.py:CLASS."""
-    from pdepth.inputs import call_file
+    from pdepth.inputs import call_function
 
     if not re.fullmatch(r".+\.py:\w+", spec):
         raise ValueError(f"--with: expected FILE.py:CLASS, got {spec!r}.")
 
-    engine = call_file(spec, spec)
+    engine = call_function(spec, "--with")
     if not isinstance(engine, Engine):
         raise TypeError(
             f"--with {spec}: expected a subclass of pdepth.bench.suite.engines.Engine, got "

@@ -1,76 +1,205 @@
-"""A folder of results: what its files are called, and how they are read again."""
+"""A folder of results: its files' names, and how they are checked, resumed, written and read."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pdepth.analysis.ensemble import Ensemble
+from pdepth.analysis.groups import Groups
 from pdepth.io import tables
 from pdepth.io.journal import ABOUT, KIND
 from pdepth.result import DepthResult
 
 TABLE, PICTURE, SUPPORT_TABLE = "depth.parquet", "depth.png", "support.parquet"
-OF_K, BY_K = "depth-k{}.parquet", "depth-by-k.png"
+TABLE_OF_K, PICTURE_BY_K = "depth-k{}.parquet", "depth-by-k.png"
 ENSEMBLE, GROUPS_PICTURE = "ensemble.parquet", "groups.png"
-UNFINISHED = ".unfinished"  # until the run has ended
-PROBES, READING = "the list of probes", "reading.npz"  # of a run that has not
+UNFINISHED = ".unfinished"  # the journal of a run, until it has ended
+PROBES, READING = "the list of probes", "reading.npz"  # in a journal
 
 Results = DepthResult | dict[int, DepthResult] | Ensemble
 
 
-def read_results(path: Path) -> Results:
-    """What a run, a demo or an ensemble has written into a folder, or one of its Parquet files.
+def result_names(ks: Sequence[int]) -> tuple[str, ...]:
+    """Return the names of the files that a run of these k writes, the picture last."""
+    if len(ks) == 1:
+        return TABLE, PICTURE
+    return (*(TABLE_OF_K.format(k) for k in ks), PICTURE_BY_K)
+
+
+def check_out(out: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
+    """Raise, before any work, where results could not be written. Leaves nothing behind.
+
+    Args:
+        out: the folder, which need not exist.
+        names: of the files to be written there.
+        overwrite: whether they may be there already.
 
     Raises:
-        FileNotFoundError: no such path, or no results in it; of a run that is not finished, the
-            sentence says what is missing.
+        FileExistsError: one of them is there, and not of an unfinished run.
+        NotADirectoryError, PermissionError: the folder cannot be made or written to.
+    """
+    present = [name for name in names if (out / name).exists()]
+    # Results beside an unfinished run are its own: it was cut short while it wrote them.
+    if present and not overwrite and not (out / UNFINISHED).exists():
+        raise FileExistsError(
+            f"out: expected a folder without results, got {out} with {', '.join(present)}; "
+            "pass --overwrite to replace them."
+        )
+    nearest = next(folder for folder in [out, *out.absolute().parents] if folder.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"out: expected a folder, got {out}, and {nearest} is a file.")
+    try:  # permissions alone do not tell: file systems have rules of their own
+        os.rmdir(tempfile.mkdtemp(dir=nearest, prefix=".pdepth-"))
+    except OSError:
+        raise PermissionError(
+            f"out: expected a writable folder, got {out}, and {nearest} is not writable."
+        ) from None
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[Path]:
+    """Yield the directory of a run's journal within `out`; it stays when the run is cut short.
+
+    A wrong argument or wrong data leaves nothing that was not there before.
+    """
+    run_dir, is_new_folder = out / UNFINISHED, not out.exists()
+    is_new_run = not run_dir.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield run_dir
+    except (ValueError, TypeError):
+        if is_new_run:
+            shutil.rmtree(run_dir, ignore_errors=True)
+        if is_new_folder:
+            with suppress(OSError):
+                out.rmdir()
+        raise
+    except KeyboardInterrupt:
+        if (run_dir / READING).exists():  # before the first reading ends there is nothing to resume
+            raise KeyboardInterrupt("The same command resumes from here.") from None
+        raise
+    shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def write_results(
+    results: Mapping[int, DepthResult], out: Path, images: Any = None, class_names: Any = None
+) -> list[Path]:
+    """Write a table for each k, and one picture where matplotlib is installed.
+
+    Args:
+        results: by k; of one k or several.
+        out: the folder, made where it is missing.
+        images, class_names: as in `pdepth.plot`; of one k.
+
+    Returns:
+        The files written, a picture last.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    *written, picture = (out / name for name in result_names(list(results)))
+    for result, table in zip(results.values(), written, strict=True):
+        result.save(table)
+    if not _can_draw():
+        picture.unlink(missing_ok=True)  # one of older results must not stay beside new ones
+        return written
+    from pdepth.report.figures.plots import plot
+
+    if len(results) > 1:
+        plot(dict(results), picture)
+    else:
+        plot(next(iter(results.values())), picture, images, class_names)
+    return [*written, picture]
+
+
+def write_groups(
+    ensemble: Ensemble,
+    groups: Groups | None,
+    out: Path,
+    images: Any = None,
+    class_names: Any = None,
+) -> list[Path]:
+    """Write the picture of an ensemble's groups where matplotlib is installed.
+
+    One of fewer networks is removed, where there are no groups, too.
+
+    Returns:
+        The files written: the picture, or none.
+    """
+    picture = out / GROUPS_PICTURE
+    picture.unlink(missing_ok=True)
+    if groups is None or not _can_draw():
+        return []
+    from pdepth.report.figures.groups import plot_groups
+
+    plot_groups(ensemble, groups, picture, images, class_names)
+    return [picture]
+
+
+def read_results(path: Path) -> Results:
+    """Read what a run, the demo or an ensemble wrote into a folder, or one of its Parquet files.
+
+    Returns:
+        One result, the results of several k by k, or an ensemble.
+
+    Raises:
+        FileNotFoundError: no such path, or no results in it; of an unfinished run, the sentence
+            says what is missing.
         ValueError: a file that is not pdepth's.
     """
     if path.is_file():
-        return _read(path)
+        return _read_table(path)
     if not path.is_dir():
-        raise FileNotFoundError(f"There is no folder {path}.")
+        raise FileNotFoundError(f"RESULTS: expected a folder or a Parquet file, got {path}.")
     for journal in (path / UNFINISHED, path):
         if (journal / ABOUT).is_file():
-            raise FileNotFoundError(_unfinished(path, journal))
+            raise FileNotFoundError(_describe_unfinished(path, journal))
     for name in (TABLE, ENSEMBLE):
         if (path / name).is_file():
-            return _read(path / name)
-    found = [DepthResult.load(each) for each in sorted(path.glob(OF_K.format("*")))]
-    if not found:
+            return _read_table(path / name)
+    results = [DepthResult.load(file) for file in sorted(path.glob(TABLE_OF_K.format("*")))]
+    if not results:
         raise FileNotFoundError(
-            f"{path} holds no results of pdepth: {TABLE}, {OF_K.format('*')} or {ENSEMBLE} is "
-            "wanted."
+            f"RESULTS: expected {TABLE}, {TABLE_OF_K.format('*')} or {ENSEMBLE} in {path}, got "
+            "none."
         )
-    return {result.k: result for result in found}
+    return {result.k: result for result in results}
 
 
-def _read(path: Path) -> DepthResult | Ensemble:
+def _read_table(path: Path) -> DepthResult | Ensemble:
     if tables.about_of(path)[0] == Ensemble.__name__:
         return Ensemble.load(path)
     return DepthResult.load(path)
 
 
-def _unfinished(path: Path, journal: Path) -> str:
-    """What a run that was cut short still lacks, as its journal has it."""
+def _describe_unfinished(path: Path, journal: Path) -> str:
+    """Say what a run that was cut short still lacks, by its journal."""
     try:
         about: dict[str, Any] = json.loads((journal / ABOUT).read_text())
     except ValueError:
         about = {}
     if about.get("kind") != KIND:
-        return f"{path} holds no results of pdepth."
+        return f"RESULTS: expected results of pdepth in {path}, got none."
     probes = about.get(PROBES, "").split(", ")
-    left = f"the votes of all {len(probes)} probes are missing"
+    lacking = f"the votes of all {len(probes)} probes are missing"
     if not (journal / READING).exists():
-        left = f"its first pass over the data and {left}"
-    elif asked := {int(file.name.split("-")[1]) for file in journal.glob("votes-*.npz")}:
-        # Probes are asked from the last to the first; of the last one asked some may be missing.
-        missing = [name for number, name in enumerate(probes) if number < min(asked)]
-        left = f"votes of {len(missing)} of {len(probes)} probes are missing"
-        left += f" ({', '.join(missing)})" if missing else ", and its results are not written"
+        lacking = f"its first reading of the data and {lacking}"
+    elif searched := {int(file.name.split("-")[1]) for file in journal.glob("votes-*.npz")}:
+        # Probes are searched from the last to the first; the latest may lack some queries.
+        missing = [name for number, name in enumerate(probes) if number < min(searched)]
+        lacking = f"votes of {len(missing)} of {len(probes)} probes are missing"
+        lacking += f" ({', '.join(missing)})" if missing else ", and its results are not written"
     return (
-        f"{path} holds a run that is not finished: {left}; the same command, or call with its "
-        "run_dir, goes on from there."
+        f"RESULTS: expected a finished run in {path}, got one that was interrupted: {lacking}; "
+        "the same command, or call with its run_dir, resumes it."
     )
+
+
+def _can_draw() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None

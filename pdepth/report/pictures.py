@@ -1,9 +1,9 @@
-"""The work of `pdepth report`: where the pictures and the class names of results come from."""
+"""The images and class names of results: noted by a run, found again by a report."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import demo, inputs
+from pdepth import inputs
 from pdepth.analysis.ensemble import Ensemble
 from pdepth.report.folder import Results
 from pdepth.report.images import UNREADABLE
 from pdepth.result import DepthResult
 
-COMPARED = 64  # rows whose labels are compared where each has to be read
-CLASS_NAMES, IMAGE_SIZE = "class_names", "image_size"  # what a run notes of its data
+SAMPLED = 64  # rows whose labels are compared where an input has to be read for each
+CLASS_NAMES, IMAGE_SIZE = "class_names", "image_size"  # in the meta of results
+
+BuiltIn = Mapping[str, Callable[[DepthResult | Ensemble], Any]]
 
 
 @dataclass(frozen=True)
@@ -30,95 +32,96 @@ class Images:
     note: str = ""
 
 
-def noted(data: inputs.Data, options: inputs.ImageOptions) -> dict[str, str]:
-    """What a run keeps of its data, so that its pictures are found again."""
+def image_meta(data: inputs.Data, options: inputs.ImageOptions) -> dict[str, str]:
+    """Return what the meta of a result keeps of its data, so that its images are found again."""
     names = inputs.class_names(data)
     return ({CLASS_NAMES: json.dumps(list(names))} if names else {}) | (
         {IMAGE_SIZE: str(options.size)} if options.size else {}
     )
 
 
-def pictures_of(found: Results, images: str | None) -> Images:
-    """The pictures of results: of the data that `images` names, or of what the results say.
+def find_images(
+    results: Results, spec: str | None = None, built_in: BuiltIn | None = None
+) -> Images:
+    """Open the images of results: those of `spec`, or of the data that the results name.
 
-    Data that the results name is no reason to fail: a note says what is the matter with it. Nor is
+    Data that the results name is no reason to fail: a note says why it cannot be opened. Nor is
     Python code run that a file of results names.
 
+    Args:
+        results: as `pdepth.report.folder.read_results` returns them.
+        spec: DATA as in `pdepth.inputs.load_data`.
+        built_in: functions from a result to its images, by the data that it names.
+
     Raises:
-        ValueError: `images` names data of other rows or labels, or whose inputs are no images; and
-            what `inputs.load_data` raises.
+        ValueError: `spec` has other rows or labels, or its inputs are no images; and what
+            `pdepth.inputs.load_data` raises.
     """
-    result = next(iter(found.values())) if isinstance(found, Mapping) else found
-    meta = result.meta
-    names = json.loads(meta[CLASS_NAMES]) if CLASS_NAMES in meta else None
-    size = int(meta[IMAGE_SIZE]) if IMAGE_SIZE in meta else None
-    if images is not None:
-        given = _opened(images, size, result)
-        return Images(given.images, names or given.names)
-    spec = _data_of(result)
+    result = next(iter(results.values())) if isinstance(results, Mapping) else results
+    names = json.loads(result.meta[CLASS_NAMES]) if CLASS_NAMES in result.meta else None
+    size = int(result.meta[IMAGE_SIZE]) if IMAGE_SIZE in result.meta else None
+    if spec is not None:
+        opened = _open(spec, size, result)
+        return Images(opened.images, names or opened.names)
+    spec = _named_data(result)
     if spec is None:
         return Images(names=names)
-    if spec == demo.DATA:
-        return Images(_digits(result), names)
+    if built_in is not None and spec in built_in:
+        return Images(built_in[spec](result), names)
     try:
-        if inputs.is_code(spec):
+        if inputs.runs_code(spec):
             note = (
                 f"The pictures come from Python code, which a report runs only for --images {spec}."
             )
             return Images(names=names, note=note)
-        given = _opened(spec, size, result)
-        return Images(given.images, names or given.names)
+        opened = _open(spec, size, result)
+        return Images(opened.images, names or opened.names)
     except (ValueError, TypeError, OSError, ImportError) as error:
-        note = f"There are no pictures: {error} --images DATA says where they are now."
+        note = f"There are no pictures: {error} Pass --images DATA to say where they are now."
         return Images(names=names, note=note)
 
 
-def _data_of(result: DepthResult | Ensemble) -> str | None:
-    """The data that a result says it is of."""
+def _named_data(result: DepthResult | Ensemble) -> str | None:
+    """The data that a result names as its own."""
     meta = result.meta
     if isinstance(result, DepthResult):
-        asked = "support" if result.leave_one_out else "queries"
-        return meta.get(asked) or meta.get("data") or None
+        own = "support" if result.leave_one_out else "queries"
+        return meta.get(own) or meta.get("data") or None
     return meta.get("data") or None
 
 
-def _opened(spec: str, size: int | None, result: DepthResult | Ensemble) -> Images:
+def _open(spec: str, size: int | None, result: DepthResult | Ensemble) -> Images:
     data = inputs.load_data(spec, inputs.ImageOptions(size))
-    dataset = inputs.dataset_of(data)
+    dataset = inputs.unwrap_loader(data)
     count = len(result if isinstance(result, DepthResult) else result.labels)
     if hasattr(dataset, "__len__") and len(dataset) != count:
-        raise ValueError(f"{spec} holds {len(dataset)} rows, and the results {count}.")
+        raise ValueError(f"images: expected {count} rows in {spec}, got {len(dataset)}.")
     if result.labels is not None:
         rows, labels = _labels(data, count)
-        differ = rows[labels != result.labels[rows]]
-        if len(differ):
+        differing = rows[labels != result.labels[rows]]
+        if len(differing):
             raise ValueError(
-                f"{spec} has other labels than the results in {len(differ)} of {len(rows)} rows, "
-                f"the first of them row {differ[0]}: it is not what was asked."
+                f"images: expected the labels of the results in {spec}, got others in "
+                f"{len(differing)} of {len(rows)} rows, the first of them row {differing[0]}."
             )
-    pictures = inputs.pictures(data, count)
-    if pictures is None:
-        raise ValueError(f"{spec} holds no images (H, W, C) or (C, H, W) of 1 or 3 channels.")
-    return Images(pictures, inputs.class_names(data))
+    images = inputs.dataset_images(data, count)
+    if images is None:
+        raise ValueError(
+            f"images: expected images (H, W, C) or (C, H, W) of 1 or 3 channels in {spec}, got "
+            "other inputs."
+        )
+    return Images(images, inputs.class_names(data))
 
 
 def _labels(data: inputs.Data, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows, and their labels: all where reading no inputs tells them, else some."""
-    found = inputs.labels_of(data)
-    if found is not None:
-        return np.arange(count), found
-    dataset = inputs.dataset_of(data)
+    """Rows and their labels: all where no input has to be read for them, else some."""
+    known = inputs.known_labels(data)
+    if known is not None:
+        return np.arange(count), known
+    dataset = inputs.unwrap_loader(data)
     rows, labels = [], []
-    for row in np.unique(np.linspace(0, count - 1, COMPARED).round().astype(np.int64)):
+    for row in np.unique(np.linspace(0, count - 1, SAMPLED).round().astype(np.int64)):
         with suppress(*UNREADABLE, TypeError, IndexError):  # a broken picture, or no label
             labels.append(int(dataset[int(row)][1]))
             rows.append(row)
     return np.array(rows, np.int64), np.array(labels, np.int64)
-
-
-def _digits(result: DepthResult | Ensemble) -> Any:
-    """The demo's images: all, those of its support, or those held out."""
-    images = demo.moved_digits().tensors[0][:, 0].numpy()
-    if isinstance(result, Ensemble):
-        return images
-    return images[: demo.SUPPORT] if result.leave_one_out else images[demo.SUPPORT :]

@@ -409,8 +409,8 @@ def test_list_and_mistakes(tmp_path):
     assert "--engine: expected a pattern that matches one of: " in refused(
         "--list", "--engine", "x"
     )
-    assert "are wanted alone" in refused("--list", "--reference")
-    assert "there is no file" in refused("--with", "gone.py:Class")
+    assert "expected one alone or none" in refused("--list", "--reference")
+    assert "--with: expected an existing file, got" in refused("--with", "gone.py:Class")
     (tmp_path / "number.py").write_text("def number():\n    return 1\n")
     assert "expected a subclass of pdepth.bench.suite.engines.Engine, got int." in refused(
         "--with", f"{tmp_path}/number.py:number"

@@ -1,27 +1,22 @@
-"""`pdepth ensemble`: what it trains, reads, adds up, goes on with and refuses."""
+"""`pdepth ensemble`: what it trains, reads, adds up, resumes and refuses."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from pdepth import cli, demo
+from pdepth import demo
 from pdepth.analysis.ensemble import Ensemble
-from pdepth.analysis.groups import groups
+
+from helpers.commands import invoke
 
 for module in ("pyarrow", "matplotlib", "PIL"):
     pytest.importorskip(module)
 
-groups_picture = importlib.import_module("pdepth.report.figures.groups")
-figure_of, plot_groups = groups_picture.figure_of, groups_picture.plot_groups
-
-MINE = """
+USER_FILE = """
 import torch
 from torch.utils.data import TensorDataset
 
@@ -49,58 +44,60 @@ def bug(support, seed):
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    file = tmp_path / "mine.py"
-    file.write_text(MINE)
+def user_file(tmp_path: Path) -> Path:
+    file = tmp_path / "user_file.py"
+    file.write_text(USER_FILE)
     return file
 
 
 def call(*arguments: object) -> Any:
-    return CliRunner().invoke(cli.app, ["ensemble", *map(str, arguments)])
+    return invoke("ensemble", *arguments)
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Pictures that would be drawn, which takes a second each."""
-    found: list[Any] = []
-    monkeypatch.setattr(groups_picture, "plot_groups", lambda *given: found.append(given))
-    return found
+    calls: list[Any] = []
+    monkeypatch.setattr(
+        "pdepth.report.figures.groups.plot_groups", lambda *call: calls.append(call)
+    )
+    return calls
 
 
-def own(mine: Path, out: Path, *more: object) -> Any:
-    return call("--data", f"{mine}:data", "-k", 3, "--threads", 1, "--out", out, *more)
+def own(user_file: Path, out: Path, *more: object) -> Any:
+    return call("--data", f"{user_file}:data", "-k", 3, "--threads", 1, "--out", out, *more)
 
 
 def counts(path: Path) -> list[Any]:
-    found = Ensemble.load(path / "ensemble.parquet")
-    return [found.depths.tolist(), found.predicted.tolist(), sorted(found.names)]
+    ensemble = Ensemble.load(path / "ensemble.parquet")
+    return [ensemble.depths.tolist(), ensemble.predicted.tolist(), sorted(ensemble.names)]
 
 
-def test_it_trains_goes_on_and_adds_up(tmp_path: Path, mine: Path, drawn: Any) -> None:
-    train = ("--train", f"{mine}:train", "--held-out", 0.25)
-    whole = own(mine, tmp_path / "whole", *train, "--networks", 3)
+def test_it_trains_goes_on_and_adds_up(tmp_path: Path, user_file: Path, drawn: Any) -> None:
+    train = ("--train", f"{user_file}:train", "--held-out", 0.25)
+    whole = own(user_file, tmp_path / "whole", *train, "--networks", 3)
     assert whole.exit_code == 0, whole.output
     assert "60 examples under 3 networks" in whole.stdout
     assert "consensus" in whole.stdout
     assert "Network 2: right on" in whole.stderr
     assert whole.stdout.count("train ") == 3
-    found = Ensemble.load(tmp_path / "whole" / "ensemble.parquet")
-    assert (found.counts[1].sum(), found.counts.sum()) == (3 * 15, 3 * 60)
-    assert found.meta["held_out"] == "0.25"
+    stored = Ensemble.load(tmp_path / "whole" / "ensemble.parquet")
+    assert (stored.counts[1].sum(), stored.counts.sum()) == (3 * 15, 3 * 60)
+    assert stored.meta["held_out"] == "0.25"
     ((_, corners, path, images, _),) = drawn
     assert path == tmp_path / "whole" / "groups.png"
     assert (corners.depths.shape, len(images)) == ((2, 60), 60)
-    # The same command has nothing left to do; fewer before, and the rest now, is the same.
-    again = own(mine, tmp_path / "whole", *train, "--networks", 3)
+    # The same command has nothing to do; two networks, and then the third, are the same three.
+    again = own(user_file, tmp_path / "whole", *train, "--networks", 3)
     assert (again.exit_code, again.stdout.count("train ")) == (0, 0)
-    part = own(mine, tmp_path / "part", *train, "--networks", 2, "-q")
+    part = own(user_file, tmp_path / "part", *train, "--networks", 2, "-q")
     assert (part.exit_code, part.stderr) == (0, "")
-    more = own(mine, tmp_path / "part", *train, "--networks", 3)
+    more = own(user_file, tmp_path / "part", *train, "--networks", 3)
     assert more.stdout.count("train ") == 1
     assert counts(tmp_path / "part") == counts(tmp_path / "whole")
     # Two machines.
     for name, first, count in (("a", 0, 2), ("b", 2, 1)):
-        own(mine, tmp_path / name, *train, "--networks", count, "--first", first)
+        own(user_file, tmp_path / name, *train, "--networks", count, "--first", first)
     files = [tmp_path / name / "ensemble.parquet" for name in "ba"]
     both = call("--merge", files[0], "--merge", files[1], "--out", tmp_path / "both")
     assert both.exit_code == 0, both.output
@@ -109,112 +106,88 @@ def test_it_trains_goes_on_and_adds_up(tmp_path: Path, mine: Path, drawn: Any) -
     assert "name: expected a network that is not in the ensemble, got 2." in twice.stderr
     assert not (tmp_path / "twice").exists()
     # Another setting is another ensemble.
-    other = own(mine, tmp_path / "whole", *train, "--seed", 1)
+    other = own(user_file, tmp_path / "whole", *train, "--seed", 1)
     assert other.exit_code == 2
-    assert "holds networks whose seed is 0, and not 1; pass --overwrite" in other.stderr
+    assert "expected networks with seed 1, got 0; pass --overwrite" in other.stderr
     assert counts(tmp_path / "whole") == counts(tmp_path / "both")
-    new = own(mine, tmp_path / "whole", *train, "--seed", 1, "--networks", 2, "--overwrite")
+    new = own(user_file, tmp_path / "whole", *train, "--seed", 1, "--networks", 2, "--overwrite")
     assert new.exit_code == 0
     assert counts(tmp_path / "whole") != counts(tmp_path / "both")
 
 
-def test_it_reads_networks_with_splits_of_their_own(tmp_path: Path, mine: Path, drawn: Any) -> None:
-    read = ("--read", f"{mine}:networks")
-    done = own(mine, tmp_path / "out", *read, "--networks", 3)
+def test_it_reads_networks_with_splits_of_their_own(
+    tmp_path: Path, user_file: Path, drawn: Any
+) -> None:
+    read = ("--read", f"{user_file}:networks")
+    done = own(user_file, tmp_path / "out", *read, "--networks", 3)
     assert done.exit_code == 0, done.output
-    found = Ensemble.load(tmp_path / "out" / "ensemble.parquet")
-    assert found.counts[1].tolist() == [1] * 45 + [0] * 15
+    stored = Ensemble.load(tmp_path / "out" / "ensemble.parquet")
+    assert stored.counts[1].tolist() == [1] * 45 + [0] * 15
     assert "15 examples were never held out." in done.stdout
-    short = own(mine, tmp_path / "short", *read, "--networks", 5)
+    short = own(user_file, tmp_path / "short", *read, "--networks", 5)
     assert short.exit_code == 2
-    assert "yields no network 3: 3 of the 5" in short.stderr
-    assert "--networks 3 takes these." in short.stderr
+    assert "expected 5 networks, got 3 (no network 3)" in short.stderr
+    assert "pass --networks 3 for these alone." in short.stderr
     kept = counts(tmp_path / "short")[2]  # what was counted stays
     assert kept == [0, 1, 2]
 
 
 def test_digits_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = demo.moved_digits()
-    few.tensors = tuple(each[:120] for each in few.tensors)
+    few.tensors = tuple(tensor[:120] for tensor in few.tensors)
     monkeypatch.setattr(demo, "moved_digits", lambda: few)
     done = call("--networks", 2, "--out", tmp_path, "-k", 5, "--threads", 1)
     assert done.exit_code == 0, done.output
-    found = Ensemble.load(tmp_path / "ensemble.parquet")
-    assert found.layers == len(demo.LAYERS) + 2
-    assert found.counts[1].sum() == 24
+    stored = Ensemble.load(tmp_path / "ensemble.parquet")
+    assert stored.layers == len(demo.LAYERS) + 2
+    assert stored.counts[1].sum() == 24
 
 
-def test_mistakes_are_one_sentence(tmp_path: Path, mine: Path) -> None:
-    data, train = ("--data", f"{mine}:data"), ("--train", f"{mine}:train")
+def test_mistakes_are_one_sentence(tmp_path: Path, user_file: Path) -> None:
+    data, train = ("--data", f"{user_file}:data"), ("--train", f"{user_file}:train")
     for arguments, sentence in (
-        (("--networks", 1), "--networks is 1; at least two are wanted."),
-        (data, "--data goes with --train or --read"),
-        (train, "--data goes with --train or --read"),
-        ((*data, *train, "--read", "x.py:y"), "one of them is wanted"),
-        (("--merge", "a"), "--merge names one file, a; at least two"),
-        (("--merge", "a", *data), "--merge adds up files"),
-        (("--merge", "a", "--merge", "b"), "a: expected an Ensemble in a file, got none."),
+        (("--networks", 1), "--networks: expected an integer >= 2, got 1."),
+        (data, "--data: expected together with --train or --read"),
+        (train, "--data: expected together with --train or --read"),
         (
-            (*data, *train, "--held-out", 1),
-            "some of 60 rows and not all, got 1.0, which holds out 60.",
+            (*data, *train, "--read", "x.py:y"),
+            "--train and --read: expected one of them, got both.",
         ),
-        ((*data, "--train", f"{mine}:none"), "has no function 'none'"),
-        ((*data, "--read", f"{mine}:pairless"), "yields a Sequential; (network, rows"),
-        ((*data, "--train", "train.py"), "train.py is not path/to/file.py:function."),
+        (("--merge", "a"), "--merge: expected two files or more, got a alone."),
+        (("--merge", "a", *data), "--merge: expected no --data, --train or --read beside it"),
+        (("--merge", "a", "--merge", "b"), "a: expected an Ensemble in a file, got none."),
+        ((*data, *train, "--held-out", 1), "some of 60 rows and not all, got 1.0, which holds out 60."),
+        (
+            (*data, "--train", f"{user_file}:none"),
+            "--train: expected a function of user_file.py, got 'none'.",
+        ),
+        (
+            (*data, "--read", f"{user_file}:pairless"),
+            "(network, rows that it was held out from), got Sequential.",
+        ),
+        (
+            (*data, "--train", "train.py"),
+            "--train: expected path/to/file.py:function, got 'train.py'.",
+        ),
     ):
         result = call(*arguments, "--out", tmp_path / "out")
         assert result.exit_code == 2, (arguments, result.output)
         assert sentence in result.stderr
         assert result.stderr.count("\n") == 1
         assert not (tmp_path / "out").exists()
-    broken = own(mine, tmp_path / "out", "--train", f"{mine}:bug")
+    broken = own(user_file, tmp_path / "out", "--train", f"{user_file}:bug")
     assert isinstance(broken.exception, KeyError)
 
 
-def plain(ensemble: Ensemble, found: Any) -> Any:
-    return figure_of(ensemble, found, None, None)
-
-
-def test_the_picture(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    n, ensemble = 90, Ensemble(np.arange(90) % 3)
-    ensemble.layers = 3
-    ensemble.depths = rng.integers(0, 3, (2, n, 4)).astype(np.int32)
-    ensemble.predicted = rng.integers(0, 4, (2, n, 3)).astype(np.int32)
-    ensemble.names = ("a", "b")
-    found = groups(*ensemble.mean_depth())
-    drawn = figure_of(ensemble, found, rng.random((n, 5, 5)), ["x", "y", "z"])
-    assert drawn.get_suptitle() == "Depth of 90 examples under 2 networks"
-    text = " ".join(t.get_text() for ax in drawn.axes for t in ax.texts)
-    for name, rows in found.corners.items():
-        assert f"{len(rows)}" in text, name
-    shown = [ax for ax in drawn.axes if ax.images]
-    assert len(shown) == sum(min(5, len(rows)) for rows in found.corners.values())
-    columns = ensemble.examples()
-    first = next(rows[0] for rows in found.corners.values() if len(rows))
-    label, said = "xyz"[first % 3], "xyz"[columns["consensus"][0][first]]
-    share = f"by {100 * columns['consistency'][0][first]:.0f} %"
-    assert shown[0].get_xlabel().split("\n") == [f"label {label}", f"seen as {said}", share]
-    plot_groups(ensemble, found, tmp_path / "g.png")
-    assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
-    dots = next(ax for ax in plain(ensemble, found).axes).collections[0]
-    assert len(dots.get_offsets()) > 4
-    both = found.depths[:, ~np.isnan(found.depths).any(axis=0)]
-    np.testing.assert_allclose(dots.get_offsets().max(axis=0), both.max(axis=1), atol=0.2)
-    with pytest.raises(ValueError, match="images: expected 90, one per example, got 3"):
-        plot_groups(ensemble, found, tmp_path / "h.png", images=np.zeros((3, 4, 4)))
-    with pytest.raises(ValueError, match="path: expected a suffix of"):
-        plot_groups(ensemble, found, tmp_path / "h.txt")
-    assert not list(tmp_path.glob("h.*"))
-
-
 def test_without_matplotlib_there_is_no_picture(
-    tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, user_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = importlib.util.find_spec
+    find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else found(name)
+        importlib.util,
+        "find_spec",
+        lambda name, *a: None if name == "matplotlib" else find_spec(name),
     )
-    done = own(mine, tmp_path / "out", "--train", f"{mine}:train", "--networks", 2)
+    done = own(user_file, tmp_path / "out", "--train", f"{user_file}:train", "--networks", 2)
     assert done.exit_code == 0, done.output
     assert not (tmp_path / "out" / "groups.png").exists()

@@ -1,0 +1,180 @@
+"""An ensemble in a file that grows network by network: a run that was interrupted resumes there.
+
+meta = EnsembleSettings("digits").meta()
+ensemble = resume_ensemble("ensemble.parquet", meta)
+networks = partial(trained, train, data, held_out=0.1, seed=0)
+ensemble = add_networks(ensemble, networks, data, range(250), "ensemble.parquet", meta)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from pdepth import __version__
+from pdepth.analysis import networks as network_members
+from pdepth.analysis.ensemble import Ensemble, Member
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pdepth.depth import ModelOptions
+
+__all__ = [
+    "EnsembleSettings",
+    "add_networks",
+    "merge_ensembles",
+    "read_networks",
+    "resume_ensemble",
+]
+
+NetworkSource: TypeAlias = "Callable[[Sequence[int]], Iterable[tuple[int, nn.Module, Any]]]"
+"""From the numbers of networks to (number, network, rows that it was held out from) of each."""
+VERSION = "pdepth"  # the entry of meta that may differ between runs
+
+
+@dataclass(frozen=True)
+class EnsembleSettings:
+    """What all networks of an ensemble share; only networks of the same settings are added to it.
+
+    Attributes:
+        data: the name of the dataset.
+        layers, k: as in `pdepth.prediction_depth`.
+        train: the name of the training function. held_out, seed: of the random splits.
+        read: the name of a function that yields networks with splits of their own, instead.
+    """
+
+    data: str
+    layers: str = "auto"
+    k: int = 30
+    train: str | None = None
+    held_out: float = 0.1
+    seed: int = 0
+    read: str | None = None
+
+    def meta(self) -> dict[str, str]:
+        """The settings in words, without those that are None or do not apply."""
+        unused = ("held_out", "seed") if self.read else ()
+        return {
+            name: str(value)
+            for name, value in asdict(self).items()
+            if value is not None and name not in unused
+        }
+
+
+def resume_ensemble(
+    path: str | os.PathLike[str], meta: Mapping[str, str], *, overwrite: bool = False
+) -> Ensemble | None:
+    """Load the ensemble that an earlier run with the same settings wrote, to add networks to it.
+
+    Args:
+        path: of the Parquet file.
+        meta: the settings that all networks share.
+        overwrite: ignore the file.
+
+    Returns:
+        The ensemble; None where there is no file or it is to be overwritten.
+
+    Raises:
+        FileExistsError: the file was written with other settings.
+    """
+    if overwrite or not Path(path).exists():
+        return None
+    ensemble = Ensemble.load(path)
+    stored, expected = ({**settings, VERSION: ""} for settings in (ensemble.meta, meta))
+    if stored != expected:
+        names = stored | expected
+        name = min(name for name in names if stored.get(name) != expected.get(name))
+        raise FileExistsError(
+            f"{path}: expected networks with {name} {expected.get(name, 'unset')}, got "
+            f"{stored.get(name, 'unset')}; pass --overwrite, or another --out."
+        )
+    return ensemble
+
+
+def add_networks(
+    ensemble: Ensemble | None,
+    networks: NetworkSource,
+    data: Dataset[Any],
+    numbers: Sequence[int],
+    path: str | os.PathLike[str],
+    meta: Mapping[str, str],
+    *,
+    k: int = 30,
+    on_member: Callable[[Member], None] | None = None,
+    **options: Unpack[ModelOptions],
+) -> Ensemble:
+    """Measure the networks that an ensemble lacks, and write its file anew after each.
+
+    Args:
+        ensemble: of earlier networks, as `resume_ensemble` returns it; None for a new one.
+        networks: called with the missing numbers, yields networks: `read_networks`, or
+            `pdepth.analysis.networks.trained`, with their first arguments filled in.
+        data: the Dataset whose rows are the ensemble's examples.
+        numbers: the networks' numbers, which are their names in the ensemble.
+        path: of the Parquet file; its folder is made with the first network.
+        meta: the settings, kept in a new ensemble.
+        k, options: as in `pdepth.prediction_depth`.
+        on_member: called after each network is counted and written.
+
+    Raises:
+        ValueError: `networks` yielded fewer than are missing; those it yielded are in the file.
+    """
+    counted = () if ensemble is None else ensemble.names
+    missing = [number for number in numbers if number not in counted]
+    for member in network_members.asked(networks(missing), data, k=k, **options):
+        if ensemble is None:
+            ensemble = Ensemble(member.labels)
+            ensemble.meta = {**meta, VERSION: __version__}
+        ensemble.add(member)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        ensemble.save(path)
+        if on_member is not None:
+            on_member(member)
+    absent = [number for number in missing if ensemble is None or number not in ensemble.names]
+    if ensemble is None or absent:
+        count = len(numbers) - len(absent)
+        raise ValueError(
+            f"networks: expected {len(numbers)} networks, got {count} (no network {absent[0]})"
+            + (f"; pass --networks {count} for these alone." if count > 1 else ".")
+        )
+    return ensemble
+
+
+def read_networks(
+    pairs: Callable[[], Iterable[tuple[nn.Module, Any]]],
+    numbers: Sequence[int],
+    missing: Sequence[int],
+) -> Iterator[tuple[int, nn.Module, Any]]:
+    """Number the networks that a user's function yields, and leave out those counted before.
+
+    Args:
+        pairs: called without arguments; yields (network, rows that it was held out from).
+        numbers: of the networks, in the order in which they come.
+        missing: the numbers that are to be measured.
+
+    Yields:
+        (number, network, held-out rows) of each missing number.
+    """
+    for number, pair in zip(numbers, pairs(), strict=False):
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise TypeError(
+                "pairs: expected (network, rows that it was held out from), got "
+                f"{type(pair).__name__}."
+            )
+        if number in missing:
+            yield number, *pair
+
+
+def merge_ensembles(paths: Sequence[str | os.PathLike[str]]) -> Ensemble:
+    """Add up ensembles of the same examples and distinct networks, from two files or more."""
+    ensemble = Ensemble.load(paths[0])
+    for path in paths[1:]:
+        ensemble += Ensemble.load(path)
+    return ensemble

@@ -1,0 +1,219 @@
+"""`pdepth ensemble`."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pdepth.arrays import arguments
+from pdepth.cli.options import (
+    BatchSize,
+    Device,
+    ImageSize,
+    Layers,
+    Memory,
+    Overwrite,
+    Quiet,
+    Threads,
+)
+from pdepth.cli.output import print_cost, print_written
+from pdepth.optional import require
+
+if TYPE_CHECKING:
+    from pdepth.analysis.ensemble import Ensemble, Member
+    from pdepth.analysis.ensemble_file import EnsembleSettings, NetworkSource
+    from pdepth.analysis.groups import Groups
+
+
+def ensemble(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path(
+        "pdepth-ensemble"
+    ),
+    networks: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    first: Annotated[
+        int, typer.Option(min=0, help="Number of the first, to share a job between machines.")
+    ] = 0,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="As in pdepth run; default: scikit-learn's digits, moved."
+        ),
+    ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.py:FUNCTION",
+            help="Called with a training set and a seed; returns the trained network.",
+        ),
+    ] = None,
+    read: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.py:FUNCTION",
+            help="Called without arguments; yields (network, rows it was held out from).",
+        ),
+    ] = None,
+    merge: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Add up these ensemble.parquet, more than one."),
+    ] = None,
+    held_out: Annotated[float, typer.Option(help="Share of rows held out from a network.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, help="Of splits and training.")] = 0,
+    layers: Layers = "auto",
+    k: Annotated[int, typer.Option("--k", "-k", help="Neighbours that vote.")] = 30,
+    batch_size: BatchSize = 256,
+    device: Device = None,
+    threads: Threads = None,
+    memory: Memory = None,
+    image_size: ImageSize = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train or read many networks on random splits, and add up their results for each example.
+
+    Writes ensemble.parquet (counts, mean depths in the support and held out, consensus,
+    consistency, accuracy, entropy) and groups.png to --out. The file is written anew after each
+    network: the same command resumes after the last, and a larger --networks adds more. The setting
+    of arXiv 2106.09647 is --networks 250 --held-out 0.1 -k 30.
+
+    \b
+    Examples:
+      pdepth ensemble --out digits
+      pdepth ensemble --data imagefolder:all --train nets.py:train --networks 250 --out depths
+      pdepth ensemble --data nets.py:data --read nets.py:networks --out depths
+      pdepth ensemble --merge a/ensemble.parquet --merge b/ensemble.parquet --out both
+    """
+    _check_combination(data, train, read, merge)
+    if not merge and first == 0 and networks < 2:
+        raise ValueError(f"--networks: expected an integer >= 2, got {networks}.")
+    arguments.check_int(k, "--k")
+    for module in ("pyarrow", *(() if data or merge else ("sklearn",))):
+        require(module, "pdepth ensemble", "demo")
+    start = time.monotonic()
+    from pdepth import demo
+    from pdepth.analysis.ensemble_file import (
+        EnsembleSettings,
+        add_networks,
+        merge_ensembles,
+        resume_ensemble,
+    )
+    from pdepth.report import folder
+
+    dataset = None
+    if merge:
+        folder.check_out(out, (folder.ENSEMBLE, folder.GROUPS_PICTURE), overwrite=overwrite)
+        result = merge_ensembles(merge)
+        out.mkdir(parents=True, exist_ok=True)
+        result.save(out / folder.ENSEMBLE)
+    else:
+        folder.check_out(out, ())
+        settings = EnsembleSettings(data or demo.DATA, layers, k, train, held_out, seed, read)
+        before = resume_ensemble(out / folder.ENSEMBLE, settings.meta(), overwrite=overwrite)
+        dataset = _open_dataset(data, image_size)
+        numbers = range(first, first + networks)
+        result = add_networks(
+            before,
+            _network_source(settings, dataset, numbers),
+            dataset,
+            numbers,
+            out / folder.ENSEMBLE,
+            settings.meta(),
+            on_member=None if quiet else _print_member,
+            layers=demo.LAYERS if data is None and layers == "auto" else layers,
+            k=k,
+            batch_size=batch_size,
+            device=device,
+            num_threads=threads,
+            memory=memory,
+            progress=False,
+        )
+    groups = _find_groups(result, quiet)
+    written = [out / folder.ENSEMBLE, *_draw_groups(result, groups, dataset, out)]
+    if not quiet:
+        _print_ensemble(result, groups)
+        print_cost(start)
+        print_written(written)
+
+
+def _check_combination(
+    data: str | None, train: str | None, read: str | None, merge: list[Path] | None
+) -> None:
+    """Raise ValueError for options that exclude each other."""
+    if merge and (data or train or read):
+        raise ValueError("--merge: expected no --data, --train or --read beside it, got one.")
+    if train and read:
+        raise ValueError("--train and --read: expected one of them, got both.")
+    if (data is None) != (train is None and read is None):
+        raise ValueError("--data: expected together with --train or --read, got one alone.")
+    if merge and len(merge) < 2:
+        raise ValueError(f"--merge: expected two files or more, got {merge[0]} alone.")
+
+
+def _open_dataset(data: str | None, image_size: int | None) -> Any:
+    from pdepth import demo, inputs
+
+    if data is None:
+        return demo.moved_digits()
+    return inputs.unwrap_loader(inputs.load_data(data, inputs.ImageOptions(image_size)))
+
+
+def _network_source(settings: EnsembleSettings, dataset: Any, numbers: range) -> NetworkSource:
+    """The function that yields the missing networks: read, or trained."""
+    from pdepth import demo, inputs
+    from pdepth.analysis.ensemble_file import read_networks
+    from pdepth.analysis.networks import trained
+
+    if settings.read is not None:
+        pairs = partial(inputs.call_function, settings.read, "--read")
+        return partial(read_networks, pairs, numbers)
+    train = settings.train
+    function = demo.train if train is None else inputs.load_function(train, "--train")
+    return partial(trained, function, dataset, held_out=settings.held_out, seed=settings.seed)
+
+
+def _find_groups(result: Ensemble, quiet: bool) -> Groups | None:
+    """The groups by quantiles; None, and a line, where depths are too alike for that."""
+    from pdepth.analysis.groups import groups
+
+    if len(result) < 2:
+        return None
+    try:
+        return groups(*result.mean_depth())
+    except ValueError as error:
+        if not quiet:
+            typer.echo(f"No groups: {error}", err=True)
+        return None
+
+
+def _draw_groups(result: Ensemble, groups: Groups | None, dataset: Any, out: Path) -> list[Path]:
+    from pdepth import inputs
+    from pdepth.report.folder import write_groups
+
+    if len(result) < 2:
+        return []
+    images = None if dataset is None else inputs.dataset_images(dataset, len(result.labels))
+    names = None if dataset is None else inputs.class_names(dataset)
+    return write_groups(result, groups, out, images, names)
+
+
+def _print_member(member: Member) -> None:
+    assert member.labels is not None
+    accuracy = (member.predictions == member.labels)[member.held_out].mean()
+    typer.echo(
+        f"Network {member.name}: right on {100 * accuracy:.1f} % of "
+        f"{member.held_out.sum():,} held out.",
+        err=True,
+    )
+
+
+def _print_ensemble(result: Ensemble, groups: Groups | None) -> None:
+    from rich.console import Console
+
+    from pdepth.report.terminal import print_ensemble
+
+    if len(result) > 1:
+        print_ensemble(result, groups, Console())

@@ -1,0 +1,45 @@
+"""Errors of the command line: one sentence and an exit status; bugs keep their traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXPECTED = (ValueError, TypeError, ImportError, MemoryError, OSError)  # one sentence each
+DIFFERS, USAGE, INTERRUPTED, UNREAD = 1, 2, 130, 141  # the last two: 128 and the signal's number
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn a user's error into a line on standard error and an exit status.
+
+    Works as a context manager and as a decorator.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        print(" ".join(["Interrupted.", *map(str, error.args)]), file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:  # the reader of standard output has gone (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(UNREAD) from None
+    except EXPECTED as error:
+        if not _is_own(error):
+            raise
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror and error.filename is not None:
+            text = f"{error.filename}: {error.strerror}."
+        text = " ".join(text.split()) or f"{type(error).__name__}."
+        print(f"Error: {text}", file=sys.stderr)
+        raise SystemExit(USAGE) from None
+
+
+def _is_own(error: BaseException) -> bool:
+    """Whether an error is a sentence of pdepth's own, and no bug in a model or a library."""
+    if not isinstance(error, ValueError | TypeError):
+        return True
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    return str(innermost.f_globals.get("__name__", "")).split(".")[0] == "pdepth"

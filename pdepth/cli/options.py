@@ -1,0 +1,82 @@
+"""Options and arguments that several commands take, and how their text is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="torchvision:NAME, timm:NAME or path/to/file.py:function."
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="State dict: .pt, .pth or .safetensors."),
+]
+Support = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="The training set, whose rows vote: imagefolder:DIR, parquet:FILE (columns image, "
+        "label), npz:FILE (x, y) or path/to/file.py:function.",
+    ),
+]
+Queries = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="Rows whose depth is measured; default: the support's own, each left out of its vote.",
+    ),
+]
+Layers = Annotated[
+    str,
+    typer.Option(metavar="NAMES", help="Modules to probe: auto, names with commas, or a pattern."),
+]
+Ks = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--k",
+        "-k",
+        help="Neighbours that vote; more than once, for several k from one search.",
+        show_default="30",
+    ),
+]
+Metric = Annotated[str, typer.Option(help="sqeuclidean or cosine.")]
+BatchSize = Annotated[int, typer.Option(help="Rows per forward pass.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: where the network is.")
+]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of the search.")]
+Backend = Annotated[str, typer.Option(help="Backend of the search: auto, cpu, triton, reference.")]
+Memory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Memory for embeddings, such as 8GB.")
+]
+Keep = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Keep embeddings, labels and predictions here, for pdepth.open_store(DIR); a finished "
+        "store is never replaced.",
+    ),
+]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Resize the shorter side to this and crop the centre.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results in --out.")]
+
+
+def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Read numbers with commas; None for None. `option` is named in the error."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"{option}: expected numbers with commas (0.5,0.5,0.5), got {text!r}."
+        ) from None

@@ -1,0 +1,209 @@
+"""`pdepth run`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pdepth import __version__
+from pdepth.arrays import arguments
+from pdepth.cli.options import (
+    Backend,
+    BatchSize,
+    Device,
+    ImageSize,
+    Keep,
+    Ks,
+    Layers,
+    Memory,
+    Metric,
+    Model,
+    Overwrite,
+    Queries,
+    Quiet,
+    Support,
+    Threads,
+    Weights,
+    parse_numbers,
+)
+from pdepth.cli.output import print_cost, print_results, print_written
+from pdepth.optional import require
+
+if TYPE_CHECKING:
+    from pdepth.report.probes import ProbeTable
+    from pdepth.report.run import Run
+
+
+def run(
+    model: Model,
+    weights: Weights = None,
+    support: Support = None,
+    queries: Queries = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the results.")] = None,
+    layers: Layers = "auto",
+    k: Ks = None,
+    metric: Metric = "sqeuclidean",
+    vote_weights: Annotated[
+        str, typer.Option(help="Weight of a neighbour's vote: uniform, distance or exp.")
+    ] = "uniform",
+    temperature: Annotated[
+        float | None, typer.Option(help="Of --vote-weights exp.", show_default="0.07")
+    ] = None,
+    reference: Annotated[
+        str, typer.Option(help="What votes have to equal: prediction, label or last_probe.")
+    ] = "prediction",
+    batch_size: BatchSize = 256,
+    device: Device = None,
+    threads: Threads = None,
+    backend: Backend = "auto",
+    memory: Memory = None,
+    keep_embeddings: Keep = None,
+    early_exit: Annotated[
+        bool,
+        typer.Option(
+            "--early-exit/--all-votes",
+            help="Skip votes that no depth depends on, or compute every row's vote at every probe.",
+        ),
+    ] = True,
+    image_size: ImageSize = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBERS",
+            help="Of pixels in 0..1, with commas (one number: grey); default: a timm model's own, "
+            "else ImageNet's. Data from a .py file is not normalised.",
+        ),
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="NUMBERS", help="As --mean.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what the run will cost, and stop.")
+    ] = False,
+    show_probes: Annotated[
+        bool, typer.Option("--show-probes", help="Print where the probes are placed, and stop.")
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the prediction depth of a dataset under a trained network.
+
+    Writes depth.parquet and depth.png to --out; of several k, depth-k5.parquet and so on, and
+    depth-by-k.png. The same command resumes a run that was interrupted.
+
+    \b
+    Examples:
+      pdepth run torchvision:resnet18 --weights net.pt --support imagefolder:train --out depths
+      pdepth run timm:vit_tiny_patch16_224 --weights vit.safetensors --support parquet:train.parquet
+          --queries parquet:test.parquet --all-votes --out depths
+      pdepth run nets.py:mlp --support npz:digits.npz --layers 'blocks.*' --out depths
+      pdepth run nets.py:mlp --support npz:digits.npz -k 5 -k 10 -k 30 --out depths
+      pdepth run nets.py:mlp --support npz:digits.npz --vote-weights exp --metric cosine --out out
+      pdepth run torchvision:vgg16 --show-probes
+    """
+    ks = tuple(k or [30])
+    arguments.check_choice(metric, "--metric", arguments.METRICS)
+    arguments.check_choice(vote_weights, "--vote-weights", arguments.WEIGHTS)
+    arguments.check_choice(reference, "--reference", arguments.REFERENCES)
+    arguments.check_voting(list(ks), vote_weights, temperature)
+    if not show_probes:
+        _check_folder(support, out, ks, overwrite, dry_run)
+    mean_std = parse_numbers("--mean", mean), parse_numbers("--std", std)
+    start = time.monotonic()
+    from pdepth import inputs
+    from pdepth.report import pictures, probes
+    from pdepth.report.run import RunOptions, plan_run, run_to_folder
+
+    network = inputs.load_model(model, weights, untrained=show_probes)
+    images = inputs.ImageOptions.for_model(network, image_size, *mean_std)
+    support_data = None if support is None else inputs.load_data(support, images)
+    if show_probes:
+        _print_probes(probes.describe_probes(network, layers, support_data))
+        return
+    assert support is not None
+    assert support_data is not None
+    query_data = None if queries is None else inputs.load_data(queries, images)
+    if query_data is not None:
+        inputs.check_same_classes(support_data, query_data)
+    options = RunOptions(
+        layers=layers,
+        k=ks,
+        metric=metric,
+        weights=vote_weights,
+        temperature=temperature,
+        reference=reference,
+        early_exit=early_exit,
+        backend=backend,
+        device=device,
+        memory=memory,
+        batch_size=batch_size,
+        num_threads=threads,
+        keep_embeddings=keep_embeddings,
+    )
+    if dry_run:
+        typer.echo(plan_run(network, support_data, query_data, options))
+        return
+    assert out is not None
+    finished = run_to_folder(
+        network,
+        support_data,
+        query_data,
+        out,
+        options,
+        meta={
+            "model": model,
+            "support": inputs.absolute_spec(support),
+            "queries": inputs.absolute_spec(queries) if queries else "",
+            "pdepth": __version__,
+            **pictures.image_meta(support_data, images),
+        },
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    if not quiet:
+        _print_run(finished, start)
+
+
+def _check_folder(
+    support: str | None, out: Path | None, ks: tuple[int, ...], overwrite: bool, dry_run: bool
+) -> None:
+    """Raise, before anything is loaded, where a run could not write its results."""
+    if support is None or (out is None and not dry_run):
+        raise ValueError("--support and --out: expected DATA and DIR, got none (or --show-probes).")
+    if out is not None and not dry_run:
+        from pdepth.report.folder import check_out, result_names
+
+        check_out(out, result_names(ks), overwrite=overwrite)
+    require("pyarrow", "pdepth run", "tables")
+
+
+def _print_probes(table: ProbeTable) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = Table("probe", "module", "taken", "as", box=SIMPLE_HEAD, pad_edge=False)
+    if table.rows and table.rows[0].shape is not None:
+        columns.add_column("shape")
+    for row in table.rows:
+        shape = () if row.shape is None else (" x ".join(map(str, row.shape)),)
+        columns.add_row(row.name, row.module or "(the network)", row.point, row.pool, *shape)
+    Console().print(columns)
+    typer.echo(f"{len(table.rows)} probes, placed by the rule {table.rule!r}.")
+
+
+def _print_run(finished: Run, start: float) -> None:
+    from rich.console import Console
+
+    from pdepth.report.terminal import print_by_k
+
+    print_results(finished.results.values())
+    if len(finished.results) > 1:
+        console = Console()
+        print_by_k(finished.results, console)
+        console.print()
+    print_cost(start)
+    print_written(finished.written)
+    if finished.written[-1].suffix != ".png":
+        typer.echo("No picture: it needs matplotlib (pip install 'pdepth[plot]').")

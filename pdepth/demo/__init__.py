@@ -1,0 +1,21 @@
+"""A small network on scikit-learn's digits, trained and measured within seconds."""
+
+from pdepth.demo.data import CANVAS, DATA, SUPPORT, moved_digits, result_images
+from pdepth.demo.network import BATCH, EPOCHS, LAYERS, RATE, train
+from pdepth.demo.run import Demo, run_demo, train_demo
+
+__all__ = [
+    "BATCH",
+    "CANVAS",
+    "DATA",
+    "EPOCHS",
+    "LAYERS",
+    "RATE",
+    "SUPPORT",
+    "Demo",
+    "moved_digits",
+    "result_images",
+    "run_demo",
+    "train",
+    "train_demo",
+]

@@ -1,0 +1,87 @@
+"""Runs into a folder, their cost and their probes, from Python."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from pdepth.depth import prediction_depth
+from pdepth.report import folder
+from pdepth.report.probes import describe_probes
+from pdepth.report.run import RunOptions, plan_run, run_to_folder
+from pdepth.result import DepthResult
+
+pytest.importorskip("pyarrow")
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def rows(n: int, seed: int) -> TensorDataset:
+    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(x, torch.arange(n) % 3)
+
+
+def test_a_run_writes_what_prediction_depth_returns(tmp_path: Path, model: nn.Module) -> None:
+    support, queries, out = rows(40, 0), rows(10, 1), tmp_path / "a" / "b"
+    options = RunOptions(k=(3, 5), early_exit=False, reference="label")
+    run = run_to_folder(
+        model, support, queries, out, options, meta={"model": "mine"}, progress=False
+    )
+    expected = prediction_depth(
+        model, support, queries, k=[3, 5], early_exit=False, reference="label", progress=False
+    )
+    names = ["depth-k3.parquet", "depth-k5.parquet"]
+    assert [path.name for path in run.written[:2]] == names
+    assert set(names) <= set(os.listdir(out)) <= {*names, "depth-by-k.png"}
+    for k, name in zip((3, 5), names, strict=True):
+        stored = DepthResult.load(out / name)
+        np.testing.assert_array_equal(stored.votes, expected[k].votes)
+        np.testing.assert_array_equal(run.results[k].depth, expected[k].depth)
+        assert stored.meta["model"] == "mine"
+    assert sorted(folder.read_results(out)) == [3, 5]
+    with pytest.raises(FileExistsError, match="with depth-k3.parquet, depth-k5.parquet"):
+        run_to_folder(model, support, queries, out, options, progress=False)
+    again = run_to_folder(model, support, queries, out, options, overwrite=True, progress=False)
+    assert again.written == run.written
+
+
+def test_a_wrong_argument_leaves_no_folder(tmp_path: Path, model: nn.Module) -> None:
+    with pytest.raises(ValueError, match="k: expected at most 39"):
+        run_to_folder(model, rows(40, 0), None, tmp_path / "o", RunOptions(k=(50,)), progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_option_reaches_prediction_depth_and_plan(model: nn.Module) -> None:
+    changed = RunOptions(("0",), (3,), "cosine", "exp", 0.1, "label", False, "cpu", "cpu", 1, 2, 3)
+    depth, plan = changed.of_depth(), changed.of_plan()
+    assert depth == {
+        "layers": ("0",), "k": 3, "metric": "cosine", "weights": "exp", "temperature": 0.1,
+        "reference": "label", "early_exit": False, "backend": "cpu", "device": "cpu", "memory": 1,
+        "batch_size": 2, "num_threads": 3, "keep_embeddings": None,
+    }  # fmt: skip
+    apart = {"weights", "temperature", "reference", "early_exit"}
+    assert plan == {name: value for name, value in depth.items() if name not in apart}
+    cost = plan_run(model, rows(40, 0), rows(10, 1), RunOptions(k=(3, 5)))
+    assert (cost.support, cost.queries) == (40, 10)
+
+
+def test_probes_are_described_with_and_without_data(model: nn.Module) -> None:
+    table = describe_probes(model)
+    assert [row.shape for row in table.rows] == [None] * len(table.rows)
+    with_data = describe_probes(model, data=rows(4, 0))
+    assert [row.name for row in with_data.rows] == [row.name for row in table.rows]
+    assert with_data.rows[0].shape == (6,)
+    assert (with_data.rows[-1].name, with_data.rows[-1].shape) == ("softmax", (3,))
+    assert with_data.rule == table.rule == "mlp"
+    named = describe_probes(model, ["0"], rows(4, 0))
+    assert [row.module for row in named.rows][1:-1] == ["0"]
