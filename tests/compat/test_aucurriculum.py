@@ -112,7 +112,7 @@ TYPES = {"not fitted": ValueError, "width": RuntimeError, "one dimension": Runti
 
 @pytest.mark.parametrize("what", WRONG)
 def test_mistakes_are_named(what: str) -> None:
-    with pytest.raises(TYPES.get(what, RuntimeError), match="fitted|is wanted|are wanted"):
+    with pytest.raises(TYPES.get(what, RuntimeError), match="expected"):
         WRONG[what](ParallelKNN)
 
 
@@ -126,7 +126,7 @@ def test_the_same_mistakes_have_the_same_errors(library: Any, what: str) -> None
 def test_nan_is_an_error() -> None:
     spoiled = SUPPORT.clone()
     spoiled[5, 1] = torch.nan
-    with pytest.raises(ValueError, match="has NaN or infinity in row 5;"):
+    with pytest.raises(ValueError, match="NaN or infinity in row 5\\b"):
         asked(ParallelKNN, spoiled, LABELS, QUERIES)
 
 

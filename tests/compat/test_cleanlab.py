@@ -19,8 +19,6 @@ from sklearn import datasets, neighbors
 import pdepth
 from pdepth import definition
 from pdepth.compat import cleanlab as compat
-from pdepth.compat.shared import copies as counted
-from pdepth.compat.shared.copies import copies
 
 RNG = np.random.default_rng(0)
 ROWS, QUERIES = RNG.standard_normal((300, 20)), RNG.standard_normal((40, 20))
@@ -161,39 +159,6 @@ def test_digits_have_cleanlabs_graph(digits: Any, theirs: Any) -> None:
     assert (found.data == wanted.data).all()
     assert (table(found)[1] == by_the_rule(rows, 10, "euclidean")[1]).all()
     assert (found.indices != wanted.indices).any()
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        *KINDS.values(),
-        (ROWS * 9).astype(np.int64),
-        np.repeat(ROWS, 3, axis=0).astype(np.float16),
-        np.array([[2**62, 1], [2**62 + 1, 1], [2**62, 1]]),  # float64 holds but one of the two
-        np.zeros((1, 1)),
-    ],
-    ids=lambda rows: f"{rows.dtype} {rows.shape}",
-)
-@pytest.mark.parametrize("by_chance", [False, True])
-def test_copies_are_the_equal_rows(
-    rows: NDArray[Any], by_chance: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where hashes say nothing."""
-    if by_chance:
-        rows = rows[:40]
-        monkeypatch.setattr(counted, "_hashes", lambda rows: np.zeros(len(rows), np.uint64))
-        monkeypatch.setattr(counted, "AT_ONCE", 100)
-    found = copies(rows)
-    equal = (rows[:, None] == rows).all(axis=2)
-    assert (((found[:, None] == found) & (found >= 0)) == equal)[
-        ~np.eye(len(rows), dtype=bool)
-    ].all()
-
-
-def test_hashes_of_whole_numbers_differ() -> None:
-    """Few digits are no reason for many comparisons."""
-    rows = np.unique(RNG.integers(0, 17, (20_000, 8)), axis=0)
-    assert len(np.unique(counted._hashes(rows))) == len(rows)
 
 
 @pytest.mark.parametrize("kind", ["tensor", "bfloat16", "frame", "list"])
@@ -504,20 +469,27 @@ def test_cleanlab_refuses_the_same(what: str, theirs: Any) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "sentence"),
     [
-        (lambda: compat.knn_graph(ROWS[0]), ValueError, "features has shape (20,)"),
-        (lambda: compat.knn_graph(ROWS[:1]), ValueError, "at most 0 is wanted"),
-        (lambda: compat.knn_graph(ROWS, 300), ValueError, "k is 300 and support has 300 rows"),
+        (
+            lambda: compat.knn_graph(ROWS[0]),
+            ValueError,
+            r"^features: expected a dense array of shape \(N, D\), got shape \(20,\)",
+        ),
+        (lambda: compat.knn_graph(ROWS[:1]), ValueError, r"^k\b.*\b0\b"),
+        (lambda: compat.knn_graph(ROWS, 300), ValueError, r"^k\b.*\b300\b.*\b300\b"),
         (lambda: compat.outlier_scores(ROWS, queries=QUERIES[:, :5]), ValueError, "5 features"),
-        (lambda: compat.label_quality(ROWS, LABELS[:9]), ValueError, "labels has 9 entries"),
-        (lambda: compat.label_quality(ROWS, LABELS + 0.5), TypeError, "labels has elements of"),
+        (lambda: compat.label_quality(ROWS, LABELS[:9]), ValueError, r"^labels\b.*\b9\b"),
+        (lambda: compat.label_quality(ROWS, LABELS + 0.5), TypeError, r"^labels\b.*float64"),
         (lambda: compat.label_quality(ROWS, [None] * len(ROWS)), TypeError, "such as None"),
-        (lambda: compat.label_quality(ROWS, LABELS[:, None]), ValueError, "one dimension"),
-        (lambda: compat.label_quality(ROWS, LABELS, 300), ValueError, "k is 300"),
-        (lambda: compat.label_quality(ROWS, LABELS, [3, 5]), TypeError, "k is [3, 5]"),  # type: ignore[arg-type]
-        (lambda: compat.label_quality(ROWS, LABELS).overall("size"), ValueError, "weigh_by is"),
+        (lambda: compat.label_quality(ROWS, LABELS[:, None]), ValueError, r"^labels\b.*\(300, 1\)"),
+        (lambda: compat.label_quality(ROWS, LABELS, 300), ValueError, r"^k\b.*\b300\b"),
+        (lambda: compat.label_quality(ROWS, LABELS, [3, 5]), TypeError, r"^k\b.*\[3, 5\]"),  # type: ignore[arg-type]
+        (
+            lambda: compat.label_quality(ROWS, LABELS).overall("size"),
+            ValueError,
+            r"^weigh_by\b.*'size'",
+        ),
     ],
 )
 def test_sentences(call: Callable[[], Any], error: type[Exception], sentence: str) -> None:
-    with pytest.raises(error) as caught:
+    with pytest.raises(error, match=sentence):
         call()
-    assert sentence in str(caught.value)

@@ -119,17 +119,23 @@ def test_what_was_rounded_in_doubt_is_computed_again() -> None:
 
 
 def test_wrong_input_is_named() -> None:
-    with pytest.raises(RuntimeError, match="k is 401; from 1 to 400, the bank's rows, is wanted."):
+    with pytest.raises(
+        RuntimeError, match="k: expected an integer from 1 to 400, the rows of the bank, got 401."
+    ):
         knn_classifier(*GIVEN, 401, 0.07)
-    with pytest.raises(RuntimeError, match="k is empty; at least one number is wanted."):
+    with pytest.raises(
+        RuntimeError, match="k: expected at least one integer, got an empty sequence."
+    ):
         knn_classifier(*GIVEN, [], 0.07)
-    with pytest.raises(RuntimeError, match="num_classes is 3; the top 5 are counted."):
+    with pytest.raises(
+        RuntimeError, match="num_classes: expected at least 5, so many are ranked, got 3."
+    ):
         knn_classifier(GIVEN[0], GIVEN[1] % 3, *GIVEN[2:], 9, 0.07, 3)
-    with pytest.raises(RuntimeError, match="classes from 0 to 4 are wanted."):
+    with pytest.raises(RuntimeError, match="labels: expected classes from 0 to 4, got"):
         knn_classifier(*GIVEN, 9, 0.07, 5)
-    with pytest.raises(RuntimeError, match=r"test_labels has shape \(400,\); one for each of 130"):
+    with pytest.raises(RuntimeError, match=r"test_labels: expected shape \(130,\), .* got \(400"):
         knn_classifier(*GIVEN[:3], GIVEN[1], 9, 0.07)
-    with pytest.raises(RuntimeError, match=r"features have shape \(130, 5\); \(rows, 24\) is want"):
+    with pytest.raises(RuntimeError, match=r"features: expected shape \(N, 24\) .* got \(130, 5"):
         KnnModule(*GIVEN[:2], [3], 0.07, "cpu")(GIVEN[2][:, :5])
-    with pytest.raises(ValueError, match="temperature is -1; a positive number is wanted."):
+    with pytest.raises(ValueError, match="temperature.* -1\\b"):
         knn_classifier(*GIVEN, 9, -1)

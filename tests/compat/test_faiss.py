@@ -17,7 +17,7 @@ from pdepth import definition
 from pdepth.bench import common
 from pdepth.bench.studies import compat as bench
 from pdepth.compat import faiss as compat
-from pdepth.compat.shared.products import largest_products
+from pdepth.compat.shared.inner_products import largest_inner_products
 
 from helpers.cases import KINDS, cast, largest_by_definition
 
@@ -80,7 +80,8 @@ def test_largest_products_are_those_of_float64(kind: Callable[..., Any], k: int)
         values = cast(kind(rng, 170, width), "float32")
         support, queries = values[:150], values[150:].copy()
         queries[0] = 0
-        wanted, found = (f(support, queries, k) for f in (largest_by_definition, largest_products))
+        wanted = largest_by_definition(support, queries, k)
+        found = largest_inner_products(support, queries, k)
         assert (found[1] == wanted[1]).all()
         assert (found[0] == wanted[0]).all()
 
@@ -209,9 +210,11 @@ def test_nan_is_an_error() -> None:
     spoiled = SUPPORT.copy()
     spoiled[5, 1] = np.nan
     for metric in (compat.METRIC_L2, compat.METRIC_INNER_PRODUCT):
-        with pytest.raises(ValueError, match="has NaN or infinity in row 5;"):
+        with pytest.raises(ValueError, match="NaN or infinity in row 5\\b"):
             compat.knn(QUERIES, spoiled, 3, metric)
-    with pytest.raises(ValueError, match="metric is 2; METRIC_L2 .1. or METRIC_INNER_PRODUCT"):
+    with pytest.raises(
+        ValueError, match="metric: expected METRIC_L2 .1. or METRIC_INNER_PRODUCT .0., got 2."
+    ):
         compat.IndexFlat(24, 2)
 
 
@@ -246,7 +249,7 @@ def test_the_copied_classifier() -> None:
     numbers = compat.FaissKNeighbors(7).fit(torch.from_numpy(SUPPORT), torch.from_numpy(LABELS))
     assert (words.predict(QUERIES) == names[numbers.predict(QUERIES)]).all()
     assert isinstance(numbers.predict(torch.from_numpy(QUERIES)), torch.Tensor)
-    with pytest.raises(AttributeError, match="not been fitted"):
+    with pytest.raises(AttributeError, match="predict: expected a fitted classifier; call fit"):
         compat.FaissKNeighbors().predict(QUERIES)
 
 
@@ -278,19 +281,19 @@ def test_faissknn(metric: str) -> None:
 
 
 def test_faissknn_names_its_mistakes() -> None:
-    with pytest.raises(ValueError, match="metric is 'l1'; one of l2, ip, cosine is wanted."):
+    with pytest.raises(ValueError, match="^metric.*'l1'"):
         compat.FaissKNNClassifier(3, metric="l1")
     for labels in (LABELS + 3, LABELS - 1):
-        with pytest.raises(IndexError, match="labels from 0 to 4 are wanted."):
+        with pytest.raises(IndexError, match="y: expected labels from 0 to 4, got"):
             compat.FaissKNNClassifier(3).fit(SUPPORT, labels)
     for kind in (compat.FaissKNNClassifier, compat.FaissKNNMultilabelClassifier):
-        with pytest.raises(AttributeError, match="that has not been fitted"):
+        with pytest.raises(AttributeError, match="predict: expected a fitted classifier; call fit"):
             kind(3).predict(QUERIES)
     for kind in (compat.FaissKNeighbors, compat.FaissKNNClassifier):
-        with pytest.raises(IndexError, match="y has 8 labels and X 9 rows; as many are wanted."):
+        with pytest.raises(IndexError, match="y: expected 9 labels, one for each row of X, got 8."):
             kind(3).fit(SUPPORT[:9], LABELS[:8])
     few = compat.FaissKNNClassifier(9).fit(SUPPORT[:4], LABELS[:4] * 0)
-    with pytest.raises(ValueError, match="k is 9 and support has 4 rows; at most 4 is wanted."):
+    with pytest.raises(ValueError, match=r"^k\b(?=.*\b9\b).*\b4\b"):
         few.predict(QUERIES)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from pdepth.compat import lightly as compat
-from pdepth.compat.shared.scores import Bank, rank_in_doubt
+from pdepth.compat.shared.class_scores import FeatureBank, ranking_uncertain
 
 from helpers.cases import KINDS, cast, scores_by_definition, unit_rows
 
@@ -138,18 +138,18 @@ def test_a_predictor_keeps_its_bank() -> None:
 
 def test_few_are_computed_twice() -> None:
     """Else the first scores decide nothing, and the test of them is none."""
-    bank, asked = Bank(BANK, LABELS, 7), 0
+    bank, searched = FeatureBank(BANK, LABELS, 7), 0
 
-    def largest(queries: Any, k: int) -> Any:
-        nonlocal asked
-        asked += len(queries)
-        return type(bank._lifted).largest(bank._lifted, queries, k)
+    def search(queries: Any, k: int) -> Any:
+        nonlocal searched
+        searched += len(queries)
+        return type(bank._index).search(bank._index, queries, k)
 
-    bank._lifted.largest = largest  # type: ignore[method-assign]
-    list(bank.scores(ASKED, [200], 0.1, rank_in_doubt))
-    assert asked == 0
-    list(bank.scores(BANK[:9], [200], 0.1, lambda _, slack: slack > 0))
-    assert asked == 9
+    bank._index.search = search  # type: ignore[method-assign]
+    list(bank.scores(ASKED, [200], 0.1, ranking_uncertain))
+    assert searched == 0
+    list(bank.scores(BANK[:9], [200], 0.1, lambda _, error: error > 0))
+    assert searched == 9
 
 
 WRONG: dict[str, Callable[[Any], Any]] = {
@@ -172,7 +172,7 @@ def test_the_same_mistakes_have_the_same_errors(what: str) -> None:
     def with_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given: function(*(torch.as_tensor(each) for each in given[:3]), *given[3:])
 
-    with pytest.raises(RuntimeError, match="wanted"):
+    with pytest.raises(RuntimeError, match="expected"):
         WRONG[what](with_tensors(compat.knn_predict))
     with pytest.raises(RuntimeError):
         WRONG[what](with_tensors(lightlys()))
@@ -181,11 +181,11 @@ def test_the_same_mistakes_have_the_same_errors(what: str) -> None:
 def test_errors_of_our_own() -> None:
     spoiled = BANK.copy()
     spoiled[3, 1] = np.nan
-    with pytest.raises(ValueError, match="the bank. has NaN or infinity in row 3;"):
+    with pytest.raises(ValueError, match="^bank: .*NaN or infinity in row 3\\b"):
         ask(compat.knn_predict, spoiled, LABELS, ASKED, 7)
-    with pytest.raises(ValueError, match="temperature is 0; a positive number is wanted."):
+    with pytest.raises(ValueError, match=r"^temperature\b.* 0\b"):
         ask(compat.knn_predict, BANK, LABELS, ASKED, 7, 9, 0)
-    with pytest.raises(RuntimeError, match=r"labels have shape \(501,\); one for each of 500 rows"):
+    with pytest.raises(RuntimeError, match=r"labels: expected shape \(500,\), .* got \(501,\)"):
         ask(compat.knn_predict, BANK, [*LABELS, 0], ASKED, 7)
 
 

@@ -148,4 +148,4 @@ def test_the_same_mistakes_have_the_same_errors(what: str) -> None:
             WRONG[what](module)
         types.append(caught.type)
     assert types[1] is types[0]
-    assert "wanted" in str(caught.value)
+    assert "expected" in str(caught.value)

@@ -312,19 +312,21 @@ def test_of_more_classes_one_needs_19_of_29() -> None:
 def test_mistakes_are_named() -> None:
     support, labels, predictions, queries, _ = PROBLEMS["two classes"]()
     asked = predictions[180:]
-    with pytest.raises(ValueError, match="preset is 'pdepth'; one of aucurriculum, .* is wanted"):
+    with pytest.raises(ValueError, match=r"^preset\b(?=.*'pdepth').*aucurriculum, "):
         presets.depth(support, labels, asked, queries, preset="pdepth")
     for preset in presets.RULES:
-        with pytest.raises(ValueError, match="labels has 179 entries; 180 are wanted."):
+        with pytest.raises(ValueError, match=r"^labels\b(?=.*\b179\b).*\b180\b"):
             presets.depth(support, labels[:-1], asked, queries, preset=preset)
-        with pytest.raises(ValueError, match="k is .* and support has 20 rows;"):
+        with pytest.raises(ValueError, match=r"^k\b.*\b20\b"):
             presets.depth([support[0][:20]], labels[:20], labels[:20], preset=preset)
     spoiled = [each.copy() for each in support]
     spoiled[2][5, 1] = np.inf
-    with pytest.raises(ValueError, match="support .probe 2. has NaN or infinity in row 5;"):
+    with pytest.raises(ValueError, match="^support .probe 2.*NaN or infinity in row 5"):
         presets.depth(spoiled, labels, asked, queries, preset="murali")
     plain = pdepth.depth_from_embeddings(support, labels, asked, queries)
-    with pytest.raises(ValueError, match="the result is of no preset"):
+    with pytest.raises(
+        ValueError, match="result: expected one of pdepth.compat.presets.depth, got one without a"
+    ):
         presets.scores(plain)
 
 
@@ -354,9 +356,11 @@ def test_nearest_by_absolute_differences(
             )
         ]
         for most, piece in ((1 << 22, 1 << 17), (700, 90)):
-            monkeypatch.setattr(manhattan, "AT_ONCE", most)
+            monkeypatch.setattr(manhattan, "CHUNK", most)
             monkeypatch.setattr(manhattan, "IN_CACHE", piece)
-            found = manhattan.nearest_rows(rows_of(support, "s"), rows_of(queries, "q"), 13, 2)
+            found = manhattan.manhattan_neighbors(
+                rows_of(support, "s"), rows_of(queries, "q"), 13, 2
+            )
             assert (found == wanted).all()
 
 
@@ -419,5 +423,5 @@ def test_example_difficulty_names_mistakes() -> None:
         example_difficulty.prediction_depth(own, labels, None, truth)
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         example_difficulty.prediction_depth(own, labels, asked[:4], truth)
-    with pytest.raises(ValueError, match="k is 181 and support has 180 rows;"):
+    with pytest.raises(ValueError, match=r"^k\b(?=.*\b181\b).*\b180\b"):
         example_difficulty.prediction_depth(own, labels, k=181)

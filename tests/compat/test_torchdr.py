@@ -167,7 +167,7 @@ def test_the_same_mistakes_have_the_same_errors(what: str) -> None:
 
 
 def test_nan_is_an_error() -> None:
-    with pytest.raises(ValueError, match="has NaN or infinity in row 2;"):
+    with pytest.raises(ValueError, match="NaN or infinity in row 2\\b"):
         compat.pairwise_distances(torch.tensor([[0.0], [1], [np.nan]]), k=1)
 
 
