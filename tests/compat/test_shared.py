@@ -37,9 +37,9 @@ def test_distances_are_the_definitions(
         values = cast(kind(rng, 130, width), dtype)
         support, queries = values[:120], values[110:]  # ten of them are rows
         index = DistanceIndex(support, 2)
-        own, asked = definition.as_rows(support), definition.as_rows(queries)
+        own, query_rows = definition.as_rows(support), definition.as_rows(queries)
         with np.errstate(over="ignore"):
-            every = np.stack([definition.squared_distances(own, query) for query in asked])
+            every = np.stack([definition.squared_distances(own, query) for query in query_rows])
             assert (index.distances(queries) == every).all()
             for k in (1, 5, 120):
                 squared, rows = definition.kneighbors(support, queries, k=k)
