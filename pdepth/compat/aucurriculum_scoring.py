@@ -1,4 +1,4 @@
-"""aucurriculum's prediction depth with one forward pass for all probes, and pdepth's engine.
+"""aucurriculum's prediction depth with one forward pass for all probes, and pdepth's votes.
 
 In the configuration of a scoring function:
 
@@ -7,10 +7,11 @@ In the configuration of a scoring function:
 where aucurriculum's has `aucurriculum.curricula.scoring.PredictionDepth`. All else stays: its other
 settings, the files that are written, their names and what is in them.
 
-aucurriculum reads the data and runs the network once for every probe. Here one pass takes all
-probes, or as many as fit into half of the free memory; so much of them is held until their turn
+aucurriculum reads the data and runs the network once for every probe. Here one reading captures all
+probes, or as many as fit into half of the free memory; their embeddings are held until their turn
 comes. Data that change from one reading to the next (random transforms, its own toy data) are read
-as often, and in the same order, as there: the scores are the same. Of votes, see `ParallelKNN`.
+as often, and in the same order, as there: the scores are the same. Votes are those of
+`pdepth.compat.aucurriculum.ParallelKNN`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from collections.abc import Callable
 from typing import Any
 
 from pdepth.arrays.memory import Budget
-from pdepth.compat.aucurriculum import ParallelKNN
+from pdepth.compat.shared.parallel_knn import ParallelKNN
 from pdepth.optional import require_tested
 
-HERE = "pdepth.compat.aucurriculum_scoring"
-require_tested("aucurriculum.curricula.scoring", HERE, "aucurriculum", "0.1", "0.2")
+NAME = "pdepth.compat.aucurriculum_scoring"
+require_tested("aucurriculum.curricula.scoring", NAME, "aucurriculum", "0.1", "0.2")
 
 import torch
 from aucurriculum.curricula.scoring import prediction_depth as original
@@ -40,66 +41,66 @@ class PredictionDepth(original.PredictionDepth):
 
     def _create_probe_placements(self, model: GraphModule, run_name: str) -> list[str]:
         names: list[str] = super()._create_probe_placements(model, run_name)
-        self._placements, self._taken = names, dict[str, torch.Tensor]()
+        self._placements, self._captured = names, dict[str, torch.Tensor]()
         return names
 
     def _extract_embeddings(
         self, model: GraphModule, loader: Any, index: int, placement: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One probe's embeddings (N, D) float32, which are given once, and the labels (N,)."""
-        if placement not in self._taken:
-            self._targets = self._pass(model, loader, self._placements[index:])
-        return self._taken.pop(placement), self._targets
+        """Return a probe's embeddings (N, D) float32, once, and the labels (N,)."""
+        if placement not in self._captured:
+            self._labels = self._capture(model, loader, self._placements[index:])
+        return self._captured.pop(placement), self._labels
 
-    def _pass(self, model: GraphModule, loader: Any, names: list[str]) -> torch.Tensor:
-        """Take the first of these probes, and with it all that may be; the labels (N,)."""
+    def _capture(self, model: GraphModule, loader: Any, names: list[str]) -> torch.Tensor:
+        """Capture the first of these probes, and the next that fit; return the labels (N,)."""
         model.eval()
         model.to(self.device)
         sample = next(iter(loader))[0].to(self.device)
         pools: dict[str, torch.nn.Module] = {}
         widths: dict[str, int] = {}
 
-        def note(name: str, value: torch.Tensor) -> None:
+        def measure(name: str, value: torch.Tensor) -> None:
             pools[name] = self._get_pooling_layer(value.shape)
             widths[name] = pools[name](value).flatten(1).shape[-1]
 
-        def take(name: str, value: torch.Tensor) -> None:
-            self._taken[name][rows] = pools[name](value).flatten(1).cpu()
+        def store(name: str, value: torch.Tensor) -> None:
+            self._captured[name][rows] = pools[name](value).flatten(1).cpu()
 
         count, step = len(loader.dataset), len(sample)
-        targets = torch.zeros(count, dtype=torch.long)
+        all_labels = torch.zeros(count, dtype=torch.long)
         self.forward_timer.start()
         with torch.no_grad():
-            self._run(model, names, sample, note)
+            self._run(model, names, sample, measure)
             names = _fitting(names, widths, count)
             progress = tqdm(loader, disable=self.disable_progress_bar, desc="Forward")
             for number, (inputs, labels, _) in enumerate(progress):
                 inputs = inputs.to(self.device)
                 if number == 0:
                     if not torch.equal(inputs, sample):
-                        names = names[:1]  # the data change: each probe has a pass of its own
+                        names = names[:1]  # the data change: each probe has a reading of its own
                     model = self._prune_graph_until_node(
                         model, names[-1], self.first_node, self.last_node
                     )
                     for name in names:
-                        self._taken[name] = torch.zeros(count, widths[name])
+                        self._captured[name] = torch.zeros(count, widths[name])
                 rows = slice(number * step, min((number + 1) * step, count))
-                self._run(model, names, inputs, take)
-                targets[rows] = labels
+                self._run(model, names, inputs, store)
+                all_labels[rows] = labels
         self.forward_timer.stop()
-        return targets
+        return all_labels
 
     def _run(
         self,
         model: torch.nn.Module,
         names: list[str],
         inputs: torch.Tensor,
-        take: Callable[[str, torch.Tensor], None],
+        consume: Callable[[str, torch.Tensor], None],
     ) -> None:
         if isinstance(model, GraphModule):
-            _Tapped(model, names, take).run(inputs)
+            _ProbeInterpreter(model, names, consume).run(inputs)
         else:  # all that is pruned away leaves an identity
-            take(self.first_node, inputs)
+            consume(self.first_node, inputs)
 
     def _predict_knn_probe(self) -> torch.Tensor:
         knn = ParallelKNN(self.knn_n_neighbors, self.knn_batch_size, self.device)
@@ -110,28 +111,28 @@ class PredictionDepth(original.PredictionDepth):
         return votes
 
 
-class _Tapped(Interpreter):
-    """Runs a network, and hands on the values of some nodes before a later one can change them."""
+class _ProbeInterpreter(Interpreter):
+    """Runs a network, and passes the values of some nodes on before a later one can change them."""
 
     def __init__(
-        self, model: GraphModule, names: list[str], take: Callable[[str, torch.Tensor], None]
+        self, model: GraphModule, names: list[str], consume: Callable[[str, torch.Tensor], None]
     ) -> None:
         super().__init__(model)
-        self._names, self._take = frozenset(names), take
+        self._probe_names, self._consume = frozenset(names), consume
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
-        if n.name in self._names:
-            self._take(n.name, value)
+        if n.name in self._probe_names:
+            self._consume(n.name, value)
         return value
 
 
 def _fitting(names: list[str], widths: dict[str, int], count: int) -> list[str]:
-    """The first of the probes, and those behind it whose rows fit into memory together with it."""
+    """Return the first of the probes, and the next whose embeddings fit into memory with it."""
     free = Budget.of(None).size
-    held = 0
+    size = 0
     for number, name in enumerate(names):
-        held += torch.float32.itemsize * count * widths[name]
-        if number and free is not None and held > SHARE * free:
+        size += torch.float32.itemsize * count * widths[name]
+        if number and free is not None and size > SHARE * free:
             return names[:number]
     return names

@@ -1,15 +1,15 @@
-"""The k-NN evaluations of DINO and DINOv2, by pdepth's engine.
+"""The k-NN evaluations of DINO and DINOv2, with pdepth's search.
 
     from pdepth.compat.dino import knn_classifier  # DINO's eval_knn.py
     from pdepth.compat.dino import KnnModule  # dinov2/eval/knn.py
 
 Neither repository is needed. As there, similarities are inner products of the features as they are
-given, which both evaluations have normalised before.
+passed, which both evaluations have normalised before.
 
-What differs. Similarities and scores are float64 sums, of which ranks follow exactly; theirs are
+What differs. Similarities and scores are float64 sums, from which ranks follow exactly; theirs are
 float32, in which near ties may change places. Classes of equal scores, such as those without a
 neighbour, come in the order of their numbers; torch's `sort` promises none. `knn_classifier` takes
-any number of images, where DINO's wants 100 at least, and several k, answered from one search. NaN,
+any number of images, where DINO's needs at least 100, and several k, answered from one search. NaN,
 and labels that are no class, are errors.
 """
 
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from pdepth.arrays.convert import convert_like, to_numpy
-from pdepth.compat.shared.scores import Bank, rank_in_doubt
+from pdepth.compat.shared.class_scores import FeatureBank, ranking_uncertain
 
 __all__ = ["KnnModule", "knn_classifier"]
 
@@ -37,7 +37,7 @@ def knn_classifier(
     T: float,
     num_classes: int = 1000,
 ) -> Any:
-    """DINO's `knn_classifier`: top-1 and top-5 accuracy in percent; of several k, a dict by k.
+    """Compute top-1 and top-5 accuracy in percent, for several k a dict by k: DINO's function.
 
     A class weighs as much as the exp(similarity / T) of those of the k nearest training rows that
     are of it. "Top 5" are the first min(5, k) classes.
@@ -46,55 +46,61 @@ def knn_classifier(
         train_features: (M, D). train_labels: (M,) integers from 0 to num_classes - 1.
         test_features: (N, D). test_labels: (N,) integers.
 
-    Raises RuntimeError, as torch does there, for shapes, types, labels and k that do not fit, and
-    for fewer than min(5, k) classes; ValueError for NaN and for T that is not positive.
+    Raises:
+        RuntimeError: as torch does there, for shapes, types, labels and k that do not fit, and for
+            fewer than min(5, k) classes.
+        ValueError: NaN, or T that is not positive.
     """
     ks = (k,) if isinstance(k, int | np.integer) else tuple(k)
     if not ks:
-        raise RuntimeError("k is empty; at least one number is wanted.")
-    bank = Bank(train_features, train_labels, num_classes)
-    targets: NDArray[np.int64] = to_numpy(test_labels)
-    if targets.shape != (len(test_features),):
+        raise RuntimeError("k: expected at least one integer, got an empty sequence.")
+    bank = FeatureBank(train_features, train_labels, num_classes)
+    labels: NDArray[np.int64] = to_numpy(test_labels)
+    if labels.shape != (len(test_features),):
         raise RuntimeError(
-            f"test_labels has shape {targets.shape}; one for each of {len(test_features)} rows of "
-            "test_features is wanted."
+            f"test_labels: expected shape ({len(test_features)},), one for each row of "
+            f"test_features, got {labels.shape}."
         )
     if num_classes < min(5, max(ks)):
-        raise RuntimeError(f"num_classes is {num_classes}; the top {min(5, max(ks))} are counted.")
+        raise RuntimeError(
+            f"num_classes: expected at least {min(5, max(ks))}, so many are ranked, got "
+            f"{num_classes}."
+        )
     correct = np.zeros((len(ks), 2), dtype=np.int64)
-    for part, scores in bank.scores(test_features, ks, T, rank_in_doubt):
+    for chunk, scores in bank.scores(test_features, ks, T, ranking_uncertain):
         for place, score in enumerate(scores):
-            ahead = _ahead(score, targets[part])
-            correct[place] += (ahead < 1).sum(), (ahead < min(5, ks[place])).sum()
-    found = {
-        each: (100 * int(top1) / len(targets), 100 * int(top5) / len(targets))
-        for each, (top1, top5) in zip(ks, correct, strict=True)
+            rank = _rank_of(labels[chunk], score)
+            correct[place] += (rank < 1).sum(), (rank < min(5, ks[place])).sum()
+    accuracies = {
+        number: (100 * int(top1) / len(labels), 100 * int(top5) / len(labels))
+        for number, (top1, top5) in zip(ks, correct, strict=True)
     }
-    return found[k] if isinstance(k, int | np.integer) else found
+    return accuracies[k] if isinstance(k, int | np.integer) else accuracies
 
 
-def _ahead(score: NDArray[np.float64], targets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many classes (n,) come before the target's; all of them before what is no class."""
+def _rank_of(labels: NDArray[np.int64], score: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Count the classes (n,) that rank before the label's; all of them where it is no class."""
     classes = np.arange(score.shape[1])
-    known = (targets >= 0) & (targets < len(classes))
-    own = score[np.arange(len(score)), np.where(known, targets, 0)][:, None]
-    before = (score > own) | ((score == own) & (classes < targets[:, None]))
-    ahead: NDArray[np.int64] = np.where(known, before.sum(axis=1), len(classes))
-    return ahead
+    valid = (labels >= 0) & (labels < len(classes))
+    own = score[np.arange(len(score)), np.where(valid, labels, 0)][:, None]
+    before = (score > own) | ((score == own) & (classes < labels[:, None]))
+    rank: NDArray[np.int64] = np.where(valid, before.sum(axis=1), len(classes))
+    return rank
 
 
 class KnnModule(torch.nn.Module):
-    """DINOv2's `KnnModule`: the classes' probabilities, for several k from one search.
+    """DINOv2's `KnnModule`: probabilities of the classes, for several k from one search.
 
     Weights are softmax(similarity / T) over the neighbours of the largest k; for each k, a class
     has the sum of its own among the k first. All training rows are held, as a copy, and each
-    process answers its own features: nothing is shared between ranks.
+    process answers for its own features: nothing is shared between ranks.
 
     Args:
         train_features: (M, D). train_labels: (M,) integers from 0 to num_classes - 1.
         nb_knn: several k. T: the temperature. device: where the rows are held.
 
-    Raises RuntimeError as `knn_classifier`.
+    Raises:
+        RuntimeError: as `knn_classifier`.
     """
 
     def __init__(
@@ -109,35 +115,32 @@ class KnnModule(torch.nn.Module):
         super().__init__()
         self.device, self.nb_knn, self.max_k, self.T = device, nb_knn, max(nb_knn), T
         self.num_classes = int(num_classes)
-        self._bank = Bank(train_features.to(device), train_labels, self.num_classes)
+        self._bank = FeatureBank(train_features.to(device), train_labels, self.num_classes)
 
     def forward(self, features_rank: Any) -> dict[int, Any]:
-        """By k, probabilities (N, num_classes) in the type of `features_rank` (N, D)."""
+        """Compute, by k, probabilities (N, num_classes) in the type of `features_rank` (N, D)."""
         ks = [*self.nb_knn, self.max_k]
-        kind = "float64" if features_rank.dtype == torch.float64 else "float32"
+        dtype = "float64" if features_rank.dtype == torch.float64 else "float32"
 
         def shares(scores: list[NDArray[np.float64]], factor: Any = 1.0) -> list[NDArray[Any]]:
-            whole = scores[-1].sum(axis=1, keepdims=True)
-            return [(score / whole * factor).astype(kind) for score in scores[:-1]]
+            total = scores[-1].sum(axis=1, keepdims=True)
+            return [(score / total * factor).astype(dtype) for score in scores[:-1]]
 
-        def doubtful(
-            scores: list[NDArray[np.float64]], slack: NDArray[np.float64]
+        def uncertain(
+            scores: list[NDArray[np.float64]], error: NDArray[np.float64]
         ) -> NDArray[np.bool_]:
-            if kind == "float64":
-                return np.ones(len(slack), dtype=np.bool_)  # each bit is asked
+            if dtype == "float64":
+                return np.ones(len(error), dtype=np.bool_)  # to the last bit
             # The scores, their sum over the classes, and the quotient.
-            off = 4 * slack[:, None] + (self.num_classes + 4) * np.finfo(np.float64).eps
-            least, most = shares(scores, 1 - off), shares(scores, 1 + off)
-            unlike = [(a != b).any(axis=1) for a, b in zip(least, most, strict=True)]
-            found: NDArray[np.bool_] = np.any(unlike, axis=0)
-            return found
+            bound = 4 * error[:, None] + (self.num_classes + 4) * np.finfo(np.float64).eps
+            least, most = shares(scores, 1 - bound), shares(scores, 1 + bound)
+            differ = [(a != b).any(axis=1) for a, b in zip(least, most, strict=True)]
+            result: NDArray[np.bool_] = np.any(differ, axis=0)
+            return result
 
-        parts = [
-            shares(scores) for _, scores in self._bank.scores(features_rank, ks, self.T, doubtful)
-        ]
+        chunks = self._bank.scores(features_rank, ks, self.T, uncertain)
+        by_k = zip(*(shares(scores) for _, scores in chunks), strict=True)
         return {
-            k: convert_like(np.concatenate([part[place] for part in parts]), features_rank).to(
-                features_rank.dtype
-            )
-            for place, k in enumerate(self.nb_knn)
+            k: convert_like(np.concatenate(parts), features_rank).to(features_rank.dtype)
+            for k, parts in zip(self.nb_knn, by_k, strict=True)
         }

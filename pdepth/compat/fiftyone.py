@@ -1,4 +1,4 @@
-"""A similarity backend for FiftyOne by pdepth's engine, and prediction depth in sample fields.
+"""A similarity backend for FiftyOne with pdepth's search, and prediction depth in sample fields.
 
 By configuration, for `compute_similarity(samples, backend="pdepth")` and the App:
 
@@ -6,9 +6,9 @@ By configuration, for `compute_similarity(samples, backend="pdepth")` and the Ap
     export FIFTYONE_BRAIN_SIMILARITY_PDEPTH_CONFIG_CLS=pdepth.compat.fiftyone.PdepthSimilarityConfig
 
 or without it, `compute_similarity(samples, backend=PdepthSimilarityConfig)`. This is a subclass of
-FiftyOne's own backend, "sklearn", whose are embeddings, ids, views and what is stored. Found here
-are the nearest neighbours of all rows, of ids and of vectors, rows within a radius, near-duplicates
-and the most unique rows.
+FiftyOne's own backend, "sklearn", which keeps embeddings, ids, views and storage. pdepth finds the
+nearest neighbours of all rows, of ids and of vectors, rows within a radius, near-duplicates and the
+most unique rows.
 
 metric:
     "cosine" (1 - cos, FiftyOne's default) and "euclidean" are answered here, in float64 throughout:
@@ -18,13 +18,13 @@ center:
     what FiftyOne's backend takes for queries by ids and of all rows.
 
 What differs from FiftyOne's backend. At the first query of all rows or of ids it subtracts their
-mean from the embeddings that it holds, so that later answers, and `get_embeddings`, depend on which
+mean from the embeddings that it holds, so that later results, and `get_embeddings`, depend on which
 came before; vectors are compared as they are, with rows with or without their mean, and beyond
-15,000 rows, or where an id is outside of the view, with unit rows by Euclidean distance. Here an
-answer depends on the query alone. A row that is asked by its id, or because all are, is left out of
-its own neighbours at any number of rows; where k is None, or more than there are, all others are
-given. Where queries are aggregated, a row's distance to itself does not count, or is 0 if there is
-no other, as there. A row of zeros has no cosine here: ValueError.
+15,000 rows, or where an id is outside of the view, with unit rows by Euclidean distance. Here a
+result depends on the query alone. A row that is queried by its id, or because all are, is left out
+of its own neighbours at any number of rows; where k is None, or more than there are, all others are
+returned. Where queries are aggregated, a row's distance to itself does not count, or is 0 if there
+is no other, as there. A row of zeros has no cosine here: ValueError.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 import pdepth
 from pdepth.arrays.problem import checked_rows
-from pdepth.compat.shared.radius import Space, square_within
+from pdepth.compat.shared.radius import DistanceIndex, squared_radius
 from pdepth.native import default_threads
 from pdepth.optional import require_tested
 from pdepth.result import DepthResult
@@ -61,11 +61,11 @@ __all__ = [
 ]
 
 FEW = 64
-"""Queries up to which the engine would be longer at packing the support than at the search."""
-AT_ONCE = 256  # rows whose near-duplicates are found together
-SHRUNK = 0.8  # part of the rows that is undecided, below which they are gathered anew
+"""Queries up to which packing the support would take longer than the search."""
+CHUNK = 256  # rows whose near-duplicates are found together
+SHRUNK = 0.8  # share of the rows that is undecided, below which they are gathered anew
 _METRICS = {"cosine": "cosine", "euclidean": "sqeuclidean"}
-_AFTER = {"mean": "post-mean"}  # of queries that have become one
+_AGGREGATION_OF_ONE = {"mean": "post-mean"}  # after queries have been averaged to one
 
 
 class PdepthSimilarityConfig(SklearnSimilarityConfig):
@@ -88,53 +88,53 @@ class PdepthSimilarity(SklearnSimilarity):
 
 
 @dataclass(frozen=True, eq=False)
-class _Active:
-    """The rows that a view has in the index.
+class _ActiveRows:
+    """The rows of the index that are in the current view.
 
     Attributes:
         numbers: (n,) their numbers in the index, or None for all.
         metric: one of `_METRICS`.
         mean: (1, D) what is subtracted from rows and queries, or None.
-        space: the rows as they are compared.
+        index: the rows as they are compared.
     """
 
     numbers: NDArray[np.intp] | None
     metric: str
     mean: NDArray[Any] | None
-    space: Space
+    index: DistanceIndex
 
     @classmethod
-    def of(cls, rows: Any, numbers: Any, metric: str, mean: Any) -> _Active:
-        made = _compared(rows, "the index", metric, mean)
-        return cls(numbers, metric, mean, Space(made, default_threads()))
+    def make(cls, rows: Any, numbers: Any, metric: str, mean: Any) -> _ActiveRows:
+        compared = _compared(rows, "the index", metric, mean)
+        return cls(numbers, metric, mean, DistanceIndex(compared, default_threads()))
 
-    def compared(self, vectors: NDArray[Any], what: str) -> NDArray[Any]:
-        """Vectors (N, D) as they are compared with the rows."""
-        if vectors.shape[1:] != self.space.rows.shape[1:]:
+    def compared(self, vectors: NDArray[Any], name: str) -> NDArray[Any]:
+        """Return vectors (N, D) as they are compared with the rows."""
+        if vectors.shape[1:] != self.index.rows.shape[1:]:
             raise ValueError(
-                f"{what} has width {vectors.shape[1]} and the index {self.space.rows.shape[1]}; "
-                "equal widths are wanted."
+                f"{name}: expected width {self.index.rows.shape[1]} as in the index, got "
+                f"{vectors.shape[1]}."
             )
-        return _compared(vectors, what, self.metric, self.mean)
+        return _compared(vectors, name, self.metric, self.mean)
 
     def distances(self, squared: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The metric's distances, of squared ones; of unit rows |x - y|^2 = 2 - 2 cos."""
-        found: NDArray[np.float64] = squared / 2 if self.metric == "cosine" else np.sqrt(squared)
-        return found
+        """Compute the metric's distances from squared ones; for unit rows |x - y|^2 = 2 - 2 cos."""
+        result: NDArray[np.float64] = squared / 2 if self.metric == "cosine" else np.sqrt(squared)
+        return result
 
-    def limit(self, thresh: Any) -> float:
-        """The greatest squared distance of a row that is `thresh` away."""
-        return 2 * float(thresh) if self.metric == "cosine" else square_within(float(thresh))
+    def squared_limit(self, thresh: Any) -> float:
+        """Return the greatest squared distance of a row that is `thresh` away."""
+        return 2 * float(thresh) if self.metric == "cosine" else squared_radius(float(thresh))
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
-    """Queries.
+class _Queries:
+    """Queries, parsed.
 
     Attributes:
         vectors: (N, D) as they are compared.
         own: (N,) which active row each is, -1 for none.
-        full: all active rows are asked. single: one query, and not a list of one.
+        full: whether they are all active rows. single: whether they are one, not a list of one.
     """
 
     vectors: NDArray[Any]
@@ -143,17 +143,15 @@ class _Asked:
     single: bool
 
 
-def _same(one: NDArray[Any] | None, other: NDArray[Any] | None) -> bool:
-    return one is other or (one is not None and other is not None and np.array_equal(one, other))
+def _same(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:
+    return a is b or (a is not None and b is not None and np.array_equal(a, b))
 
 
 def _compared(
-    rows: NDArray[Any], what: str, metric: str, mean: NDArray[Any] | None
+    rows: NDArray[Any], name: str, metric: str, mean: NDArray[Any] | None
 ) -> NDArray[Any]:
-    if mean is not None:
-        rows = rows - mean
-    made = checked_rows(rows, what, _METRICS[metric])
-    compared: NDArray[Any] = made.array
+    checked = checked_rows(rows if mean is None else rows - mean, name, _METRICS[metric])
+    compared: NDArray[Any] = checked.array
     return compared
 
 
@@ -168,140 +166,141 @@ class PdepthSimilarityIndex(SklearnSimilarityIndex):
         aggregation: str | None = None,
         return_dists: bool = False,
     ) -> Any:
-        """FiftyOne's `_kneighbors`: rows, of all rows, or ids; and float64 distances if asked.
+        """Find rows nearest to all rows, ids or vectors: FiftyOne's `_kneighbors`.
 
-        `reverse` is for aggregated queries alone, as there.
+        `reverse` is for aggregated queries alone, as there. Distances are float64.
         """
-        if not self._ours or aggregation is not None:
+        if not self._is_exact or aggregation is not None:
             return super()._kneighbors(query, k, reverse, aggregation, return_dists)
-        active, asked = self._active, self._asked(query)
-        rows = len(active.space.rows)
-        most = rows - (asked.own >= 0)  # neighbours that each query has
-        counts = most if k is None else np.minimum(k, most)
-        squared, near = self._nearest(active, asked, int(counts.max(initial=0)))
-        inds = [each[:count] for each, count in zip(near, counts, strict=True)]
-        dists = [
-            active.distances(each[:count]) for each, count in zip(squared, counts, strict=True)
-        ]
-        return self._format_output(inds, dists, asked.full, asked.single, return_dists)
+        active, queries = self._active_rows, self._parsed(query)
+        available = len(active.index.rows) - (queries.own >= 0)  # neighbours of each query
+        counts = available if k is None else np.minimum(k, available)
+        squared, near = self._nearest(active, queries, int(counts.max(initial=0)))
+        inds = [rows[:count] for rows, count in zip(near, counts, strict=True)]
+        dists = [active.distances(row[:count]) for row, count in zip(squared, counts, strict=True)]
+        return self._format_output(inds, dists, queries.full, queries.single, return_dists)
 
     def _nearest(
-        self, active: _Active, asked: _Asked, k: int
+        self, active: _ActiveRows, queries: _Queries, k: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Squared distances and rows (N, k) of each query's nearest, without its own row."""
-        space = active.space
+        """Find squared distances and rows (N, k) of each query's nearest, without its own row."""
+        index = active.index
         if k == 0:
-            return np.empty((len(asked.own), 0)), np.empty((len(asked.own), 0), dtype=np.int64)
-        if asked.full:
-            squared, near = pdepth.kneighbors(space.rows, k=k)
+            return np.empty((len(queries.own), 0)), np.empty((len(queries.own), 0), dtype=np.int64)
+        if queries.full:
+            squared, near = pdepth.kneighbors(index.rows, k=k)
             return squared, near
-        # One more, which a query's own row may be.
-        more = min(k + int((asked.own >= 0).any()), len(space.rows))
-        if len(asked.vectors) <= FEW:
-            squared, near = space.nearest(asked.vectors, more)
+        # One more, which may be a query's own row.
+        width = min(k + int((queries.own >= 0).any()), len(index.rows))
+        if len(queries.vectors) <= FEW:
+            squared, near = index.kneighbors(queries.vectors, width)
         else:
-            squared, near = pdepth.kneighbors(space.rows, asked.vectors, k=more)
-        order = np.argsort(near == asked.own[:, None], axis=1, kind="stable")
+            squared, near = pdepth.kneighbors(index.rows, queries.vectors, k=width)
+        order = np.argsort(near == queries.own[:, None], axis=1, kind="stable")
         return np.take_along_axis(squared, order, 1), np.take_along_axis(near, order, 1)
 
     def _radius_neighbors(
         self, query: Any = None, thresh: Any = None, return_dists: bool = False
     ) -> Any:
-        """FiftyOne's `_radius_neighbors`: rows at a distance of at most `thresh`, by row."""
-        if not self._ours:
+        """Find rows at a distance of at most `thresh`, by row: FiftyOne's `_radius_neighbors`."""
+        if not self._is_exact:
             return super()._radius_neighbors(query, thresh, return_dists)
-        active, asked = self._active, self._asked(query)
-        found = active.space.within(asked.vectors, active.limit(thresh))
-        inds = [near[near != row] for near, row in zip(found, asked.own, strict=True)]
+        active, queries = self._active_rows, self._parsed(query)
+        within = active.index.radius_neighbors(queries.vectors, active.squared_limit(thresh))
+        inds = [near[near != own] for near, own in zip(within, queries.own, strict=True)]
         dists = None
         if return_dists:
             sizes = [len(near) for near in inds]
-            whose = np.repeat(np.arange(len(inds)), sizes)
-            squared = active.space.of_pairs(asked.vectors, np.concatenate(inds), whose)
+            query_numbers = np.repeat(np.arange(len(inds)), sizes)
+            squared = active.index.pair_distances(
+                queries.vectors, np.concatenate(inds), query_numbers
+            )
             dists = np.split(active.distances(squared), np.cumsum(sizes)[:-1])
-        return self._format_output(inds, dists, asked.full, asked.single, return_dists)
+        return self._format_output(inds, dists, queries.full, queries.single, return_dists)
 
     def _kneighbors_aggregate(
         self, query: Any, k: int | None, reverse: bool, aggregation: str, return_dists: bool
     ) -> Any:
-        if not self._ours or query is None or aggregation not in _AGGREGATIONS:
+        if not self._is_exact or query is None or aggregation not in _AGGREGATIONS:
             return super()._kneighbors_aggregate(query, k, reverse, aggregation, return_dists)
-        active, asked = self._active, self._asked(query, mean=aggregation == "mean")
-        if len(asked.vectors) == 1 and k is not None and not reverse:
-            k = min(k, len(active.space.rows))
-            squared, near = active.space.nearest(asked.vectors, max(k, 1))
+        active, queries = self._active_rows, self._parsed(query, mean=aggregation == "mean")
+        if len(queries.vectors) == 1 and k is not None and not reverse:
+            k = min(k, len(active.index.rows))
+            squared, near = active.index.kneighbors(queries.vectors, max(k, 1))
             inds, dists = near[0, :k], active.distances(squared[0, :k])
         else:
-            each = active.distances(active.space.squared(asked.vectors))
-            own = np.flatnonzero(asked.own >= 0)
-            each[own, asked.own[own]] = np.nan
+            every = active.distances(active.index.distances(queries.vectors))
+            own = np.flatnonzero(queries.own >= 0)
+            every[own, queries.own[own]] = np.nan
+            aggregate = _AGGREGATIONS[_AGGREGATION_OF_ONE.get(aggregation, aggregation)]
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # of a row that only itself asks
-                dists = _AGGREGATIONS[_AFTER.get(aggregation, aggregation)](each, axis=0)
+                warnings.simplefilter("ignore", RuntimeWarning)  # of a row that is the only query
+                dists = aggregate(every, axis=0)
             dists[np.isnan(dists)] = 0
             inds = np.argsort(-dists if reverse else dists, kind="stable")[:k]
             dists = dists[inds]
         return self._format_output([inds], [dists], False, True, return_dists)
 
     def _remove_duplicates_thresh(self, thresh: Any, ids: Any) -> list[Any]:
-        """The ids that are kept, one after the other: those near to a kept one before are not.
+        """Return the ids that are kept, in order: a row near to one kept before it is not.
 
-        What FiftyOne's own makes of the neighbours of all rows; of rows that are out already none
-        are asked, so that many neighbours, of a wide radius, are never held.
+        FiftyOne's own code does so with the neighbours of all rows; here rows that are removed are
+        no queries, so that many neighbours, of a wide radius, are never held.
         """
-        if not self._ours:
-            kept: list[Any] = super()._remove_duplicates_thresh(thresh, ids)
-            return kept
-        active = self._active
-        space, limit = active.space, active.limit(thresh)
-        stays = np.ones(len(space.rows), dtype=np.bool_)
-        left = np.arange(len(stays))  # rows of the space: those undecided, and some that are out
-        undecided = left
+        if not self._is_exact:
+            unique: list[Any] = super()._remove_duplicates_thresh(thresh, ids)
+            return unique
+        active = self._active_rows
+        index, limit = active.index, active.squared_limit(thresh)
+        kept = np.ones(len(index.rows), dtype=np.bool_)
+        indexed = np.arange(len(kept))  # rows of `index`: those undecided, and some removed ones
+        undecided = indexed
         while len(undecided):
-            if len(undecided) < SHRUNK * len(left):
-                space = Space(space.rows[np.isin(left, undecided)], space.threads)
-                left = undecided
-            some = undecided[:AT_ONCE]
-            asked = space.rows[np.searchsorted(left, some)]
-            for row, near in zip(some, space.within(asked, limit), strict=True):
-                if stays[row]:
-                    stays[left[near[left[near] > row]]] = False
-            undecided = undecided[AT_ONCE:][stays[undecided[AT_ONCE:]]]
-        return [ids[row] for row in np.flatnonzero(stays)]
+            if len(undecided) < SHRUNK * len(indexed):
+                index = DistanceIndex(index.rows[np.isin(indexed, undecided)], index.num_threads)
+                indexed = undecided
+            chunk = undecided[:CHUNK]
+            queries = index.rows[np.searchsorted(indexed, chunk)]
+            for row, near in zip(chunk, index.radius_neighbors(queries, limit), strict=True):
+                if kept[row]:
+                    kept[indexed[near[indexed[near] > row]]] = False
+            undecided = undecided[CHUNK:][kept[undecided[CHUNK:]]]
+        return [ids[row] for row in np.flatnonzero(kept)]
 
     @property
-    def _ours(self) -> bool:
+    def _is_exact(self) -> bool:
+        """Whether pdepth answers by the metric of the index."""
         return self.config.metric in _METRICS
 
     @property
-    def _active(self) -> _Active:
-        """What is compared now. The base forgets it when embeddings change, as its own helper."""
+    def _active_rows(self) -> _ActiveRows:
+        """The rows of the view; the base class forgets them when embeddings change, as its own."""
         numbers = self._current_inds
-        held: _Active | None = getattr(self, "_neighbors_helper", None)
-        if held is None or not _same(held.numbers, numbers):
+        active: _ActiveRows | None = getattr(self, "_neighbors_helper", None)
+        if active is None or not _same(active.numbers, numbers):
             rows = self._embeddings if numbers is None else self._embeddings[numbers]
             if not len(rows):
-                raise ValueError("the index has no embeddings here; at least one is wanted.")
+                raise ValueError("the index: expected at least one embedding, got none.")
             mean = self._embeddings.mean(axis=0, keepdims=True) if self.config.center else None
-            held = _Active.of(rows, numbers, self.config.metric, mean)
-            self._neighbors_helper = held
-        return held
+            active = _ActiveRows.make(rows, numbers, self.config.metric, mean)
+            self._neighbors_helper = active
+        return active
 
-    def _asked(self, query: Any, mean: bool = False) -> _Asked:
-        """What is asked: every row, ids, or vectors; with `mean` the mean of several."""
-        active = self._active
-        raw, _, full, single = self._parse_neighbors_query(query)
+    def _parsed(self, query: Any, mean: bool = False) -> _Queries:
+        """Parse a query: None for every row, ids, or vectors; with `mean` the mean of several."""
+        active = self._active_rows
+        vectors, _, full, single = self._parse_neighbors_query(query)
         if full:
-            rows = active.space.rows
-            return _Asked(rows, np.arange(len(rows)), True, False)
-        own = np.full(len(raw), -1)
-        given = np.atleast_1d(np.asarray(query))
-        if not np.issubdtype(given.dtype, np.number):
+            rows = active.index.rows
+            return _Queries(rows, np.arange(len(rows)), True, False)
+        own = np.full(len(vectors), -1)
+        values = np.atleast_1d(np.asarray(query))
+        if not np.issubdtype(values.dtype, np.number):
             places = self._get_ids_to_inds(full=False)
-            own = np.array([places.get(each, -1) for each in given])
-        if mean and len(raw) > 1:
-            raw, own = raw.mean(axis=0, keepdims=True), np.full(1, -1)
-        return _Asked(active.compared(raw, "query"), own, False, single)
+            own = np.array([places.get(value, -1) for value in values])
+        if mean and len(vectors) > 1:
+            vectors, own = vectors.mean(axis=0, keepdims=True), np.full(1, -1)
+        return _Queries(active.compared(vectors, "query"), own, False, single)
 
 
 def write_depth(
@@ -312,35 +311,35 @@ def write_depth(
     groups: Any = None,
     prefix: str = "",
 ) -> None:
-    """Write a result into sample fields: depth, undefined, votes and, if given, groups.
+    """Write a result into sample fields: depth, undefined, votes and, optionally, groups.
+
+    The fields: "depth", integers; "undefined", booleans; "votes", a list of each sample's votes in
+    the order of probes, -1 where one is not known (FiftyOne's lists of integers have no None).
 
     Args:
         samples: a FiftyOne dataset or view.
         result: of N examples.
         ids: N sample ids, those of the examples; None where the samples are the examples, in order.
         groups: (N,) strings or integers, for the field "group".
-        prefix: what the names of the fields begin with.
+        prefix: of the fields' names.
 
-    The fields: "depth", integers; "undefined", booleans; "votes", a list of each sample's votes in
-    the order of probes, -1 where one is not known (FiftyOne's lists of integers have no None).
-
-    Raises ValueError where there are not N ids or groups, or an id is given twice or is of no
-    sample; nothing is written then.
+    Raises:
+        ValueError: there are not N ids or groups, or an id occurs twice or is of no sample; nothing
+            is written then.
     """
-    own = samples.values("id")
-    given = own if ids is None else [str(each) for each in ids]
-    counted = (("ids" if ids is not None else "samples", given), ("groups", groups))
-    for what, each in counted:
-        if each is not None and len(each) != len(result):
+    existing = samples.values("id")
+    sample_ids = existing if ids is None else [str(value) for value in ids]
+    for name, column in (("samples" if ids is None else "ids", sample_ids), ("groups", groups)):
+        if column is not None and len(column) != len(result):
             raise ValueError(
-                f"{what} has {len(each)} entries and the result {len(result)} examples; "
-                "as many are wanted."
+                f"{name}: expected {len(result)} entries, one for each example of the result, got "
+                f"{len(column)}."
             )
-    if len(set(given)) < len(given):
-        raise ValueError("ids holds an id twice; one an example is wanted.")
-    strange = set(given) - set(own)
-    if strange:
-        raise ValueError(f"ids holds {min(strange)}, which is no sample's.")
+    if len(set(sample_ids)) < len(sample_ids):
+        raise ValueError("ids: expected distinct ids, got one twice.")
+    unknown = set(sample_ids) - set(existing)
+    if unknown:
+        raise ValueError(f"ids: expected ids of samples, got {min(unknown)}.")
     fields = {
         "depth": result.depth.tolist(),
         "undefined": result.undefined.tolist(),
@@ -349,4 +348,6 @@ def write_depth(
     if groups is not None:
         fields["group"] = np.asarray(groups).tolist()
     for name, values in fields.items():
-        samples.set_values(prefix + name, dict(zip(given, values, strict=True)), key_field="id")
+        samples.set_values(
+            prefix + name, dict(zip(sample_ids, values, strict=True)), key_field="id"
+        )

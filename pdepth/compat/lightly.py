@@ -1,19 +1,21 @@
-"""lightly's k-NN evaluation of features, by pdepth's engine.
+"""lightly's k-NN evaluation of features, with pdepth's search.
 
     from pdepth.compat.lightly import knn_predict
 
 or, for lightly's own `BenchmarkModule` and `KNNClassifier`, `pdepth.compat.lightly.patch()`, and
 `unpatch()`. lightly itself is needed for that alone.
 
-As there, similarities are inner products of the features as they are given; whoever wants cosines
-gives rows of norm one. What differs. Similarities and scores are float64 sums, of which the ranks
-follow exactly; lightly's are float32, so that classes whose scores nearly tie may change places
-there, and rows whose similarities nearly tie at the k-th place. Classes of equal scores, such as
-those without a neighbour, come in the order of their numbers; lightly's `argsort` promises none.
-Large similarities do not overflow. NaN and labels that are no class are errors.
+As there, similarities are inner products of the features as they are passed: cosines where rows
+have norm one.
 
-A bank that is asked again and again, batch by batch, is prepared once by a `KnnPredictor`; the
-function prepares it at each call, since nothing tells it that a tensor has not been written to.
+What differs. Similarities and scores are float64 sums, from which the ranks follow exactly;
+lightly's are float32, so that classes whose scores nearly tie may change places there, and rows
+whose similarities nearly tie at the k-th place. Classes of equal scores, such as those without a
+neighbour, come in the order of their numbers; lightly's `argsort` promises none. Large similarities
+do not overflow. NaN and labels that are no class are errors.
+
+A bank that is used again and again, batch by batch, is prepared once by a `KnnPredictor`; the
+function prepares it at each call, since it cannot know whether a tensor has been written to.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from pdepth.arrays.convert import convert_like
+from pdepth.compat.shared.class_scores import FeatureBank, rank_classes, ranking_uncertain
 from pdepth.compat.shared.patching import Patch
-from pdepth.compat.shared.scores import Bank, rank_in_doubt, ranked
 from pdepth.optional import require_tested
 
 __all__ = ["KnnPredictor", "knn_predict", "patch", "unpatch"]
@@ -38,21 +40,22 @@ def knn_predict(
     knn_k: int = 200,
     knn_t: float = 0.1,
 ) -> Any:
-    """lightly's `knn_predict`: all classes (B, num_classes) int64, the likeliest first.
+    """Rank all classes (B, num_classes) int64, the likeliest first: lightly's `knn_predict`.
 
     Args:
         feature: (B, D). feature_bank: (D, N), of the same type.
         feature_labels: (N,) integers from 0 to num_classes - 1.
         knn_k: neighbours that vote, each with exp(similarity / knn_t).
 
-    Raises RuntimeError, as lightly does, for shapes, types, labels and k that do not fit;
-    ValueError for NaN and for a temperature that is not positive.
+    Raises:
+        RuntimeError: as lightly does, for shapes, types, labels and k that do not fit.
+        ValueError: NaN, or a temperature that is not positive.
     """
     return KnnPredictor(feature_bank, feature_labels, num_classes, knn_k, knn_t)(feature)
 
 
 class KnnPredictor:
-    """`knn_predict` of one bank, which is copied and prepared once: `KnnPredictor(...)(feature)`.
+    """`knn_predict` for one bank, which is copied and prepared once: `KnnPredictor(...)(feature)`.
 
     Arguments and errors are those of `knn_predict`.
     """
@@ -66,16 +69,18 @@ class KnnPredictor:
         knn_t: float = 0.1,
     ) -> None:
         rows = feature_bank.T if feature_bank.ndim == 2 else feature_bank
-        self._bank, self._k, self._t = Bank(rows, feature_labels, num_classes), knn_k, knn_t
+        self._bank = FeatureBank(rows, feature_labels, num_classes)
+        self._k, self._temperature = knn_k, knn_t
 
     def __call__(self, feature: Any) -> Any:
-        """The classes (B, num_classes) int64 of the rows of `feature` (B, D), likeliest first."""
-        stretches = self._bank.scores(feature, (self._k,), self._t, rank_in_doubt)
-        return convert_like(np.concatenate([ranked(scores[0]) for _, scores in stretches]), feature)
+        """Rank the classes (B, num_classes) int64 for the rows of `feature` (B, D)."""
+        chunks = self._bank.scores(feature, (self._k,), self._temperature, ranking_uncertain)
+        ranks = [rank_classes(scores) for _, (scores,) in chunks]
+        return convert_like(np.concatenate(ranks), feature)
 
 
 _PATCH = Patch(lambda: [(_library().knn_predict, knn_predict)])
-patch, unpatch = _PATCH.begin, _PATCH.end
+patch, unpatch = _PATCH.apply, _PATCH.undo
 
 
 def _library() -> Any:

@@ -1,4 +1,4 @@
-"""pytorch-metric-learning's nearest neighbours, by pdepth's engine.
+"""pytorch-metric-learning's nearest neighbours, with pdepth's search.
 
     from pdepth.compat.metric_learning import FaissKNN, knn_func
 
@@ -30,7 +30,7 @@ class FaissKNN:
         reset_before, reset_after: begin and end each call with no rows; both False for an index
             that is filled by `train` and `add`.
         index_init_fn: makes an index of a width, by default `pdepth.compat.faiss.IndexFlatL2`.
-        gpus: checked and not needed: a search is made where the rows are.
+        gpus: checked and not used: a search runs where the rows are.
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class FaissKNN:
         gpus: Sequence[int] | None = None,
     ) -> None:
         if gpus is not None and not isinstance(gpus, list | tuple):
-            raise TypeError(f"gpus is a {type(gpus).__name__}; a list is wanted.")
+            raise TypeError(f"gpus: expected a list, got {type(gpus).__name__}.")
         if gpus is not None and not gpus:
-            raise ValueError("gpus is empty; at least one is wanted.")
+            raise ValueError("gpus: expected at least one, got an empty list.")
         self.reset_before, self.reset_after, self.gpus = reset_before, reset_after, gpus
         self.index_init_fn = IndexFlatL2 if index_init_fn is None else index_init_fn
         self.index: Any = None
@@ -51,24 +51,25 @@ class FaissKNN:
     def __call__(
         self, query: Any, k: int, reference: Any = None, ref_includes_query: bool = False
     ) -> tuple[Any, Any]:
-        """Squared distances (N, k) float32 and rows (N, k) int64, on the queries' device.
+        """Find squared distances (N, k) float32 and rows (N, k) int64, on the queries' device.
 
         Args:
             query: (N, D). reference: (M, D), added to the rows that are held.
             ref_includes_query: the first N rows are the queries: each is left out by its number.
 
-        Raises ValueError where there is no index, and for NaN; as faiss does, AssertionError where
-        widths differ and RuntimeError for k below 1.
+        Raises:
+            ValueError: there is no index, or NaN.
+            AssertionError, RuntimeError: as faiss does, widths differ, or k is below 1.
         """
         if self.reset_before:
             self.index = self.index_init_fn(query.shape[1])
         if self.index is None:
-            raise ValueError("the index is None; train(...) or load(...) is wanted before.")
+            raise ValueError("index is None: expected rows; call train(...) or load(...) first.")
         if reference is not None:
             self.index.add(reference)
         k += bool(ref_includes_query)
         if k < 1:  # of tensors, faiss raises this
-            raise RuntimeError(f"k is {k}; at least 1 is wanted.")
+            raise RuntimeError(f"k: expected an integer >= 1, got {k}.")
         distances, rows = self.index.search(query, k)
         if self.reset_after:
             self.reset()
@@ -103,5 +104,5 @@ class FaissKNN:
 def knn_func(
     query: Any, k: int, reference: Any, ref_includes_query: bool = False
 ) -> tuple[Any, Any]:
-    """`FaissKNN()`, which holds nothing between its calls."""
+    """Find neighbours as `FaissKNN()` does, without holding rows between calls."""
     return FaissKNN()(query, k, reference, ref_includes_query)

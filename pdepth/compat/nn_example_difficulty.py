@@ -1,14 +1,14 @@
-"""nn_example_difficulty's prediction depth by pdepth's engine: its names, arguments and values.
+"""nn_example_difficulty's prediction depth: its names, arguments and values.
 
     from pdepth.compat.nn_example_difficulty import knn_predict, prediction_depth
 
 The library (github.com/devinkwok/nn_example_difficulty, on no package index) is not needed. As
-there, votes are compared with labels, a row that is asked about itself votes for itself too, tied
+there, votes are compared with labels, a support row among the queries votes for itself too, tied
 classes go to the smallest label, and a depth of L stands for a last probe that is not right.
 
 What differs. Neighbours come in the order (distance in float64, row), where scikit-learn's order of
-ties follows from its blocks and trees. Rows are asked where they lie, by `backend="auto"`, and not
-moved to the CPU: `use_faiss` and `device` are accepted and change nothing. Iterators of unequal
+ties follows from its blocks and trees. Rows are searched where they lie, by `backend="auto"`, and
+not moved to the CPU: `use_faiss` and `device` are accepted and change nothing. Iterators of unequal
 lengths are an error, not cut to the shorter one.
 """
 
@@ -33,21 +33,25 @@ def knn_predict(
     device: str = "cuda",
     verbose: bool = False,
 ) -> Any:
-    """Whether the k-NN vote on each row of `test_x` is its label: a bool tensor (N,) on the CPU.
+    """Tell whether the k-NN vote on each row of `test_x` is its label.
 
     Args:
-        train_x: (M, ...), the rows that vote; train_labels: (M,) integers. Tensors.
-        test_x: (N, ...), test_labels: (N,); None for both: the rows that vote, themselves among
+        train_x: (M, ...), the support; train_labels: (M,) integers. Tensors.
+        test_x: (N, ...), test_labels: (N,); None for both: the support's own rows, themselves among
             their neighbours.
         verbose: accepted.
 
-    Raises AssertionError where only one of the two is given, ValueError for NaN or k beyond M.
+    Returns:
+        A bool tensor (N,) on the CPU.
+
+    Raises:
+        AssertionError: only one of test_x and test_labels is passed.
+        ValueError: NaN, or k beyond M.
     """
-    assert (test_x is None) == (test_labels is None), "test_x goes with test_labels"
+    assert (test_x is None) == (test_labels is None), "test_x: expected with test_labels"
     votes = pdepth.probe_votes(train_x, train_labels, test_x, k=k, exclude_self=False).votes
-    wanted = train_labels if test_labels is None else test_labels
-    matches = to_numpy(votes) == to_numpy(wanted)
-    return convert_like(matches, train_labels.cpu())
+    labels = train_labels if test_labels is None else test_labels
+    return convert_like(to_numpy(votes) == to_numpy(labels), train_labels.cpu())
 
 
 def prediction_depth(
@@ -61,12 +65,12 @@ def prediction_depth(
     use_faiss: bool = False,
     device: str = "cuda",
 ) -> Any:
-    """The first probe (N,) int64 from which on every vote is the row's label; L if the last is not.
+    """Find the first probe (N,) int64 from which on every vote is the row's label; L if none is.
 
     Args:
         train_intermediates: (M, ...) a probe, from input to output: an iterable, of which one is
-            held at a time, or a dict. test_intermediates: (N, ...) a probe, likewise; None for the
-            rows that vote.
+            held at a time, or a dict.
+        test_intermediates: (N, ...) a probe, likewise; None for the support's own rows.
         verbose: print the number of each probe.
         return_matches: return (depth, matches (L, N), of the type of the labels), too.
 
@@ -74,20 +78,22 @@ def prediction_depth(
     """
     import torch
 
-    assert test_intermediates is not None or test_labels is None, "no test_intermediates"
-    probes = _layers(train_intermediates)
-    asked = None if test_intermediates is None else _layers(test_intermediates)
-    pairs = ((x, None) for x in probes) if asked is None else zip(probes, asked, strict=True)
-    found = []
+    assert test_intermediates is not None or test_labels is None, (
+        "test_labels: expected with test_intermediates"
+    )
+    support = _probes(train_intermediates)
+    queries = None if test_intermediates is None else _probes(test_intermediates)
+    pairs = ((x, None) for x in support) if queries is None else zip(support, queries, strict=True)
+    matched = []
     for number, (train_x, test_x) in enumerate(pairs):
         if verbose:
             print(f"prediction depth: probe {number}")
-        found.append(knn_predict(train_x, train_labels, test_x, test_labels, k))
+        matched.append(knn_predict(train_x, train_labels, test_x, test_labels, k))
         del train_x, test_x  # before an iterator makes the next
-    matches = torch.stack(found).to(train_labels.device)
+    matches = torch.stack(matched).to(train_labels.device)
     depth, _ = pdepth.depth_from_votes(matches, torch.ones(matches.shape[1], dtype=torch.bool))
     return (depth, matches.to(train_labels.dtype)) if return_matches else depth
 
 
-def _layers(given: Iterable[Any] | Mapping[str, Any]) -> Iterable[Any]:
-    return given.values() if isinstance(given, Mapping) else given
+def _probes(intermediates: Iterable[Any] | Mapping[str, Any]) -> Iterable[Any]:
+    return intermediates.values() if isinstance(intermediates, Mapping) else intermediates

@@ -1,11 +1,11 @@
-"""oodeel's DKNN, the distance to the k-th nearest neighbour as a score, by pdepth's engine.
+"""oodeel's DKNN, the distance to the k-th nearest neighbour as a score, with pdepth's search.
 
     from pdepth.compat.oodeel import DKNN
 
 A subclass with oodeel's parameters, features, aggregation and results (Sun et al., arXiv
 2204.06507; `pdepth.analysis.deep_knn` has that score for embeddings, and Papernot and McDaniel's
-Deep k-NN). oodeel searches for every batch of a DataLoader; here one search answers for all, and
-so the features of all are held. Where inputs are perturbed (`eps`) it is one a batch here too.
+Deep k-NN). oodeel searches once for every batch of a DataLoader; here one search serves all, and so
+the features of all are held. Where inputs are perturbed (`eps`) it is one a batch here too.
 `use_gpu=True` is oodeel's own search, by faiss on the GPU.
 
 What differs. Distances are float64 sums of the same float32 features, rounded to float32 once;
@@ -38,21 +38,21 @@ class DKNN(methods.DKNN):
     def score(
         self, dataset: Any, verbose: bool = False
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        """oodeel's `score`: scores (N,), far is strange, and the labels and logits."""
+        """Compute oodeel's `score`: scores (N,), larger for outliers, and the labels and logits."""
         is_loader = isinstance(dataset, get_args(DatasetType) or (DatasetType,))
         if self.feature_extractor is None or self.eps > 0 or not is_loader:
-            found: tuple[NDArray[np.float64], dict[str, Any]] = super().score(dataset, verbose)
-            return found
+            result: tuple[NDArray[np.float64], dict[str, Any]] = super().score(dataset, verbose)
+            return result
         features, info = self.feature_extractor.predict(
             dataset, postproc_fns=self.postproc_fns, verbose=verbose, numpy_concat=True
         )
-        layers = [self._score_layer(layer, each, info) for layer, each in enumerate(features)]
-        # Of several layers, `fit` has made an aggregator where none was given.
+        layers = [self._score_layer(number, rows, info) for number, rows in enumerate(features)]
+        # For several layers, `fit` has made an aggregator where none was passed.
         scores = layers[0] if len(layers) == 1 else self.aggregator.aggregate(layers)
         return scores.astype(np.float64), info
 
     def _fit_to_dataset(self, fit_dataset: Any, verbose: bool = False, **kwargs: Any) -> None:
-        # The rows' own scores, for an aggregator: by one search, not one a batch.
+        # The rows' own scores, for an aggregator: in one search, not one a batch.
         super()._fit_to_dataset(fit_dataset, verbose, **kwargs | {"batch_size": sys.maxsize})
 
     def _create_index(self, dim: int) -> Any:

@@ -9,7 +9,7 @@
 A preset is a rule of voting and counting, not a network's probes nor a choice of support: those are
 the caller's. Whatever a peer leaves to its library, the order of equally near rows and the rounding
 of distances, is here as in the definition: (distance in float64, row). docs/presets.md has a table
-of where each differs from the definition.
+of how each differs from the definition.
 """
 
 from __future__ import annotations
@@ -21,39 +21,40 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import definition, depth_from_embeddings
+from pdepth import definition, depth_from_embeddings, depth_from_votes, kneighbors
 from pdepth.arrays import arguments
-from pdepth.arrays.arguments import Problem
-from pdepth.arrays.encoded import UNKNOWN
+from pdepth.arrays.convert import to_numpy
+from pdepth.arrays.problem import ProbeRows, Problem, problems
 from pdepth.arrays.rows import Rows
-from pdepth.backends import backend_named
-from pdepth.compat.shared.manhattan import nearest_rows
+from pdepth.arrays.sources import Stored
+from pdepth.compat.shared.manhattan import manhattan_neighbors
 from pdepth.result import DepthResult
-from pdepth.search import chunks
-from pdepth.search.backward import Targets, suffix
+from pdepth.search.voting import count_votes
 
 __all__ = ["RULES", "Rule", "depth", "scores"]
 
 Score = Callable[[NDArray[np.int64], NDArray[np.bool_], int], NDArray[Any]]
 
 
-def _as_it_is(depth: NDArray[np.int64], undefined: NDArray[np.bool_], probes: int) -> NDArray[Any]:
+def _depth(depth: NDArray[np.int64], undefined: NDArray[np.bool_], probes: int) -> NDArray[Any]:
     return depth
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a depth is arrived at. All keep a row that is asked about itself among its neighbours.
+    """How votes are counted and made a depth. A query that is a support row votes for itself.
 
-    k: neighbours. metric: "sqeuclidean" or "manhattan".
-    reference: what votes have to equal, as in `depth_from_embeddings`.
-    dropped: whether the nearest neighbour, whoever it is, has no vote: "never", "always", or where
-        the support's "own" rows are asked.
-    misweighed: the vote of the neighbour at place j weighs one over the query's distance not to it
-        but to support row j.
-    needed: fewer votes than this for the winner, and the probe abstains.
-    sure: the example is undefined where one of this many last probes abstains.
-    score: the code's own number, of (depth, undefined, L).
+    Attributes:
+        k: neighbours. metric: "sqeuclidean" or "manhattan".
+        reference: what votes have to equal, as in `depth_from_embeddings`; "last_probe" for rules
+            that are not `plain`.
+        dropped: whether the nearest neighbour, itself or another, has no vote: "never", "always",
+            or where queries are the support's "own" rows.
+        misweighed: the vote of the neighbour at place j weighs one over the query's distance not
+            to it but to support row j.
+        needed: fewer votes than this for the winner, and the probe abstains.
+        sure: the example is undefined where one of this many last probes abstains.
+        score: the code's own number, from (depth, undefined, L).
     """
 
     k: int = 30
@@ -63,7 +64,7 @@ class Rule:
     misweighed: bool = False
     needed: int = 0
     sure: int = 1
-    score: Score = _as_it_is
+    score: Score = _depth
 
     @property
     def plain(self) -> bool:
@@ -114,120 +115,152 @@ def depth(
     num_threads: int | None = None,
     memory: int | str | None = None,
 ) -> DepthResult:
-    """The prediction depth of queries by the rule of a preset, one of `RULES`.
+    """Compute the prediction depth of queries by the rule of a preset, one of `RULES`.
 
-    Arguments are those of `pdepth.depth_from_embeddings`; early_exit is followed where the engine
-    votes as the preset does, and else all votes are known. Where a probe abstains, its vote is not
-    `known`, and equals nothing. The preset's name is in the result's `meta`.
+    Arguments are those of `pdepth.depth_from_embeddings`; early_exit is followed where votes are
+    pdepth's own, and else all votes are known. Where a probe abstains, its vote is not `known`, and
+    equals nothing. The preset's name is in the result's `meta`.
 
-    Raises ValueError and TypeError as `depth_from_embeddings`, and for an unknown preset.
+    Raises:
+        ValueError, TypeError: as `depth_from_embeddings`, and for an unknown preset.
     """
     rule = RULES[arguments.check_choice(preset, "preset", tuple(RULES))]
-    options: dict[str, Any] = {"num_threads": num_threads, "memory": memory}
-    options |= {"query_rows": query_rows, "k": rule.k, "exclude_self": False}
-    meta = {"preset": preset}
     if rule.plain:
         result: DepthResult = depth_from_embeddings(
             support,
             labels,
             predictions,
             queries,
+            query_rows=query_rows,
+            k=rule.k,
+            exclude_self=False,
             reference=rule.reference,
             early_exit=early_exit,
             backend=backend,
+            num_threads=num_threads,
+            memory=memory,
             probes=probes,
             query_labels=query_labels,
-            **options,
         )
-        return replace(result, meta=result.meta | meta)
-    given: Targets | None = None
-    names, cast = [], []
-    for problem in arguments.problems(
-        support, queries, labels, names=probes, metric="sqeuclidean", **options
-    ):
-        given = given or Targets.of(problem, predictions, query_labels, rule.reference)
-        for layer in problem.layers:
-            cast.append(_votes(rule, replace(problem, layers=(layer,)), backend))
-            names.append((layer.name, layer.support.width))
-    assert given is not None  # a call without a probe is refused
-    codes = np.stack(cast)
-    known = codes != UNKNOWN
-    wanted = codes[-1] if given.wanted is None else given.wanted
-    found, undefined = suffix(known & (codes == wanted))
-    undefined |= ~known[-rule.sure :].all(axis=0)
-    votes = np.where(known, problem.classes[codes], -1)
-    return DepthResult(
-        depth=np.where(undefined, len(codes), found),
-        undefined=undefined,
-        votes=votes,
-        known=known,
-        predictions=given.predictions,
-        labels=given.labels,
-        probes=tuple(name for name, _ in names),
-        k=rule.k,
-        widths=tuple(width for _, width in names),
-        reference=rule.reference,
-        reference_values=votes[-1] if given.wanted is None else given.values,
-        meta=meta,
+        return replace(result, meta=result.meta | {"preset": preset})
+    votes: list[NDArray[np.int64]] = []
+    known: list[NDArray[np.bool_]] = []
+    names: list[str] = []
+    widths: list[int] = []
+    voting = arguments.check_voting(rule.k)
+    options = arguments.check_search(voting, "sqeuclidean", False, num_threads, memory)
+    for problem in problems(support, queries, labels, options, query_rows=query_rows, names=probes):
+        if not votes:
+            count = problem.num_queries
+            predictions = arguments.check_integers(predictions, "predictions", count)
+            if query_labels is not None:
+                query_labels = arguments.check_integers(query_labels, "query_labels", count)
+            elif problem.own_rows:
+                numbers = slice(None) if problem.query_rows is None else problem.query_rows
+                query_labels = problem.classes[problem.codes[numbers]]
+        for probe in problem.probes:
+            codes, voted = _votes(rule, problem, probe, backend)
+            votes.append(np.where(voted, problem.classes[codes], -1))
+            known.append(voted)
+            names.append(probe.name)
+            widths.append(probe.support.width)
+    return _result(
+        rule,
+        np.stack(votes),
+        np.stack(known),
+        predictions=predictions,
+        labels=query_labels,
+        probes=tuple(names),
+        widths=tuple(widths),
+        meta={"preset": preset},
     )
 
 
 def scores(result: DepthResult) -> NDArray[Any]:
-    """The number (N,) that the code of the result's preset gives to each example.
+    """Return the number (N,) that the code of the result's preset gives to each example.
 
-    Raises ValueError for a result that is not of `presets.depth`.
+    Raises:
+        ValueError: the result is not of `presets.depth`.
     """
     if result.meta.get("preset") not in RULES:
         raise ValueError(
-            "the result is of no preset; one of pdepth.compat.presets.depth is wanted."
+            "result: expected one of pdepth.compat.presets.depth, got one without a preset."
         )
     rule = RULES[result.meta["preset"]]
     return rule.score(result.depth, result.undefined, len(result.probes))
 
 
-def _votes(rule: Rule, problem: Problem, backend: str) -> NDArray[np.int32]:
-    """The codes (N,) that the queries of a problem of one probe vote, UNKNOWN for an abstention."""
+def _votes(
+    rule: Rule, problem: Problem, probe: ProbeRows, backend: str
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Let a probe vote: the codes (N,) of the winners, and whether they have votes enough (N,)."""
+    search: dict[str, Any] = {
+        "backend": backend,
+        "num_threads": problem.num_threads,
+        "memory": problem.memory,
+    }
     if rule.metric == "manhattan":
-        layer = problem.layers[0]
-        near = nearest_rows(layer.support, _queries(problem), rule.k, problem.threads)
+        queries = _query_rows(problem, probe)
+        near = manhattan_neighbors(probe.support, queries, rule.k, problem.num_threads)
     else:
-        near = _neighbours(problem, backend)[1]
-    own = problem.layers[0].queries is None
-    if rule.dropped == "always" or (rule.dropped == "own" and own):
+        _, rows = kneighbors(
+            _as_array(probe.support),
+            None if probe.queries is None else _as_array(probe.queries),
+            query_rows=problem.query_rows,
+            k=rule.k,
+            exclude_self=False,
+            **search,
+        )
+        near = to_numpy(rows)
+    if rule.dropped == "always" or (rule.dropped == "own" and problem.own_rows):
         near = near[:, 1:]
-    weights: NDArray[Any] = np.ones(near.shape, dtype=np.int64)
+    weights: NDArray[np.float64] | None = None
     if rule.misweighed:
+        first = probe.support[: near.shape[1]]
+        squared, rows = kneighbors(
+            _as_array(first), _as_array(_query_rows(problem, probe)), k=len(first), **search
+        )
+        order = to_numpy(rows).argsort(axis=1)
         with np.errstate(divide="ignore"):
-            weights = 1 / np.sqrt(_to_first_rows(problem, near.shape[1], backend))
-    counts = np.zeros((len(near), len(problem.classes)), dtype=weights.dtype)
-    for row, weight in zip(problem.codes[near].T, weights.T, strict=True):
-        counts[np.arange(len(near)), row] += weight
-    winners = definition.majority(counts)[0].astype(np.int32)
-    return np.where(counts.max(axis=1) < rule.needed, np.int32(UNKNOWN), winners)
+            weights = 1 / np.sqrt(np.take_along_axis(to_numpy(squared), order, axis=1))
+    counts = count_votes(problem.codes[near], len(problem.classes), weights)
+    winners, _ = definition.majority(counts)
+    return winners, counts.max(axis=1) >= rule.needed
 
 
-def _to_first_rows(problem: Problem, rows: int, backend: str) -> NDArray[np.float64]:
-    """Squared distances (N, rows) from each query to the first rows of the support, in order."""
-    (layer,) = problem.layers
-    first = replace(layer, support=layer.support[:rows], queries=_queries(problem))
-    codes = problem.codes[:rows]
-    distances, numbers = _neighbours(
-        replace(problem, layers=(first,), codes=codes, k=rows, query_rows=None), backend
-    )
-    return np.take_along_axis(distances, numbers.argsort(axis=1), axis=1)
-
-
-def _neighbours(problem: Problem, backend: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    engine = chunks.engine_for(problem, backend_named(backend, problem.device))
-    return engine.neighbors(problem)
-
-
-def _queries(problem: Problem) -> Rows:
-    """What a problem of one probe asks, the support's own rows too."""
-    (layer,) = problem.layers
-    if layer.queries is not None:
-        return layer.queries
+def _query_rows(problem: Problem, probe: ProbeRows) -> Rows:
+    """Return the rows (N, D) of the queries, also where they are the support's own."""
+    if probe.queries is not None:
+        return probe.queries
     if problem.query_rows is None:
-        return layer.support
-    numbers, back = np.unique(problem.query_rows, return_inverse=True)  # as a source wants them
-    return layer.support[numbers][back]
+        return probe.support
+    numbers, inverse = np.unique(problem.query_rows, return_inverse=True)  # as a source requires
+    return probe.support[numbers][inverse]
+
+
+def _as_array(rows: Rows) -> Any:
+    """Return rows as the public functions take them: an array, a tensor or a source."""
+    if rows.type != "bfloat16" or isinstance(rows, Stored) or rows.on_device:
+        return rows.array
+    import torch
+
+    return torch.from_numpy(rows.array.view(np.int16)).view(torch.bfloat16)
+
+
+def _result(
+    rule: Rule, votes: NDArray[np.int64], known: NDArray[np.bool_], **about: Any
+) -> DepthResult:
+    """Reduce votes (L, N), -1 where not known; of a rule that compares with the last probe's."""
+    agrees = known & (votes == votes[-1])
+    found, undefined = depth_from_votes(agrees, np.ones(agrees.shape[1], dtype=np.bool_))
+    undefined |= ~known[-rule.sure :].all(axis=0)
+    return DepthResult(
+        depth=np.where(undefined, len(votes), found),
+        undefined=undefined,
+        votes=votes,
+        known=known,
+        k=rule.k,
+        reference=rule.reference,
+        reference_values=votes[-1],
+        **about,
+    )

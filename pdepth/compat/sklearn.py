@@ -1,21 +1,21 @@
-"""scikit-learn's k-NN estimators with pdepth's engine inside.
+"""scikit-learn's k-NN estimators, with pdepth's search inside.
 
     from pdepth.compat.sklearn import KNeighborsClassifier, NearestNeighbors
 
 or, for a whole program and the libraries that it uses, `pdepth.compat.sklearn.patch()`, and
 `unpatch()`.
 
-The engine answers where scikit-learn would compare dense rows with every row, by "euclidean" (also
-as "minkowski" with p=2, or "l2"), "sqeuclidean" or "cosine". Everything else is scikit-learn's own
+pdepth answers where scikit-learn would compare dense rows with every row, by "euclidean" (also as
+"minkowski" with p=2, or "l2"), "sqeuclidean" or "cosine". Everything else is scikit-learn's own
 code: other metrics, `metric_params`, sparse matrices, trees, radius queries, cosine with a row of
-zeros, and whatever it has an error for.
+zeros, and whatever it raises an error for.
 
 algorithm:
-    "brute": the engine. "auto": the engine, but for up to `NARROW` columns, where a tree is faster;
+    "brute": pdepth. "auto": pdepth, but for up to `NARROW` columns, where a tree is faster;
     scikit-learn itself builds one for up to 15. "kd_tree" and "ball_tree": scikit-learn's trees.
 n_jobs:
-    Threads of the engine. None: as many as scikit-learn's brute force takes, the process's share
-    of the cores, less where joblib or threadpoolctl set a limit.
+    Threads of the backend. None: as many as scikit-learn's brute force takes, the process's share
+    of the cores, fewer where joblib or threadpoolctl set a limit.
 
 What differs from scikit-learn's brute force. Neighbours come in the order (distance in float64,
 row), so that of equally near rows the first count, and X=None leaves each row out by its number;
@@ -24,8 +24,8 @@ the roots of float64 sums of squared differences; scikit-learn takes squares fro
 swaps rows that are nearer to each other than its rounding, and gives a row a distance of 1e-8, say,
 to its own copy. `weights` are computed from these distances by scikit-learn's code.
 
-A tensor X, on any device, is answered with tensors on that device; X=None as `fit`'s X was given.
-Sparse graphs, radius queries and labels that are no numbers come from NumPy.
+Results are tensors on X's device where X is a tensor; for X=None, where `fit`'s X was. Sparse
+graphs, radius queries and labels that are not numbers are NumPy's.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from pdepth.arrays.arguments import MOST_THREADS
 from pdepth.arrays.convert import convert_like, to_numpy
 from pdepth.arrays.problem import ZeroNormError
 from pdepth.arrays.rows import TYPES, is_torch
-from pdepth.compat.shared.packing import little
+from pdepth.compat.shared.packing import packing_memory
 from pdepth.compat.shared.patching import Patch
 from pdepth.native import default_threads
 from pdepth.optional import require_tested
@@ -66,12 +66,12 @@ _METRICS = {
 }
 
 
-class _Engine(KNeighborsMixin):
-    """What both estimators do before scikit-learn's own code is asked.
+class _ExactSearch(KNeighborsMixin):
+    """The search of both estimators, by pdepth where it can, and else by scikit-learn's own code.
 
     Attributes:
-        _rows: (M, D) what `fit` was given, as the engine takes it: a tensor where it was one.
-        _kind: that tensor, as the kind of answers to X=None; else None.
+        _rows: (M, D) the X of `fit`, as pdepth takes it: a tensor where it was one.
+        _template: that tensor, whose kind results have for X=None; else None.
     """
 
     algorithm: str
@@ -79,70 +79,73 @@ class _Engine(KNeighborsMixin):
     def _fit(self, X: Any, y: Any = None) -> Any:
         algorithm = self.algorithm
         euclidean = self.metric == "minkowski" and self.p == 2
-        ours = (euclidean or self.metric in _METRICS) and not self.metric_params
-        if algorithm == "auto" and ours and _width(X) > NARROW:
+        supported = (euclidean or self.metric in _METRICS) and not self.metric_params
+        if algorithm == "auto" and supported and _width(X) > NARROW:
             self.algorithm = "brute"  # so that no tree is built
         try:
             super()._fit(to_numpy(X), to_numpy(y))
         finally:
             self.algorithm = algorithm
-        self._kind = X.detach() if is_torch(X) else None
-        self._rows = self._fit_X if self._kind is None else self._kind
+        self._template = X.detach() if is_torch(X) else None
+        self._rows = self._fit_X if self._template is None else self._template
         return self
 
     def kneighbors(
         self, X: Any = None, n_neighbors: Any = None, return_distance: bool = True
     ) -> Any:
-        """scikit-learn's `kneighbors`: distances (N, k), unless not wanted, and rows (N, k) int64.
+        """Find distances (N, k), unless `return_distance` is false, and rows (N, k) int64.
 
-        Distances are float64; of cosine between float32 rows they are float32, as scikit-learn's.
+        Distances are float64; for cosine between float32 rows float32, as scikit-learn's.
         """
 
-        def found(support: Any, queries: Any, **options: Any) -> Any:
+        def search(support: Any, queries: Any, **options: Any) -> Any:
             squared, rows = map(to_numpy, pdepth.kneighbors(support, queries, **options))
             return (self._distances(squared, queries), rows) if return_distance else rows
 
-        answer = self._ask(found, X, self.n_neighbors if n_neighbors is None else n_neighbors)
-        if answer is None:
-            answer = super().kneighbors(to_numpy(X), n_neighbors, return_distance)
-        return convert_like(answer, self._kind if X is None else X)
+        result = self._call(search, X, self.n_neighbors if n_neighbors is None else n_neighbors)
+        if result is None:
+            result = super().kneighbors(to_numpy(X), n_neighbors, return_distance)
+        return self._as_given(result, X)
 
     def kneighbors_graph(
         self, X: Any = None, n_neighbors: Any = None, mode: str = "connectivity"
     ) -> Any:
-        """scikit-learn's `kneighbors_graph`: a sparse matrix (N, M), also of tensors."""
-        return super(_Engine, self._in_numpy()).kneighbors_graph(to_numpy(X), n_neighbors, mode)
+        """Make scikit-learn's graph of neighbours: a sparse matrix (N, M), also for tensors."""
+        return super(_ExactSearch, self._in_numpy()).kneighbors_graph(
+            to_numpy(X), n_neighbors, mode
+        )
 
     def _distances(self, squared: Any, queries: Any) -> Any:
+        """Compute the metric's distances from squared ones."""
         if self.effective_metric_ == "sqeuclidean":
             return squared
         if self.effective_metric_ != "cosine":
             return np.sqrt(squared, out=squared)
-        types = {str(each.dtype) for each in (self._rows, queries) if each is not None}
+        types = {str(rows.dtype) for rows in (self._rows, queries) if rows is not None}
         single = types <= {"float32", "torch.float32"}
-        # Of rows of norm one, |x - y|^2 = 2 - 2 cos.
+        # For rows of norm one, |x - y|^2 = 2 - 2 cos.
         return (squared / 2).astype(np.float32 if single else np.float64)
 
-    def _ask(self, function: Any, X: Any, k: Any, *labels: Any, **options: Any) -> Any:
-        """What pdepth's `function` says of X; None where it is for scikit-learn to speak."""
+    def _call(self, function: Any, X: Any, k: Any, *labels: Any, **options: Any) -> Any:
+        """Call pdepth's `function` for X; None where scikit-learn's own code has to answer."""
         check_is_fitted(self)
         if (
             self._fit_method != "brute"
             or self.effective_metric_params_
             or not isinstance(self.effective_metric_, str)
             or self.effective_metric_ not in _METRICS
-            or not _dense(self._fit_X)
+            or not _is_dense(self._fit_X)
             or not isinstance(k, int | np.integer)
             or not 0 < k <= self.n_samples_fit_ - (X is None)
         ):
             return None
         if X is not None:
             X = self._checked(X)
-            if not is_torch(X) and not _dense(X):
+            if not is_torch(X) and not _is_dense(X):
                 return None
-        metric, threads = _METRICS[self.effective_metric_], _threads(self.n_jobs)
-        # Of unit rows there are copies already, in float64.
-        memory = None if metric == "cosine" else little(self._rows, threads)
+        metric, num_threads = _METRICS[self.effective_metric_], _num_threads(self.n_jobs)
+        # For cosine there are normalised copies already, in float64.
+        memory = None if metric == "cosine" else packing_memory(self._rows, num_threads)
         try:
             return function(
                 self._rows,
@@ -150,7 +153,7 @@ class _Engine(KNeighborsMixin):
                 X,
                 k=int(k),
                 metric=metric,
-                num_threads=threads,
+                num_threads=num_threads,
                 memory=memory,
                 **options,
             )
@@ -158,91 +161,95 @@ class _Engine(KNeighborsMixin):
             return None
 
     def _checked(self, X: Any) -> Any:
-        """Queries that scikit-learn has no error for, as an array, a tensor or a sparse matrix."""
+        """Check queries as scikit-learn does: an array, a tensor or a sparse matrix."""
         if is_torch(X) and X.ndim == 2 and len(X) and X.shape[1] == self._fit_X.shape[1]:
-            return X.detach()  # stays where it is; the engine refuses NaN
+            return X.detach()  # stays where it is; pdepth refuses NaN
         return validate_data(self, to_numpy(X), accept_sparse="csr", reset=False, order="C")
 
+    def _as_given(self, result: Any, X: Any) -> Any:
+        """Return a result as X's kind, or as that of `fit`'s X where X is None."""
+        return convert_like(result, self._template if X is None else X)
+
     def _in_numpy(self) -> Any:
-        """Itself, for code of scikit-learn's that goes on with NumPy's answers to X=None."""
+        """Return itself for scikit-learn's own code, which needs NumPy's results for X=None."""
         plain = copy(self)
-        plain._kind = None
+        plain._template = None
         return plain
 
 
-class KNeighborsClassifier(_Engine, neighbors.KNeighborsClassifier):
-    """scikit-learn's KNeighborsClassifier, with its parameters, by pdepth's engine.
+class KNeighborsClassifier(_ExactSearch, neighbors.KNeighborsClassifier):
+    """scikit-learn's KNeighborsClassifier, with its parameters and pdepth's search.
 
-    Uniform votes of one output are counted where the neighbours are found, without writing these
-    down; ties of classes go to the smallest label. See the module for what else is answered how.
+    Uniform votes of one output are counted where the neighbours are found, without storing these;
+    ties of classes go to the smallest label. See the module for which calls pdepth answers.
     """
 
     def predict(self, X: Any) -> Any:
-        """The class of each query (N,), or (N, outputs); X=None: of each row without itself."""
-        found = self._vote(X)
-        if found is None:
-            answer = super(KNeighborsClassifier, self._in_numpy()).predict(to_numpy(X))
+        """Predict the class of each query (N,), or (N, outputs); of each row itself for X=None."""
+        result = self._vote(X)
+        if result is None:
+            classes = super(KNeighborsClassifier, self._in_numpy()).predict(to_numpy(X))
         else:
-            answer = self.classes_.take(to_numpy(found.votes))
-        return convert_like(answer, self._kind if X is None else X)
+            classes = self.classes_.take(to_numpy(result.votes))
+        return self._as_given(classes, X)
 
     def predict_proba(self, X: Any) -> Any:
-        """The share of votes of each class (N, C) float64; of several outputs a list of such."""
-        found = self._vote(X, return_counts=True)
-        if found is None:
-            answer = super(KNeighborsClassifier, self._in_numpy()).predict_proba(to_numpy(X))
+        """Compute each class's share of votes (N, C) float64; a list of them for many outputs."""
+        result = self._vote(X, return_counts=True)
+        if result is None:
+            shares = super(KNeighborsClassifier, self._in_numpy()).predict_proba(to_numpy(X))
         else:
-            answer = to_numpy(found.counts) / self.n_neighbors
-        return convert_like(answer, self._kind if X is None else X)
+            shares = to_numpy(result.counts) / self.n_neighbors
+        return self._as_given(shares, X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """scikit-learn's `score`: the mean accuracy of `predict(X)`."""
-        given = map(to_numpy, (X, y, sample_weight))
-        mean: float = super(KNeighborsClassifier, self._in_numpy()).score(*given)
-        return mean
+        """Compute the mean accuracy of `predict(X)`, as scikit-learn's `score`."""
+        arrays = map(to_numpy, (X, y, sample_weight))
+        accuracy: float = super(KNeighborsClassifier, self._in_numpy()).score(*arrays)
+        return accuracy
 
     def _vote(self, X: Any, **options: Any) -> Any:
-        """The engine's `Votes` on places in `classes_`, or None."""
+        """Return pdepth's `Votes`, as places in `classes_`, or None."""
         check_is_fitted(self)
         if self.weights not in ("uniform", None) or self.outputs_2d_:
             return None
-        return self._ask(pdepth.probe_votes, X, self.n_neighbors, self._y, **options)
+        return self._call(pdepth.probe_votes, X, self.n_neighbors, self._y, **options)
 
 
-class NearestNeighbors(_Engine, neighbors.NearestNeighbors):
-    """scikit-learn's NearestNeighbors, with its parameters, by pdepth's engine.
+class NearestNeighbors(_ExactSearch, neighbors.NearestNeighbors):
+    """scikit-learn's NearestNeighbors, with its parameters and pdepth's search.
 
-    Radius queries are scikit-learn's own. See the module for what is answered how.
+    Radius queries are scikit-learn's own. See the module for which calls pdepth answers.
     """
 
     def radius_neighbors(self, X: Any = None, *args: Any, **options: Any) -> Any:
-        """scikit-learn's `radius_neighbors`: NumPy arrays of arrays, also of tensors."""
+        """Find neighbours by scikit-learn's code: NumPy arrays of arrays, also for tensors."""
         return super().radius_neighbors(to_numpy(X), *args, **options)
 
 
 _PATCH = Patch(
     lambda: [
-        (getattr(neighbors, each.__name__), each)
-        for each in (KNeighborsClassifier, NearestNeighbors)
+        (getattr(neighbors, estimator.__name__), estimator)
+        for estimator in (KNeighborsClassifier, NearestNeighbors)
     ]
 )
-patch, unpatch = _PATCH.begin, _PATCH.end
+patch, unpatch = _PATCH.apply, _PATCH.undo
 
 
 def _width(X: Any) -> int:
-    """Columns of X, 0 where scikit-learn has to say what X is."""
+    """Return the columns of X, 0 where scikit-learn has to refuse it."""
     try:
         return int(X.shape[1]) if is_torch(X) else int(_num_features(X))
     except (TypeError, IndexError):
         return 0
 
 
-def _dense(X: Any) -> bool:
-    """Whether it is an array of numbers that the engine takes."""
+def _is_dense(X: Any) -> bool:
+    """Tell whether it is an array of numbers that pdepth takes."""
     return isinstance(X, np.ndarray) and X.dtype.name in (*TYPES, "bool")
 
 
-def _threads(n_jobs: int | None) -> int:
+def _num_threads(n_jobs: int | None) -> int:
     if n_jobs is None:
         return min(default_threads(), int(_openmp_effective_n_threads()))
     return min(int(effective_n_jobs(n_jobs)), MOST_THREADS)

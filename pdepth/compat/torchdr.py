@@ -1,13 +1,13 @@
-"""TorchDR's k nearest neighbours, by pdepth's engine.
+"""TorchDR's k nearest neighbours, with pdepth's search.
 
     from pdepth.compat.torchdr import pairwise_distances
 
 or, for TorchDR's own affinities, estimators and scores, `pdepth.compat.torchdr.patch()`, and
 `unpatch()`.
 
-The engine answers where k neighbours are asked by "euclidean", "sqeuclidean" or "angular" (inner
-products) of tensors that need no gradient, for `backend=None`, "faiss" and flat `FaissConfig`s.
-Everything else is handed to TorchDR: full matrices, and k of as many as all rows; other metrics;
+pdepth answers where k neighbours are sought by "euclidean", "sqeuclidean" or "angular" (inner
+products) among tensors that need no gradient, for `backend=None`, "faiss" and flat `FaissConfig`s.
+Everything else is passed on to TorchDR: full matrices, and k of as many as all rows; other metrics;
 gradients; KeOps; approximate indexes and plans; DataLoaders; several processes.
 
 What differs. Distances and products are float64 sums of the rows' values, rounded once to their
@@ -25,8 +25,8 @@ import torch
 
 import pdepth
 from pdepth.arrays.convert import convert_like, drop_self, to_numpy
+from pdepth.compat.shared.inner_products import largest_inner_products
 from pdepth.compat.shared.patching import Patch
-from pdepth.compat.shared.products import largest_products
 from pdepth.optional import require_tested
 
 __all__ = ["pairwise_distances", "patch", "unpatch"]
@@ -46,54 +46,64 @@ def pairwise_distances(
     device: str = "auto",
     distributed_ctx: Any = None,
 ) -> Any:
-    """TorchDR's `pairwise_distances`: (N, k) distances in the type of X, and rows if asked.
+    """Find the k nearest rows: TorchDR's `pairwise_distances`.
 
     Args:
         X: (N, D) tensor. Y: (M, D) tensor; None for X itself.
         exclude_diag: where Y is None or X, no row is its own neighbour.
-        device: where X and Y are moved to, and the answers are; "auto" for where X is.
+        return_indices: return the rows, too.
+        device: where X and Y are moved to, and the results are; "auto" for where X is.
 
-    Rows are int32, or int64 where the backend is faiss, as TorchDR's. Errors are TorchDR's, and
-    ValueError for NaN. For what the engine does not answer, ImportError without TorchDR.
+    Returns:
+        Distances (N, k) in the type of X, and rows (N, k) int32, or int64 where the backend is
+        faiss, as TorchDR's.
+
+    Raises:
+        ValueError: NaN.
+        ImportError: TorchDR is not installed, and the call has to be passed on to it.
+        Other errors are TorchDR's.
     """
-    itself = Y is None or Y is X
-    asked = (X,) if itself else (X, Y)
+    own = Y is None or Y is X
+    arrays = (X,) if own else (X, Y)
     flat = type(backend).__name__ == "FaissConfig" and backend.index_type == "Flat"
-    ours = (
+    supported = (
         metric in _METRICS
         and (backend is None or backend == "faiss" or flat)
         and not getattr(distributed_ctx, "is_initialized", False)
-        and all(_plain(each) for each in asked)
-        and len({(each.dtype, each.shape[1]) for each in asked}) == 1
-        and _fits(k, len(asked[-1]))
+        and all(_is_supported(rows) for rows in arrays)
+        and len({(rows.dtype, rows.shape[1]) for rows in arrays}) == 1
+        and _is_valid_k(k, len(arrays[-1]))
     )
-    if not ours:
+    if not supported:
         return _original()(
             X, Y, metric, backend, exclude_diag, k, return_indices, device, distributed_ctx
         )
     if device != "auto":
-        asked = tuple(each.to(device) for each in asked)
-    distances, rows = _nearest(asked, metric, int(k), itself and exclude_diag)
-    values = convert_like(distances, asked[0]).to(X.dtype)
+        arrays = tuple(rows.to(device) for rows in arrays)
+    queries, support = arrays[0].detach(), arrays[-1].detach()
+    distances, rows = _neighbors(queries, support, metric, int(k), own and exclude_diag)
+    values = convert_like(distances, queries).to(X.dtype)
     if not return_indices:
         return values
-    return values, convert_like(rows, asked[0]).to(torch.int32 if backend is None else torch.int64)
+    return values, convert_like(rows, queries).to(torch.int32 if backend is None else torch.int64)
 
 
-def _nearest(asked: Any, metric: str, k: int, leave_out: bool) -> tuple[Any, Any]:
-    queries, support = asked[0].detach(), asked[-1].detach()
+def _neighbors(
+    queries: Any, support: Any, metric: str, k: int, exclude_self: bool
+) -> tuple[Any, Any]:
+    """Find distances and rows (N, k), NumPy's; of queries that are the support, without itself."""
     if metric == "angular":
         if queries.dtype != torch.float64:
             queries, support = queries.float(), support.float()
-        products, rows = largest_products(support, queries, k + leave_out)
-        return drop_self(-products, rows) if leave_out else (-products, rows)
-    found = pdepth.kneighbors(support, None if leave_out else queries, k=k)
-    squared, rows = map(to_numpy, found)
+        products, rows = largest_inner_products(support, queries, k + exclude_self)
+        return drop_self(-products, rows) if exclude_self else (-products, rows)
+    result = pdepth.kneighbors(support, None if exclude_self else queries, k=k)
+    squared, rows = map(to_numpy, result)
     return (np.sqrt(squared) if metric == "euclidean" else squared), rows
 
 
-def _plain(rows: Any) -> bool:
-    """Whether it is a matrix that the engine reads, and no gradient is asked."""
+def _is_supported(rows: Any) -> bool:
+    """Tell whether it is a matrix that pdepth reads, and needs no gradient."""
     return (
         isinstance(rows, torch.Tensor)
         and rows.ndim == 2
@@ -103,18 +113,18 @@ def _plain(rows: Any) -> bool:
     )
 
 
-def _fits(k: Any, rows: int) -> bool:
-    """Whether k is a number of neighbours, and fewer than all rows."""
-    whole = isinstance(k, int | np.integer) and not isinstance(k, bool)
-    return whole and 0 < k < rows
+def _is_valid_k(k: Any, rows: int) -> bool:
+    """Tell whether k is a number of neighbours, and fewer than all rows."""
+    integer = isinstance(k, int | np.integer) and not isinstance(k, bool)
+    return integer and 0 < k < rows
 
 
 _PATCH = Patch(lambda: [(_library().pairwise_distances, pairwise_distances)])
-patch, unpatch = _PATCH.begin, _PATCH.end
+patch, unpatch = _PATCH.apply, _PATCH.undo
 
 
 def _original() -> Any:
-    return _PATCH.theirs(pairwise_distances) or _library().pairwise_distances
+    return _PATCH.original(pairwise_distances) or _library().pairwise_distances
 
 
 def _library() -> Any:

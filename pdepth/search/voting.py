@@ -23,11 +23,11 @@ CHUNK_QUERIES = 256  # at least, since each chunk has the support packed anew
 
 
 def count_votes(
-    codes: NDArray[np.int32], classes: int, weights: NDArray[Any] | None = None
-) -> NDArray[np.int64] | NDArray[np.float64]:
+    codes: NDArray[Any], classes: int, weights: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """(n, C) votes of each class among the codes (n, k) of neighbours, nearest first.
 
-    Each class adds up its weights in the neighbours' order.
+    int64, or float64 with weights: each class adds up its own in the neighbours' order.
     """
     cells = np.arange(len(codes))[:, None] * classes + codes
     flat = None if weights is None else weights.ravel()

@@ -19,8 +19,6 @@ from sklearn import datasets, neighbors
 import pdepth
 from pdepth import definition
 from pdepth.compat import cleanlab as compat
-from pdepth.compat.shared import copies as counted
-from pdepth.compat.shared.copies import copies
 
 RNG = np.random.default_rng(0)
 ROWS, QUERIES = RNG.standard_normal((300, 20)), RNG.standard_normal((40, 20))
@@ -60,17 +58,17 @@ def patched(theirs: Any) -> Iterator[None]:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The metric of each search by the engine."""
-    found: list[str] = []
+def metrics(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The metric of each of pdepth's searches."""
+    result: list[str] = []
     kneighbors = pdepth.kneighbors
 
     def wrapper(*args: Any, **options: Any) -> Any:
-        found.append(options["metric"])
+        result.append(options["metric"])
         return kneighbors(*args, **options)
 
     monkeypatch.setattr(pdepth, "kneighbors", wrapper)
-    return found
+    return result
 
 
 def table(graph: Any) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -96,14 +94,14 @@ def test_a_graph_has_the_rows_of_the_definition(kind: str, metric: str | None) -
     rows = KINDS[kind]
     graph = compat.knn_graph(rows, 7, metric)
     distances, near = table(graph)
-    wanted = by_the_rule(rows, 7, metric or "cosine")
+    expected = by_the_rule(rows, 7, metric or "cosine")
     single = kind == "float32" and metric != "euclidean"
     assert isinstance(graph, sparse.csr_matrix)
     assert graph.shape == (len(rows), len(rows))
     assert graph.dtype == np.float32 if single else np.float64
     assert (graph.indptr == np.arange(len(rows) + 1) * 7).all()
-    assert (near == wanted[1]).all()
-    assert (distances == wanted[0].astype(graph.dtype)).all()
+    assert (near == expected[1]).all()
+    assert (distances == expected[0].astype(graph.dtype)).all()
     assert (near != np.arange(len(rows))[:, None]).all()
     assert (np.diff(distances) >= 0).all()
 
@@ -115,30 +113,30 @@ def test_a_graph_is_that_of_cleanlab(
 ) -> None:
     """But for rows that are equally far: copies of one row, whose order follows from rounding."""
     rows = KINDS[kind]
-    wanted, index = theirs.create_knn_graph_and_index(rows, n_neighbors=k, metric=metric)
-    found, ours = compat.create_knn_graph_and_index(rows, n_neighbors=k, metric=metric)
-    assert (found != compat.knn_graph(rows, k, metric)).nnz == 0
+    expected, index = theirs.create_knn_graph_and_index(rows, n_neighbors=k, metric=metric)
+    result, ours = compat.create_knn_graph_and_index(rows, n_neighbors=k, metric=metric)
+    assert (result != compat.knn_graph(rows, k, metric)).nnz == 0
     assert (ours.metric, ours.n_neighbors) == (index.metric, index.n_neighbors)
     for name in ("data", "indices", "indptr"):
-        assert getattr(found, name).dtype == getattr(wanted, name).dtype
-        assert getattr(found, name).shape == getattr(wanted, name).shape
-    near, their_near = table(found)[1], table(wanted)[1]
+        assert getattr(result, name).dtype == getattr(expected, name).dtype
+        assert getattr(result, name).shape == getattr(expected, name).shape
+    near, their_near = table(result)[1], table(expected)[1]
     if kind == "multiples" and metric is None:
         near, their_near = near % 150, their_near % 150  # all at distance 0, by rounding apart
     _, same = np.unique(rows, axis=0, return_inverse=True)
     assert (same[near] == same[their_near]).all()
-    np.testing.assert_allclose(found.data, wanted.data, rtol=1e-5, atol=5e-7)
+    np.testing.assert_allclose(result.data, expected.data, rtol=1e-5, atol=5e-7)
     if kind not in ("copies", "multiples", "zeros"):
         assert (near == their_near).all()
 
 
 def test_many_neighbours_stay_sorted_beside_copies(theirs: Any) -> None:
     """cleanlab orders what is no copy by an unstable sort, which from 17 neighbours on shows."""
-    wanted = theirs.create_knn_graph_and_index(COPIES, n_neighbors=40)[0]
-    found = compat.knn_graph(COPIES, 40)
-    assert (np.diff(table(found)[0]) >= 0).all()
-    assert (np.diff(table(wanted)[0]) < -1e-3).any()
-    assert (table(found)[1] == by_the_rule(COPIES, 40, "cosine")[1]).all()
+    expected = theirs.create_knn_graph_and_index(COPIES, n_neighbors=40)[0]
+    result = compat.knn_graph(COPIES, 40)
+    assert (np.diff(table(result)[0]) >= 0).all()
+    assert (np.diff(table(expected)[0]) < -1e-3).any()
+    assert (table(result)[1] == by_the_rule(COPIES, 40, "cosine")[1]).all()
     plain = [
         each.create_knn_graph_and_index(COPIES, n_neighbors=40, correct_exact_duplicates=False)[0]
         for each in (theirs, compat)
@@ -148,52 +146,19 @@ def test_many_neighbours_stay_sorted_beside_copies(theirs: Any) -> None:
 
 def test_digits_have_cleanlabs_graph(digits: Any, theirs: Any) -> None:
     rows = digits.data[:600]
-    wanted, found = (
+    expected, result = (
         each.create_knn_graph_and_index(rows, n_neighbors=10)[0] for each in (theirs, compat)
     )
-    assert (found.indices == wanted.indices).all()
-    np.testing.assert_allclose(found.data, wanted.data, atol=1e-15)
-    wanted, found = (
+    assert (result.indices == expected.indices).all()
+    np.testing.assert_allclose(result.data, expected.data, atol=1e-15)
+    expected, result = (
         each.create_knn_graph_and_index(rows, n_neighbors=10, metric="euclidean")[0]
         for each in (theirs, compat)
     )
     # Distances of whole numbers are exact; equally near images come by their numbers.
-    assert (found.data == wanted.data).all()
-    assert (table(found)[1] == by_the_rule(rows, 10, "euclidean")[1]).all()
-    assert (found.indices != wanted.indices).any()
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        *KINDS.values(),
-        (ROWS * 9).astype(np.int64),
-        np.repeat(ROWS, 3, axis=0).astype(np.float16),
-        np.array([[2**62, 1], [2**62 + 1, 1], [2**62, 1]]),  # float64 holds but one of the two
-        np.zeros((1, 1)),
-    ],
-    ids=lambda rows: f"{rows.dtype} {rows.shape}",
-)
-@pytest.mark.parametrize("by_chance", [False, True])
-def test_copies_are_the_equal_rows(
-    rows: NDArray[Any], by_chance: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where hashes say nothing."""
-    if by_chance:
-        rows = rows[:40]
-        monkeypatch.setattr(counted, "_hashes", lambda rows: np.zeros(len(rows), np.uint64))
-        monkeypatch.setattr(counted, "AT_ONCE", 100)
-    found = copies(rows)
-    equal = (rows[:, None] == rows).all(axis=2)
-    assert (((found[:, None] == found) & (found >= 0)) == equal)[
-        ~np.eye(len(rows), dtype=bool)
-    ].all()
-
-
-def test_hashes_of_whole_numbers_differ() -> None:
-    """Few digits are no reason for many comparisons."""
-    rows = np.unique(RNG.integers(0, 17, (20_000, 8)), axis=0)
-    assert len(np.unique(counted._hashes(rows))) == len(rows)
+    assert (result.data == expected.data).all()
+    assert (table(result)[1] == by_the_rule(rows, 10, "euclidean")[1]).all()
+    assert (result.indices != expected.indices).any()
 
 
 @pytest.mark.parametrize("kind", ["tensor", "bfloat16", "frame", "list"])
@@ -222,7 +187,7 @@ def test_datalab_finds_the_same_issues(kind: str, metric: str | None, theirs: An
     features = 3 + KINDS[kind]
     features[:5] *= -1
     their_graph, _ = theirs.create_knn_graph_and_index(features, n_neighbors=10, metric=metric)
-    found = []
+    result = []
     for given in (
         {"knn_graph": compat.knn_graph(features, 10, metric)},
         {"knn_graph": their_graph},
@@ -231,8 +196,8 @@ def test_datalab_finds_the_same_issues(kind: str, metric: str | None, theirs: An
         lab = Datalab({"y": LABELS}, label_name="y", verbosity=0)
         every = ["outlier", "near_duplicate", "non_iid", "data_valuation"]
         lab.find_issues(**given, issue_types={name: {} for name in every})
-        found.append(lab.get_issues())
-    ours, by_graph, by_features = found
+        result.append(lab.get_issues())
+    ours, by_graph, by_features = result
     distant = ["is_outlier_issue", "is_near_duplicate_issue"]
     # Of copies of one row, all as far, other ones may be neighbours: only what reads distances.
     same = list(ours) if kind == "rows" else distant
@@ -245,13 +210,13 @@ def test_datalab_finds_the_same_issues(kind: str, metric: str | None, theirs: An
 
 @pytest.mark.usefixtures("patched")
 @pytest.mark.filterwarnings("ignore")
-def test_a_patched_datalab_searches_by_the_engine(asked: list[str]) -> None:
+def test_a_patched_datalab_searches_by_pdepth(metrics: list[str]) -> None:
     pytest.importorskip("datasets", reason="Datalab needs datasets, which is not installed")
     from cleanlab import Datalab
 
     lab = Datalab({"y": LABELS}, label_name="y", verbosity=0)
     lab.find_issues(features=ROWS, issue_types={"outlier": {"k": 12}, "near_duplicate": {"k": 12}})
-    assert asked == ["cosine"]
+    assert metrics == ["cosine"]
     graph = lab.get_info("statistics")["weighted_knn_graph"]
     assert (graph != compat.knn_graph(ROWS, 12)).nnz == 0
 
@@ -267,13 +232,13 @@ def test_outlier_scores_follow_from_the_distances(kind: str, options: dict[str, 
     index = compat.create_knn_graph_and_index(rows, n_neighbors=k)[1]
     mean = table(compat.knn_graph(rows, k))[0].mean(axis=1)
     scale = max(np.median(mean), 1e-6)
-    found = compat.outlier_scores(rows, **options)
-    assert found.dtype == mean.dtype
-    np.testing.assert_allclose(found, np.exp(-t * mean / scale), rtol=1e-6)
-    assert (found[mean == 0] == 1).all()
+    result = compat.outlier_scores(rows, **options)
+    assert result.dtype == mean.dtype
+    np.testing.assert_allclose(result, np.exp(-t * mean / scale), rtol=1e-6)
+    assert (result[mean == 0] == 1).all()
     mean = index.kneighbors(rows[:9] + 0.5)[0].mean(axis=1)
-    found = compat.outlier_scores(rows, queries=rows[:9] + 0.5, **options)
-    np.testing.assert_allclose(found, np.exp(-t * mean / scale), rtol=1e-6)
+    result = compat.outlier_scores(rows, queries=rows[:9] + 0.5, **options)
+    np.testing.assert_allclose(result, np.exp(-t * mean / scale), rtol=1e-6)
 
 
 @pytest.mark.usefixtures("patched")
@@ -286,15 +251,15 @@ def test_outlier_scores_are_cleanlabs_on_the_same_distances(
 
     rows = KINDS[kind]
     theirs = OutOfDistribution(dict(options))
-    wanted = theirs.fit_score(features=rows, verbose=False)
-    assert wanted.dtype == compat.outlier_scores(rows, **options).dtype
-    assert (wanted == compat.outlier_scores(rows, **options)).all()
-    asked = rows[:9] + 0.5
-    wanted = theirs.score(features=asked)
-    assert (wanted == compat.outlier_scores(rows, queries=asked, **options)).all()
+    expected = theirs.fit_score(features=rows, verbose=False)
+    assert expected.dtype == compat.outlier_scores(rows, **options).dtype
+    assert (expected == compat.outlier_scores(rows, **options)).all()
+    new_rows = rows[:9] + 0.5
+    expected = theirs.score(features=new_rows)
+    assert (expected == compat.outlier_scores(rows, queries=new_rows, **options)).all()
     compat.unpatch()
-    wanted = OutOfDistribution(dict(options)).fit_score(features=rows, verbose=False)
-    np.testing.assert_allclose(compat.outlier_scores(rows, **options), wanted, rtol=1e-5)
+    expected = OutOfDistribution(dict(options)).fit_score(features=rows, verbose=False)
+    np.testing.assert_allclose(compat.outlier_scores(rows, **options), expected, rtol=1e-5)
 
 
 BOUNDS: list[dict[str, Any]] = [
@@ -328,22 +293,22 @@ def test_the_bounds_are_cleanlabs(way: dict[str, Any], theirs: Any) -> None:
 
     bound = compat._rounding(compat.construct_knn(4, **way))
     about = np.array([np.nextafter(bound, -1), bound])
-    found = correct_precision_errors(np.zeros(2), about, way["metric"], p=way.get("p"))
-    assert found.tolist() == [float(way["metric"] != "manhattan"), 0]
+    result = correct_precision_errors(np.zeros(2), about, way["metric"], p=way.get("p"))
+    assert result.tolist() == [float(way["metric"] != "manhattan"), 0]
 
 
 def test_a_search_of_ours_serves_cleanlab(digits: Any, theirs: Any) -> None:
     from cleanlab.outlier import OutOfDistribution
 
-    support, asked = digits.data[:1200], digits.data[1200:]
+    support, queries = digits.data[:1200], digits.data[1200:]
     with pytest.warns(UserWarning, match="A KNN estimator has previously"):
-        wanted, found = (
+        expected, result = (
             OutOfDistribution(
                 {"knn": kind(n_neighbors=6, metric="euclidean").fit(support)}
-            ).fit_score(features=asked, verbose=False)
+            ).fit_score(features=queries, verbose=False)
             for kind in (neighbors.NearestNeighbors, compat.construct_knn)
         )
-    assert (found == wanted).all()
+    assert (result == expected).all()
 
 
 def test_patching(theirs: Any) -> None:
@@ -385,10 +350,10 @@ def test_without_cleanlab_all_but_patch_works() -> None:
         "cleanlab.patch()"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    wanted = (
+    expected = (
         "ImportError: pdepth.compat.cleanlab.patch needs cleanlab: pip install 'pdepth[cleanlab]'."
     )
-    assert wanted in run.stderr
+    assert expected in run.stderr
 
 
 PROBES = [ROWS, ROWS[:, :3].astype(np.float32), np.tanh(ROWS[:, 3:9])]
@@ -396,26 +361,26 @@ PROBES = [ROWS, ROWS[:, :3].astype(np.float32), np.tanh(ROWS[:, 3:9])]
 
 @pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
 def test_label_quality_is_the_share_of_the_votes(metric: str) -> None:
-    found = compat.label_quality(PROBES, LABELS, 9, metric=metric)
-    assert (found.classes == [-7, 3, 4, 900]).all()
-    assert (found.classes[found.labels] == LABELS).all()
+    result = compat.label_quality(PROBES, LABELS, 9, metric=metric)
+    assert (result.classes == [-7, 3, 4, 900]).all()
+    assert (result.classes[result.labels] == LABELS).all()
     for number, rows in enumerate(PROBES):
         near = definition.kneighbors(rows, k=9, metric=metric)[1]
-        counts = (LABELS[near][..., None] == found.classes).sum(axis=1)
-        assert (found.counts[number] == counts).all()
-        assert (found.pred_probs(number) == counts / 9).all()
-        assert (found.scores[number] == (LABELS[near] == LABELS[:, None]).sum(axis=1) / 9).all()
-    assert (found.pred_probs() == found.pred_probs(2)).all()
-    np.testing.assert_allclose(found.overall("uniform"), found.scores.mean(axis=0), rtol=1e-12)
-    right = (found.counts.argmax(axis=2) == found.labels).mean(axis=1)
-    np.testing.assert_allclose(found.overall(), right @ found.scores / right.sum(), rtol=1e-12)
+        counts = (LABELS[near][..., None] == result.classes).sum(axis=1)
+        assert (result.counts[number] == counts).all()
+        assert (result.pred_probs(number) == counts / 9).all()
+        assert (result.scores[number] == (LABELS[near] == LABELS[:, None]).sum(axis=1) / 9).all()
+    assert (result.pred_probs() == result.pred_probs(2)).all()
+    np.testing.assert_allclose(result.overall("uniform"), result.scores.mean(axis=0), rtol=1e-12)
+    right = (result.counts.argmax(axis=2) == result.labels).mean(axis=1)
+    np.testing.assert_allclose(result.overall(), right @ result.scores / right.sum(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("given", ["one array", "iterator", "tensors", "strings", "objects"])
 def test_kinds_of_embeddings_and_labels(given: str) -> None:
-    wanted = compat.label_quality(PROBES, LABELS, 5)
-    names = np.array(["ant", "bee", "crab", "dove"])[wanted.labels]
-    found = {
+    expected = compat.label_quality(PROBES, LABELS, 5)
+    names = np.array(["ant", "bee", "crab", "dove"])[expected.labels]
+    result = {
         "one array": lambda: compat.label_quality(PROBES[0], LABELS, 5),
         "iterator": lambda: compat.label_quality(iter(PROBES), LABELS.tolist(), 5),
         "tensors": lambda: compat.label_quality(
@@ -424,19 +389,19 @@ def test_kinds_of_embeddings_and_labels(given: str) -> None:
         "strings": lambda: compat.label_quality(PROBES, names, 5),
         "objects": lambda: compat.label_quality(PROBES, pandas.Series(names, dtype=object), 5),
     }[given]()
-    assert isinstance(found.scores, np.ndarray)
-    assert found.scores.shape == (1 if given == "one array" else 3, 300)
-    assert (found.scores == wanted.scores[: len(found.scores)]).all()
-    assert (found.labels == wanted.labels).all()
-    assert found.classes.tolist() == (
+    assert isinstance(result.scores, np.ndarray)
+    assert result.scores.shape == (1 if given == "one array" else 3, 300)
+    assert (result.scores == expected.scores[: len(result.scores)]).all()
+    assert (result.labels == expected.labels).all()
+    assert result.classes.tolist() == (
         ["ant", "bee", "crab", "dove"] if given in ("strings", "objects") else [-7, 3, 4, 900]
     )
 
 
 def test_a_vote_that_is_never_right_leaves_all_probes_alike() -> None:
     rows = np.array([[0.0], [1.0], [10.0], [11.0]])
-    found = compat.label_quality([rows, rows], [0, 1, 0, 1], 1)
-    assert (found.overall() == 0).all()
+    result = compat.label_quality([rows, rows], [0, 1, 0, 1], 1)
+    assert (result.overall() == 0).all()
 
 
 def test_label_quality_is_cleanlabs_of_these_shares(digits: Any, theirs: Any) -> None:
@@ -447,25 +412,25 @@ def test_label_quality_is_cleanlabs_of_these_shares(digits: Any, theirs: Any) ->
     wrong = np.random.default_rng(3).choice(len(labels), 90, replace=False)
     labels[wrong] = (labels[wrong] + 1 + wrong % 8) % 10
     probes = [digits.data, np.tanh(digits.data @ RNG.standard_normal((64, 20)) / 40)]
-    found = compat.label_quality(probes, labels, 15)
-    every = [found.pred_probs(number) for number in range(2)]
-    for shares, scores in zip(every, found.scores, strict=True):
-        assert (rank.get_label_quality_scores(found.labels, shares) == scores).all()
+    result = compat.label_quality(probes, labels, 15)
+    every = [result.pred_probs(number) for number in range(2)]
+    for shares, scores in zip(every, result.scores, strict=True):
+        assert (rank.get_label_quality_scores(result.labels, shares) == scores).all()
     for way in ("accuracy", "uniform"):
-        wanted = rank.get_label_quality_ensemble_scores(
-            found.labels, every, weight_ensemble_members_by=way, verbose=False
+        expected = rank.get_label_quality_ensemble_scores(
+            result.labels, every, weight_ensemble_members_by=way, verbose=False
         )
-        assert (found.overall(way) == wanted).all()
-    assert np.isin(found.overall().argsort()[:90], wrong).mean() > 0.9
+        assert (result.overall(way) == expected).all()
+    assert np.isin(result.overall().argsort()[:90], wrong).mean() > 0.9
     # The second probe has no equally near rows, so scikit-learn's shares are the same.
     plain = neighbors.KNeighborsClassifier(15, algorithm="brute").fit(probes[1], labels)
     near = plain.kneighbors(return_distance=False)
     shares = np.stack([(labels[near] == each).mean(axis=1) for each in range(10)], axis=1)
     assert (shares == every[1]).all()
-    wanted, issues = (
+    expected, issues = (
         filtering.find_label_issues(labels, each, n_jobs=1) for each in (shares, every[1])
     )
-    assert (issues == wanted).all()
+    assert (issues == expected).all()
     assert issues.any()
 
 
@@ -504,20 +469,27 @@ def test_cleanlab_refuses_the_same(what: str, theirs: Any) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "sentence"),
     [
-        (lambda: compat.knn_graph(ROWS[0]), ValueError, "features has shape (20,)"),
-        (lambda: compat.knn_graph(ROWS[:1]), ValueError, "at most 0 is wanted"),
-        (lambda: compat.knn_graph(ROWS, 300), ValueError, "k is 300 and support has 300 rows"),
+        (
+            lambda: compat.knn_graph(ROWS[0]),
+            ValueError,
+            r"^features: expected a dense array of shape \(N, D\), got shape \(20,\)",
+        ),
+        (lambda: compat.knn_graph(ROWS[:1]), ValueError, r"^k\b.*\b0\b"),
+        (lambda: compat.knn_graph(ROWS, 300), ValueError, r"^k\b.*\b300\b.*\b300\b"),
         (lambda: compat.outlier_scores(ROWS, queries=QUERIES[:, :5]), ValueError, "5 features"),
-        (lambda: compat.label_quality(ROWS, LABELS[:9]), ValueError, "labels has 9 entries"),
-        (lambda: compat.label_quality(ROWS, LABELS + 0.5), TypeError, "labels has elements of"),
+        (lambda: compat.label_quality(ROWS, LABELS[:9]), ValueError, r"^labels\b.*\b9\b"),
+        (lambda: compat.label_quality(ROWS, LABELS + 0.5), TypeError, r"^labels\b.*float64"),
         (lambda: compat.label_quality(ROWS, [None] * len(ROWS)), TypeError, "such as None"),
-        (lambda: compat.label_quality(ROWS, LABELS[:, None]), ValueError, "one dimension"),
-        (lambda: compat.label_quality(ROWS, LABELS, 300), ValueError, "k is 300"),
-        (lambda: compat.label_quality(ROWS, LABELS, [3, 5]), TypeError, "k is [3, 5]"),  # type: ignore[arg-type]
-        (lambda: compat.label_quality(ROWS, LABELS).overall("size"), ValueError, "weigh_by is"),
+        (lambda: compat.label_quality(ROWS, LABELS[:, None]), ValueError, r"^labels\b.*\(300, 1\)"),
+        (lambda: compat.label_quality(ROWS, LABELS, 300), ValueError, r"^k\b.*\b300\b"),
+        (lambda: compat.label_quality(ROWS, LABELS, [3, 5]), TypeError, r"^k\b.*\[3, 5\]"),  # type: ignore[arg-type]
+        (
+            lambda: compat.label_quality(ROWS, LABELS).overall("size"),
+            ValueError,
+            r"^weigh_by\b.*'size'",
+        ),
     ],
 )
 def test_sentences(call: Callable[[], Any], error: type[Exception], sentence: str) -> None:
-    with pytest.raises(error) as caught:
+    with pytest.raises(error, match=sentence):
         call()
-    assert sentence in str(caught.value)

@@ -44,17 +44,17 @@ def in_torch(
     weights = torch.exp(near.values / t)
     scores = torch.zeros(len(test), classes).scatter_add_(1, labels[near.indices], weights)
     hits = scores.sort(dim=1, descending=True, stable=True).indices == targets[:, None]
-    found = [100 * hits[:, :most].sum().item() / len(test) for most in (1, min(5, k))]
-    return found[0], found[1]
+    result = [100 * hits[:, :most].sum().item() / len(test) for most in (1, min(5, k))]
+    return result[0], result[1]
 
 
 @pytest.mark.parametrize("k", [1, 3, 20, 200])
 @pytest.mark.parametrize("classes", [12, 1000])
 def test_accuracies(k: int, classes: int) -> None:
-    found = knn_classifier(*GIVEN, k, 0.07, classes)
-    wanted = accuracies_by_definition(TRAIN, LABELS, TEST, TARGETS, k, 0.07, classes)
-    assert found == wanted
-    assert found == in_torch(*GIVEN, k, 0.07, classes)
+    result = knn_classifier(*GIVEN, k, 0.07, classes)
+    expected = accuracies_by_definition(TRAIN, LABELS, TEST, TARGETS, k, 0.07, classes)
+    assert result == expected
+    assert result == in_torch(*GIVEN, k, 0.07, classes)
 
 
 def test_several_k_of_digits_from_one_search() -> None:
@@ -62,9 +62,9 @@ def test_several_k_of_digits_from_one_search() -> None:
     rows, targets = unit_rows(digits.data), digits.target
     given = (rows[:900], targets[:900], rows[900:1300], targets[900:1300])
     tensors = tuple(map(torch.as_tensor, given))
-    found = knn_classifier(*tensors, [20, 5], 0.07, 10)
-    assert list(found) == [20, 5]
-    for k, accuracies in found.items():
+    result = knn_classifier(*tensors, [20, 5], 0.07, 10)
+    assert list(result) == [20, 5]
+    for k, accuracies in result.items():
         assert accuracies == accuracies_by_definition(*given, k, 0.07, 10)
         assert accuracies == in_torch(*tensors, k, 0.07, 10)
         assert accuracies == knn_classifier(*tensors, k, 0.07, 10)
@@ -78,8 +78,8 @@ def test_classes_without_neighbours_come_in_their_order() -> None:
     train = torch.eye(3)
     labels = torch.tensor([7, 7, 7])
     targets = torch.tensor([7, 1, 2, 99])
-    found = knn_classifier(train, labels, torch.ones(4, 3), targets, 3, 0.07, 9)
-    assert found == (25, 50)  # 7 is first, 1 third; 2 is fourth, beyond min(5, 3); 99 is no class
+    result = knn_classifier(train, labels, torch.ones(4, 3), targets, 3, 0.07, 9)
+    assert result == (25, 50)  # 7 is first, 1 third; 2 is fourth, beyond min(5, 3); 99 is no class
 
 
 def probabilities_by_definition(
@@ -95,41 +95,47 @@ def test_probabilities_for_several_k(kind: str) -> None:
     train, test = (torch.as_tensor(each.astype(kind)) for each in (TRAIN, TEST))
     ks = [10, 200, 30]
     module = KnnModule(train, GIVEN[1], ks, 0.07, "cpu", 15)
-    found = module(test)
+    result = module(test)
     assert isinstance(module, torch.nn.Module)
-    assert module.nb_knn == list(found) == ks
-    for k, wanted in zip(ks, probabilities_by_definition(ks, 0.07, 15), strict=True):
-        assert found[k].dtype == getattr(torch, kind)
-        assert (found[k].numpy() == wanted.astype(kind)).all()
+    assert module.nb_knn == list(result) == ks
+    for k, expected in zip(ks, probabilities_by_definition(ks, 0.07, 15), strict=True):
+        assert result[k].dtype == getattr(torch, kind)
+        assert (result[k].numpy() == expected.astype(kind)).all()
     similarities = torch.topk(test @ train.T, 200, dim=1)
     shares = torch.softmax(similarities.values / 0.07, 1)
     votes = torch.nn.functional.one_hot(GIVEN[1][similarities.indices], 15) * shares[..., None]
     for k in ks:
-        np.testing.assert_allclose(found[k], votes[:, :k].sum(1), rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(result[k], votes[:, :k].sum(1), rtol=1e-4, atol=1e-7)
 
 
 def test_what_was_rounded_in_doubt_is_computed_again() -> None:
     """Copies tie at the k-th place, and a tiny temperature leaves weights that vanish."""
     train = torch.as_tensor(TRAIN[:100]).repeat(4, 1)
     for t in (0.07, 1e-3):
-        found = KnnModule(train, GIVEN[1], [2, 50], t, "cpu", 12)(GIVEN[2])
-        wanted = probabilities_by_definition([2, 50], t, 12, train=train.numpy())
-        for k, each in zip([2, 50], wanted, strict=True):
-            assert (found[k].numpy() == each.astype(np.float32)).all()
+        result = KnnModule(train, GIVEN[1], [2, 50], t, "cpu", 12)(GIVEN[2])
+        expected = probabilities_by_definition([2, 50], t, 12, train=train.numpy())
+        for k, each in zip([2, 50], expected, strict=True):
+            assert (result[k].numpy() == each.astype(np.float32)).all()
 
 
 def test_wrong_input_is_named() -> None:
-    with pytest.raises(RuntimeError, match="k is 401; from 1 to 400, the bank's rows, is wanted."):
+    with pytest.raises(
+        RuntimeError, match="k: expected an integer from 1 to 400, the rows of the bank, got 401."
+    ):
         knn_classifier(*GIVEN, 401, 0.07)
-    with pytest.raises(RuntimeError, match="k is empty; at least one number is wanted."):
+    with pytest.raises(
+        RuntimeError, match="k: expected at least one integer, got an empty sequence."
+    ):
         knn_classifier(*GIVEN, [], 0.07)
-    with pytest.raises(RuntimeError, match="num_classes is 3; the top 5 are counted."):
+    with pytest.raises(
+        RuntimeError, match="num_classes: expected at least 5, so many are ranked, got 3."
+    ):
         knn_classifier(GIVEN[0], GIVEN[1] % 3, *GIVEN[2:], 9, 0.07, 3)
-    with pytest.raises(RuntimeError, match="classes from 0 to 4 are wanted."):
+    with pytest.raises(RuntimeError, match="labels: expected classes from 0 to 4, got"):
         knn_classifier(*GIVEN, 9, 0.07, 5)
-    with pytest.raises(RuntimeError, match=r"test_labels has shape \(400,\); one for each of 130"):
+    with pytest.raises(RuntimeError, match=r"test_labels: expected shape \(130,\), .* got \(400"):
         knn_classifier(*GIVEN[:3], GIVEN[1], 9, 0.07)
-    with pytest.raises(RuntimeError, match=r"features have shape \(130, 5\); \(rows, 24\) is want"):
+    with pytest.raises(RuntimeError, match=r"features: expected shape \(N, 24\) .* got \(130, 5"):
         KnnModule(*GIVEN[:2], [3], 0.07, "cpu")(GIVEN[2][:, :5])
-    with pytest.raises(ValueError, match="temperature is -1; a positive number is wanted."):
+    with pytest.raises(ValueError, match="temperature.* -1\\b"):
         knn_classifier(*GIVEN, 9, -1)

@@ -17,7 +17,7 @@ from pdepth import definition
 from pdepth.bench import common
 from pdepth.bench.studies import compat as bench
 from pdepth.compat import faiss as compat
-from pdepth.compat.shared.products import largest_products
+from pdepth.compat.shared.inner_products import largest_inner_products
 
 from helpers.cases import KINDS, cast, largest_by_definition
 
@@ -45,29 +45,29 @@ def test_an_index_finds_what_faiss_finds(name: str, k: int) -> None:
     theirs, ours = both(name)
     assert (ours.d, ours.ntotal, ours.is_trained) == (theirs.d, theirs.ntotal, theirs.is_trained)
     assert ours.metric_type == theirs.metric_type
-    wanted, found = theirs.search(QUERIES, k), ours.search(QUERIES, k)
-    assert [each.dtype for each in found] == [each.dtype for each in wanted]
-    assert (found[1] == wanted[1]).all()
-    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-5)
+    expected, result = theirs.search(QUERIES, k), ours.search(QUERIES, k)
+    assert [each.dtype for each in result] == [each.dtype for each in expected]
+    assert (result[1] == expected[1]).all()
+    np.testing.assert_allclose(result[0], expected[0], rtol=1e-5, atol=1e-5)
     assert (ours.assign(QUERIES, 3) == theirs.assign(QUERIES, 3)).all()
     metric = getattr(faiss, "METRIC_L2" if name == "IndexFlatL2" else "METRIC_INNER_PRODUCT")
-    for wanted, found in zip(
+    for expected, result in zip(
         ours.search(QUERIES, k), compat.knn(QUERIES, SUPPORT, k, metric), strict=True
     ):
-        assert (found == wanted).all()
+        assert (result == expected).all()
 
 
 def test_distances_are_float64_sums_rounded_once() -> None:
     index = compat.IndexFlatL2(24)
     index.add(SUPPORT)
     squared, rows = definition.kneighbors(SUPPORT, QUERIES, k=9)
-    found = index.search(QUERIES, 9)
-    assert (found[0] == squared.astype(np.float32)).all()
-    assert (found[1] == rows).all()
+    result = index.search(QUERIES, 9)
+    assert (result[0] == squared.astype(np.float32)).all()
+    assert (result[1] == rows).all()
     products, rows = largest_by_definition(SUPPORT, QUERIES, 9)
-    found = compat.knn(QUERIES, SUPPORT, 9, compat.METRIC_INNER_PRODUCT)
-    assert (found[0] == products.astype(np.float32)).all()
-    assert (found[1] == rows).all()
+    result = compat.knn(QUERIES, SUPPORT, 9, compat.METRIC_INNER_PRODUCT)
+    assert (result[0] == products.astype(np.float32)).all()
+    assert (result[1] == rows).all()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -80,32 +80,33 @@ def test_largest_products_are_those_of_float64(kind: Callable[..., Any], k: int)
         values = cast(kind(rng, 170, width), "float32")
         support, queries = values[:150], values[150:].copy()
         queries[0] = 0
-        wanted, found = (f(support, queries, k) for f in (largest_by_definition, largest_products))
-        assert (found[1] == wanted[1]).all()
-        assert (found[0] == wanted[0]).all()
+        expected = largest_by_definition(support, queries, k)
+        result = largest_inner_products(support, queries, k)
+        assert (result[1] == expected[1]).all()
+        assert (result[0] == expected[0]).all()
 
 
 def test_digits() -> None:
     """Whole numbers: equal distances, and among them both take the first rows."""
     pixels = load_digits().data.astype(np.float32)
     for metric in (compat.METRIC_L2, compat.METRIC_INNER_PRODUCT):
-        wanted = faiss.knn(pixels[1200:], pixels[:1200], 10, metric)
-        found = compat.knn(pixels[1200:], pixels[:1200], 10, metric)
-        assert (found[0] == wanted[0]).all()
+        expected = faiss.knn(pixels[1200:], pixels[:1200], 10, metric)
+        result = compat.knn(pixels[1200:], pixels[:1200], 10, metric)
+        assert (result[0] == expected[0]).all()
         squared, rows = definition.kneighbors(pixels[:1200], pixels[1200:], k=10)
         if metric == compat.METRIC_L2:
-            assert (found[1] == rows).all()
-            assert (found[0] == squared).all()
+            assert (result[1] == rows).all()
+            assert (result[0] == squared).all()
 
 
 def test_a_copy_is_at_zero() -> None:
     """Where faiss' float32 products give a row another distance from itself than 0."""
     rows = (10 + 1e-2 * RNG.standard_normal((500, 512))).astype(np.float32)
-    found, wanted = compat.knn(rows, rows, 3), faiss.knn(rows, rows, 3)
-    assert (found[0][:, 0] == 0).all()
-    assert (found[1] == definition.kneighbors(rows, rows, k=3)[1]).all()
-    assert (wanted[0][:, 0] > 0).any()
-    assert (wanted[1] != found[1]).any()
+    result, expected = compat.knn(rows, rows, 3), faiss.knn(rows, rows, 3)
+    assert (result[0][:, 0] == 0).all()
+    assert (result[1] == definition.kneighbors(rows, rows, k=3)[1]).all()
+    assert (expected[0][:, 0] > 0).any()
+    assert (expected[1] != result[1]).any()
 
 
 @pytest.mark.parametrize("name", INDEXES)
@@ -118,10 +119,10 @@ def test_too_few_rows_none_and_reset(name: str) -> None:
         theirs.add(SUPPORT[:rows])
         ours.add(SUPPORT[:rows])
         for queries in (QUERIES, QUERIES[:0]):
-            wanted, found = theirs.search(queries, 6), ours.search(queries, 6)
-            assert (found[1] == wanted[1]).all()
-            np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-5)
-            assert [each.shape for each in found] == [(len(queries), 6)] * 2
+            expected, result = theirs.search(queries, 6), ours.search(queries, 6)
+            assert (result[1] == expected[1]).all()
+            np.testing.assert_allclose(result[0], expected[0], rtol=1e-5, atol=1e-5)
+            assert [each.shape for each in result] == [(len(queries), 6)] * 2
         assert ours.ntotal == theirs.ntotal
         theirs.reset()
         ours.reset()
@@ -144,18 +145,18 @@ def test_rows_come_back_and_are_copies() -> None:
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64])
 def test_other_types_are_taken_as_float32(dtype: type) -> None:
     rows = (8 * SUPPORT).astype(dtype)
-    wanted, found = faiss.knn(rows, rows, 4), compat.knn(rows, rows, 4)
-    assert found[0].dtype == wanted[0].dtype == np.float32
-    np.testing.assert_allclose(found[0][:, 1:], wanted[0][:, 1:], rtol=1e-4)
+    expected, result = faiss.knn(rows, rows, 4), compat.knn(rows, rows, 4)
+    assert result[0].dtype == expected[0].dtype == np.float32
+    np.testing.assert_allclose(result[0][:, 1:], expected[0][:, 1:], rtol=1e-4)
     own = rows.astype(np.float32)
-    assert (found[1] == definition.kneighbors(own, own, k=4)[1]).all()
+    assert (result[1] == definition.kneighbors(own, own, k=4)[1]).all()
 
 
 def test_other_metrics_are_faiss_own() -> None:
-    wanted = faiss.knn(QUERIES, SUPPORT, 3, faiss.METRIC_L1)
+    expected = faiss.knn(QUERIES, SUPPORT, 3, faiss.METRIC_L1)
     for queries in (QUERIES, torch.from_numpy(QUERIES)):
-        found = compat.knn(queries, SUPPORT, 3, faiss.METRIC_L1)
-        assert all((np.asarray(a) == b).all() for a, b in zip(found, wanted, strict=True))
+        result = compat.knn(queries, SUPPORT, 3, faiss.METRIC_L1)
+        assert all((np.asarray(a) == b).all() for a, b in zip(result, expected, strict=True))
 
 
 @pytest.mark.parametrize("name", INDEXES)
@@ -164,8 +165,8 @@ def test_tensors_in_tensors_out(name: str) -> None:
     index = getattr(compat, name)(24)
     index.add(torch.from_numpy(SUPPORT[:9]))
     index.add(SUPPORT[9:])
-    wanted, found = plain.search(QUERIES, 5), index.search(torch.from_numpy(QUERIES), 5)
-    for one, other in zip(found, wanted, strict=True):
+    expected, result = plain.search(QUERIES, 5), index.search(torch.from_numpy(QUERIES), 5)
+    for one, other in zip(result, expected, strict=True):
         assert isinstance(one, torch.Tensor)
         assert (one.numpy() == other).all()
     assert isinstance(index.search(QUERIES, 5)[0], np.ndarray)
@@ -209,9 +210,11 @@ def test_nan_is_an_error() -> None:
     spoiled = SUPPORT.copy()
     spoiled[5, 1] = np.nan
     for metric in (compat.METRIC_L2, compat.METRIC_INNER_PRODUCT):
-        with pytest.raises(ValueError, match="has NaN or infinity in row 5;"):
+        with pytest.raises(ValueError, match="NaN or infinity in row 5\\b"):
             compat.knn(QUERIES, spoiled, 3, metric)
-    with pytest.raises(ValueError, match="metric is 2; METRIC_L2 .1. or METRIC_INNER_PRODUCT"):
+    with pytest.raises(
+        ValueError, match="metric: expected METRIC_L2 .1. or METRIC_INNER_PRODUCT .0., got 2."
+    ):
         compat.IndexFlat(24, 2)
 
 
@@ -233,20 +236,20 @@ class Copied:
 
 def test_the_copied_classifier() -> None:
     digits = load_digits()
-    for rows, labels, asked in (
+    for rows, labels, queries in (
         (SUPPORT, LABELS, QUERIES),
         (digits.data[:1200], digits.target[:1200], digits.data[1200:]),
     ):
         theirs, ours = (each(7).fit(rows, labels) for each in (Copied, compat.FaissKNeighbors))
-        assert (ours.predict(asked) == theirs.predict(asked)).all()
-        truth = theirs.predict(asked)
-        assert ours.score(asked, truth) == 1
+        assert (ours.predict(queries) == theirs.predict(queries)).all()
+        truth = theirs.predict(queries)
+        assert ours.score(queries, truth) == 1
     names = np.array(["ant", "bee", "crab", "dog", "eel"])
     words = compat.FaissKNeighbors(7).fit(SUPPORT, names[LABELS])
     numbers = compat.FaissKNeighbors(7).fit(torch.from_numpy(SUPPORT), torch.from_numpy(LABELS))
     assert (words.predict(QUERIES) == names[numbers.predict(QUERIES)]).all()
     assert isinstance(numbers.predict(torch.from_numpy(QUERIES)), torch.Tensor)
-    with pytest.raises(AttributeError, match="not been fitted"):
+    with pytest.raises(AttributeError, match="predict: expected a fitted classifier; call fit"):
         compat.FaissKNeighbors().predict(QUERIES)
 
 
@@ -266,9 +269,9 @@ def test_faissknn(metric: str) -> None:
                 for module in (library, compat)
             )
             for method in ("predict", "predict_proba"):
-                wanted, found = (getattr(each, method)(kind(QUERIES)) for each in (theirs, ours))
-                assert found.dtype == wanted.dtype
-                assert (found == wanted).all()
+                expected, result = (getattr(each, method)(kind(QUERIES)) for each in (theirs, ours))
+                assert result.dtype == expected.dtype
+                assert (result == expected).all()
     theirs, ours = (
         module.FaissKNNClassifier(5, n_classes=9, metric=metric).fit(support, LABELS)
         for module in (library, compat)
@@ -278,19 +281,19 @@ def test_faissknn(metric: str) -> None:
 
 
 def test_faissknn_names_its_mistakes() -> None:
-    with pytest.raises(ValueError, match="metric is 'l1'; one of l2, ip, cosine is wanted."):
+    with pytest.raises(ValueError, match="^metric.*'l1'"):
         compat.FaissKNNClassifier(3, metric="l1")
     for labels in (LABELS + 3, LABELS - 1):
-        with pytest.raises(IndexError, match="labels from 0 to 4 are wanted."):
+        with pytest.raises(IndexError, match="y: expected labels from 0 to 4, got"):
             compat.FaissKNNClassifier(3).fit(SUPPORT, labels)
     for kind in (compat.FaissKNNClassifier, compat.FaissKNNMultilabelClassifier):
-        with pytest.raises(AttributeError, match="that has not been fitted"):
+        with pytest.raises(AttributeError, match="predict: expected a fitted classifier; call fit"):
             kind(3).predict(QUERIES)
     for kind in (compat.FaissKNeighbors, compat.FaissKNNClassifier):
-        with pytest.raises(IndexError, match="y has 8 labels and X 9 rows; as many are wanted."):
+        with pytest.raises(IndexError, match="y: expected 9 labels, one for each row of X, got 8."):
             kind(3).fit(SUPPORT[:9], LABELS[:8])
     few = compat.FaissKNNClassifier(9).fit(SUPPORT[:4], LABELS[:4] * 0)
-    with pytest.raises(ValueError, match="k is 9 and support has 4 rows; at most 4 is wanted."):
+    with pytest.raises(ValueError, match=r"^k\b(?=.*\b9\b).*\b4\b"):
         few.predict(QUERIES)
 
 
@@ -299,8 +302,8 @@ def test_the_page_tells_what_was_measured() -> None:
     page = (common.HOME / bench.PAGE).read_text()
     assert bench.table(stored) in page
     first = page.partition("<!--")[0]
-    for found in stored["calls"]:
-        theirs, ours = map(median, found["seconds"])
+    for result in stored["calls"]:
+        theirs, ours = map(median, result["seconds"])
         assert f"{theirs / ours:.1f}" in first
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from pdepth.compat import lightly as compat
-from pdepth.compat.shared.scores import Bank, rank_in_doubt
+from pdepth.compat.shared.class_scores import FeatureBank, ranking_uncertain
 
 from helpers.cases import KINDS, cast, scores_by_definition, unit_rows
 
@@ -24,27 +24,27 @@ ROUNDING = 1e-4  # relative, of a score in float32: (k + 2 D / T) epsilon, and e
 
 
 def ranks_by_definition(
-    bank: Any, labels: Any, asked: Any, classes: int, k: int, t: float
+    bank: Any, labels: Any, queries: Any, classes: int, k: int, t: float
 ) -> NDArray[np.int64]:
-    (scores,) = scores_by_definition(bank, labels, asked, [k], t, classes)
+    (scores,) = scores_by_definition(bank, labels, queries, [k], t, classes)
     return np.array([sorted(range(classes), key=lambda c: (-own[c], c)) for own in scores])
 
 
 def assert_near_ties_only(
-    found: NDArray[np.int64], wanted: NDArray[np.int64], scores: NDArray[np.float64]
+    result: NDArray[np.int64], expected: NDArray[np.int64], scores: NDArray[np.float64]
 ) -> None:
     """Where two rankings put different classes, the scores of these are equal but for rounding."""
-    one, other = (np.take_along_axis(scores, each, axis=1) for each in (found, wanted))
+    one, other = (np.take_along_axis(scores, each, axis=1) for each in (result, expected))
     np.testing.assert_allclose(one, other, rtol=ROUNDING, atol=0)
 
 
 def ask(
-    function: Callable[..., Any], bank: Any, labels: Any, asked: Any, *rest: Any
+    function: Callable[..., Any], bank: Any, labels: Any, queries: Any, *rest: Any
 ) -> NDArray[np.int64]:
-    tensors = (torch.as_tensor(each) for each in (asked, np.ascontiguousarray(bank.T), labels))
-    found = function(*tensors, *rest)
-    assert found.dtype == torch.int64
-    ranks: NDArray[np.int64] = found.numpy()
+    tensors = (torch.as_tensor(each) for each in (queries, np.ascontiguousarray(bank.T), labels))
+    result = function(*tensors, *rest)
+    assert result.dtype == torch.int64
+    ranks: NDArray[np.int64] = result.numpy()
     return ranks
 
 
@@ -56,8 +56,8 @@ def lightlys() -> Callable[..., Any]:
 
 @pytest.mark.parametrize(("k", "t"), [(1, 0.1), (20, 0.1), (200, 0.07), (500, 1.0)])
 def test_ranks_are_those_of_float64(k: int, t: float) -> None:
-    wanted = ranks_by_definition(BANK, LABELS, ASKED, 9, k, t)
-    assert (ask(compat.knn_predict, BANK, LABELS, ASKED, 9, k, t) == wanted).all()
+    expected = ranks_by_definition(BANK, LABELS, ASKED, 9, k, t)
+    assert (ask(compat.knn_predict, BANK, LABELS, ASKED, 9, k, t) == expected).all()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -66,16 +66,16 @@ def test_ties_copies_and_huge_norms(kind: Callable[..., Any]) -> None:
     for seed, dtype in enumerate(("float32", "float32", "float64", "float16")):
         rng = np.random.default_rng(seed)
         values = cast(kind(rng, 150, int(rng.integers(1, 30))), dtype)
-        bank, asked = values[:120], values[120:].copy()
+        bank, queries = values[:120], values[120:].copy()
         labels, k = rng.integers(0, 4, 120), int(rng.choice([1, 5, 60, 120]))
         largest = min(1e150, float(np.abs(np.asarray(values, "f8")).max()))
         if largest == 1e150:
             continue  # its products are beyond float64
         wide = max(largest**2 * values.shape[1], 1e-3)
         for t in (wide, wide / 1000):  # weights of one size, and of many
-            wanted = ranks_by_definition(bank, labels, asked, 5, k, t)
-            found = ask(compat.knn_predict, bank, labels, asked, 5, k, t)
-            assert (found == wanted).all(), (seed, dtype, k, t)
+            expected = ranks_by_definition(bank, labels, queries, 5, k, t)
+            result = ask(compat.knn_predict, bank, labels, queries, 5, k, t)
+            assert (result == expected).all(), (seed, dtype, k, t)
 
 
 @pytest.mark.parametrize(("k", "t"), [(1, 0.1), (20, 0.1), (200, 0.1), (500, 1.0)])
@@ -88,12 +88,12 @@ def test_lightly_ranks_so_too(k: int, t: float) -> None:
 def test_digits() -> None:
     digits = load_digits()
     rows = unit_rows(digits.data)
-    bank, labels, asked = rows[:1200], digits.target[:1200], rows[1200:]
-    ours = ask(compat.knn_predict, bank, labels, asked, 10)
+    bank, labels, queries = rows[:1200], digits.target[:1200], rows[1200:]
+    ours = ask(compat.knn_predict, bank, labels, queries, 10)
     some = slice(0, None, 7)
-    assert (ours[some] == ranks_by_definition(bank, labels, asked[some], 10, 200, 0.1)).all()
-    theirs = ask(lightlys(), bank, labels, asked, 10)
-    (scores,) = scores_by_definition(bank, labels, asked, [200], 0.1, 10)
+    assert (ours[some] == ranks_by_definition(bank, labels, queries[some], 10, 200, 0.1)).all()
+    theirs = ask(lightlys(), bank, labels, queries, 10)
+    (scores,) = scores_by_definition(bank, labels, queries, [200], 0.1, 10)
     assert_near_ties_only(theirs, ours, scores)
     assert (theirs == ours).mean() > 0.999
     assert (theirs[:, 0] == digits.target[1200:]).mean() > 0.9  # it is a classifier
@@ -104,52 +104,52 @@ def test_lightly_swaps_what_is_nearer_than_its_rounding() -> None:
     bank = np.zeros((2, 3), dtype=np.float32)
     bank[0, 0] = bank[1, 0] = 1
     bank[1, 1] = 2.0**-40
-    asked = np.ones((1, 3), dtype=np.float32)
-    assert ask(compat.knn_predict, bank, [0, 1], asked, 2, 2, 0.1).tolist() == [[1, 0]]
-    assert ask(lightlys(), bank, [0, 1], asked, 2, 2, 0.1).tolist() == [[0, 1]]
+    queries = np.ones((1, 3), dtype=np.float32)
+    assert ask(compat.knn_predict, bank, [0, 1], queries, 2, 2, 0.1).tolist() == [[1, 0]]
+    assert ask(lightlys(), bank, [0, 1], queries, 2, 2, 0.1).tolist() == [[0, 1]]
 
 
 def test_large_products_do_not_overflow() -> None:
-    bank, asked = 100 * BANK, 100 * ASKED
-    wanted = ranks_by_definition(bank, LABELS, asked, 7, 50, 0.1)
-    assert (ask(compat.knn_predict, bank, LABELS, asked, 7, 50, 0.1) == wanted).all()
-    theirs = ask(lightlys(), bank, LABELS, asked, 7, 50, 0.1)
-    assert (theirs != wanted).any()
+    bank, queries = 100 * BANK, 100 * ASKED
+    expected = ranks_by_definition(bank, LABELS, queries, 7, 50, 0.1)
+    assert (ask(compat.knn_predict, bank, LABELS, queries, 7, 50, 0.1) == expected).all()
+    theirs = ask(lightlys(), bank, LABELS, queries, 7, 50, 0.1)
+    assert (theirs != expected).any()
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_types(kind: torch.dtype) -> None:
-    bank, asked = (torch.from_numpy(each).to(kind) for each in (BANK, ASKED))
-    found = compat.knn_predict(asked, bank.T, torch.from_numpy(LABELS), 7, 20)
-    wide = [each.double().numpy() for each in (bank, asked)]
-    wanted = ranks_by_definition(wide[0], LABELS, wide[1], 7, 20, 0.1)
-    assert (found.numpy() == wanted).all()
+    bank, queries = (torch.from_numpy(each).to(kind) for each in (BANK, ASKED))
+    result = compat.knn_predict(queries, bank.T, torch.from_numpy(LABELS), 7, 20)
+    wide = [each.double().numpy() for each in (bank, queries)]
+    expected = ranks_by_definition(wide[0], LABELS, wide[1], 7, 20, 0.1)
+    assert (result.numpy() == expected).all()
 
 
 def test_a_predictor_keeps_its_bank() -> None:
     bank, labels = torch.from_numpy(BANK.T.copy()), torch.from_numpy(LABELS.copy())
-    wanted = compat.knn_predict(torch.from_numpy(ASKED), bank, labels, 7)
+    expected = compat.knn_predict(torch.from_numpy(ASKED), bank, labels, 7)
     predictor = compat.KnnPredictor(bank, labels, 7)
     bank[:] = 0
     labels[:] = 0
     parts = [predictor(part) for part in torch.from_numpy(ASKED).split(33)]
-    assert torch.equal(torch.cat(parts), wanted)
+    assert torch.equal(torch.cat(parts), expected)
 
 
 def test_few_are_computed_twice() -> None:
     """Else the first scores decide nothing, and the test of them is none."""
-    bank, asked = Bank(BANK, LABELS, 7), 0
+    bank, searched = FeatureBank(BANK, LABELS, 7), 0
 
-    def largest(queries: Any, k: int) -> Any:
-        nonlocal asked
-        asked += len(queries)
-        return type(bank._lifted).largest(bank._lifted, queries, k)
+    def search(queries: Any, k: int) -> Any:
+        nonlocal searched
+        searched += len(queries)
+        return type(bank._index).search(bank._index, queries, k)
 
-    bank._lifted.largest = largest  # type: ignore[method-assign]
-    list(bank.scores(ASKED, [200], 0.1, rank_in_doubt))
-    assert asked == 0
-    list(bank.scores(BANK[:9], [200], 0.1, lambda _, slack: slack > 0))
-    assert asked == 9
+    bank._index.search = search  # type: ignore[method-assign]
+    list(bank.scores(ASKED, [200], 0.1, ranking_uncertain))
+    assert searched == 0
+    list(bank.scores(BANK[:9], [200], 0.1, lambda _, error: error > 0))
+    assert searched == 9
 
 
 WRONG: dict[str, Callable[[Any], Any]] = {
@@ -172,7 +172,7 @@ def test_the_same_mistakes_have_the_same_errors(what: str) -> None:
     def with_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given: function(*(torch.as_tensor(each) for each in given[:3]), *given[3:])
 
-    with pytest.raises(RuntimeError, match="wanted"):
+    with pytest.raises(RuntimeError, match="expected"):
         WRONG[what](with_tensors(compat.knn_predict))
     with pytest.raises(RuntimeError):
         WRONG[what](with_tensors(lightlys()))
@@ -181,11 +181,11 @@ def test_the_same_mistakes_have_the_same_errors(what: str) -> None:
 def test_errors_of_our_own() -> None:
     spoiled = BANK.copy()
     spoiled[3, 1] = np.nan
-    with pytest.raises(ValueError, match="the bank. has NaN or infinity in row 3;"):
+    with pytest.raises(ValueError, match="^bank: .*NaN or infinity in row 3\\b"):
         ask(compat.knn_predict, spoiled, LABELS, ASKED, 7)
-    with pytest.raises(ValueError, match="temperature is 0; a positive number is wanted."):
+    with pytest.raises(ValueError, match=r"^temperature\b.* 0\b"):
         ask(compat.knn_predict, BANK, LABELS, ASKED, 7, 9, 0)
-    with pytest.raises(RuntimeError, match=r"labels have shape \(501,\); one for each of 500 rows"):
+    with pytest.raises(RuntimeError, match=r"labels: expected shape \(500,\), .* got \(501,\)"):
         ask(compat.knn_predict, BANK, [*LABELS, 0], ASKED, 7)
 
 
@@ -203,8 +203,8 @@ def test_patch() -> None:
         module.backbone = torch.nn.Identity()
         module.on_validation_epoch_start()
         module.validation_step((torch.from_numpy(ASKED), torch.zeros(80), []), 0)
-        (found,) = module._val_predicted_labels
-        assert (found.numpy() == ranks_by_definition(BANK, LABELS, ASKED, 7, 20, 0.1)).all()
+        (result,) = module._val_predicted_labels
+        assert (result.numpy() == ranks_by_definition(BANK, LABELS, ASKED, 7, 20, 0.1)).all()
     assert all(place.knn_predict is theirs for place in places)
     assert compat.knn_predict is not theirs
     compat.unpatch()

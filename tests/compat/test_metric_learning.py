@@ -25,24 +25,24 @@ def library() -> Any:
     return pytest.importorskip("pytorch_metric_learning.utils.inference")
 
 
-def assert_same(found: tuple[Any, Any], wanted: tuple[Any, Any], exactly: bool = False) -> None:
-    assert [each.dtype for each in found] == [each.dtype for each in wanted]
-    assert torch.equal(found[1], wanted[1])
+def assert_same(result: tuple[Any, Any], expected: tuple[Any, Any], exactly: bool = False) -> None:
+    assert [each.dtype for each in result] == [each.dtype for each in expected]
+    assert torch.equal(result[1], expected[1])
     if exactly:
-        assert torch.equal(found[0], wanted[0])
-    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-5)
+        assert torch.equal(result[0], expected[0])
+    np.testing.assert_allclose(result[0], expected[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("k", [1, 9, 299])
 def test_neighbours_are_those_of_the_definition(k: int) -> None:
     squared, rows = definition.kneighbors(REFERENCE, QUERY, k=k)
-    found = compat.knn_func(QUERY, k, REFERENCE, False)
-    assert (found[1].numpy() == rows).all()
-    assert (found[0].numpy() == squared.astype(np.float32)).all()
+    result = compat.knn_func(QUERY, k, REFERENCE, False)
+    assert (result[1].numpy() == rows).all()
+    assert (result[0].numpy() == squared.astype(np.float32)).all()
     squared, rows = definition.kneighbors(REFERENCE, k=k, query_rows=np.arange(40))
-    found = compat.knn_func(REFERENCE[:40], k, REFERENCE, True)
-    assert (found[1].numpy() == rows).all()
-    assert (found[0].numpy() == squared.astype(np.float32)).all()
+    result = compat.knn_func(REFERENCE[:40], k, REFERENCE, True)
+    assert (result[1].numpy() == rows).all()
+    assert (result[0].numpy() == squared.astype(np.float32)).all()
 
 
 @pytest.mark.parametrize("k", [1, 9, 299, 305])
@@ -60,9 +60,9 @@ def test_more_copies_than_neighbours() -> None:
     """Where a row is not among its own k + 1 nearest, the last of these is left out."""
     rows = REFERENCE[:5].repeat(12, 1)
     squared, near = definition.kneighbors(rows, k=4)
-    found = compat.knn_func(rows, 4, rows, True)
-    assert (found[1].numpy() == near).all()
-    assert (found[0].numpy() == squared.astype(np.float32)).all()
+    result = compat.knn_func(rows, 4, rows, True)
+    assert (result[1].numpy() == near).all()
+    assert (result[0].numpy() == squared.astype(np.float32)).all()
 
 
 def test_accuracies_of_digits() -> None:
@@ -72,15 +72,15 @@ def test_accuracies_of_digits() -> None:
 
     digits = load_digits()
     pixels, labels = (torch.as_tensor(each[:900]) for each in (digits.data, digits.target))
-    found, wanted = (
+    result, expected = (
         AccuracyCalculator(
             exclude=("NMI", "AMI"), k=20, device=torch.device("cpu"), knn_func=function
         )
         for function in (compat.knn_func, None)
     )
     for given in ((pixels, labels), (pixels[:300], labels[:300], pixels[300:], labels[300:])):
-        scores = found.get_accuracy(*given)
-        assert scores == wanted.get_accuracy(*given)
+        scores = result.get_accuracy(*given)
+        assert scores == expected.get_accuracy(*given)
         assert scores["precision_at_1"] > 0.8
     theirs = library().FaissKNN()(pixels.float(), 20, pixels.float(), True)
     ours = compat.knn_func(pixels.float(), 20, pixels.float(), True)
@@ -100,12 +100,12 @@ def test_an_index_that_is_kept(tmp_path: Path) -> None:
     assert_same(ours(QUERY, 7), theirs(QUERY, 7))
     assert_same(ours(QUERY, 7), theirs(QUERY, 7))
     for writer, reader in ((ours, theirs), (theirs, ours)):
-        wanted = reader(QUERY, 7)
+        expected = reader(QUERY, 7)
         writer.save(str(tmp_path / "index"))
         reader.reset()
         assert reader.index is None
         reader.load(str(tmp_path / "index"))
-        assert_same(reader(QUERY, 7), wanted, exactly=True)
+        assert_same(reader(QUERY, 7), expected, exactly=True)
 
 
 def test_inner_products() -> None:
@@ -121,14 +121,14 @@ def test_an_inference_model() -> None:
     library()
     from pytorch_metric_learning.utils.inference import FaissKNN, InferenceModel
 
-    found = []
+    result = []
     for kind in (compat.FaissKNN, FaissKNN):
         kept = kind(reset_before=False, reset_after=False)
         model = InferenceModel(torch.nn.Identity(), knn_func=kept, data_device=torch.device("cpu"))
         model.train_knn(REFERENCE)
         model.add_to_knn(QUERY)
-        found.append(model.get_nearest_neighbors(QUERY[:9], 5))
-    assert_same(*found)
+        result.append(model.get_nearest_neighbors(QUERY[:9], 5))
+    assert_same(*result)
 
 
 WRONG: dict[str, Callable[[Any], Any]] = {
@@ -148,4 +148,4 @@ def test_the_same_mistakes_have_the_same_errors(what: str) -> None:
             WRONG[what](module)
         types.append(caught.type)
     assert types[1] is types[0]
-    assert "wanted" in str(caught.value)
+    assert "expected" in str(caught.value)

@@ -59,10 +59,10 @@ def digits() -> Any:
 
 @pytest.fixture
 def refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine is not to be asked."""
+    """pdepth must not be called."""
 
     def wrong(*_: Any, **__: Any) -> None:
-        raise AssertionError("the engine was asked")
+        raise AssertionError("pdepth was called")
 
     monkeypatch.setattr(pdepth, "kneighbors", wrong)
     monkeypatch.setattr(pdepth, "probe_votes", wrong)
@@ -103,20 +103,20 @@ def test_random_rows_are_answered_as_scikit_learn_does(way: dict[str, Any], dtyp
     scale = 1 if dtype.startswith("float") else 40
     support, queries = ((64 + scale * rows).astype(dtype) for rows in (SUPPORT, QUERIES))
     theirs, ours = both("NearestNeighbors", support, **way)
-    for asked in (queries, None):
-        wanted, found = theirs.kneighbors(asked, 9), ours.kneighbors(asked, 9)
+    for X in (queries, None):
+        expected, result = theirs.kneighbors(X, 9), ours.kneighbors(X, 9)
         metric = way.get("metric", "euclidean")
         oracle = definition.kneighbors(
-            support, asked, k=9, metric="cosine" if metric == "cosine" else "sqeuclidean"
+            support, X, k=9, metric="cosine" if metric == "cosine" else "sqeuclidean"
         )
-        assert found[0].dtype == wanted[0].dtype
-        assert found[1].dtype == wanted[1].dtype
-        assert (found[1] == oracle[1]).all()
-        assert (found[0] == root_of(oracle[0], metric).astype(found[0].dtype)).all()
-        np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-6)
+        assert result[0].dtype == expected[0].dtype
+        assert result[1].dtype == expected[1].dtype
+        assert (result[1] == oracle[1]).all()
+        assert (result[0] == root_of(oracle[0], metric).astype(result[0].dtype)).all()
+        np.testing.assert_allclose(result[0], expected[0], rtol=1e-5, atol=1e-6)
         if dtype == "float64":
-            assert (found[1] == wanted[1]).all()
-        assert (found[1] == ours.kneighbors(asked, 9, return_distance=False)).all()
+            assert (result[1] == expected[1]).all()
+        assert (result[1] == ours.kneighbors(X, 9, return_distance=False)).all()
 
 
 @pytest.mark.slow_if(way=[{"metric": "cosine"}])
@@ -128,13 +128,13 @@ def test_classes_are_those_of_scikit_learn(weights: Any, way: dict[str, Any], ki
     labels = LABELLINGS[kind]
     theirs, ours = both("KNeighborsClassifier", SUPPORT, labels, weights=weights, **way)
     assert isinstance(ours, neighbors.KNeighborsClassifier)
-    for asked in (QUERIES, None, pandas.DataFrame(QUERIES), QUERIES.tolist()):
-        wanted, found = theirs.predict(asked), ours.predict(asked)
-        assert found.dtype == wanted.dtype
-        assert (found == wanted).all()
-        wanted, found = theirs.predict_proba(asked), ours.predict_proba(asked)
-        assert type(found) is type(wanted)
-        np.testing.assert_allclose(np.hstack(found), np.hstack(wanted), rtol=1e-12)
+    for queries in (QUERIES, None, pandas.DataFrame(QUERIES), QUERIES.tolist()):
+        expected, result = theirs.predict(queries), ours.predict(queries)
+        assert result.dtype == expected.dtype
+        assert (result == expected).all()
+        expected, result = theirs.predict_proba(queries), ours.predict_proba(queries)
+        assert type(result) is type(expected)
+        np.testing.assert_allclose(np.hstack(result), np.hstack(expected), rtol=1e-12)
     if labels.ndim == 1:
         truth = labels[: len(QUERIES)]
         assert ours.score(QUERIES, truth) == theirs.score(QUERIES, truth)
@@ -155,17 +155,17 @@ def test_digits_tie_by_row(digits: Any) -> None:
     """
     support, labels, queries = digits.data[:1200], digits.target[:1200], digits.data[1200:]
     theirs, ours = both("KNeighborsClassifier", support, labels, n_neighbors=7)
-    for asked in (queries, None):
-        squared, rows = definition.kneighbors(support, asked, k=7)
-        wanted, found = theirs.kneighbors(asked), ours.kneighbors(asked)
-        assert (found[0] == wanted[0]).all()
-        assert (found[0] == np.sqrt(squared)).all()
-        assert (found[1] == rows).all()
-        assert (found[1] != wanted[1]).any()
-        unlike = ours.predict(asked) != theirs.predict(asked)
-        oracle = definition.probe_votes(support, labels, asked, k=7)
-        assert (ours.predict(asked) == oracle.votes).all()
-        tied = squared[:, -1] == definition.kneighbors(support, asked, k=8)[0][:, -1]
+    for X in (queries, None):
+        squared, rows = definition.kneighbors(support, X, k=7)
+        expected, result = theirs.kneighbors(X), ours.kneighbors(X)
+        assert (result[0] == expected[0]).all()
+        assert (result[0] == np.sqrt(squared)).all()
+        assert (result[1] == rows).all()
+        assert (result[1] != expected[1]).any()
+        unlike = ours.predict(X) != theirs.predict(X)
+        oracle = definition.probe_votes(support, labels, X, k=7)
+        assert (ours.predict(X) == oracle.votes).all()
+        tied = squared[:, -1] == definition.kneighbors(support, X, k=8)[0][:, -1]
         assert not unlike[~tied].any()
 
 
@@ -174,11 +174,11 @@ def test_near_rows_are_ordered_by_float64_and_a_copy_is_at_zero() -> None:
     support = (1e4 + 1e-3 * RNG.standard_normal((200, 16))).astype(np.float64)
     theirs, ours = both("NearestNeighbors", support)
     squared, rows = definition.kneighbors(support, support, k=5)
-    found, wanted = ours.kneighbors(support), theirs.kneighbors(support)
-    assert (found[0] == np.sqrt(squared)).all()
-    assert (found[1] == rows).all()
-    assert (found[0][:, 0] == 0).all()
-    assert (wanted[1] != rows).any()
+    result, expected = ours.kneighbors(support), theirs.kneighbors(support)
+    assert (result[0] == np.sqrt(squared)).all()
+    assert (result[1] == rows).all()
+    assert (result[0][:, 0] == 0).all()
+    assert (expected[1] != rows).any()
 
 
 def test_leaving_one_out_goes_by_row_number() -> None:
@@ -189,11 +189,11 @@ def test_leaving_one_out_goes_by_row_number() -> None:
 @pytest.mark.parametrize("mode", ["connectivity", "distance"])
 def test_graphs(mode: str) -> None:
     theirs, ours = both("NearestNeighbors", SUPPORT)
-    for asked in (QUERIES, None):
-        wanted = theirs.kneighbors_graph(asked, 4, mode)
-        found = ours.kneighbors_graph(asked, 4, mode)
-        assert type(found) is type(wanted)
-        np.testing.assert_allclose(found.toarray(), wanted.toarray(), rtol=1e-12)
+    for queries in (QUERIES, None):
+        expected = theirs.kneighbors_graph(queries, 4, mode)
+        result = ours.kneighbors_graph(queries, 4, mode)
+        assert type(result) is type(expected)
+        np.testing.assert_allclose(result.toarray(), expected.toarray(), rtol=1e-12)
     assert (
         ours.radius_neighbors_graph(QUERIES, 5.0) != theirs.radius_neighbors_graph(QUERIES, 5.0)
     ).nnz == 0
@@ -215,12 +215,12 @@ HANDED_ON: dict[str, tuple[dict[str, Any], Any, Any]] = {
 
 @pytest.mark.usefixtures("refuses")
 @pytest.mark.parametrize("what", HANDED_ON)
-def test_what_the_engine_does_not_answer_is_scikit_learns(what: str) -> None:
+def test_what_pdepth_does_not_answer_is_scikit_learns(what: str) -> None:
     options, support, queries = HANDED_ON[what]
     support = support[:20] if what == "precomputed" else support
     theirs, ours = both("NearestNeighbors", support, n_neighbors=3, **options)
-    for wanted, found in zip(theirs.kneighbors(queries), ours.kneighbors(queries), strict=True):
-        assert (found == wanted).all()
+    for expected, result in zip(theirs.kneighbors(queries), ours.kneighbors(queries), strict=True):
+        assert (result == expected).all()
     labels = LABELS[: support.shape[0]]
     theirs, ours = both("KNeighborsClassifier", support, labels, n_neighbors=3, **options)
     assert (ours.predict(queries) == theirs.predict(queries)).all()
@@ -230,11 +230,13 @@ def test_what_the_engine_does_not_answer_is_scikit_learns(what: str) -> None:
 def test_cosine_with_a_row_of_zeros_is_scikit_learns() -> None:
     support = SUPPORT.copy()
     support[5] = 0
-    for given, asked in ((support, QUERIES), (SUPPORT, np.zeros((1, 20)))):
+    for given, queries in ((support, QUERIES), (SUPPORT, np.zeros((1, 20)))):
         theirs, ours = both("KNeighborsClassifier", given, LABELS, metric="cosine")
-        for wanted, found in zip(theirs.kneighbors(asked), ours.kneighbors(asked), strict=True):
-            assert (found == wanted).all()
-        assert (ours.predict(asked) == theirs.predict(asked)).all()
+        for expected, result in zip(
+            theirs.kneighbors(queries), ours.kneighbors(queries), strict=True
+        ):
+            assert (result == expected).all()
+        assert (ours.predict(queries) == theirs.predict(queries)).all()
 
 
 def test_fitting_on_another_estimator() -> None:
@@ -286,7 +288,7 @@ def test_the_same_mistakes_have_the_same_errors(what: str) -> None:
             WRONG[what](module)
         errors.append(caught.value)
     assert type(errors[1]) is type(errors[0])
-    if what != "tensor's NaN":  # which the engine finds where the tensor is
+    if what != "tensor's NaN":  # which pdepth finds where the tensor is
         assert str(errors[1]) == str(errors[0])
 
 
@@ -299,7 +301,7 @@ def test_clones_pickles_pipelines_and_searches(digits: Any) -> None:
     ours.fit(SUPPORT, NAMES)
     again = pickle.loads(pickle.dumps(ours))
     assert (again.predict(QUERIES) == ours.predict(QUERIES)).all()
-    found = [
+    result = [
         GridSearchCV(
             make_pipeline(StandardScaler(), module.KNeighborsClassifier(**BRUTE)),
             {"kneighborsclassifier__n_neighbors": [1, 3, 8]},
@@ -307,9 +309,9 @@ def test_clones_pickles_pipelines_and_searches(digits: Any) -> None:
         ).fit(digits.data[:400], digits.target[:400])
         for module in (neighbors, compat)
     ]
-    assert found[1].best_params_ == found[0].best_params_
+    assert result[1].best_params_ == result[0].best_params_
     keys = "mean_test_score", "std_test_score"
-    assert all((found[1].cv_results_[key] == found[0].cv_results_[key]).all() for key in keys)
+    assert all((result[1].cv_results_[key] == result[0].cv_results_[key]).all() for key in keys)
     scores = cross_val_score(compat.KNeighborsClassifier(), SUPPORT, NAMES, n_jobs=2)
     assert (scores == cross_val_score(neighbors.KNeighborsClassifier(), SUPPORT, NAMES)).all()
 
@@ -320,19 +322,21 @@ def test_tensors_in_tensors_out(dtype: torch.dtype) -> None:
     labels = torch.from_numpy(LABELS)
     ours = compat.KNeighborsClassifier(7).fit(support, labels)
     plain = compat.KNeighborsClassifier(7).fit(support.double().numpy(), LABELS)
-    for asked in (queries.requires_grad_(), None):
-        rows = None if asked is None else asked.detach().double().numpy()
+    for X in (queries.requires_grad_(), None):
+        rows = None if X is None else X.detach().double().numpy()
         for name in ("predict", "predict_proba", "kneighbors"):
-            found, wanted = getattr(ours, name)(asked), getattr(plain, name)(rows)
-            pairs = zip(found, wanted, strict=True) if name == "kneighbors" else [(found, wanted)]
+            result, expected = getattr(ours, name)(X), getattr(plain, name)(rows)
+            pairs = (
+                zip(result, expected, strict=True) if name == "kneighbors" else [(result, expected)]
+            )
             for one, other in pairs:
                 assert isinstance(one, torch.Tensor)
                 assert not one.requires_grad
                 assert (one.numpy() == other).all()
-        graph = ours.kneighbors_graph(asked, mode="distance")
+        graph = ours.kneighbors_graph(X, mode="distance")
         assert (graph != plain.kneighbors_graph(rows, mode="distance")).nnz == 0
-        truth = labels if asked is None else labels[: len(queries)]
-        assert ours.score(asked, truth) == plain.score(rows, truth.numpy())
+        truth = labels if X is None else labels[: len(queries)]
+        assert ours.score(X, truth) == plain.score(rows, truth.numpy())
     assert isinstance(ours.predict(QUERIES), np.ndarray)
     assert isinstance(plain.predict(queries), torch.Tensor)
     names = compat.KNeighborsClassifier(weights="distance").fit(support, NAMES)
@@ -413,7 +417,7 @@ def test_a_patched_estimator_of_scikit_learn_finds_the_same(digits: Any) -> None
 EXCEPT = (
     # Three equal rows, each left out: the first other row is the answer here, their second there.
     "not test_k_and_radius_neighbors_duplicates"
-    # Asks which algorithm "auto" has chosen; the plugin lets it be the engine everywhere.
+    # Asks which algorithm "auto" has chosen; the plugin lets it be pdepth everywhere.
     " and not test_auto_algorithm"
     # Compares a regressor, not ours, that finds a row at 1.5e-8 from its own copy with our zero.
     " and not (test_unsupervised_inputs and KNeighborsRegressor)"
@@ -444,21 +448,21 @@ def test_scikit_learns_own_tests() -> None:
         command, capture_output=True, text=True, check=False, cwd=tests, timeout=900
     )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
-    found = re.search(r"engine asked (\d+) times", run.stdout)
-    assert found is not None
-    assert int(found[1]) > 300
+    result = re.search(r"engine asked (\d+) times", run.stdout)
+    assert result is not None
+    assert int(result[1]) > 300
 
 
 def test_another_version_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for version in ("1.5.2", "1.10rc1"):
         monkeypatch.setattr(sklearn, "__version__", version)
-        wanted = f"tested with sklearn from 1.6 to below 1.10, and {version}"
-        with pytest.warns(UserWarning, match=wanted):
+        expected = f"tested with sklearn from 1.6 to below 1.10, and {version}"
+        with pytest.warns(UserWarning, match=expected):
             optional.require_tested("sklearn", "pdepth.compat.sklearn", "sklearn", "1.6", "1.10")
     code = "import sys; sys.modules['sklearn'] = None; import pdepth.compat.sklearn"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    wanted = "ImportError: pdepth.compat.sklearn needs sklearn: pip install 'pdepth[sklearn]'."
-    assert wanted in run.stderr
+    expected = "ImportError: pdepth.compat.sklearn needs sklearn: pip install 'pdepth[sklearn]'."
+    assert expected in run.stderr
 
 
 def test_not_fitted_is_scikit_learns_error() -> None:
@@ -470,7 +474,7 @@ def test_not_fitted_is_scikit_learns_error() -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 @pytest.mark.parametrize("module", ["sklearn", "faiss"])
 def test_rows_are_not_packed_all_at_once(module: str) -> None:
-    """What a search takes beside its rows: less than half of the engine's own choice."""
+    """What a search takes beside its rows: less than half of the backend's own choice."""
     code = f"""
 import numpy as np, pdepth
 from pdepth.bench.peak import memory_now, memory_peak
@@ -481,13 +485,13 @@ index.add(rows)
 searches = dict(
     faiss=lambda: index.search(rows[:50], 5),
     sklearn=lambda: sklearn.NearestNeighbors(n_jobs=1).fit(rows).kneighbors(rows[:50]),
-    engine=lambda: pdepth.kneighbors(rows, rows[:50], num_threads=1),
+    backend=lambda: pdepth.kneighbors(rows, rows[:50], num_threads=1),
 )
 before = memory_now()
 searches[{module!r}]()
 taken = memory_peak() - before
 before = memory_now()
-searches["engine"]()
+searches["backend"]()
 print(taken, memory_peak() - before)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

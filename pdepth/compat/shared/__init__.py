@@ -1,1 +1,1 @@
-"""What several adapters need."""
+"""Building blocks of the adapters."""

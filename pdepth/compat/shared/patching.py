@@ -1,7 +1,7 @@
-"""Names in other libraries' modules, bound to pdepth's classes and functions and back.
+"""Replace other libraries' classes and functions by pdepth's, in all modules, and undo it.
 
-_PATCH = Patch(pairs)
-patch, unpatch = _PATCH.begin, _PATCH.end
+_PATCH = Patch(replacements)
+patch, unpatch = _PATCH.apply, _PATCH.undo
 """
 
 from __future__ import annotations
@@ -12,53 +12,55 @@ from contextlib import ExitStack
 from types import ModuleType
 from typing import Any
 
-Pairs = list[tuple[Any, Any]]
+Replacements = list[tuple[Any, Any]]
+"""Pairs of a library's class or function and pdepth's."""
 
 
 class Patch:
-    """Of each pair the first, theirs, replaced by the second, ours, in all loaded modules.
+    """Replacements that are in place between `apply` and `undo`.
 
-    pairs: called when the patch begins.
+    Args:
+        replacements: called when the patch is applied.
     """
 
-    def __init__(self, pairs: Callable[[], Pairs]) -> None:
-        self._pairs = pairs
-        self._begun: Pairs | None = None
-        self._own: set[tuple[str, str]] = set()  # modules and names that had ours all along
+    def __init__(self, replacements: Callable[[], Replacements]) -> None:
+        self._replacements = replacements
+        self._applied: Replacements | None = None
+        self._imported: set[tuple[str, str]] = set()  # modules and names that had pdepth's before
 
-    def begin(self) -> ExitStack:
+    def apply(self) -> ExitStack:
         """Put pdepth's classes and functions where the library has its own, in all loaded modules.
 
         Code that imports them later gets these, and so does what has imported them before.
         Instances remain what they are, and so do names that begin with an underscore. Twice is as
-        once. As a context manager, `with patch():`, it ends with the block, unless it was begun
+        once. As a context manager, `with patch():`, it ends with the block, unless it was in place
         before. Raises ImportError where the library is not installed.
         """
-        ends = ExitStack()
-        if self._begun is None:
-            self._begun = self._pairs()
-            ours = [(our, our) for _, our in self._begun]
-            self._own = {(module.__name__, name) for module, name, _ in _places(ours)}
-            for module, name, our in _places(self._begun):
-                setattr(module, name, our)
-            ends.callback(self.end)
-        return ends
+        stack = ExitStack()
+        if self._applied is None:
+            self._applied = self._replacements()
+            present = [(new, new) for _, new in self._applied]
+            self._imported = {(module.__name__, name) for module, name, _ in _places(present)}
+            for module, name, new in _places(self._applied):
+                setattr(module, name, new)
+            stack.callback(self.undo)
+        return stack
 
-    def theirs(self, ours: Any) -> Any:
-        """What ours stands for, while it does; else None."""
-        return next((their for their, our in self._begun or () if our is ours), None)
+    def original(self, replacement: Any) -> Any:
+        """Return what is replaced by `replacement` now; None where nothing is."""
+        return next((old for old, new in self._applied or () if new is replacement), None)
 
-    def end(self) -> None:
+    def undo(self) -> None:
         """Undo `patch`; nothing where nothing is patched."""
-        back = [(our, their) for their, our in self._begun or ()]
-        for module, name, their in _places(back):
-            if (module.__name__, name) not in self._own:
-                setattr(module, name, their)
-        self._begun = None
+        back = [(new, old) for old, new in self._applied or ()]
+        for module, name, old in _places(back):
+            if (module.__name__, name) not in self._imported:
+                setattr(module, name, old)
+        self._applied = None
 
 
-def _places(pairs: Pairs) -> Iterator[tuple[ModuleType, str, Any]]:
-    """Where a module has the first of a pair under a public name, and the second.
+def _places(replacements: Replacements) -> Iterator[tuple[ModuleType, str, Any]]:
+    """Yield the modules and public names that are bound to an old object, and the new one.
 
     pdepth's own modules remain as they are, and a class where it is defined: its pickles are looked
     up there.
@@ -67,7 +69,7 @@ def _places(pairs: Pairs) -> Iterator[tuple[ModuleType, str, Any]]:
         if not isinstance(module, ModuleType) or module.__name__.startswith("pdepth."):
             continue
         for name, value in list(vars(module).items()):
-            for old, new in pairs:
-                kept = isinstance(old, type) and module.__name__ == old.__module__
-                if value is old and not kept and name[0] != "_":
+            for old, new in replacements:
+                defined_here = isinstance(old, type) and module.__name__ == old.__module__
+                if value is old and not defined_here and name[0] != "_":
                     yield module, name, new

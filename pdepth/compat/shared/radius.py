@@ -1,7 +1,7 @@
 """Rows within a radius, and the nearest of few queries: exactly, by float64 products.
 
-The engine finds a known number of neighbours of many queries. Of how many rows are within a radius
-nothing is known beforehand, and for few queries packing the support costs more than the search.
+The backends find a known number of neighbours of many queries. How many rows are within a radius is
+not known beforehand, and for few queries packing the support costs more than the search.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.compat.shared.pairs import over_pairs, squared_differences
+from pdepth.compat.shared.pairwise import pair_sums, squared_differences, squared_norms
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
-AT_ONCE = 1 << 23  # distances that are held at a time; of terms of rows that are widened an eighth
+HELD = 1 << 23  # distances that are held at a time; of terms of rows that are widened an eighth
 _FLOAT = np.finfo(np.float64)
 
 
-class Space:
-    """Rows (M, D), NumPy floats or integers without NaN, and squared distances to them.
+class DistanceIndex:
+    """Squared distances to rows (M, D), NumPy floats or integers without NaN.
 
     A squared distance is that of `pdepth.definition`, to the bit. How: in float64,
     |x|^2 + |y|^2 - 2 x.y is less than (D + 8) epsilon of (|x| + |y|)^2 away from the definition's
@@ -30,83 +30,82 @@ class Space:
     Pairs that eight times that cannot decide are computed by the definition.
     """
 
-    def __init__(self, rows: NDArray[Any], threads: int) -> None:
-        self.rows, self.threads = rows, threads
-        self._squares = np.concatenate([_squares(part) for _, part in self._widened()])
+    def __init__(self, rows: NDArray[Any], num_threads: int) -> None:
+        self.rows, self.num_threads = rows, num_threads
+        self._norms = np.concatenate([squared_norms(chunk) for _, chunk in self._chunks()])
 
-    def squared(self, queries: NDArray[Any]) -> Float:
-        """Squared distances (N, M) to all rows."""
+    def distances(self, queries: NDArray[Any]) -> Float:
+        """Compute the squared distances (N, M) to all rows."""
         n, m = len(queries), len(self.rows)
-        which, whose = np.tile(np.arange(m), n), np.repeat(np.arange(n), m)
-        return self.of_pairs(queries, which, whose).reshape(n, m)
+        row_numbers, query_numbers = np.tile(np.arange(m), n), np.repeat(np.arange(n), m)
+        return self.pair_distances(queries, row_numbers, query_numbers).reshape(n, m)
 
-    def of_pairs(self, queries: NDArray[Any], which: Int, whose: Int) -> Float:
-        """Squared distances (P,) of rows `which` (P,) to queries `whose` (P,)."""
-        return over_pairs(squared_differences, self.rows, queries, which, whose, self.threads)
+    def pair_distances(self, queries: NDArray[Any], row_numbers: Int, query_numbers: Int) -> Float:
+        """Compute the squared distances (P,) of pairs of rows (P,) and queries (P,)."""
+        return pair_sums(
+            squared_differences, self.rows, queries, row_numbers, query_numbers, self.num_threads
+        )
 
-    def within(self, queries: NDArray[Any], limit: float) -> Iterator[Int]:
-        """Of each query in turn the rows (n,) whose squared distance is <= limit, ascending."""
-        for some, near, margin in self._approximate(queries):
+    def radius_neighbors(self, queries: NDArray[Any], limit: float) -> Iterator[Int]:
+        """Yield for each query the rows (n,) at a squared distance <= limit, ascending."""
+        for chunk, distances, margin in self._approximate(queries):
             with np.errstate(invalid="ignore"):  # NaN, of overflow, is decided by neither
-                found = near <= limit - margin
-                whose, which = np.nonzero(~found & ~(near > limit + margin))
-            found[whose, which] = self.of_pairs(some, which, whose) <= limit
-            yield from map(np.flatnonzero, found)
+                inside = distances <= limit - margin
+                query_numbers, row_numbers = np.nonzero(~inside & ~(distances > limit + margin))
+            exact = self.pair_distances(chunk, row_numbers, query_numbers)
+            inside[query_numbers, row_numbers] = exact <= limit
+            yield from map(np.flatnonzero, inside)
 
-    def nearest(self, queries: NDArray[Any], k: int) -> tuple[Float, Int]:
-        """Squared distances (N, k) and rows (N, k) of the k nearest, by (distance, row)."""
+    def kneighbors(self, queries: NDArray[Any], k: int) -> tuple[Float, Int]:
+        """Find squared distances (N, k) and rows (N, k) of the k nearest, by (distance, row)."""
         squared, rows = np.empty((len(queries), k)), np.empty((len(queries), k), dtype=np.int64)
-        at = 0
-        for some, near, margin in self._approximate(queries):
-            kth = np.partition(near, k - 1, axis=1)[:, k - 1, None]
+        begin = 0
+        for chunk, distances, margin in self._approximate(queries):
+            kth = np.partition(distances, k - 1, axis=1)[:, k - 1, None]
             # k rows are truly within kth + margin, and so seem within twice the margin.
-            whose, which = np.nonzero(~(near > kth + 2 * margin))
-            exact = self.of_pairs(some, which, whose)
-            order = np.lexsort((which, exact, whose))
-            first = np.searchsorted(whose, np.arange(len(some)))
-            chosen = order[first[:, None] + np.arange(k)]
-            part = slice(at, at + len(some))
-            squared[part], rows[part] = exact[chosen], which[chosen]
-            at += len(some)
+            query_numbers, row_numbers = np.nonzero(~(distances > kth + 2 * margin))
+            exact = self.pair_distances(chunk, row_numbers, query_numbers)
+            order = np.lexsort((row_numbers, exact, query_numbers))
+            first = np.searchsorted(query_numbers, np.arange(len(chunk)))
+            nearest = order[first[:, None] + np.arange(k)]
+            end = begin + len(chunk)
+            squared[begin:end], rows[begin:end] = exact[nearest], row_numbers[nearest]
+            begin = end
         return squared, rows
 
     def _approximate(self, queries: NDArray[Any]) -> Iterator[tuple[NDArray[Any], Float, Float]]:
-        """Some queries (n, D), squared distances (n, M) in float64, and their margins (n, 1)."""
-        step = max(1, AT_ONCE // len(self.rows))
+        """Yield query chunks (n, D), squared distances (n, M) by products, and margins (n, 1)."""
+        step = max(1, HELD // len(self.rows))
         for begin in range(0, len(queries), step):
-            some = queries[begin : begin + step]
-            asked = some.astype(np.float64)
-            own = _squares(asked)[:, None]
-            asked = -2 * asked
-            near = np.empty((len(some), len(self.rows)))
+            chunk = queries[begin : begin + step]
+            widened = chunk.astype(np.float64)
+            norms = squared_norms(widened)[:, None]
+            widened = -2 * widened
+            distances = np.empty((len(chunk), len(self.rows)))
             with np.errstate(over="ignore", invalid="ignore"):
-                for part, rows in self._widened():
-                    near[:, part] = asked @ rows.T
-                near += own
-                near += self._squares
-                reach = (np.sqrt(own) + np.sqrt(self._squares.max())) ** 2
+                for columns, rows in self._chunks():
+                    distances[:, columns] = widened @ rows.T
+                distances += norms
+                distances += self._norms
+                reach = (np.sqrt(norms) + np.sqrt(self._norms.max())) ** 2
                 margin = 8 * (self.rows.shape[1] + 8) * (_FLOAT.eps * reach + _FLOAT.tiny)
-            yield some, near, margin
+            yield chunk, distances, margin
 
-    def _widened(self) -> Iterator[tuple[slice, Float]]:
-        step = max(1, AT_ONCE // 8 // self.rows.shape[1])
+    def _chunks(self) -> Iterator[tuple[slice, Float]]:
+        """Yield the rows in float64, a chunk at a time, and which they are."""
+        step = max(1, HELD // 8 // self.rows.shape[1])
         for begin in range(0, len(self.rows), step):
-            part = slice(begin, begin + step)
-            yield part, self.rows[part].astype(np.float64, copy=False)
+            chunk = slice(begin, begin + step)
+            yield chunk, self.rows[chunk].astype(np.float64, copy=False)
 
 
-def square_within(radius: float) -> float:
-    """The greatest float64 whose root, rounded to float64, is at most `radius`."""
+def squared_radius(radius: float) -> float:
+    """Return the greatest float64 whose root, rounded to float64, is at most `radius`."""
     if not 0 <= radius < math.inf:
         return radius  # no square, or every one
     square = radius * radius
     while math.sqrt(square) > radius:
         square = math.nextafter(square, -math.inf)
-    while math.sqrt(further := math.nextafter(square, math.inf)) <= radius:
-        square = further
+    while math.sqrt(larger := math.nextafter(square, math.inf)) <= radius:
+        square = larger
     return square
-
-
-def _squares(rows: Float) -> Float:
-    squares: Float = np.einsum("ij,ij->i", rows, rows)
-    return squares

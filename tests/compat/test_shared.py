@@ -1,0 +1,119 @@
+"""What several adapters need, against the definition or in plain NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pdepth import definition
+from pdepth.compat.shared import duplicates, radius
+from pdepth.compat.shared.duplicates import duplicate_sets
+from pdepth.compat.shared.radius import DistanceIndex, squared_radius
+from pdepth.search.voting import count_votes
+
+from helpers.cases import KINDS, cast
+
+RNG = np.random.default_rng(0)
+ROWS = RNG.standard_normal((300, 20))
+ZEROS = ROWS.copy()
+ZEROS[::50] *= 0.0  # some of them of -0.0
+COPIES = ROWS[RNG.integers(0, 60, 300)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_distances_are_the_definitions(
+    kind: Callable[..., Any], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Radii are distances that occur, so that a rounding in the wrong direction is seen."""
+    monkeypatch.setattr(radius, "HELD", 1000)
+    rng = np.random.default_rng(KINDS.index(kind))
+    for width in (1, 7, 40):
+        values = cast(kind(rng, 130, width), dtype)
+        support, queries = values[:120], values[110:]  # ten of them are rows
+        index = DistanceIndex(support, 2)
+        own, query_rows = definition.as_rows(support), definition.as_rows(queries)
+        with np.errstate(over="ignore"):
+            every = np.stack([definition.squared_distances(own, query) for query in query_rows])
+            assert (index.distances(queries) == every).all()
+            for k in (1, 5, 120):
+                squared, rows = definition.kneighbors(support, queries, k=k)
+                result = index.kneighbors(queries, k)
+                assert (result[0] == squared).all()
+                assert (result[1] == rows).all()
+            for limit in (0, *rng.choice(every.ravel(), 4), -1, np.inf):
+                within = list(index.radius_neighbors(queries, float(limit)))
+                assert len(within) == len(queries)
+                for near, squared in zip(within, every, strict=True):
+                    assert (near == np.flatnonzero(squared <= limit)).all()
+
+
+def test_squares_within_a_radius() -> None:
+    """The greatest square whose root is within, and the next one's is not."""
+    rng = np.random.default_rng(0)
+    radii = [0.0, 1.0, 1e-170, 1e-160, 1e150, 1e200, 5e-324]
+    for own in (*radii, *rng.random(200), *10.0 ** rng.uniform(-150, 150, 200)):
+        square = squared_radius(float(own))
+        beyond = math.nextafter(square, math.inf)
+        assert math.sqrt(square) <= own
+        assert math.sqrt(beyond) > own or (beyond == math.inf and own > 1e154)
+    assert squared_radius(-1.0) < 0
+    assert squared_radius(np.inf) == np.inf
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ROWS,
+        ROWS.astype(np.float32),
+        COPIES,
+        np.concatenate([COPIES[:150], 2 * COPIES[:150]]),
+        ZEROS,
+        np.ones((30, 5)),
+        np.eye(20)[0] + 1e-4 * ROWS,
+        ROWS[:, :3],
+        ROWS[:40, :3],
+        (ROWS * 9).astype(np.int64),
+        np.repeat(ROWS, 3, axis=0).astype(np.float16),
+        np.array([[2**62, 1], [2**62 + 1, 1], [2**62, 1]]),  # float64 holds but one of the two
+        np.zeros((1, 1)),
+    ],
+    ids=lambda rows: f"{rows.dtype} {rows.shape}",
+)
+@pytest.mark.parametrize("collide", [False, True])
+def test_duplicates_are_the_equal_rows(
+    rows: NDArray[Any], collide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where all hashes are equal."""
+    if collide:
+        rows = rows[:40]
+        monkeypatch.setattr(duplicates, "_hashes", lambda rows: np.zeros(len(rows), np.uint64))
+        monkeypatch.setattr(duplicates, "CHUNK", 100)
+    sets = duplicate_sets(rows)
+    equal = (rows[:, None] == rows).all(axis=2)
+    assert (((sets[:, None] == sets) & (sets >= 0)) == equal)[~np.eye(len(rows), dtype=bool)].all()
+
+
+def test_hashes_of_whole_numbers_differ() -> None:
+    """Few digits are no reason for many comparisons."""
+    rows = np.unique(RNG.integers(0, 17, (20_000, 8)), axis=0)
+    assert len(np.unique(duplicates._hashes(rows))) == len(rows)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("queries", [1, 90])
+def test_votes_are_added_up_in_the_neighbours_order(queries: int, weighted: bool) -> None:
+    codes = RNG.integers(0, 4, (queries, 30)).astype(np.int32)
+    weights = 10.0 ** RNG.uniform(-20, 20, codes.shape) if weighted else None
+    expected = np.zeros((queries, 6), dtype=np.float64 if weighted else np.int64)
+    for query in range(queries):
+        for place, code in enumerate(codes[query]):
+            expected[query, code] += 1 if weights is None else weights[query, place]
+    counts = count_votes(codes, 6, weights)
+    assert counts.dtype == expected.dtype
+    assert (counts == expected).all()
