@@ -1,4 +1,4 @@
-"""A griffe extension: paragraphs `name, name: text` of a docstring are sections of the reference."""
+"""A griffe extension: paragraphs `name: text` of a docstring are sections of the reference."""
 
 from __future__ import annotations
 

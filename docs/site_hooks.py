@@ -6,16 +6,21 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
+INCLUDE = re.compile(r"<!-- include (?P<file>[\w.]+) -->")
+IN_THE_SITE = {"docs/": "", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 COMMANDS = "<!-- commands -->"  # in reference/cli.md, where each command's help goes
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]\n]+)\]\((?P<target>\.\./[^)\s]+)\)")
 WIDTH = "100"  # columns of a help page
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Fill in the command line's help; let Markdown inside of <details> be Markdown; leave links to
+    """Fill in other files and the command line's help; let Markdown inside of <details> be Markdown; leave links to
     the repository's files, which are not part of the site, as their text."""
+    markdown = INCLUDE.sub(_included, markdown)
     markdown = markdown.replace("<details>", '<details markdown="1">')
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, "\n".join(_commands()))
@@ -26,6 +31,14 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         return link["text"] if target.startswith("../") else link[0]
 
     return LINK.sub(text_alone, markdown)
+
+
+def _included(match: re.Match[str]) -> str:
+    """A file beside docs/, its links as they are from docs/."""
+    text = (ROOT / match["file"]).read_text()
+    for there, here in IN_THE_SITE.items():
+        text = text.replace(f"]({there}", f"]({here}")
+    return text
 
 
 def _commands() -> Iterator[str]:

@@ -15,7 +15,7 @@ from .pages import ROOT
 
 COMMANDS: Any = typer.main.get_command(app)
 # Of these nothing is checked: they are the reader's own tools.
-FREE = ("cd", "export", "git", ".", "ruff", "mypy", "lint-imports", "pre-commit", "mkdocs", "pip")
+FREE = ("cd", "export", "git", ".", "ruff", "mypy", "pre-commit", "mkdocs", "pip")
 PYTEST = {"-n", "--dist", "-m", "-k", "-q", "-x"}  # options that are pytest's and xdist's own
 
 

@@ -27,6 +27,7 @@ from . import prepared, shell
 from .pages import PAGES, ROOT, Block, blocks_of, inline_code, prose_of
 
 LANGUAGES = {"python", "py", "sh", "text", "bibtex", "toml", "yaml"}
+REPOSITORY_PATH = re.compile(r"(pdepth|kernels|csrc|bench|tests|docs|\.ci)/[\w/.]*")
 NEEDS = {"docs/compat.md": ("sklearn", "cleanlab")}  # packages; the page is skipped without them
 
 
@@ -118,6 +119,8 @@ def test_what_is_mentioned_exists(page: Path) -> None:
         assert block.language in LANGUAGES, f"line {block.line}: a block without its language"
     for text in inline_code(page):
         shell.check_mention(text)
+        if REPOSITORY_PATH.fullmatch(text):
+            assert (ROOT / text).exists(), f"{text} is not there"
     for names in re.findall(r"pdepth\[([a-z,]+)\]", page.read_text()):
         assert set(names.split(",")) <= shell.extras(), names
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)", prose_of(page)):
