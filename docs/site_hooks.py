@@ -18,8 +18,10 @@ WIDTH = "100"  # columns of a help page
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Fill in other files and the command line's help; let Markdown inside of <details> be Markdown; leave links to
-    the repository's files, which are not part of the site, as their text."""
+    """Fill in other files and the command line's help; make Markdown inside of <details> Markdown.
+
+    Links to files of the repository, which the site does not have, become their text.
+    """
     markdown = INCLUDE.sub(_included, markdown)
     markdown = markdown.replace("<details>", '<details markdown="1">')
     if COMMANDS in markdown:
