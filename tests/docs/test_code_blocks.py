@@ -13,7 +13,7 @@ import io
 import linecache
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,8 +31,16 @@ REPOSITORY_PATH = re.compile(r"(pdepth|kernels|csrc|bench|tests|docs|\.ci)/[\w/.
 NEEDS = {"docs/compat.md": ("sklearn", "cleanlab")}  # packages; the page is skipped without them
 
 
-def named(pages: list[Path]) -> list[object]:
-    return [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in pages]
+SLOW = {"docs/compat.md"}  # pages that import large libraries, when they are run
+
+
+def named(pages: list[Path], slow: Collection[str] = ()) -> list[object]:
+    """The pages as parameters of a test, by their paths."""
+    return [
+        pytest.param(page, id=name, marks=[pytest.mark.slow] if name in slow else [])
+        for page in pages
+        for name in [page.relative_to(ROOT).as_posix()]
+    ]
 
 
 PYTHON = [page for page in PAGES if any(b.language == "python" for b in blocks_of(page))]
@@ -50,7 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("page", named(PYTHON))
+@pytest.mark.parametrize("page", named(PYTHON, SLOW))
 def test_python_blocks_run(page: Path, folder: Path) -> None:
     for module in NEEDS.get(page.relative_to(ROOT).as_posix(), ()):
         pytest.importorskip(module)
