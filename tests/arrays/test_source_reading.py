@@ -23,7 +23,7 @@ from pdepth.backends import cpu
 from helpers.cases import first_difference
 from helpers.sources import GRID, LABELS, ROWS, K, Slices, check, force
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "embeddings.md"
 
 
 @pytest.mark.parametrize("memory", [6_000, "40kB", "1MB"])
@@ -155,14 +155,14 @@ def test_peak_memory_is_near_what_is_given(way: str, metric: str, tmp_path: Path
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Source.__doc__ is not None
     docstring = textwrap.dedent(Source.__doc__.split("ten lines:\n")[1].split("\n\n    It is")[0])
-    (section,) = re.findall(r"## Embeddings larger than memory\n.*?\n## ", README.read_text(), re.S)
-    (readme,) = re.findall(r"```python\n(class .*?)```", section, re.S)
+    (section,) = re.findall(r"## Embeddings larger than memory\n.*?\n## ", PAGE.read_text(), re.S)
+    (example,) = re.findall(r"```python\n(import numpy.*?)```", section, re.S)
     array = np.random.default_rng(0).standard_normal((3000, 4)).astype(np.float32)
     paths = [tmp_path / f"{number}.npy" for number in range(3)]
     for number, path in enumerate(paths):
         np.save(path, array[1000 * number :][:1000])
     force(monkeypatch, 1234, 40)
-    for text in (docstring, readme):
+    for text in (docstring, example):
         names: dict[str, Any] = {"np": np}
         exec(text, names)
         found = pdepth.kneighbors(names["Blocks"](paths, 4), array[:50], k=K)
