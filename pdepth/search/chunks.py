@@ -72,7 +72,7 @@ class ChunkedSession:
         self._problem, self._backend, self._reader = problem, backend, reader
         self._progress, self._kept = progress, kept
         self._voting = Voting((problem.k,), False, "uniform", definition.TEMPERATURE)
-        # Of a shared reading: the queries that it was for, and their lists by probe.
+        # Of a shared reading: the rows of the queries that it was for, and their lists by probe.
         self._shared: tuple[NDArray[np.int64], dict[int, Neighbors]] | None = None
 
     def votes(
@@ -171,20 +171,22 @@ class ChunkedSession:
     # ---- shared readings ----
 
     def _shared_lists(self, asked: ProbeQueries) -> Neighbors:
-        """The lists of a probe's queries: the first time, of all probes up to it, read together."""
+        """The lists of a probe's queries. The first time, those of all of the problem's queries at
+        all probes of the reading, which is made once whatever the order of the answers."""
         if self._shared is None or asked.probe not in self._shared[1]:
-            self._shared = asked.numbers, self._read_together(asked)
-        numbers, lists = self._shared
-        distances, rows = lists[asked.probe]
-        places = np.searchsorted(numbers, asked.rows)
-        return distances[places], rows[places]
+            every = ProbeQueries(self._problem, asked.probe, np.arange(self._problem.num_queries))
+            self._shared = every.rows, self._read_together(every)
+        rows, lists = self._shared
+        places = np.searchsorted(rows, asked.rows)
+        distances, neighbors = lists[asked.probe]
+        return distances[places], neighbors[places]
 
     def _read_together(self, asked: ProbeQueries) -> dict[int, Neighbors]:
         reading = asked.shared
         assert reading is not None
         pairs = {
             probe: pair
-            for probe, pair in enumerate(self._problem.probes[: asked.probe + 1])
+            for probe, pair in enumerate(self._problem.probes)
             if isinstance(pair.support, Stored) and pair.support.shared is reading
         }
         stored = [pair.support for pair in pairs.values() if isinstance(pair.support, Stored)]
@@ -197,7 +199,7 @@ class ChunkedSession:
             RunningTopK(self._problem, self._backend, len(asked.rows), asked.left_out(asked.rows))
             for _ in pairs
         ]
-        lists = [each.lists for each in running]
+        lists = [top_k.lists for top_k in running]
         total = len(asked.pair.support)
         start = 0 if self._kept is None else self._kept.resume(reading, lists)
         for begin in range(start, total, reading.chunk_rows):
