@@ -109,7 +109,7 @@ def write_results(
     if not _can_draw():
         picture.unlink(missing_ok=True)  # one of older results must not stay beside new ones
         return written
-    from pdepth.report.figures.plots import plot
+    from pdepth.report.figures.depth import plot
 
     if len(results) > 1:
         plot(dict(results), picture)

@@ -156,7 +156,10 @@ def test_mistakes_are_one_sentence(tmp_path: Path, user_file: Path) -> None:
         (("--merge", "a"), "--merge: expected two files or more, got a alone."),
         (("--merge", "a", *data), "--merge: expected no --data, --train or --read beside it"),
         (("--merge", "a", "--merge", "b"), "a: expected an Ensemble in a file, got none."),
-        ((*data, *train, "--held-out", 1), "some of 60 rows and not all, got 1.0, which holds out 60."),
+        (
+            (*data, *train, "--held-out", 1),
+            "some of 60 rows and not all, got 1.0, which holds out 60.",
+        ),
         (
             (*data, "--train", f"{user_file}:none"),
             "--train: expected a function of user_file.py, got 'none'.",
