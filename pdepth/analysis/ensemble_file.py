@@ -128,7 +128,7 @@ def add_networks(
     """
     counted = () if ensemble is None else ensemble.names
     missing = [number for number in numbers if number not in counted]
-    for member in network_members.asked(networks(missing), data, k=k, **options):
+    for member in network_members.measure_all(networks(missing), data, k=k, **options):
         if ensemble is None:
             ensemble = Ensemble(member.labels)
             ensemble.meta = {**meta, VERSION: __version__}

@@ -165,14 +165,14 @@ def _network_source(settings: EnsembleSettings, dataset: Any, numbers: range) ->
     """The function that yields the missing networks: read, or trained."""
     from pdepth import demo, inputs
     from pdepth.analysis.ensemble_file import read_networks
-    from pdepth.analysis.networks import trained
+    from pdepth.analysis.networks import train_all
 
     if settings.read is not None:
         pairs = partial(inputs.call_function, settings.read, "--read")
         return partial(read_networks, pairs, numbers)
     train = settings.train
     function = demo.train if train is None else inputs.load_function(train, "--train")
-    return partial(trained, function, dataset, held_out=settings.held_out, seed=settings.seed)
+    return partial(train_all, function, dataset, held_out=settings.held_out, seed=settings.seed)
 
 
 def _find_groups(result: Ensemble, quiet: bool) -> Groups | None:
