@@ -39,7 +39,7 @@ def unavailable() -> str | None:
 def session(
     problem: Problem, progress: ProbeProgress | None = None
 ) -> AbstractContextManager[CpuSession]:
-    """Open a problem; nothing stays between its answers."""
+    """Open a problem; only the bytes that are packed at a time stay between its answers."""
     return nullcontext(CpuSession(problem, progress))
 
 
@@ -48,6 +48,7 @@ class CpuSession:
 
     def __init__(self, problem: Problem, progress: ProbeProgress | None) -> None:
         self._problem, self._progress = problem, progress
+        self._held = _held_bytes(problem.memory)
 
     def votes(
         self,
@@ -57,7 +58,11 @@ class CpuSession:
         *,
         counts: bool = False,
     ) -> EncodedVotes:
-        """All probes in one native call."""
+        """All probes in one native call; with a target in one each, since such a call drops a query
+        at its first other vote."""
+        if target is not None and len(probes) > 1:
+            answers = [self.votes([probe], queries, target) for probe in probes]
+            return EncodedVotes.concatenated(answers)
         shape = (len(probes), self._problem.num_queries if queries is None else len(queries))
         answer = EncodedVotes(
             votes=np.full(shape, UNKNOWN, np.int32),
@@ -103,16 +108,15 @@ class CpuSession:
             "threads": problem.num_threads,
             "progress": progress and (lambda at, *rest: progress(probes[at], *rest)),
         }
-        held = _held_bytes(problem.memory)
         while True:
             try:
-                _native.run(**call, **_ANSWERS | answers, held_bytes=held)
+                _native.run(**call, **_ANSWERS | answers, held_bytes=self._held)
                 return
             except MemoryError:
-                # The same votes in smaller pieces, as long as these are larger than some pages.
-                if held < LEAST_BYTES:
+                # The same votes in smaller chunks, as long as these are larger than some pages.
+                if self._held < LEAST_BYTES:
                     raise
-                held //= 2
+                self._held //= 2
 
 
 def _held_bytes(memory: int | None) -> int:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from pdepth import depth
 from pdepth.arrays.memory import Budget, human
 from pdepth.backends import triton
+from pdepth.embeddings import collect
 from pdepth.embeddings.capture import Layout, at_rest, capture, check_memory, footprint, inspect
 from pdepth.embeddings.dataset import Batches
 from pdepth.embeddings.placement import place
@@ -353,35 +353,40 @@ def test_footprint_is_what_the_matrices_take():
 
 def test_embeddings_stay_on_the_device_where_the_search_fits_beside_them(monkeypatch):
     layout = Layout((), ((4, 64),), (torch.float32,), False)
-    sources = [SimpleNamespace(rows=rows) for rows in (50_000, 10_000)]
-    job = depth.Job(None, layout, sources)
+    readers = [SimpleNamespace(rows=rows) for rows in (50_000, 10_000)]
     free, devices = [10**9], ["cuda:1"]
-    monkeypatch.setattr(depth, "free_on", lambda device: free[0])
-    monkeypatch.setattr(depth, "device_of", lambda model: torch.device(devices[0]))
-    monkeypatch.setattr(triton, "available", lambda: None)
+    monkeypatch.setattr(collect, "free_on", lambda device: free[0])
+    monkeypatch.setattr(collect, "device_of", lambda model: torch.device(devices[0]))
+    monkeypatch.setattr(triton, "unavailable", lambda: None)
     needed = footprint(layout, 60_000) + triton.working_set(256, 50_000, 10_000)
-    unsaid = Budget(None)
+    no_limit = Budget(None)
 
-    def home(backend="auto", budget=unsaid):
-        return job.home(budget, backend, "sqeuclidean")[0]
+    def at_home(backend="auto", budget=no_limit):
+        return collect.Job(None, layout, readers, "sqeuclidean", 30, budget)._at_home(backend)
 
-    free[0] = int(needed / triton.SHARE) + 2
+    def home(backend="auto", budget=no_limit):
+        return at_home(backend, budget).home
+
+    free[0] = int(needed / collect.DEVICE_SHARE) + 2
     assert home("auto") == home("triton") == torch.device("cuda:1")
-    assert job.home(unsaid, "auto", "sqeuclidean")[1] == Budget(free[0])
+    assert at_home().budget == Budget(free[0])
     assert home("cpu") is None
-    assert home(budget=Budget(footprint(layout, 60_000), given=True)) is not None
+    assert at_home("cpu").budget is no_limit
+    enough = Budget(footprint(layout, 60_000), given=True)
+    assert home(budget=enough) is not None
+    assert at_home(budget=enough).budget is enough
     assert home(budget=Budget(footprint(layout, 60_000) - 1, given=True)) is None
-    free[0] = int(needed / triton.SHARE) - 2
+    free[0] = int(needed / collect.DEVICE_SHARE) - 2
     assert home() is None
     free[0] *= 2
-    sources[1].rows = None
+    readers[1].rows = None
     assert home() is None
-    sources[1].rows = 10
+    readers[1].rows = 10
     devices[0] = "cpu"
     assert home() is None
     devices[0] = "cuda"
     assert home() is not None
-    monkeypatch.setattr(triton, "available", lambda: "torch sees no CUDA device.")
+    monkeypatch.setattr(triton, "unavailable", lambda: "torch sees no CUDA device.")
     assert home() is None
 
 

@@ -368,7 +368,7 @@ def test_a_store_stays_when_the_search_fails(
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("pdepth.depth.Walk", fails)
+    monkeypatch.setattr("pdepth.depth.ProbeSearch", fails)
     with pytest.raises(RuntimeError, match="no"):
         keep(tmp_path / "kept")
     pdepth.open_store(tmp_path / "kept").verify()
