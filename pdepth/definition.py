@@ -1,16 +1,16 @@
-"""Votes and prediction depth in float64 NumPy, slow and obvious: the oracle of every test.
+"""Votes and prediction depth in float64 NumPy, slow and simple: the reference of every test.
 
 Source of the definition: Baldock, Maennel, Neyshabur, "Deep Learning Through the Lens of Example
 Difficulty", NeurIPS 2021, arXiv 2106.09647. Where the paper is silent, the rules below decide:
 
 1. Squared L2 distance, in float64, from the stored values, summed as `total` does.
-2. Neighbours in the order (distance, support row). The k first vote.
+2. Neighbours in the order (distance, support row). The first k vote.
 3. A query that is a support row is left out by its row number, never by "drop the nearest".
 4. One vote a neighbour, or as much as `vote_weights` says. Each class adds up its votes in the
    neighbours' order; the class with most wins; of tied classes, the smallest label.
 5. Labels are any integers.
 
-Every backend of pdepth returns exactly these votes. Nothing here is fast; nothing here is clever.
+Every backend of pdepth returns exactly these votes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def as_rows(array: Any, metric: str = "sqeuclidean") -> Float:
 
 
 def total(terms: Float) -> Float:
-    """The sums (M,) over `terms` (M, D), the last half added to the first until one is left.
+    """The sums (M,) over `terms` (M, D): the last half is added to the first until one is left.
 
     A fixed order, so that a sum has the same bits everywhere: NumPy's own changes between versions.
     """
@@ -65,7 +65,7 @@ def squared_distances(support: Float, query: Float) -> Float:
 
 
 def nearest(distances: Float, k: int, left_out: int | None = None) -> Int:
-    """The k first rows (k,) in the order (distance, row), without the row `left_out`."""
+    """The first k rows (k,) in the order (distance, row), without the row `left_out`."""
     rows = np.arange(len(distances))
     if left_out is not None:
         rows = rows[rows != left_out]
@@ -75,7 +75,7 @@ def nearest(distances: Float, k: int, left_out: int | None = None) -> Int:
 def vote_weights(
     distances: Float, weights: str = "uniform", temperature: float = TEMPERATURE
 ) -> Int | Float:
-    """What the vote of each neighbour weighs (N, k), from its squared distance d, nearest first.
+    """The weight of each neighbour's vote (N, k), from its squared distance d, nearest first.
 
     "uniform": 1. "distance": 1 / sqrt(d); where a neighbour is at distance 0 (or all at infinity),
     those like it weigh 1 and the others 0: scikit-learn's KNeighborsClassifier. "exp":
@@ -95,9 +95,9 @@ def vote_weights(
 
 
 def majority(counts: Int | Float) -> tuple[Int, NDArray[np.bool_]]:
-    """The class with most votes in each row of `counts` (N, C), and whether it shares the top.
+    """The class with most votes in each row of `counts` (N, C), and whether another has as many.
 
-    Of equals the first, which is the smallest label.
+    Of tied classes the first, which is the smallest label.
     """
     most = counts == counts.max(axis=1, keepdims=True)
     return most.argmax(axis=1), most.sum(axis=1) > 1
@@ -119,16 +119,17 @@ def kneighbors(
     """
     source = as_rows(support, metric)
     if queries is not None:
-        asked, left_out = as_rows(queries, metric), None
+        query_values, left_out = as_rows(queries, metric), None
     else:
         left_out = np.arange(len(source)) if query_rows is None else np.asarray(query_rows)
-        asked = source[left_out]
-    distances, rows = np.empty((len(asked), k)), np.empty((len(asked), k), dtype=np.int64)
-    for i, query in enumerate(asked):
+        query_values = source[left_out]
+    shape = len(query_values), k
+    distances, rows = np.empty(shape), np.empty(shape, dtype=np.int64)
+    for i, query in enumerate(query_values):
         own = int(left_out[i]) if left_out is not None and exclude_self else None
-        every = squared_distances(source, query)
-        rows[i] = nearest(every, k, own)
-        distances[i] = every[rows[i]]
+        to_all = squared_distances(source, query)
+        rows[i] = nearest(to_all, k, own)
+        distances[i] = to_all[rows[i]]
     return distances, rows
 
 
@@ -145,8 +146,8 @@ def probe_votes(
     distances, rows = kneighbors(support, queries, **options)
     weight = vote_weights(distances, weights, temperature)
     counts: Any = np.zeros((len(rows), len(classes)), dtype=weight.dtype)
-    for i, own in enumerate(rows):
-        for place, row in enumerate(own):
+    for i, neighbors in enumerate(rows):
+        for place, row in enumerate(neighbors):
             counts[i, codes[row]] += weight[i, place]
     winners, tied = majority(counts)
     return VoteTable(classes[winners], tied, counts, classes)

@@ -93,16 +93,16 @@ def prediction_depth(
     run_dir: str | os.PathLike[str] | None = None,
     progress: bool | Observer = True,
 ) -> DepthResult | dict[int, DepthResult]:
-    """The prediction depth of `queries` (N rows) under `model`, by votes of `support` (M rows).
+    """Compute the prediction depth of `queries` (N rows) under `model`, by votes of `support` (M).
 
     model: a classifier; its output is (batch, classes), alone, first in a tuple or as .logits. It
         runs in evaluation mode and comes back as it was: training flags, device, hooks.
     support, queries: a Dataset or DataLoader of (input, integer label), read in the dataset's
-        order. queries=None asks for the support itself, each row left out of its own vote.
+        order. queries=None: the support itself, each row left out of its own vote.
     layers: where to probe, see `pdepth.embeddings.placement.place`.
     k: neighbours that vote; of several k, one search answers all, in a dict by k.
-    early_exit: search from the softmax backward and drop each row at its first disagreement; the
-        depths are the same; votes are known from a row's depth on.
+    early_exit: search from the softmax backward and drop each query at its first vote that is not
+        its reference; the depths are the same; votes are known from a query's depth on.
     metric, weights, temperature: of distances and votes, as in `pdepth.probe_votes`; "cosine" takes
         float64 copies of the embeddings.
     reference: what votes have to equal: "prediction", "label", "last_probe" or (N,) integers.
@@ -110,21 +110,21 @@ def prediction_depth(
     backend, num_threads: of the search, as in `depth_from_embeddings`.
     device: where the forward pass runs; None leaves the model where it is.
     memory: most that embeddings and search may take, in bytes or as "8GiB"; None: what is free.
-        Where not all embeddings fit, the network runs again for each group of probes that does,
-        from the last to the first, and over queries that have left no more. Those of a model on a
+        Where not all embeddings fit, the network runs again for each span of probes that does, from
+        the last to the first, and of the queries only over the active ones. Those of a model on a
         CUDA device stay there if they fit beside the search.
     batch_size: rows per forward pass, unless a DataLoader brings its own.
     keep_embeddings: a new or empty directory, or one that was left unfinished, that keeps the
         embeddings, labels and predictions for `pdepth.open_store`; they need not fit into memory.
-    run_dir: a directory for what is found on the way. After an interruption the same call goes on
-        from there, and ends with the same votes.
+    run_dir: a directory for the journal of the run. After an interruption the same call resumes
+        from it, and ends with the same votes.
     progress: True (standard error), False, or a callable that takes `pdepth.progress.Event`s.
 
     Raises ValueError and TypeError for wrong arguments, before any work where the argument alone
     shows it, MemoryError for less memory than a batch of embeddings takes, FileExistsError for a
-    directory that is not to be overwritten, and OSError for a full disk. A `run_dir` of another
-    model, data, k or version is a ValueError that says what has changed; one that another process
-    is at work in, a BlockingIOError.
+    directory that holds something else, and OSError for a full disk. A `run_dir` of another
+    model, data, k or version is a ValueError that says what has changed; one that another
+    process uses, a BlockingIOError.
     """
     voting = arguments.check_voting(k, weights, temperature)
     options = arguments.check_search(voting, metric, True, num_threads, None)
@@ -189,7 +189,7 @@ def plan_embeddings(
     meta: dict[str, str],
     resumable: bool,
 ) -> Embeddings:
-    """How the embeddings of a job are had: held in memory, kept on disk, or computed again.
+    """Choose where the embeddings of a job are: in memory, on disk, or computed again.
 
     Raises MemoryError where not even single rows of a probe could be searched.
     """
@@ -252,15 +252,15 @@ def check_least(job: Job) -> None:
 
 
 def product_rate(device: torch.device | None) -> float:
-    """Operations a second of a float32 matrix product, the fastest of some: what a search without
-    selection would reach; a few hundredths of a second."""
+    """Measure the operations a second of a float32 matrix product, which a search without selection
+    would reach; it takes a few hundredths of a second."""
     size = 768 if device is None else 8192
     rows = torch.ones(size, size, device=device)
     return 2.0 * size**3 / fastest(lambda: (rows @ rows)[0, 0].item())
 
 
 def check_device(device: str | torch.device | None) -> torch.device | None:
-    """A device that can be used, by its name; ValueError for another."""
+    """The device of a name. Raises ValueError for one that cannot be used."""
     if device is None:
         return None
     try:
@@ -275,13 +275,10 @@ def check_device(device: str | torch.device | None) -> torch.device | None:
 
 
 def fingerprint_of_network(model: nn.Module) -> str:
-    """Of the network's weights; hashing them takes a while."""
+    """The fingerprint of the network's weights; hashing them takes a while."""
     from pdepth.io.embedding_store import fingerprint_of
 
     return fingerprint_of(unwrap(model).state_dict())
-
-
-# ---- what a run reads and remembers ----
 
 
 def _problem_of(job: Job, reading: Reading, options: SearchOptions) -> Problem:
@@ -303,7 +300,7 @@ def _problem_of(job: Job, reading: Reading, options: SearchOptions) -> Problem:
 
 
 def _read(job: Job, embeddings: Embeddings, journal: Journal | None) -> Reading:
-    """The first reading of the data, or what an earlier run wrote of it."""
+    """Read the data for the first time, or what an earlier run wrote of that."""
     if journal is None:
         return embeddings.read()
     known = journal.read(READING)
@@ -334,7 +331,7 @@ READING = "reading"  # a journal's name for what the first reading of the data g
 
 
 def _run_of(job: Job, options: SearchOptions, network: str) -> dict[str, str]:
-    """What a run is of, in words, for its journal."""
+    """What identifies a run, by names for its journal."""
     voting, rows = options.voting, [reader.rows for reader in job.readers]
     return {
         "pdepth": __version__,
@@ -355,7 +352,7 @@ def _run_of(job: Job, options: SearchOptions, network: str) -> dict[str, str]:
 def _keeping(
     path: str | os.PathLike[str] | None, run_dir: str | os.PathLike[str] | None
 ) -> Iterator[Writer | EmbeddingStore | None]:
-    """What writes embeddings to `path`; or, of a run that resumes, the store that is finished."""
+    """A writer of embeddings to `path`; or, of a run that resumes, the finished store."""
     if path is None:
         yield None
         return
@@ -377,7 +374,7 @@ def _reference_name(reference: Any) -> str:
 
 
 def _searched(results: Sequence[DepthResult]) -> list[int]:
-    """For how many examples each probe was searched: as long as those of one k agreed."""
+    """For how many examples each probe was searched, with early exit or without."""
     probes = range(len(results[0].probes))
     if all(result.known.all() for result in results):
         return [len(results[0])] * len(probes)

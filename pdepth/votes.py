@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class VotingOptions(TypedDict, total=False):
-    """What every function that votes takes, for the overloads of one k and of several."""
+    """Options of every function that votes, for the overloads of one k and of several."""
 
     metric: str
     weights: str
@@ -85,18 +85,19 @@ def probe_votes(
     memory: int | str | None = None,
     return_counts: bool = False,
 ) -> Votes | dict[int, Votes]:
-    """The k-NN majority votes of queries at one probe or several: exactly those of the definition.
+    """Compute the k-NN majority votes of queries at one probe or several, as the definition says.
 
     Args:
         support: (M, D) array, or a sequence, mapping or iterator of them, one a probe, of any
             widths. NumPy or torch; float16, bfloat16, float32, float64 or integers; further
-            dimensions are flattened. An iterator is read one probe at a time. For an array may
-            stand the path of a file or directory of shards, see `open_source`; Arrow's fixed-size
-            lists; or any `pdepth.arrays.sources.Source`: rows that are read in slices.
+            dimensions are flattened. An iterator is read one probe at a time. In place of an array
+            also the path of a file or directory of shards, see `open_source`; Arrow's fixed-size
+            lists; or any `pdepth.arrays.sources.Source`, whose rows are read in slices.
         labels: (M,) integers, the classes of the support.
         queries: (N, D), or one such array a probe. None: the support's own rows, each left out of
             its own vote by its row number unless `exclude_self` is false.
-        query_rows: (N,) rows of the support to ask instead of all, where `queries` is None.
+        query_rows: (N,) rows of the support that are the queries, where `queries` is None; all by
+            default.
         k: neighbours that vote, in the order (float64 squared distance, row). Of several k, all
             are answered from one search of the largest.
         metric: "sqeuclidean", or "cosine": rows are divided by their norms first, into float64
@@ -108,21 +109,21 @@ def probe_votes(
             of summation that of the neighbours. Weights are computed by NumPy on the host, for all
             backends alike; exp, and so a tie of sums to the last bit, is that of its version.
         temperature: of "exp"; None for 0.07.
-        backend: "auto", the GPU engine for a support on a CUDA device and else the CPU engine; or
-            a name of `pdepth.backends()`.
-        num_threads: threads of the CPU engine; None for the process's share of the cores.
+        backend: "auto", triton for a support on a CUDA device and else cpu; or a name of
+            `pdepth.backends()`.
+        num_threads: threads of the cpu backend; None for the process's share of the cores.
         memory: bytes, or an amount such as "8GiB", that rows of sources may take while they are in
-            work: a chunk of the support, the one that is read ahead, and a block of queries. None:
-            half of what is free. Where reading is the limit, the logger `pdepth` says so (INFO).
-        return_counts: also return how many votes each class had, and so the votes' margins.
+            work: a chunk of the support, the one that is read ahead, and a query chunk. None: half
+            of what is free. Where reading is the limit, the logger `pdepth` says so (INFO).
+        return_counts: also return how many votes each class had, which gives the votes' margins.
 
     Returns:
         Votes, in arrays of the support's kind and device; for several k, a dict of them by k.
 
     Raises:
-        ValueError, TypeError: before any work, one sentence that names the argument; NaN in a
-            source, or a file that cannot be read, when it is met.
-        FileNotFoundError: a path leads nowhere.
+        ValueError, TypeError: for wrong arguments, before any work; for NaN in a source, or a file
+            that cannot be read, when it is read.
+        FileNotFoundError: there is nothing at a path.
         MemoryError: `memory` does not suffice for one row of a source.
     """
     voting = arguments.check_voting(k, weights, temperature)
@@ -170,7 +171,7 @@ def kneighbors(
     num_threads: int | None = None,
     memory: int | str | None = None,
 ) -> tuple[Any, Any]:
-    """Squared distances (N, k) float64 and rows (N, k) int64 of each query's k nearest rows.
+    """Find each query's k nearest rows: squared distances (N, k) float64 and rows (N, k) int64.
 
     Sorted by (distance, row). Arguments, array kinds and errors as in `probe_votes`, for one
     array (M, D); with `metric="cosine"` the distances are those of the normalised rows.
@@ -188,11 +189,11 @@ def kneighbors(
 
 
 def depth_from_votes(votes: Any, reference: Any) -> tuple[Any, Any]:
-    """Depth (N,) int64 of votes (L, N) against `reference` (N,), and where it is undefined (N,).
+    """Compute the depth (N,) int64 of votes (L, N), and where it is undefined (N,).
 
     The depth is the start of the last unbroken run of votes that equal the reference; where the
     last vote does not, it is L and the example is undefined (arXiv 2106.09647, section 2). With
-    predictions at checkpoints for votes, it is the iteration learned. Arrays of the votes' kind.
+    predictions at checkpoints as votes, it is the iteration learned. Arrays of the votes' kind.
 
     Raises ValueError or TypeError for shapes that do not fit or votes that are not integers.
     """
@@ -253,32 +254,32 @@ def depth_from_embeddings(
     query_labels: Any = None,
     progress: ProbeProgress | None = None,
 ) -> DepthResult | dict[int, DepthResult]:
-    """The prediction depth of queries whose embeddings are at hand, one array a probe.
+    """Compute the prediction depth of queries from their embeddings, one array a probe.
 
     Arguments as in `probe_votes`, and:
 
     Args:
-        support: or a store, `pdepth.open_store(DIR)`, alone: it has labels, predictions, queries,
-            probes and query_labels of its own. Labels or predictions that are given go before.
+        support: also a store, `pdepth.open_store(DIR)`, which has queries, probes, labels,
+            predictions and query_labels; the last three may be passed in place of the store's.
         predictions: (N,) integers, the network's class of each query.
-        early_exit: walk from the last probe backward, ask only whether each query's vote is its
-            prediction, and drop it where it is not: the same depths, sooner. Votes are `known` from
-            a query's depth on. An iterator is read forward and answers all votes. Of several k, a
-            query is dropped when its votes of all of them have differed.
+        early_exit: search from the last probe to the first, and drop each query at its first vote
+            that is not its reference: the same depths, sooner. Votes are `known` from a query's
+            depth on. An iterator is read forward, and all votes are known. Of several k, a query
+            is dropped when its votes of all of them have differed.
         reference: what votes have to equal: "prediction"; "label", the query's own; "last_probe",
             the last probe's vote, whatever the network says; or (N,) integers.
         return_counts: keep in the result which votes were tied and their margins; all votes are
-            asked then.
+            searched then.
         probes: names, one a probe; by default the mapping's keys, or "probe 0" and so on.
         query_labels: (N,) the queries' own labels, kept in the result; with `queries=None` they
             are those of the support.
-        progress: called with (probe, fraction of it done, queries asked), some times a second.
+        progress: called with (probe, fraction of it done, active queries), some times a second.
 
     Returns:
         DepthResult; for several k, a dict of them by k.
 
     Raises:
-        ValueError, TypeError: before any work, one sentence that names the argument.
+        ValueError, TypeError: for wrong arguments, before any work.
     """
     voting = arguments.check_voting(k, weights, temperature)
     options = arguments.check_search(voting, metric, exclude_self, num_threads, memory)
