@@ -209,7 +209,10 @@ def equality(bench: Bench) -> None:
                     differing.append(f"{name}: {wrong} votes differ from the CPU engine's")
             else:
                 with mock.patch.object(
-                    engine._Call, "_in_chunks", autospec=True, side_effect=engine._Call._in_chunks
+                    engine.TritonSession,
+                    "_in_chunks",
+                    autospec=True,
+                    side_effect=engine.TritonSession._in_chunks,
                 ) as chunks:
                     found = _given(bench, way, support, labels, here, options)
                 counted["layers in chunks"] += chunks.call_count
