@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pdepth.arrays.memory import Budget, human
 from pdepth.embeddings.dataset import Batch, Batches
 from pdepth.embeddings.placement import Placement, Probe, unwrap
+from pdepth.embeddings.pooling import not_once, only_value, pooled
 
 DRY_ROWS = 2
 
@@ -157,7 +158,7 @@ def inspect(model: nn.Module, placement: Placement, inputs: Tensor) -> Layout:
     layout: dict[Probe, Tensor] = {}
     for probe in (*called, *(p for p in middle if p not in values)):
         try:
-            layout[probe] = _only(probe, values.get(probe, []), len(inputs))
+            layout[probe] = only_value(probe, values.get(probe, []), len(inputs))
         except ValueError:
             if placement.rule != "chain":
                 raise
@@ -331,9 +332,9 @@ def forward(
 
     def pool_and_check(probe: Probe, value: Any) -> None:
         if probe in received:
-            raise _not_once(probe, 2)
+            raise not_once(probe, 2)
         received.add(probe)
-        value, shape = _pooled(probe, value, rows), layout.shapes[number_of[probe]]
+        value, shape = pooled(probe, value, rows), layout.shapes[number_of[probe]]
         if value.shape[1:] != shape:
             raise ValueError(
                 f"{what}: expected values of shape {shape} at probe {probe.name!r}, as in the "
@@ -359,7 +360,7 @@ def forward(
                 else:
                     for probe in hooked:
                         if probe not in received:
-                            raise _not_once(probe, 0)
+                            raise not_once(probe, 0)
                     if last in probes:
                         receive(last, begin, scores if layout.probabilities else _softmax(scores))
                     predictions = scores.argmax(dim=1).cpu()
@@ -438,38 +439,6 @@ def device_of(model: nn.Module) -> torch.device:
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from model.parameters()
     yield from model.buffers()
-
-
-def _only(probe: Probe, values: list[Any], rows: int) -> Tensor:
-    if len(values) != 1:
-        raise _not_once(probe, len(values))
-    return _pooled(probe, values[0], rows)
-
-
-def _not_once(probe: Probe, times: int) -> ValueError:
-    count = "more than once" if times else "never"
-    return ValueError(
-        "layers: expected modules that run exactly once in a forward pass, got "
-        f"{probe.module!r}, which runs {count}."
-    )
-
-
-def _pooled(probe: Probe, value: Any, rows: int) -> Tensor:
-    """A probe's tensor (rows, ...) from a module's input or output, tokens pooled."""
-    while isinstance(value, (tuple, list)) and value:
-        value = value[0]
-    value = value.detach() if isinstance(value, Tensor) else value
-    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != rows:
-        kind = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(
-            f"layers: expected one row for each of {rows} inputs as the {probe.at} of module "
-            f"{probe.module!r}, got {kind}."
-        )
-    if value.ndim > 2 and probe.pool == "token":
-        return value[:, 0]
-    if value.ndim > 2 and probe.pool == "mean":
-        return value.flatten(1, -2).mean(dim=1)
-    return value
 
 
 def _scores(output: Any, rows: int) -> Tensor:
