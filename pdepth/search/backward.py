@@ -22,7 +22,7 @@ from pdepth.io.journal import Journal
 from pdepth.progress import ProbeProgress
 from pdepth.result import DepthResult, depth_of, margins
 from pdepth.search.chunks import KeptLists, open_session
-from pdepth.search.voting import search_votes
+from pdepth.search.voting import ChunkProgress, search_votes
 
 NO_CLASS = -2  # the code of a label that no support row has: no vote equals it
 QUERY_CHUNK = 1 << 14  # queries whose votes are in one file of a journal
@@ -111,7 +111,7 @@ class ProbeSearch:
 
         queries: (n,) the problem's queries by their numbers here, ascending; None for all.
         """
-        report = progress and (lambda probe, *rest: progress(first + probe, *rest))
+        report = None if progress is None else ChunkProgress(progress, first)
         kept = None
         if self._journal is not None:
             end = first + len(problem.probes)
@@ -125,7 +125,7 @@ class ProbeSearch:
         with opened as session:
             for probes in self._steps(len(problem.probes)):
                 if len(self.active):
-                    self._search(session, problem, first, probes, queries)
+                    self._search(session, problem, first, probes, queries, report)
         if self._journal is not None:
             self._journal.remove(KeptLists.NAME)
 
@@ -148,19 +148,24 @@ class ProbeSearch:
         first: int,
         probes: Sequence[int],
         queries: NDArray[np.int64] | None,
+        report: ChunkProgress | None,
     ) -> None:
         """Search some probes for the active queries, and drop those whose votes differ."""
         places = self.active if queries is None else np.searchsorted(queries, self.active)
+        done = 0
         for chunk in self._query_chunks():
             active = self.active[chunk]
             votes = self._known(first + probes[0], active)
             if votes is None:
-                votes = self._votes(session, problem, probes, places[chunk], active)
+                if report is not None:
+                    report.total, report.done = len(self.active), done
+                votes = self._votes(session, problem, probes, places[chunk], active, report)
                 if self._journal is not None:
                     self._journal.write_votes(
                         first + probes[0], int(active[0]) // QUERY_CHUNK, active, votes
                     )
             self._put(first + probes[0], active, votes)
+            done += len(active)
         if self._early_exit:
             self._drop(first + probes[0])
 
@@ -171,6 +176,7 @@ class ProbeSearch:
         probes: Sequence[int],
         places: NDArray[np.int64],
         active: NDArray[np.int64],
+        report: ChunkProgress | None,
     ) -> list[EncodedVotes]:
         """The votes of each k; places: of the active queries among the problem's."""
         targets = None
@@ -184,8 +190,9 @@ class ProbeSearch:
         else:
             (probe,) = probes
             votes = search_votes(
-                session, problem, self._voting, probe, places, targets, counts=counts
-            )
+                session, problem, self._voting, probe, places, targets, counts=counts,
+                progress=report,
+            )  # fmt: skip
         if self._keep == "margins":
             votes = [replace(v, counts=None, margins=margins(v.counts)) for v in votes]
         return votes

@@ -17,9 +17,27 @@ from pdepth.arrays.arguments import Voting
 from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Neighbors
 from pdepth.arrays.problem import Problem
 from pdepth.backends.base import Session
+from pdepth.progress import ProbeProgress
 
 CHUNK_BYTES = 1 << 28  # of queries in work: their rows and neighbours, or their counts
 CHUNK_QUERIES = 256  # at least, since each chunk has the support packed anew
+
+
+class ChunkProgress:
+    """Reports a backend's progress with one query chunk as that with all queries of a probe.
+
+    Attributes:
+        total: how many queries the probe is searched for. done: how many of them before the chunk.
+    """
+
+    def __init__(self, progress: ProbeProgress, first: int) -> None:
+        """first: the number of the problem's first probe."""
+        self._progress, self._first = progress, first
+        self.total = self.done = 0
+
+    def __call__(self, probe: int, fraction: float, queries: int) -> None:
+        fraction = min(1.0, (self.done + fraction * queries) / self.total)
+        self._progress(self._first + probe, fraction, self.total)
 
 
 def count_votes(
@@ -69,12 +87,15 @@ def search_votes(
     targets: NDArray[np.int32] | None,
     *,
     counts: bool,
+    progress: ChunkProgress | None = None,
 ) -> list[EncodedVotes]:
     """The votes (1, n) of each k at one probe; with targets (K, n), only those that equal them."""
-    parts = []
+    parts, before = [], 0 if progress is None else progress.done
     for chunk in query_chunks(
         len(queries), 24 * voting.k + 8 * problem.probes[probe].support.width
     ):
+        if progress is not None:
+            progress.done = before + chunk.start
         neighbors = session.neighbors(probe, queries[chunk])
         parts.append(votes_of_neighbors(neighbors, problem, voting, counts=counts))
     answers = [EncodedVotes.concatenated(chunks, axis=1) for chunks in zip(*parts, strict=True)]

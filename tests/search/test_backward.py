@@ -17,7 +17,7 @@ from pdepth.arrays.arguments import check_search, check_voting
 from pdepth.arrays.encoded import UNKNOWN
 from pdepth.arrays.problem import Problem, problems
 from pdepth.io.journal import Journal
-from pdepth.search import backward
+from pdepth.search import backward, voting
 from pdepth.search.backward import NO_CLASS, ProbeSearch
 
 PROBES, ROWS = 4, 90
@@ -94,6 +94,44 @@ def test_several_problems_are_searched_as_one(early_exit: bool) -> None:
         search.search(span, first, queries)
     assert (search.votes[0].votes == expected.votes[0].votes).all()
     assert search.active.tolist() == expected.active.tolist()
+
+
+@pytest.mark.parametrize("weights", ["uniform", "exp"])
+def test_progress_is_that_of_all_active_queries(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whatever query chunks a journal keeps votes, or weights are counted."""
+    monkeypatch.setattr(backward, "QUERY_CHUNK", 32)
+    monkeypatch.setattr(voting, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(voting, "CHUNK_QUERIES", 10)
+    reports: dict[int, list[float]] = {}
+    active: dict[int, set[int]] = {}
+
+    def record(probe: int, fraction: float, queries: int) -> None:
+        reports.setdefault(probe, []).append(fraction)
+        active.setdefault(probe, set()).add(queries)
+
+    ballot = check_voting(7, weights)
+    journal = Journal(tmp_path / "run", {})
+    search = ProbeSearch(
+        PROBES,
+        ROWS,
+        ballot,
+        "cpu",
+        early_exit=True,
+        target=LABELS.astype(np.int32),
+        journal=journal,
+    )
+    search.search(search_problem(7, np.arange(ROWS), weights), progress=record)
+    journal.close()
+    agrees = expected_votes(7, np.arange(ROWS), weights) == LABELS
+    runs = np.logical_and.accumulate(agrees[::-1])[::-1]
+    expected = {p: ROWS if p == PROBES - 1 else int(runs[p + 1].sum()) for p in range(PROBES)}
+    assert active == {probe: {count} for probe, count in expected.items() if count}
+    for fractions in reports.values():
+        assert fractions == sorted(fractions)
+        assert len(fractions) > 1
+        assert 0 <= fractions[0] < fractions[-1] <= 1
 
 
 class Reading:
