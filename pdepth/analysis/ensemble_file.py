@@ -2,7 +2,7 @@
 
 meta = EnsembleSettings("digits").meta()
 ensemble = resume_ensemble("ensemble.parquet", meta)
-networks = partial(trained, train, data, held_out=0.1, seed=0)
+networks = partial(train_all, train, data, held_out=0.1, seed=0)
 ensemble = add_networks(ensemble, networks, data, range(250), "ensemble.parquet", meta)
 """
 
@@ -115,7 +115,7 @@ def add_networks(
     Args:
         ensemble: of earlier networks, as `resume_ensemble` returns it; None for a new one.
         networks: called with the missing numbers, yields networks: `read_networks`, or
-            `pdepth.analysis.networks.trained`, with their first arguments filled in.
+            `pdepth.analysis.networks.train_all`, with their first arguments filled in.
         data: the Dataset whose rows are the ensemble's examples.
         numbers: the networks' numbers, which are their names in the ensemble.
         path: of the Parquet file; its folder is made with the first network.

@@ -26,6 +26,7 @@ from pdepth.analysis.checks import check_probe_arrays
 from pdepth.analysis.suspect_labels import Suspicion, mislabelled
 from pdepth.arrays import arguments
 from pdepth.arrays.convert import convert_like, to_numpy
+from pdepth.definition import majority
 from pdepth.result import Votes
 from pdepth.votes import probe_votes
 
@@ -93,7 +94,7 @@ class MiddleProbeClassifier:
     def predict(self, queries: Any) -> Any:
         """(N,) class with most votes, the smallest of several; queries: one array per probe."""
         votes, counts = self._count(queries)
-        return convert_like(to_numpy(votes.classes)[counts.argmax(axis=1)], votes.classes)
+        return convert_like(to_numpy(votes.classes)[majority(counts)[0]], votes.classes)
 
     def predict_proba(self, queries: Any) -> Any:
         """(N, C) float64: each class's share of the votes."""
@@ -143,7 +144,7 @@ def accuracy_of_runs(
         added = np.zeros_like(counts[0])
         for last in range(first, layers):
             added += counts[last]
-            accuracy[first, last] = (classes[added.argmax(axis=1)] == labels).mean()
+            accuracy[first, last] = (classes[majority(added)[0]] == labels).mean()
     return accuracy
 
 

@@ -177,16 +177,14 @@ def _network_source(settings: EnsembleSettings, dataset: Any, numbers: range) ->
 
 def _find_groups(result: Ensemble, quiet: bool) -> Groups | None:
     """The groups by quantiles; None, and a line, where depths are too alike for that."""
-    from pdepth.analysis.groups import groups
+    from pdepth.analysis.groups import groups_or_reason
 
     if len(result) < 2:
         return None
-    try:
-        return groups(*result.mean_depth())
-    except ValueError as error:
-        if not quiet:
-            typer.echo(f"No groups: {error}", err=True)
-        return None
+    groups, reason = groups_or_reason(result)
+    if reason and not quiet:
+        typer.echo(f"No groups: {reason}", err=True)
+    return groups
 
 
 def _draw_groups(result: Ensemble, groups: Groups | None, dataset: Any, out: Path) -> list[Path]:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth.arrays.convert import to_numpy
+
 UNREADABLE = (OSError, ValueError, SyntaxError)  # SyntaxError: what Pillow raises for a broken PNG
 
 
@@ -19,10 +21,7 @@ def image_array(image: Any) -> NDArray[Any]:
     Raises:
         ValueError: another shape.
     """
-    if hasattr(image, "detach"):  # a tensor, of any device; NumPy has no bfloat16
-        image = image.detach().cpu()
-        image = image.double().numpy() if image.is_floating_point() else image.numpy()
-    array = np.asarray(image)
+    array = np.asarray(to_numpy(image))
     if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
         array = array.transpose(1, 2, 0)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):

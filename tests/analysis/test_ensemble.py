@@ -152,7 +152,7 @@ def test_a_file_keeps_all(tmp_path: Any) -> None:
     frame = ensemble.to_pandas()
     assert frame["consensus"].isna().sum() == 1
     assert list(frame) == list(expected)
-    with pytest.raises(ValueError, match="holds an Ensemble; a DepthResult is wanted."):
+    with pytest.raises(ValueError, match="expected a DepthResult, got an Ensemble"):
         DepthResult.load(tmp_path / "e.parquet")
 
 

@@ -40,8 +40,8 @@ def test_the_figure_of_groups(tmp_path: Path) -> None:
     assert len(dots.get_offsets()) > 4
     both = groups.depths[:, ~np.isnan(groups.depths).any(axis=0)]
     np.testing.assert_allclose(dots.get_offsets().max(axis=0), both.max(axis=1), atol=0.2)
-    with pytest.raises(ValueError, match="images holds 3 pictures for 90 examples"):
+    with pytest.raises(ValueError, match="images: expected 90, one per example, got 3"):
         plot_groups(ensemble, groups, tmp_path / "h.png", images=np.zeros((3, 4, 4)))
-    with pytest.raises(ValueError, match="ends in none of"):
+    with pytest.raises(ValueError, match="path: expected a suffix of"):
         plot_groups(ensemble, groups, tmp_path / "h.txt")
     assert not list(tmp_path.glob("h.*"))

@@ -82,7 +82,7 @@ def test_report_finds_the_pictures_of_a_run(tmp_path: Path, run_dir: Path) -> No
         "abcd"
     )
     assert len(json.loads(read_script(text, "thumbnails"))) == 239
-    assert "is there already; pass --overwrite" in refused(run_dir)
+    assert "which exists; pass --overwrite" in refused(run_dir)
     shutil.rmtree(tmp_path / "images")
     moved = call(run_dir / "depth.parquet", "--overwrite", "-q")
     assert (moved.exit_code, moved.output) == (0, "")
@@ -99,7 +99,9 @@ def test_pictures_for_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert all(file.read_bytes().startswith(b"%PDF") for file in folder.iterdir())
     (folder / "notes.txt").touch()
     example(10).save(tmp_path / "depth.parquet")
-    assert "report-figures holds notes.txt" in refused(tmp_path, "--pdf")
+    assert "expected a folder that may be replaced, got one that holds notes.txt" in refused(
+        tmp_path, "--pdf"
+    )
     assert not (tmp_path / "report.html").exists()
 
 
@@ -150,11 +152,13 @@ def test_report_knows_data_that_is_another(tmp_path: Path, run_dir: Path) -> Non
     np.savez(tmp_path / "other.npz", x=x, y=labels[::-1])
     np.savez(tmp_path / "flat.npz", x=np.zeros((N, 5), np.float32), y=labels)
     np.savez(tmp_path / "same.npz", x=x, y=labels)
-    assert "holds 9 rows, and the results 240" in refused(
-        run_dir, "--images", f"npz:{tmp_path}/few.npz"
+    assert "images: expected 240 rows in" in refused(run_dir, "--images", f"npz:{tmp_path}/few.npz")
+    assert "images: expected the labels of the results in" in refused(
+        run_dir, "--images", f"npz:{tmp_path}/other.npz"
     )
-    assert "has other labels" in refused(run_dir, "--images", f"npz:{tmp_path}/other.npz")
-    assert "holds no images" in refused(run_dir, "--images", f"npz:{tmp_path}/flat.npz")
+    assert "images: expected images (H, W, C) or (C, H, W)" in refused(
+        run_dir, "--images", f"npz:{tmp_path}/flat.npz"
+    )
     assert not (run_dir / "report.html").exists()
     assert call(run_dir, "--images", f"npz:{tmp_path}/same.npz").exit_code == 0
     code = tmp_path / "mine.py"  # whose labels come only with their inputs
@@ -170,7 +174,9 @@ def test_report_knows_data_that_is_another(tmp_path: Path, run_dir: Path) -> Non
         "def same():\n    return rows('same.npz')\n"
         "def other():\n    return rows('other.npz')\n"
     )
-    assert "has other labels" in refused(run_dir, "--overwrite", "--images", f"{code}:other")
+    assert "images: expected the labels of the results in" in refused(
+        run_dir, "--overwrite", "--images", f"{code}:other"
+    )
     assert call(run_dir, "--overwrite", "--images", f"{code}:same").exit_code == 0
 
 
@@ -198,10 +204,10 @@ def test_report_of_an_ensemble_and_of_several_k(tmp_path: Path) -> None:
 
 
 def test_report_of_what_is_no_result(tmp_path: Path) -> None:
-    assert "There is no folder" in refused(tmp_path / "nowhere")
-    assert "holds no results of pdepth: depth.parquet, depth-k*.parquet" in refused(tmp_path)
+    assert "expected a folder or a Parquet file, got" in refused(tmp_path / "nowhere")
+    assert "expected depth.parquet, depth-k*.parquet or ensemble.parquet in" in refused(tmp_path)
     (tmp_path / "depth.parquet").write_text("no")
-    assert "is not a readable Parquet file" in refused(tmp_path)
+    assert "expected a Parquet file, got one that cannot be read" in refused(tmp_path)
     for name in ("plotly", "pyarrow"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(__import__("sys").modules, name, None)
@@ -213,10 +219,10 @@ def test_report_of_an_unfinished_run(tmp_path: Path) -> None:
 
     journal = Journal(tmp_path / "o", {"the list of probes": "input, block, softmax"})
     journal.close()
-    missing = "its first pass over the data and the votes of all 3 probes are missing"
+    missing = "its first reading of the data and the votes of all 3 probes are missing"
     assert missing in refused(tmp_path / "o")
     journal.write("reading", {})
-    assert "not finished: the votes of all 3 probes are missing" in refused(tmp_path / "o")
+    assert "interrupted: the votes of all 3 probes are missing" in refused(tmp_path / "o")
     journal.write_votes(2, 0, np.arange(3), [])
     assert "votes of 2 of 3 probes are missing (input, block)" in refused(tmp_path / "o")
     (tmp_path / "run").mkdir()
@@ -229,15 +235,18 @@ def test_the_demo_and_runs_say_where_their_pictures_are(tmp_path: Path) -> None:
 
     digits = demo.moved_digits().tensors[1].numpy()
     images = demo.moved_digits().tensors[0][:, 0].numpy()
+    built_in = {demo.DATA: demo.result_images}
     for own, rows in ((True, slice(0, demo.SUPPORT)), (False, slice(demo.SUPPORT, None))):
         labels = digits[rows]
         result = dataclasses.replace(
             example(len(labels)), leave_one_out=own, meta={"data": demo.DATA}
         )
-        np.testing.assert_array_equal(pictures.pictures_of(result, None).images, images[rows])
+        np.testing.assert_array_equal(
+            pictures.find_images(result, None, built_in).images, images[rows]
+        )
     options = inputs.ImageOptions(7)
     data = torch.utils.data.TensorDataset(torch.zeros(2, 3, 4, 4), torch.arange(2))
-    assert pictures.noted(data, options) == {"image_size": "7"}
+    assert pictures.image_meta(data, options) == {"image_size": "7"}
     data.classes = ["a", "b"]
-    result = dataclasses.replace(example(), meta=pictures.noted(data, options))
-    assert pictures.pictures_of(result, None).names == ["a", "b"]
+    result = dataclasses.replace(example(), meta=pictures.image_meta(data, options))
+    assert pictures.find_images(result).names == ["a", "b"]

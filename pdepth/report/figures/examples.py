@@ -51,7 +51,7 @@ def draw_sheet(
         for ax in axes.flat:
             ax.set_axis_off()
         for ax, row in zip(axes.flat, numbers, strict=False):
-            image = np.clip((arrays[row] - low) / (high - low), 0, 1)
+            image = np.clip((arrays[row].astype(np.float64) - low) / (high - low), 0, 1)
             _draw_example(ax, image, caption(int(row)))
 
 
