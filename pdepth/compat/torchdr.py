@@ -61,7 +61,8 @@ def pairwise_distances(
     Raises:
         ValueError: NaN.
         ImportError: TorchDR is not installed, and the call has to be passed on to it.
-        Other errors are TorchDR's.
+
+    Other errors are TorchDR's.
     """
     own = Y is None or Y is X
     arrays = (X,) if own else (X, Y)

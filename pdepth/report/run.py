@@ -105,7 +105,8 @@ def run_to_folder(
     Raises:
         FileExistsError: the folder holds results. OtherRun (a ValueError): it holds another run
             that was interrupted. KeyboardInterrupt: with a sentence, where the same call resumes.
-        And what `pdepth.prediction_depth` raises; nothing new is left in the folder then.
+
+    Raises what `pdepth.prediction_depth` raises, too; nothing new is left in the folder then.
     """
     out, options = Path(out), options or RunOptions()
     folder.check_out(out, folder.result_names(options.k), overwrite=overwrite)
