@@ -18,7 +18,7 @@ UP_TO = 16  # columns; wider layers go through 16-bit products first
 TILE = (32, 64)  # queries and support rows
 MOST_ROWS = MOST_PROGRAMS * TILE[1]  # of the support in one launch
 # One rounding to float32, and float64's own, which are fewer than one of float32's up to 2^29.
-SUMS = certify.Pass("float64", multiple=1, step=1, chunk=2**62, chain=1, norms_first=False)
+SUMS = certify.FilterStage("float64", multiple=1, step=1, section=2**62, chain=1, norms_first=False)
 
 
 @triton.jit(

@@ -82,15 +82,15 @@ def _shared_memory(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
 
 
-def sums_of(tile: Tile) -> certify.Pass:
-    """How the filter sums: chunks of columns apart, then their sums."""
-    chunk = tile.chunk or tile.columns
-    return certify.Pass(
+def sums_of(tile: Tile) -> certify.FilterStage:
+    """How the filter sums: sections of columns apart, then their sums."""
+    section = tile.chunk or tile.columns
+    return certify.FilterStage(
         name="float16",
         multiple=1,
         step=tile.columns,
-        chunk=chunk,
-        chain=math.ceil(TRUNCATED * chunk),
+        section=section,
+        chain=math.ceil(TRUNCATED * section),
         norms_first=False,
         rate=TRUNCATED,
     )
