@@ -1,4 +1,4 @@
-// What Python calls, before it is registered: arguments become the engine's own types and are
+// What Python calls, before it is registered: arguments become C++'s own types and are
 // checked as far as memory depends on them. pdepth.backends.cpu checks what users see.
 #pragma once
 

@@ -8,7 +8,7 @@
 
 namespace pdepth {
 
-// The vote of a ballot whose counts are complete, and whatever else is asked of it.
+// The vote of a ballot whose counts are complete, and whatever else the call returns.
 void answer(const Session& session, int64_t query, const Ballot& ballot);
 
 // A class that wins alone, whatever the counts; kUnknown where the target does not win.
