@@ -1,4 +1,4 @@
-// How far a pass's score may lie from the truth, and what that proves. Derived, with the sources of
+// How far a stage's score may lie from the truth, and what that proves. Derived, with the sources of
 // its formulas, in pdepth/certify.py; the tests hold this file to that one, to the last bit.
 #pragma once
 
@@ -16,15 +16,15 @@ constexpr double kMargin = 1.0625;       // on every bound, for the roundings of
 constexpr double kSettlement = 0x1p-45;  // of squared norms: centring, and float64's own sum
 
 // The most roundings that one term of a score passes through.
-inline double roundings(const Pass& pass, int64_t width) {
-    const int64_t columns = pass.columns(width);
-    const int64_t chunks = ceil_div(columns, pass.chunk);
-    return static_cast<double>(std::min(columns, pass.chain) + chunks + 6);
+inline double roundings(const FilterStage& stage, int64_t width) {
+    const int64_t columns = stage.columns(width);
+    const int64_t sections = ceil_div(columns, stage.section);
+    return static_cast<double>(std::min(columns, stage.chain) + sections + 6);
 }
 
 // The bounds hold up to here: widths of some ten million.
-inline bool bounded(const Pass& pass, int64_t width) {
-    return kUnit * roundings(pass, width) < 1.0 / 32;
+inline bool bounded(const FilterStage& stage, int64_t width) {
+    return kUnit * roundings(stage, width) < 1.0 / 32;
 }
 
 inline float float_above(double value) {
@@ -40,13 +40,13 @@ struct ProductsBound {
         double residual;
     };
 
-    ProductsBound(const Pass& pass, int64_t width, double largest_norm)
-        : largest_norm_(largest_norm), lost_(3 * kLost * (pass.columns(width) + 8)),
-          products_(kUnit * roundings(pass, width)),
-          norms_(pass.norms_first ? products_ : kUnit) {}
+    ProductsBound(const FilterStage& stage, int64_t width, double largest_norm)
+        : largest_norm_(largest_norm), lost_(3 * kLost * (stage.columns(width) + 8)),
+          products_(kUnit * roundings(stage, width)),
+          norms_(stage.norms_first ? products_ : kUnit) {}
 
     // Takes note of support rows before they are scanned.
-    void see(const float* norms, const float* residuals, int64_t count) {
+    void add_rows(const float* norms, const float* residuals, int64_t count) {
         for (int64_t i = 0; i < count; i++)
             if (residuals[i] > kNegligible)
                 relative_ = std::max(relative_, static_cast<double>(residuals[i]) / norms[i]);
@@ -65,7 +65,7 @@ struct ProductsBound {
                lost_;
     }
     // At least the true score of a row at that squared distance; norms were rounded up.
-    double at(const Query& q, double distance) const {
+    double score_at(const Query& q, double distance) const {
         const double norm = q.norm * (1 - 4 * kUnit);
         return 0.5 * (distance * (1 + kSettlement) - norm * norm);
     }
@@ -91,19 +91,19 @@ struct DifferencesBound {
     };
 
     // `inexact_norm`: the largest norm of a support row that float32 does not hold as it is.
-    DifferencesBound(const Pass& pass, int64_t width, double inexact_norm)
+    DifferencesBound(const FilterStage& stage, int64_t width, double inexact_norm)
         : largest_residual_(kUnit * inexact_norm +
                             kLost * std::sqrt(static_cast<double>(width))),
           lost_(3 * kLost * (width + 8)),
-          relative_(kMargin * kUnit * roundings(pass, width)) {}
+          relative_(kMargin * kUnit * roundings(stage, width)) {}
 
-    void see(const float*, const float*, int64_t) {}
+    void add_rows(const float*, const float*, int64_t) {}
 
     Query query(float /*norm*/, float residual) const {
         return {kMargin * (residual + largest_residual_)};
     }
 
-    double at(const Query&, double distance) const { return distance * (1 + kSettlement); }
+    double score_at(const Query&, double distance) const { return distance * (1 + kSettlement); }
     double lower(const Query& q, float score, float /*norm*/) const {
         const double least = std::max(0.0, (score - lost_) * (1 - relative_));
         const double distance = std::max(0.0, std::sqrt(least) - q.residual);

@@ -12,22 +12,22 @@ namespace pdepth {
 
 constexpr uint32_t kNoPosition = 0xffffffffu;
 
-// The candidates of a block's queries, support rows that may be neighbours: a score in the filter
-// and a packed position each. `room` makes place in the list of query q for another `support_rows`
+// The candidates of an item's queries, support rows that may be neighbours: a score of the stage
+// and a packed position each. `make_room` makes place in the list of query q for another `support_rows`
 // of them and lowers its cut; a query whose list overflows gets a cut of -inf.
 struct Lists {
     float* cut;            // a score below it survives
     int32_t* size;
-    int32_t* limit;        // no more than this many before `room` is asked
+    int32_t* limit;        // no more than this many before `make_room` is called
     uint32_t* self;        // the packed position that is the query itself, or kNoPosition
     float* scores;         // `capacity` for each query
     uint32_t* positions;   // likewise
     int64_t capacity;
-    void (*room)(void* context, int64_t query);
+    void (*make_room)(void* context, int64_t query);
     void* context;
 };
 
-// Rows in the order of the register tiles, in the numbers of a pass: tile after tile.
+// Rows in the order of the register tiles, in the numbers of a stage: tile after tile.
 struct Panel {
     void* values;
     float* half_norms;     // |row|^2 / 2
@@ -46,8 +46,8 @@ struct Transform {
     double scale;
 };
 
-// One block of queries against a stretch of the packed support.
-struct Block {
+// One item of work: some queries against some rows of the packed support.
+struct ScanItem {
     const void* queries;
     const void* support;
     const float* half_norms;    // of the support
@@ -57,31 +57,31 @@ struct Block {
     int64_t query_tiles;
     int64_t support_count; // rows, without the padding of the last tile
     uint32_t first_position;
-    float* partial;        // query_tiles x group tiles of partial sums
-    Lists lists;           // of the block's first query
+    float* partial;        // query_tiles x kept_tiles tiles of partial sums
+    Lists lists;           // of the item's first query
 };
 
 enum class Side { query, support };
 
 // One way to score every query against every support row: the numbers that rows are packed into,
 // and the loop that multiplies them and keeps what falls below the cut.
-struct Pass {
+struct FilterStage {
     const char* name;
     int64_t query_rows;    // of a register tile
     int64_t support_rows;
-    int64_t block;         // queries of one item of work
-    int64_t group;         // support tiles whose partial sums are kept between two chunks
+    int64_t item_queries;  // of one item of work
+    int64_t kept_tiles;    // of the support: their partial sums are kept from section to section
     int64_t item_size;     // bytes of a packed element
     int64_t multiple;      // a packed row has this many times the width, after the width is
     int64_t step;          // rounded up to a multiple of this
-    int64_t chunk;         // packed columns summed before the sum joins those of other chunks
+    int64_t section;       // packed columns summed before the sum joins those of other sections
     int64_t chain;         // float32 roundings of that sum
-    bool norms_first;      // the chunks are added to |y|^2 / 2, not subtracted from it at the end
+    bool norms_first;      // the sections are added to |y|^2 / 2, not subtracted from it at the end
 
     // Packs rows[0..count) into tile number `index` of a panel.
     void (*pack)(const Matrix& source, const int64_t* rows, int64_t count, Transform transform,
                  const Panel& panel, Side side, int64_t index);
-    void (*scan)(const Block& block);
+    void (*scan)(const ScanItem& item);
 
     int64_t columns(int64_t width) const { return multiple * round_up(width, step); }
 };
@@ -102,16 +102,16 @@ struct Level {
     bool (*finite)(const void* row, DType type, int64_t width);
     RowSummary (*summarise)(const void* row, DType type, int64_t width);
     // Squared distance in float64, summed in the order of pdepth.definition: the last half is added
-    // to the first until one term is left. There is `room` for twice `width` values.
+    // to the first until one term is left. `scratch` holds twice `width` values.
     double (*squared_distance)(const double* query, const void* row, DType type, int64_t width,
-                               double* room);
+                               double* scratch);
     // A value that k of the scores do not exceed, and more only where they tie.
     float (*kth_score)(const float* scores, int64_t count, int64_t k);
 
-    Pass differences;
+    FilterStage differences;
     // From the fastest to the finest; a query whose candidates overflow goes on to the next.
     int products_count;
-    Pass products[3];
+    FilterStage products[3];
 };
 
 // Levels compiled in, best last; usable() asks the processor and the system. enable() must have said

@@ -1,5 +1,5 @@
 // AMX: bfloat16 tiles as a first filter, 32 times as many products a cycle as AVX2's; three products
-// of split numbers where that leaves too much open; then the passes of AVX-512.
+// of split numbers where that leaves too much open; then the stages of AVX-512.
 #include <immintrin.h>
 
 #include <cmath>

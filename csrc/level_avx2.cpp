@@ -16,9 +16,9 @@ struct Simd {
     static constexpr int kQueryRows = 6;
     static constexpr int kSupportVectors = 2;
     using Whole = __m256i;
-    static constexpr int kChunk = 320;  // a 16-row panel of it takes 20 KB of the first cache
-    static constexpr int kIntegerChunk = 640;  // likewise
-    static constexpr int kGroup = 16;
+    static constexpr int kSection = 320;  // a 16-row panel of it takes 20 KB of the first cache
+    static constexpr int kIntegerSection = 640;  // likewise
+    static constexpr int kKeptTiles = 16;
 
     static Vector zero() { return _mm256_setzero_ps(); }
     static Vector load(const float* from) { return _mm256_load_ps(from); }

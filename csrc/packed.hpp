@@ -1,4 +1,4 @@
-// Room for packed rows and for what is measured of each, kept from pass to pass.
+// Memory for packed rows and for what is measured of each, kept from stage to stage.
 #pragma once
 
 #include "buffer.hpp"

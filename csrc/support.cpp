@@ -35,31 +35,31 @@ uint64_t hash_of(const char* bytes, int64_t size) {
 // The first `keep` of each set of equal rows, in ascending order.
 std::vector<int64_t> first_of_equals(const Matrix& rows, int64_t keep,
                                      const std::vector<uint64_t>& hashes) {
-    struct Group {
-        int64_t row;  // the first of it
+    struct EqualRows {
+        int64_t row;  // the first of them
         int64_t size;
-        int64_t next; // another group of the same hash, or -1
+        int64_t next; // other rows of the same hash, or -1
     };
     const auto bytes = static_cast<std::size_t>(rows.width * rows.item_size);
     std::size_t slots = 16;
     while (slots < 2 * hashes.size()) slots *= 2;
     std::vector<int64_t> heads(slots, -1);
-    std::vector<Group> groups;
-    groups.reserve(hashes.size());
+    std::vector<EqualRows> sets;
+    sets.reserve(hashes.size());
     std::vector<int64_t> kept;
     kept.reserve(hashes.size());
     for (int64_t row = 0; row < rows.rows; row++) {
         int64_t& head = heads[hashes[row] & (slots - 1)];
         int64_t at = head;
-        while (at >= 0 && (hashes[groups[at].row] != hashes[row] ||
-                           std::memcmp(rows.row(groups[at].row), rows.row(row), bytes) != 0))
-            at = groups[at].next;
+        while (at >= 0 && (hashes[sets[at].row] != hashes[row] ||
+                           std::memcmp(rows.row(sets[at].row), rows.row(row), bytes) != 0))
+            at = sets[at].next;
         if (at < 0) {
-            at = static_cast<int64_t>(groups.size());
-            groups.push_back({row, 0, head});
+            at = static_cast<int64_t>(sets.size());
+            sets.push_back({row, 0, head});
             head = at;
         }
-        if (groups[at].size++ < keep) kept.push_back(row);
+        if (sets[at].size++ < keep) kept.push_back(row);
     }
     return kept;
 }

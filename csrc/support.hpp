@@ -1,4 +1,4 @@
-// What one pass over a layer's support finds out before anything is packed.
+// What one reading of a layer's support finds out before anything is packed.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ namespace pdepth {
 
 struct Support {
     std::vector<int64_t> order;      // packed position -> support row
-    std::vector<uint32_t> positions; // support row -> packed position, or kNoPosition; if asked
+    std::vector<uint32_t> positions; // support row -> packed position, or kNoPosition; empty unless needed
     std::vector<double> centre;      // with zeros up to a multiple of 8 columns
     double largest_norm;             // at least that of any row, with and without the centre
     bool exact;                      // float32 holds every value

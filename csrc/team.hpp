@@ -34,7 +34,7 @@ private:
 class Team {
 public:
     // `poll` runs on the calling thread, some ten times a second between items and wherever an item
-    // breathes; what it throws ends the call. A system that refuses some of the threads gets its
+    // checks; what it throws ends the call. A system that refuses some of the threads gets its
     // work from the others.
     Team(int size, std::function<void()> poll) : poll_(std::move(poll)) {
         threads_.reserve(size);
@@ -78,7 +78,7 @@ public:
     }
 
     // For items that take long: ends this one where the call is to end.
-    void breathe(int thread) {
+    void check(int thread) {
         if (thread == 0) poll();
         if (stopped_) throw Stopped{};
     }
@@ -87,12 +87,12 @@ private:
     struct Stopped {};
 
     void work_until_closed(int thread) {
-        for (int64_t seen = 0;;) {
+        for (int64_t last_round = 0;;) {
             {
                 std::unique_lock<std::mutex> lock(mutex_);
-                wake_.wait(lock, [&] { return closed_ || round_ != seen; });
+                wake_.wait(lock, [&] { return closed_ || round_ != last_round; });
                 if (closed_) return;
-                seen = round_;
+                last_round = round_;
             }
             take_items(thread);
             std::lock_guard<std::mutex> lock(mutex_);
@@ -117,7 +117,7 @@ private:
             std::lock_guard<std::mutex> lock(mutex_);
             if (!error_) error_ = std::current_exception();
             next_ = count_;
-            stopped_ = true;  // the others end where they next breathe
+            stopped_ = true;  // the others end at their next check
         }
     }
 

@@ -1,4 +1,4 @@
-"""The GPU engine's kernels: Triton, one kernel and its host function a file; `pdepth.kernels`.
+"""The triton backend's kernels, one and its host function a file; installed as `pdepth.kernels`.
 
 search.py        the kernels in turn: layers and queries in, votes or neighbours out
 stack.py         rows of several layers, for one launch
@@ -7,7 +7,7 @@ prepare.py       rows centred, scaled and rounded to float16, and what is known 
 duplicates.py    equal rows, of which only the first can vote
 filter.py        products by the matrix units, and their configurations
 differences.py   |x - y|^2 in float64
-groups.py        scores that join the lists together
+bundles.py       scores that join the lists together
 lists.py         each query's candidates, and the cut below which a row becomes one
 bounds.py        what a score proves: pdepth.certify on the device
 settle.py        from candidates to votes
@@ -16,8 +16,8 @@ complete.py      all distances
 compact.py       which queries go on to the layer before
 
 Beside a kernel stands a twin in plain torch, its oracle in the tests; settle's is the definition,
-and groups' are the lists that rows join one by one.
-The CPU engine's kernels are C++ and live in csrc/.
+and bundles' are the lists that rows join one by one.
+The cpu backend's kernels are C++ and live in csrc/.
 """
 
 MOST_PROGRAMS = 65_535  # along a launch's second axis

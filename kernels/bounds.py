@@ -24,8 +24,8 @@ LENGTH = 8
 
 def of_products(bound: certify.Products) -> torch.Tensor:
     """(LENGTH,) float64, on the CPU; the packed rows give LARGEST, and RELATIVE if it grows."""
-    products = certify.UNIT * bound.by.roundings(bound.width)
-    lost = 3 * certify.LOST * (bound.by.columns(bound.width) + 8)
+    products = certify.UNIT * bound.stage.roundings(bound.width)
+    lost = 3 * certify.LOST * (bound.stage.columns(bound.width) + 8)
     values = [bound.relative, bound.negligible, products, lost]
     return torch.tensor(values + [0.0] * (LENGTH - len(values)), dtype=torch.float64)
 

@@ -81,11 +81,11 @@ def centres(stack: Stack, order: torch.Tensor, begins: torch.Tensor) -> torch.Te
     )
     ordinary = (lengths <= ORDINARY * lengths.median(dim=1, keepdim=True).values).double()
     shares = ordinary / ordinary.sum(dim=1, keepdim=True)
-    found = torch.empty(total, dtype=torch.float64, device=device)
+    result = torch.empty(total, dtype=torch.float64, device=device)
     means_kernel[(triton.cdiv(max(stack.widths), BLOCK), len(stack))](
-        stack.any, stack.table, order, sampled, shares, begins, found, **constants
+        stack.any, stack.table, order, sampled, shares, begins, result, **constants
     )
-    return found
+    return result
 
 
 def centre_reference(rows: torch.Tensor) -> torch.Tensor:

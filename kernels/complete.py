@@ -25,10 +25,10 @@ def distances_kernel(
     there = place < rows
     x = queries + tl.load(query_rows + query) * query_stride
     y = support + row * support_stride
-    found = squared_distances(x, y, there, leaves, count, terms, PAIRS, LANES, DEPTH)
+    distance = squared_distances(x, y, there, leaves, count, terms, PAIRS, LANES, DEPTH)
     barred = (tl.load(left_out + row, mask=there, other=0) != 0) | (row == tl.load(selves + query))
-    found = tl.where(barred, float("nan"), found)
-    tl.store(distances + query * rows + place, found, mask=there)
+    distance = tl.where(barred, float("nan"), distance)
+    tl.store(distances + query * rows + place, distance, mask=there)
 
 
 def distances(
@@ -49,13 +49,13 @@ def distances(
         selves: (n,) int64, a row that this query does not take, or -1.
     """
     by = fold(support.shape[1], support.device)
-    found = torch.empty((len(query_rows), rows), dtype=torch.float64, device=support.device)
+    result = torch.empty((len(query_rows), rows), dtype=torch.float64, device=support.device)
     distances_kernel[(len(query_rows), triton.cdiv(rows, by.pairs))](
         queries, queries.stride(0), query_rows, support, support.stride(0), left_out, selves, first,
-        rows, by.leaves, by.count, by.terms, found, PAIRS=by.pairs, LANES=by.lanes, DEPTH=by.depth,
+        rows, by.leaves, by.count, by.terms, result, PAIRS=by.pairs, LANES=by.lanes, DEPTH=by.depth,
         num_warps=by.warps, enable_fp_fusion=False,
     )  # fmt: skip
-    return found
+    return result
 
 
 def nearest(

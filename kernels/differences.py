@@ -18,16 +18,16 @@ UP_TO = 16  # columns; wider layers go through 16-bit products first
 TILE = (32, 64)  # queries and support rows
 MOST_ROWS = MOST_PROGRAMS * TILE[1]  # of the support in one launch
 # One rounding to float32, and float64's own, which are fewer than one of float32's up to 2^29.
-SUMS = certify.Pass("float64", multiple=1, step=1, chunk=2**62, chain=1, norms_first=False)
+SUMS = certify.FilterStage("float64", multiple=1, step=1, section=2**62, chain=1, norms_first=False)
 
 
 @triton.jit(
-    do_not_specialize=["query_stride", "support_stride", "width", "first", "rows", "asked"],
+    do_not_specialize=["query_stride", "support_stride", "width", "first", "rows", "count"],
     do_not_specialize_on_alignment=["query_rows", "scale", "left_out"],
 )
 def differences_kernel(
     queries, query_stride, query_rows, support, support_stride, order, width, scale, left_out, cuts,
-    keys, sizes, first, rows, asked,
+    keys, sizes, first, rows, count,
     CAPACITY: tl.constexpr, TILE_Q: tl.constexpr, TILE_S: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0) * TILE_Q + tl.arange(0, TILE_Q)
@@ -36,13 +36,13 @@ def differences_kernel(
     row = tl.load(order + position, mask=inside, other=0)
     taken = inside & (tl.load(left_out + row, mask=inside, other=1) == 0)
     cut = tl.load(cuts + place)
-    open = place < asked
-    x = queries + tl.load(query_rows + place, mask=open, other=0) * query_stride
+    there = place < count
+    x = queries + tl.load(query_rows + place, mask=there, other=0) * query_stride
     y = support + row * support_stride
     factor = tl.load(scale)
     sums = tl.zeros([TILE_Q, TILE_S], tl.float64)
     for column in range(width):
-        a = widened(tl.load(x + column, mask=open, other=0))
+        a = widened(tl.load(x + column, mask=there, other=0))
         b = widened(tl.load(y + column, mask=taken, other=0))
         difference = (a[:, None] - b[None, :]) * factor
         sums += difference * difference

@@ -1,8 +1,8 @@
 """Equal rows of the support: all but the first k + 1 can be left out, since none of them votes.
 
-A layer whose rows are all equal, or a softmax that says the same of many examples, would
-otherwise fill every query's list with ties. Hashes find them, and who reads all values for that
-sees the largest, too.
+A layer whose rows are all equal, or a softmax that is the same for many examples, would
+otherwise fill every query's list with ties. Hashes find them; the kernel that reads all values for
+that notes the largest, too.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def surplus(stack: Stack, keep: int) -> tuple[torch.Tensor, torch.Tensor]:
     same_kernel[grid](stack.any, stack.table, count, order, hashes, same, **options)
     place = torch.arange(count, device=device).expand(layers, count)
     first = torch.where(same, 0, place).cummax(1).values  # of each run of equal rows
-    found = torch.empty_like(same).scatter_(1, order, place - first >= keep)
-    return found, largest.view(torch.float64)
+    result = torch.empty_like(same).scatter_(1, order, place - first >= keep)
+    return result, largest.view(torch.float64)
 
 
 def surplus_reference(source: torch.Tensor, keep: int) -> torch.Tensor:

@@ -26,8 +26,8 @@ class Fold:
         leaves: (2, count) int32, offsets and limits; count is a multiple of UNROLLED.
         terms: w_J.
         pairs, lanes: rows at a time, and columns of a row.
-        depth: of the stack on which sums wait for their equals; 0 where there is one group of
-            leaves, and nothing waits.
+        depth: of the stack on which sums wait for their equals; 0 where UNROLLED leaves are
+            all, and nothing waits.
         warps: of a program.
     """
 

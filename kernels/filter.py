@@ -1,7 +1,7 @@
 """Scores of queries against the support in 16 bits: products by the matrix units, no matrix kept.
 
 score = |y|^2 / 2 - x.y, in float32 sums of float16 products. Those below a query's cut join its
-list, one by one or by groups: no score leaves the registers unless it or its group passes.
+list, one by one or by bundles: no score leaves the registers unless it or its bundle is below.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
 from pdepth import certify
-from pdepth.kernels.groups import Groups, append_groups
+from pdepth.kernels.bundles import Bundles, append_bundles
 from pdepth.kernels.lists import Lists, append
 
 FIELDS = tl.constexpr(3)  # of a layer in the table: blocks of columns, offsets of its packed rows
@@ -34,22 +35,22 @@ class Tile:
     Attributes:
         queries, support: rows of a tile.
         columns: at a time; of a narrow layer all of them, so that its queries stay where they are.
-        chunk: columns that are summed apart, a multiple of `columns`; 0 for narrow layers.
-        group: scores that join the lists together, a power of two; 1: each by itself.
+        section: columns that are summed apart, a multiple of `columns`; 0 for narrow layers.
+        bundle: scores that join the lists together, a power of two; 1: each by itself.
     """
 
     queries: int
     support: int
     columns: int
-    chunk: int
+    section: int
     warps: int
     stages: int
-    group: int = 8
+    bundle: int = 8
 
 
-WIDE = Tile(queries=128, support=128, columns=64, chunk=1024, warps=8, stages=3)
+WIDE = Tile(queries=128, support=128, columns=64, section=1024, warps=8, stages=3)
 NARROW = tuple(
-    Tile(queries=128, support=64, columns=columns, chunk=0, warps=warps, stages=2)
+    Tile(queries=128, support=64, columns=columns, section=0, warps=warps, stages=2)
     for columns, warps in ((64, 4), (128, 8), (256, 4))
 )
 TILES = (*NARROW, WIDE)
@@ -79,18 +80,19 @@ def _shared_memory(device: torch.device) -> int:
     """Bytes that a program may have; 99 KB on some devices."""
     if device.type != "cuda":
         return 1 << 20
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+    properties: Any = torch.cuda.get_device_properties(device)  # some torch's stubs lack the field
+    return int(properties.shared_memory_per_block_optin)
 
 
-def sums_of(tile: Tile) -> certify.Pass:
-    """How the filter sums: chunks of columns apart, then their sums."""
-    chunk = tile.chunk or tile.columns
-    return certify.Pass(
+def sums_of(tile: Tile) -> certify.FilterStage:
+    """How the filter sums: sections of columns apart, then their sums."""
+    section = tile.section or tile.columns
+    return certify.FilterStage(
         name="float16",
         multiple=1,
         step=tile.columns,
-        chunk=chunk,
-        chain=math.ceil(TRUNCATED * chunk),
+        section=section,
+        chain=math.ceil(TRUNCATED * section),
         norms_first=False,
         rate=TRUNCATED,
     )
@@ -98,7 +100,7 @@ def sums_of(tile: Tile) -> certify.Pass:
 
 @triton.jit
 def _tile_of(item, query_tiles, support_tiles):
-    """The layer of an item and its tiles; a group's query tiles go over the support together."""
+    """The layer of an item and its tiles; up to BESIDE query tiles go over the support together."""
     layer = item // (query_tiles * support_tiles)
     within = item % (query_tiles * support_tiles)
     first = within // (BESIDE * support_tiles) * BESIDE
@@ -115,12 +117,12 @@ def _tile_of(item, query_tiles, support_tiles):
 def filter_kernel(
     packed_queries, packed_support, half_norms, cuts, entries, members, counts, table, items,
     query_tiles, support_tiles, first_tile, support_rows, span, CAPACITY: tl.constexpr,
-    TILE_Q: tl.constexpr, TILE_S: tl.constexpr, TILE_D: tl.constexpr, CHUNK: tl.constexpr,
-    GROUP: tl.constexpr,
+    TILE_Q: tl.constexpr, TILE_S: tl.constexpr, TILE_D: tl.constexpr, SECTION: tl.constexpr,
+    BUNDLE: tl.constexpr,
 ):  # fmt: skip
     """An item is a tile of queries and `span` tiles of the support.
 
-    entries, members, counts: `Groups`' own, with two members a word; or the keys and sizes of
+    entries, members, counts: `Bundles`' own, with two members a word; or the keys and sizes of
     `Lists`, and no members.
     """
     spans = (support_tiles + span - 1) // span
@@ -135,7 +137,7 @@ def filter_kernel(
         x = packed_queries + tl.multiple_of(tl.load(table + layer * FIELDS + 1), TILE_D)
         x += (query_tile * TILE_Q).to(tl.int64) * width
         y = packed_support + tl.multiple_of(tl.load(table + layer * FIELDS + 2), TILE_D)
-        if CHUNK == 0:
+        if SECTION == 0:
             rows = tl.load(x + place[:, None] * TILE_D + column[None, :])
         cut = tl.load(cuts + lists + place)
         first = number * span
@@ -143,32 +145,32 @@ def filter_kernel(
             begin = (first_tile + tile) * TILE_S
             row = tl.arange(0, TILE_S)
             others = y + begin.to(tl.int64) * width
-            if CHUNK == 0:
+            if SECTION == 0:
                 turned = tl.load(others + row[None, :] * TILE_D + column[:, None])
                 sums = tl.dot(rows, turned, out_dtype=tl.float32)
             else:
                 sums = tl.zeros([TILE_Q, TILE_S], tl.float32)
-                for chunk in range(0, blocks, CHUNK // TILE_D):
-                    part = tl.zeros([TILE_Q, TILE_S], tl.float32)
-                    for block in range(chunk, tl.minimum(blocks, chunk + CHUNK // TILE_D)):
+                for section in range(0, blocks, SECTION // TILE_D):
+                    section_sums = tl.zeros([TILE_Q, TILE_S], tl.float32)
+                    for block in range(section, tl.minimum(blocks, section + SECTION // TILE_D)):
                         at = block * TILE_D + column
-                        part = tl.dot(
+                        section_sums = tl.dot(
                             tl.load(x + (place[:, None] * width + at[None, :])),
                             tl.load(others + (row[None, :] * width + at[:, None])),
-                            part,
+                            section_sums,
                             out_dtype=tl.float32,
                         )
-                    sums += part
+                    sums += section_sums
             halves = tl.load(half_norms + layer * support_rows + begin + row)
             scores = halves[None, :] - sums
-            if GROUP == 1:
+            if BUNDLE == 1:
                 append(
                     scores, cut, place, begin, entries + lists * CAPACITY, counts + lists, CAPACITY
                 )
             else:
-                append_groups(
+                append_bundles(
                     scores, cut, place, begin, entries + lists * CAPACITY,
-                    members + lists * CAPACITY * (GROUP // 2), counts + lists, CAPACITY, GROUP,
+                    members + lists * CAPACITY * (BUNDLE // 2), counts + lists, CAPACITY, BUNDLE,
                 )  # fmt: skip
 
 
@@ -177,7 +179,7 @@ def scan(
     packed_support: torch.Tensor,
     half_norms: torch.Tensor,
     lists: Lists,
-    groups: Groups | None,
+    bundles: Bundles | None,
     table: torch.Tensor,
     tile: Tile,
     *,
@@ -191,7 +193,7 @@ def scan(
             (S, columns), begin at the table's offsets.
         half_norms: (L, S) float32.
         lists: of Q queries, a multiple of the tile's.
-        groups: none of them yet, of the tile's size; None where that is 1.
+        bundles: none of them yet, of the tile's size; None where that is 1.
         table: (L, FIELDS) int64.
         first, rows: a multiple of the tile's rows; the last tile is padded.
     """
@@ -199,18 +201,18 @@ def scan(
     query_tiles, support_tiles = queries // tile.queries, -(-rows // tile.support)
     span = _span(layers * query_tiles, support_tiles, tile)
     items = layers * query_tiles * -(-support_tiles // span)
-    if groups is None:
+    if bundles is None:
         to = lists.keys, lists.keys, lists.sizes
     else:
-        to = groups.firsts, groups.members.view(torch.int64), groups.counts
+        to = bundles.firsts, bundles.members.view(torch.int64), bundles.counts
     filter_kernel[(min(items, programs(packed_support.device)),)](
         packed_queries, packed_support, half_norms, lists.cuts, *to, table, items, query_tiles,
         support_tiles, first // tile.support, half_norms.shape[1], span, CAPACITY=capacity,
-        TILE_Q=tile.queries, TILE_S=tile.support, TILE_D=tile.columns, CHUNK=tile.chunk,
-        GROUP=tile.group, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=False,
+        TILE_Q=tile.queries, TILE_S=tile.support, TILE_D=tile.columns, SECTION=tile.section,
+        BUNDLE=tile.bundle, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=False,
     )  # fmt: skip
-    if groups is not None:
-        groups.unpack(lists, tile.support // tile.group)
+    if bundles is not None:
+        bundles.unpack(lists, tile.support // tile.bundle)
 
 
 def _span(query_tiles: int, support_tiles: int, tile: Tile) -> int:
@@ -219,14 +221,14 @@ def _span(query_tiles: int, support_tiles: int, tile: Tile) -> int:
     A narrow layer's queries are loaded once for all of them; enough items for every program come
     first.
     """
-    if tile.chunk:
+    if tile.section:
         return 1
     return max(1, min(16, query_tiles * support_tiles // 1024))
 
 
 @lru_cache
 def programs(device: torch.device) -> int:
-    """As many as run at once, and some: each takes items until none is left."""
+    """As many as run at once, and some: each takes items until all are done."""
     if device.type != "cuda":
         return 1 << 20
     return 4 * torch.cuda.get_device_properties(device).multi_processor_count

@@ -2,7 +2,7 @@
 
 A candidate is one int64: its float32 score, mapped so that integers order as the scores do, above
 its position in the packed support. A list is in no order. Programs reserve room with an atomic
-counter, which may run past the list's end; `tighten` then gives the query up. Between two stretches
+counter, which may run past the list's end; `tighten` then gives the query up. Between two chunks
 of the support, `tighten` lowers the cut to what the k best candidates prove and drops those above
 it.
 """
@@ -24,7 +24,7 @@ MOST_NEIGHBOURS = 256
 
 
 def capacity_for(k: int) -> int:
-    """Room for the candidates of a stretch that is GROWTH times as long as all before it."""
+    """Room for the candidates of a chunk that is GROWTH times as long as all before it."""
     return next(size for size in CAPACITIES if 16 * k <= size or size == max(CAPACITIES))
 
 
@@ -84,16 +84,16 @@ def halves(scores):
 
 
 @triton.jit
-def words_of(passing):
-    """A word of each row of (Q, S), whose bits say which pass, S <= 32; and each column's bit.
+def words_of(mask):
+    """A word of each row of a mask (Q, S), S <= 32, a bit a column; and each column's bit.
 
-    How many pass before a column are the `ones` below its bit: a prefix sum would go through shared
-    memory.
+    How many are set before a column are the `ones` below its bit: a prefix sum would go through
+    shared memory.
     """
-    tl.static_assert(passing.shape[1] <= 32, "a word has 32 bits")
-    number = tl.arange(0, passing.shape[1])
+    tl.static_assert(mask.shape[1] <= 32, "a word has 32 bits")
+    number = tl.arange(0, mask.shape[1])
     bit = (tl.full([], 1, tl.uint32) << number.to(tl.uint32))[None, :]
-    return tl.sum(tl.where(passing, bit, 0), axis=1), bit
+    return tl.sum(tl.where(mask, bit, 0), axis=1), bit
 
 
 @triton.jit
@@ -110,25 +110,25 @@ def _kth_score(key, there, k):
     """A key whose score is the k-th smallest of each list (Q, 1), found bit by bit from the top."""
     sign = tl.full([], 1 << 63, tl.uint64)
     unsigned = key.to(tl.uint64, bitcast=True) ^ sign
-    found = tl.zeros([key.shape[0], 1], tl.uint64)
+    prefix = tl.zeros([key.shape[0], 1], tl.uint64)
     bit = sign
     for _ in range(32):
-        below = tl.sum((there & (unsigned < (found | bit))).to(tl.int32), axis=1)[:, None]
-        found = tl.where(below < k, found | bit, found)
+        below = tl.sum((there & (unsigned < (prefix | bit))).to(tl.int32), axis=1)[:, None]
+        prefix = tl.where(below < k, prefix | bit, prefix)
         bit = bit >> 1
-    return ((found | 0xFFFFFFFF) ^ sign).to(tl.int64, bitcast=True)
+    return ((prefix | 0xFFFFFFFF) ^ sign).to(tl.int64, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["asked", "support_rows", "k"])
+@triton.jit(do_not_specialize=["queries", "support_rows", "k"])
 def tighten_kernel(
-    keys, sizes, cuts, proven, selves, query_norms, query_residuals, norms, bound, asked,
+    keys, sizes, cuts, proven, selves, query_norms, query_residuals, norms, bound, queries,
     support_rows, k, CAPACITY: tl.constexpr, QUERIES: tl.constexpr, BOUND: tl.constexpr,
     DIFFERENCES: tl.constexpr,
 ):  # fmt: skip
     layer = tl.program_id(1).to(tl.int64)
     within = (tl.program_id(0) * QUERIES + tl.arange(0, QUERIES))[:, None]
-    inside = within < asked
-    query = layer * asked + within
+    inside = within < queries
+    query = layer * queries + within
     bound += layer * BOUND
     size = tl.load(sizes + query, mask=inside, other=0)
     cut = tl.load(cuts + query, mask=inside, other=float("-inf"))

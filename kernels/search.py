@@ -24,57 +24,58 @@ from pdepth.kernels import (
     prepare,
     settle,
 )
-from pdepth.kernels.groups import Groups, bytes_of
+from pdepth.kernels.bundles import Bundles, bytes_of
 from pdepth.kernels.lists import NOWHERE, Lists, capacity_for
 from pdepth.kernels.stack import Stack, on_device
 
-FIRST, GROWTH = 256, 4  # the first stretch of the support, and how much longer each next one is
+FIRST, GROWTH = 256, 4  # rows of the support's first chunk, and how much longer each next one is
 SCRATCH = 1 << 30  # bytes for lists and distances
-Part = slice | torch.Tensor  # of the queries: side by side, or by their numbers
+Chunk = slice | torch.Tensor  # of the queries: side by side, or by their numbers
 MOST_COLUMNS = 1 << 24  # of the filter, whose offsets within a tile have 32 bits
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What is asked of one layer's queries, to be filled.
+    """Where one layer's answers go.
 
-    Either votes (n,) int32 with tied (n,) bool; or votes alone, which are the class wanted (n,)
-    int32 or settle.NOT_ASKED; or distances (n, k) float64 and rows (n, k) int64, in the order
+    Either votes (n,) int32 with tied (n,) bool; or votes alone, which are the class target (n,)
+    int32 or settle.UNKNOWN; or distances (n, k) float64 and rows (n, k) int64, in the order
     (distance, row).
     """
 
-    wanted: torch.Tensor | None = None
+    target: torch.Tensor | None = None
     votes: torch.Tensor | None = None
     tied: torch.Tensor | None = None
     distances: torch.Tensor | None = None
     rows: torch.Tensor | None = None
 
-    def given(self) -> dict[str, torch.Tensor]:
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: array for name, array in found.items() if array is not None}
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """Those that are there, by name."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in arrays.items() if array is not None}
 
-    def at(self, part: Part) -> Answer:
-        """Of some of the queries; a slice gives a view of them, to be filled in place."""
-        return Answer(**{name: array[part] for name, array in self.given().items()})
+    def at(self, chunk: Chunk) -> Answer:
+        """Of a chunk of the queries; a slice gives a view of them, to be filled in place."""
+        return Answer(**{name: array[chunk] for name, array in self.arrays().items()})
 
-    def take(self, part: Part, other: Answer, known: torch.Tensor) -> None:
-        """Those of `part` that are `known` (n,) have the answers of `other`, its own `at`."""
-        if isinstance(part, slice):
+    def update(self, chunk: Chunk, other: Answer, settled: torch.Tensor) -> None:
+        """Copy the answers of `other`, which is `at(chunk)`, where `settled` (n,)."""
+        if isinstance(chunk, slice):
             return
-        for name, array in other.given().items():
-            if name != "wanted":
-                getattr(self, name)[part[known]] = array[known]
+        for name, array in other.arrays().items():
+            if name != "target":
+                getattr(self, name)[chunk[settled]] = array[settled]
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One layer's rows, and what is to be known of them before they are compared.
+    """One layer's rows, and what is measured of them before they are compared.
 
     Attributes:
         support, queries: (M, D) and (N, D), of one type or two.
         surplus: (M,) bool, rows with k + 1 equals before them: they never vote.
         scale: (1,) float64, a power of two.
-        filtered: whether its values are in the range of the filters.
+        filtered: whether its values are in the range of the filter stages.
     """
 
     support: torch.Tensor
@@ -89,21 +90,21 @@ class Layer:
 
     @property
     def by_products(self) -> bool:
-        """Whether the 16-bit filter takes it."""
+        """Whether the 16-bit filter stage takes it."""
         return self.filtered and differences.UP_TO < self.width <= MOST_COLUMNS
 
 
 class Search:
-    """Layers and their queries, asked for k neighbours.
+    """The k nearest neighbours of queries, at several layers.
 
-    The steps around the 16-bit filter take all its layers in one launch, or in one for each tile
-    of the filter; settlement in one for each shape of `exact.SHAPES`. Layers without that filter,
-    and queries that it gives up, come one layer after the other.
+    The steps around the 16-bit filter stage take all its layers in one launch, or in one for each
+    tile of the filter; settlement in one for each shape of `exact.SHAPES`. Layers without that
+    stage, and queries that it gives up, come one layer after the other.
 
     Args:
         supports: (M, D) of each layer, of one type.
         queries: (N, D) of each layer, of one type, which may be another.
-        rows: (n,) int64, those of the queries that are asked.
+        rows: (n,) int64 rows of the queries: the n to answer.
         selves: (n,) int64, the support's row that a query does not take, or -1.
         codes: (M,) int32, the class of each support row.
         k: at most lists.MOST_NEIGHBOURS.
@@ -140,7 +141,7 @@ class Search:
         self.centres = centre.centres(
             self.supports, self.order, on_device(self.begins, self.device)
         )
-        # One look from the host at all layers: what power of two brings their values into range.
+        # The host waits once, for all layers: which power of two brings their values into range?
         # A centre is among the values, so that none is farther from it than twice the largest.
         farthest = 2 if centre.moves(self.supports.any.dtype) else 1
         known = [farthest * top for top in largest.tolist()]
@@ -157,165 +158,78 @@ class Search:
 
     def answer(self, answers: Sequence[Answer]) -> None:
         """Fill the answers, one a layer."""
-        left: list[Part] = [slice(None)] * len(self.layers)
+        remaining: list[Chunk] = [slice(None)] * len(self.layers)
         by_products = [i for i, layer in enumerate(self.layers) if layer.by_products]
         tiles = filter.tiles_for(
             [self.layers[i].width for i in by_products], len(self.rows), self.count, self.device
         )
         for tile in dict.fromkeys(tiles):
-            kind = [i for i, own in zip(by_products, tiles, strict=True) if own == tile]
-            given_up = self._by_products(tile, kind, [answers[i] for i in kind])
-            for i, found in zip(kind, given_up, strict=True):
-                left[i] = found
-        for layer, answer, part in zip(self.layers, answers, left, strict=True):
-            who = self._by_differences(layer, answer, part) if layer.filtered else part
-            self._completely(layer, answer, who)
+            numbers = [i for i, own in zip(by_products, tiles, strict=True) if own == tile]
+            stage = _Products(self, tile, numbers)
+            given_up = stage.answer([answers[i] for i in numbers])
+            for i, queries in zip(numbers, given_up, strict=True):
+                remaining[i] = queries
+            del stage  # before the next has its own memory
+        for layer, answer, queries in zip(self.layers, answers, remaining, strict=True):
+            if layer.filtered:
+                queries = self._by_differences(layer, answer, queries)
+            self._completely(layer, answer, queries)
 
-    # ---- the passes ----
-
-    def _by_products(
-        self, tile: filter.Tile, kind: Sequence[int], answers: Sequence[Answer]
-    ) -> list[torch.Tensor]:
-        """The 16-bit filter over the layers `kind`; returns whom it gave up, of each."""
-        layers = [self.layers[i] for i in kind]
-        sums = filter.sums_of(tile)
-        columns = [sums.columns(layer.width) for layer in layers]
-        rows = -(-self.count // tile.support) * tile.support
-        most = max(
-            tile.queries, self.scratch // (bytes_of(self.capacity, tile.group) * len(layers))
-        )
-        parts = -(-len(self.rows) // (most // tile.queries * tile.queries))
-        part = -(-len(self.rows) // (parts * tile.queries)) * tile.queries
-        packed_support = self._empty(rows * sum(columns), dtype=torch.float16)
-        packed_queries = self._empty(part * sum(columns), dtype=torch.float16)
-        half_norms, norms, residuals = self._empty(3, len(layers), rows)
-        halves, query_norms, query_residuals = self._empty(3, len(layers), part)
-        places = list(
-            zip(columns, [0, *accumulate(columns)], [self.begins[i] for i in kind], strict=False)
-        )
-        table, of_support, of_queries = on_device(
-            [
-                [[wide // tile.columns, part * begin, rows * begin] for wide, begin, _ in places],
-                [[wide // prepare.BLOCK, rows * begin, middle] for wide, begin, middle in places],
-                [[wide // prepare.BLOCK, part * begin, middle] for wide, begin, middle in places],
-            ],
-            self.device,
-        )
-        supports = self.supports.some(kind)
-        queries = supports if self.queries is self.supports else self.queries.some(kind)
-        which = on_device(kind, self.device)
-        scales = self.scales[which]
-        prepare.prepare(
-            supports, self.order, of_support, self.centres, scales, packed_support,
-            half_norms, norms, residuals,
-        )  # fmt: skip
-        half_norms[:, : self.count].masked_fill_(self.left_out[which], math.inf)
-        bound = on_device(
-            torch.stack(
-                [
-                    bounds.of_products(certify.Products(sums, layer.width, 0.0, prepare.NEGLIGIBLE))
-                    for layer in layers
-                ]
-            ),
-            self.device,
-        )
-        known = norms[:, : self.count].double()
-        shares = residuals[:, : self.count] / known
-        counted = residuals[:, : self.count] > prepare.NEGLIGIBLE
-        bound[:, bounds.RELATIVE.value] = shares.where(counted, 0.0).amax(dim=1)
-        bound[:, bounds.LARGEST.value] = known.amax(dim=1)
-
-        given_up = []
-        for asked in self._parts(slice(None), part):
-            rows_asked = self.rows[asked]
-            lists = self._lists(len(layers), part, asked)
-            groups = Groups(lists, tile.group) if tile.group > 1 else None
-            prepare.prepare(
-                queries, rows_asked, of_queries, self.centres, scales, packed_queries, halves,
-                query_norms, query_residuals,
-            )  # fmt: skip
-            lists.cuts.masked_fill_(query_norms == math.inf, -math.inf)
-            beyond = bound[:, bounds.LARGEST.value, None] == math.inf  # never: a scale for all rows
-            lists.cuts.masked_fill_(beyond, -math.inf)
-            for first, count in stretches(self.count):
-                filter.scan(
-                    packed_queries, packed_support, half_norms, lists, groups, table, tile,
-                    first=first, rows=count,
-                )  # fmt: skip
-                lists.tighten(self.k, query_norms, query_residuals, norms, bound, differences=False)
-            settle.settle(
-                [
-                    (layer.queries, layer.support, answer.at(asked).given())
-                    for layer, answer in zip(layers, answers, strict=True)
-                ],
-                rows_asked, self.order, self.codes, lists, query_norms, query_residuals, norms,
-                bound, self.k, differences=False,
-            )  # fmt: skip
-            given_up.append(lists.given_up()[:, : len(rows_asked)])
-            del lists, groups  # before the next part has its own
-        layer_of, whom = torch.cat(given_up, dim=1).nonzero(as_tuple=True)
-        counts = [0] * len(layers)
-        if len(whom):
-            counts = layer_of.bincount(minlength=len(layers)).tolist()
-        return list(whom.split(counts))
-
-    def _by_differences(self, layer: Layer, answer: Answer, which: Part) -> torch.Tensor:
-        """The float64 filter over some of a layer's queries; returns whom it gave up."""
-        if isinstance(which, torch.Tensor) and not len(which):
-            return which
+    def _by_differences(self, layer: Layer, answer: Answer, queries: Chunk) -> torch.Tensor:
+        """The float64 filter stage over some of a layer's queries; returns those it gave up."""
+        if isinstance(queries, torch.Tensor) and not len(queries):
+            return queries
         bound = bounds.of_differences(certify.Differences(differences.SUMS, layer.width, 0.0)).to(
             self.device
         )
         height = differences.TILE[0]
-        norms = self._empty(1, self.count)  # this bound does not ask for any
+        norms = self.empty(1, self.count)  # this bound needs none
         given_up = [self.everyone[:0]]
-        for asked in self._parts(which, max(height, self.scratch // (16 * self.capacity))):
-            rows_asked = self.rows[asked]
-            padded = -(-len(rows_asked) // height) * height
-            lists = self._lists(1, padded, asked)
-            nothing = self._empty(1, padded).zero_()
-            for first, count in stretches(self.count):
+        for chunk in self.chunks(queries, max(height, self.scratch // (16 * self.capacity))):
+            rows = self.rows[chunk]
+            padded = -(-len(rows) // height) * height
+            lists = self.lists(1, padded, chunk)
+            nothing = self.empty(1, padded).zero_()
+            for first, count in support_chunks(self.count):
                 differences.scan(
-                    layer.queries, rows_asked, layer.support, self.order, layer.surplus,
-                    layer.scale, lists, first=first, rows=count,
+                    layer.queries, rows, layer.support, self.order, layer.surplus, layer.scale,
+                    lists, first=first, rows=count,
                 )  # fmt: skip
                 lists.tighten(self.k, nothing, nothing, norms, bound[None], differences=True)
-            mine = answer.at(asked)
+            own = answer.at(chunk)
             settle.settle(
-                [(layer.queries, layer.support, mine.given())], rows_asked, self.order, self.codes,
+                [(layer.queries, layer.support, own.arrays())], rows, self.order, self.codes,
                 lists, nothing, nothing, norms, bound[None], self.k, differences=True,
             )  # fmt: skip
-            left = lists.given_up()[0, : len(rows_asked)]
-            answer.take(asked, mine, ~left)
-            given_up.append(self.everyone[asked][left])
+            overflowed = lists.given_up()[0, : len(rows)]
+            answer.update(chunk, own, ~overflowed)
+            given_up.append(self.everyone[chunk][overflowed])
         return torch.cat(given_up)
 
-    def _completely(self, layer: Layer, answer: Answer, which: Part) -> None:
+    def _completely(self, layer: Layer, answer: Answer, queries: Chunk) -> None:
         """Every distance in float64."""
         tile = self.scratch // 40  # sorting takes a distance's and a row's bytes some times over
-        for asked in self._parts(which, max(1, tile // self.count)):
+        for chunk in self.chunks(queries, max(1, tile // self.count)):
             distances, rows = complete.nearest(
-                layer.queries, self.rows[asked], layer.support, layer.surplus, self.selves[asked],
+                layer.queries, self.rows[chunk], layer.support, layer.surplus, self.selves[chunk],
                 self.k, tile,
             )  # fmt: skip
-            fill(answer, asked, distances, rows, self.codes)
+            fill(answer, chunk, distances, rows, self.codes)
 
-    # ---- what passes share ----
-
-    def _empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
-    def _parts(self, which: Part, most: int) -> Iterator[Part]:
+    def chunks(self, queries: Chunk, most: int) -> Iterator[Chunk]:
         """Some of the queries, at most so many at a time."""
-        if isinstance(which, torch.Tensor):
-            yield from which.split(most) if len(which) else ()
+        if isinstance(queries, torch.Tensor):
+            yield from queries.split(most) if len(queries) else ()
             return
         for first in range(0, len(self.rows), most):
             yield slice(first, min(first + most, len(self.rows)))
 
-    def _lists(self, layers: int, queries: int, asked: Part) -> Lists:
-        """Empty ones; those beyond the queries that are asked take nothing."""
-        own = self.selves[asked]
+    def lists(self, layers: int, queries: int, chunk: Chunk) -> Lists:
+        """Empty ones, of `queries` a layer; those beyond the chunk's take nothing."""
+        own = self.selves[chunk]
         lists = Lists(layers, queries, self.capacity, self.device)
         lists.cuts[:, len(own) :] = -math.inf
         own = self.positions[own.clamp(min=0)].where(own >= 0, NOWHERE)
@@ -323,24 +237,135 @@ class Search:
         return lists
 
 
+class _Products:
+    """The 16-bit filter stage over the layers of a search that share a tile.
+
+    Holds the packed support of all of them, and a chunk of the queries at a time.
+    """
+
+    def __init__(self, search: Search, tile: filter.Tile, numbers: Sequence[int]) -> None:
+        self.search, self.tile = search, tile
+        self.layers = [search.layers[i] for i in numbers]
+        self.sums = filter.sums_of(tile)
+        layers, device = len(numbers), search.device
+        columns = [self.sums.columns(layer.width) for layer in self.layers]
+        rows = -(-search.count // tile.support) * tile.support
+        self.most = self._queries_at_a_time()
+        self.packed_support = search.empty(rows * sum(columns), dtype=torch.float16)
+        self.packed_queries = search.empty(self.most * sum(columns), dtype=torch.float16)
+        self.half_norms, self.norms, residuals = search.empty(3, layers, rows)
+        self.query_halves, self.query_norms, self.query_residuals = search.empty(
+            3, layers, self.most
+        )
+        begins = [0, *accumulate(columns)]
+        places = list(zip(columns, begins, [search.begins[i] for i in numbers], strict=False))
+        self.table, of_support, self.of_queries = on_device(
+            [
+                [[wide // tile.columns, self.most * at, rows * at] for wide, at, _ in places],
+                [[wide // prepare.BLOCK, rows * at, middle] for wide, at, middle in places],
+                [[wide // prepare.BLOCK, self.most * at, middle] for wide, at, middle in places],
+            ],
+            device,
+        )
+        supports = search.supports.select(numbers)
+        shared = search.queries is search.supports
+        self.queries = supports if shared else search.queries.select(numbers)
+        which = on_device(numbers, device)
+        self.scales = search.scales[which]
+        prepare.prepare(
+            supports, search.order, of_support, search.centres, self.scales, self.packed_support,
+            self.half_norms, self.norms, residuals,
+        )  # fmt: skip
+        self.half_norms[:, : search.count].masked_fill_(search.left_out[which], math.inf)
+        self.bound = self._bounds(residuals)
+
+    def _queries_at_a_time(self) -> int:
+        """A multiple of the tile's, whose lists fit: chunks as equal as may be."""
+        count, height = len(self.search.rows), self.tile.queries
+        size = bytes_of(self.search.capacity, self.tile.bundle) * len(self.layers)
+        most = max(height, self.search.scratch // size) // height * height
+        chunks = -(-count // most)
+        return -(-count // (chunks * height)) * height
+
+    def _bounds(self, residuals: torch.Tensor) -> torch.Tensor:
+        """(L, bounds.LENGTH) float64, from what was measured while the support was packed."""
+        products = [
+            certify.Products(self.sums, layer.width, 0.0, prepare.NEGLIGIBLE)
+            for layer in self.layers
+        ]
+        bound = on_device(torch.stack([*map(bounds.of_products, products)]), self.search.device)
+        norms = self.norms[:, : self.search.count].double()
+        residuals = residuals[:, : self.search.count]
+        shares = (residuals / norms).where(residuals > prepare.NEGLIGIBLE, 0.0)
+        bound[:, bounds.RELATIVE.value] = shares.amax(dim=1)
+        bound[:, bounds.LARGEST.value] = norms.amax(dim=1)
+        return bound
+
+    def answer(self, answers: Sequence[Answer]) -> list[torch.Tensor]:
+        """Fill the answers; returns the queries that the stage gave up, of each layer."""
+        search, given_up = self.search, []
+        for chunk in search.chunks(slice(None), self.most):
+            rows = search.rows[chunk]
+            lists = self._candidates(chunk, rows)
+            settle.settle(
+                [
+                    (layer.queries, layer.support, answer.at(chunk).arrays())
+                    for layer, answer in zip(self.layers, answers, strict=True)
+                ],
+                rows, search.order, search.codes, lists, self.query_norms, self.query_residuals,
+                self.norms, self.bound, search.k, differences=False,
+            )  # fmt: skip
+            given_up.append(lists.given_up()[:, : len(rows)])
+            del lists  # before the next chunk has its own
+        layer_of, queries = torch.cat(given_up, dim=1).nonzero(as_tuple=True)
+        counts = [0] * len(self.layers)
+        if len(queries):
+            counts = layer_of.bincount(minlength=len(self.layers)).tolist()
+        return list(queries.split(counts))
+
+    def _candidates(self, chunk: Chunk, rows: torch.Tensor) -> Lists:
+        """The lists of a chunk of queries, after all of the support."""
+        search, tile = self.search, self.tile
+        lists = search.lists(len(self.layers), self.most, chunk)
+        bundles = Bundles(lists, tile.bundle) if tile.bundle > 1 else None
+        prepare.prepare(
+            self.queries, rows, self.of_queries, search.centres, self.scales, self.packed_queries,
+            self.query_halves, self.query_norms, self.query_residuals,
+        )  # fmt: skip
+        lists.cuts.masked_fill_(self.query_norms == math.inf, -math.inf)
+        # Never: there is a scale for all rows.
+        beyond = self.bound[:, bounds.LARGEST.value, None] == math.inf
+        lists.cuts.masked_fill_(beyond, -math.inf)
+        for first, count in support_chunks(search.count):
+            filter.scan(
+                self.packed_queries, self.packed_support, self.half_norms, lists, bundles,
+                self.table, tile, first=first, rows=count,
+            )  # fmt: skip
+            lists.tighten(
+                search.k, self.query_norms, self.query_residuals, self.norms, self.bound,
+                differences=False,
+            )  # fmt: skip
+        return lists
+
+
 def fill(
     answer: Answer,
-    which: Part,
+    chunk: Chunk,
     distances: torch.Tensor,
     rows: torch.Tensor,
     codes: torch.Tensor,
 ) -> None:
-    """The answers of some queries, of which all neighbours are known, (n, k) each."""
+    """The answers of some queries, whose neighbours are known, (n, k) each."""
     if answer.distances is not None and answer.rows is not None:
-        answer.distances[which], answer.rows[which] = distances, rows
+        answer.distances[chunk], answer.rows[chunk] = distances, rows
     if answer.votes is None:
         return
     votes, tied = majority(codes[rows])
     if answer.tied is not None:
-        answer.tied[which] = tied
-    if answer.wanted is not None:
-        votes = votes.where(votes == answer.wanted[which], settle.NOT_ASKED.value)
-    answer.votes[which] = votes
+        answer.tied[chunk] = tied
+    if answer.target is not None:
+        votes = votes.where(votes == answer.target[chunk], settle.UNKNOWN.value)
+    answer.votes[chunk] = votes
 
 
 def majority(codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -356,8 +381,8 @@ def majority(codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return sorted_codes.gather(1, first)[:, 0], most.sum(dim=1) > 1
 
 
-def stretches(rows: int) -> list[tuple[int, int]]:
-    """First position and length of each stretch of the support, after which cuts are lowered."""
+def support_chunks(rows: int) -> list[tuple[int, int]]:
+    """First position and length of each chunk of the support, after which cuts are lowered."""
     ends = [0, min(FIRST, rows)]
     while ends[-1] < rows:
         ends.append(min(ends[-1] * GROWTH, rows))

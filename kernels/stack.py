@@ -13,7 +13,7 @@ FIELDS = tl.constexpr(3)  # of a layer in the table: address, stride, width
 
 
 def on_device(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Numbers of the host on the device; the host does not wait for what is at work there."""
+    """Numbers of the host on the device; the host does not wait for the device."""
     tensor = torch.as_tensor(values, dtype=dtype)
     if device.type == "cuda":
         tensor = tensor.pin_memory()
@@ -30,7 +30,7 @@ class Stack:
 
     def __init__(self, layers: Sequence[torch.Tensor]) -> None:
         self.layers = tuple(layers)
-        assert len({rows.dtype for rows in layers}) == 1  # addresses tell nothing of it
+        assert len({rows.dtype for rows in layers}) == 1  # a kernel sees addresses alone
         fields = [[rows.data_ptr(), rows.stride(0), rows.shape[1]] for rows in self.layers]
         self.table = on_device(fields, self.any.device)
 
@@ -39,16 +39,16 @@ class Stack:
 
     @property
     def any(self) -> torch.Tensor:
-        """Some rows: what tells a kernel the type of all."""
+        """The first layer's rows, from which a kernel takes the type of all."""
         return self.layers[0]
 
     @property
     def widths(self) -> list[int]:
         return [rows.shape[1] for rows in self.layers]
 
-    def some(self, which: Sequence[int]) -> Stack:
-        """Of some of the layers."""
-        return self if len(which) == len(self) else Stack([self.layers[i] for i in which])
+    def select(self, numbers: Sequence[int]) -> Stack:
+        """The layers of these numbers."""
+        return self if len(numbers) == len(self) else Stack([self.layers[i] for i in numbers])
 
 
 @triton.jit

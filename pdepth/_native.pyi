@@ -6,13 +6,13 @@ from numpy.typing import NDArray
 _Rows = tuple[NDArray[Any], str]
 
 def levels() -> list[tuple[str, bool]]: ...
-def passes(level: str) -> list[dict[str, Any]]: ...
+def filter_stages(level: str) -> list[dict[str, Any]]: ...
 def constants() -> dict[str, float]: ...
-def inspect(
+def filter_scores(
     support: _Rows,
     queries: _Rows,
     level: str,
-    pass_name: str,
+    stage: str,
     centre: NDArray[Any] | None = None,
     scale: float = 1.0,
 ) -> dict[str, NDArray[Any]]: ...
@@ -26,7 +26,7 @@ def run(
     exclude_self: bool,
     query_rows: NDArray[Any] | None,
     queries: int,
-    wanted: NDArray[Any] | None,
+    target: NDArray[Any] | None,
     votes: NDArray[Any] | None,
     tied: NDArray[Any] | None,
     counts: NDArray[Any] | None,

@@ -22,18 +22,19 @@ the computed one.
 2. *Order and length of the summation.* A sum whose terms pass through at most n roundings each is
    off by at most n u / (1 - n u) times the sum of the terms' magnitudes, whatever the order
    (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002, sections 3.1 and
-   4.2), and that sum is at most |x^| |y^|, or 1.02 times that for split numbers. `Pass.roundings`
-   counts n: one chain of multiply-adds a chunk of columns, then one addition a chunk. 16-bit
-   integers are multiplied and summed in 32 bits without any rounding: their units are chosen so
-   that no chunk's sum can pass 2^31. The bfloat16 tiles take 32 columns an instruction: sixteen
-   fused multiply-adds in each of two chains, the chains' sum, and its addition to the tile
-   (TDPBF16PS in Intel's Architectures Software Developer's Manual, vol. 2). A GPU's matrix units
-   take 16 products and the sum so far in one step: aligned to the largest of them and cut off
-   there, as the new sum is, each of the 18 is off by at most one unit in the last place of float32,
-   two roundings (Fasi, Higham, Mikaitis, Pranesh, Numerical behavior of NVIDIA tensor cores, PeerJ
-   Computer Science 7:e330, 2021, who find more bits kept, not fewer): `Pass.rate` counts 36 for 16
-   columns. Subnormal float16 is aligned as if its exponent were the least normal one, which costs
-   less than the share of `negligible` for widths up to 2^32.
+   4.2), and that sum is at most |x^| |y^|, or 1.02 times that for split numbers.
+   `FilterStage.roundings` counts n: one chain of multiply-adds a section of columns, then one
+   addition a section. 16-bit integers are multiplied and summed in 32 bits without any rounding:
+   their units are chosen so that no section's sum can exceed 2^31. The bfloat16 tiles take 32
+   columns an instruction: sixteen fused multiply-adds in each of two chains, the chains' sum, and
+   its addition to the tile (TDPBF16PS in Intel's Architectures Software Developer's Manual, vol.
+   2). A GPU's matrix units take 16 products and the sum so far in one step: aligned to the largest
+   of them and cut off there, as the new sum is, each of the 18 is off by at most one unit in the
+   last place of float32, two roundings (Fasi, Higham, Mikaitis, Pranesh, Numerical behavior of
+   NVIDIA tensor cores, PeerJ Computer Science 7:e330, 2021, who find more bits kept, not fewer):
+   `FilterStage.rate` counts 36 for 16 columns. Subnormal float16 is aligned as if its exponent
+   were the least normal one, which costs less than the share of `negligible` for widths up to
+   2^32.
 3. *Rounding of the norm.* |y|^2 / 2 is rounded once, and once more when the product is
    subtracted; where the sum begins with it (`norms_first`) it passes through all n.
 4. *Denormals.* A product or sum below 2^-126 may be flushed to zero, as the tiles do: at most
@@ -52,11 +53,11 @@ rows that float32 holds as they are have no residual; else it is at most u times
 **What a bound proves.** With lower <= S <= upper for every candidate: the k-th smallest upper
 bound is no less than the k-th neighbour's score, so a row whose lower bound exceeds it is no
 neighbour; a row whose upper bound is below the (k+1)-th smallest lower bound is one
-(`neighbours`). If the winner is the same whichever of the rest complete the k, the vote stands;
+(`neighbors`). If the winner is the same whichever of the rest complete the k, the vote stands;
 else float64 distances of the rest settle it. No row outside the list can matter: the list takes
 every score below `Products.cut`, which is at least the computed score of any row whose true score
-is no more than what k rows prove. Where a distance is given beyond which nobody asks, its score
-(`Products.at`) is proven from the start.
+is no more than what k rows prove. Where neighbours beyond some
+distance are of no use, its score (`Products.score_at`) is proven from the start.
 """
 
 from __future__ import annotations
@@ -78,16 +79,16 @@ Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Pass:
-    """How a filter packs and sums; `pdepth._native.passes` lists those of a level."""
+class FilterStage:
+    """How a filter stage packs and sums; `pdepth._native.filter_stages` lists those of a level."""
 
     name: str
     multiple: int  # a packed row has this many times the width, after the width is
     step: int  # rounded up to a multiple of this
-    chunk: int  # packed columns summed before the sum joins those of other chunks
+    section: int  # packed columns summed before the sum joins those of other sections
     chain: int  # roundings of such a sum
-    norms_first: bool  # the chunks are added to |y|^2 / 2, not subtracted from it at the end
-    rate: float = 1.0  # roundings that a packed column adds to its chunk's sum, `chain` at most
+    norms_first: bool  # the sections are added to |y|^2 / 2, not subtracted from it at the end
+    rate: float = 1.0  # roundings that a packed column adds to its section's sum, `chain` at most
 
     def columns(self, width: int) -> int:
         """How many numbers are packed of a row."""
@@ -96,28 +97,28 @@ class Pass:
     def roundings(self, width: int) -> int:
         """n, the most roundings that one term of a score passes through."""
         columns = self.columns(width)
-        return min(math.ceil(self.rate * columns), self.chain) + -(-columns // self.chunk) + 6
+        return min(math.ceil(self.rate * columns), self.chain) + -(-columns // self.section) + 6
 
 
 @dataclass(frozen=True)
 class Products:
     """The bound on scores |y|^2 / 2 - x.y of one layer."""
 
-    by: Pass
+    stage: FilterStage
     width: int
     relative: float  # the largest |y - y^| / |y| of rows with a residual above `negligible`
     negligible: float = NEGLIGIBLE
 
     @classmethod
-    def of(cls, by: Pass, width: int, norms: Float, residuals: Float) -> Products:
+    def of(cls, stage: FilterStage, width: int, norms: Float, residuals: Float) -> Products:
         """From the support's measured norms and residuals, (M,) each."""
         shares = [r / n for n, r in zip(norms, residuals, strict=True) if r > NEGLIGIBLE]
-        return cls(by, width, max(shares, default=0.0))
+        return cls(stage, width, max(shares, default=0.0))
 
     def error(self, query_norm: Float, query_residual: Float, norm: Float) -> Float:
         """The most by which a score may be off; arguments broadcast."""
-        products = UNIT * self.by.roundings(self.width)
-        norms = products if self.by.norms_first else UNIT
+        products = UNIT * self.stage.roundings(self.width)
+        norms = products if self.stage.norms_first else UNIT
         image = query_norm + query_residual
         residual = self.relative * norm + self.negligible
         error = MARGIN * (
@@ -127,7 +128,7 @@ class Products:
             + norms * norm * norm
             + SETTLEMENT * (query_norm * query_norm + norm * norm)
         )
-        return error + 3 * LOST * (self.by.columns(self.width) + 8)
+        return error + 3 * LOST * (self.stage.columns(self.width) + 8)
 
     def bounds(
         self, scores: Float, query_norm: Float, query_residual: Float, norm: Float
@@ -136,7 +137,7 @@ class Products:
         error = self.error(query_norm, query_residual, norm)
         return scores - error, scores + error
 
-    def at(self, query_norm: float, distance: float) -> float:
+    def score_at(self, query_norm: float, distance: float) -> float:
         """At least the true score of a row at that squared distance; norms were rounded up."""
         norm = query_norm * (1 - 4 * UNIT)
         return 0.5 * (distance * (1 + SETTLEMENT) - norm * norm)
@@ -156,7 +157,7 @@ class Products:
 class Differences:
     """The bound on scores |x - y|^2 of one layer."""
 
-    by: Pass
+    stage: FilterStage
     width: int
     inexact_norm: float  # the largest norm of a support row that float32 does not hold as it is
 
@@ -168,7 +169,7 @@ class Differences:
         far = np.sqrt((scores + lost) * (1 + relative)) + residual
         return near * near * (1 - SETTLEMENT), far * far * (1 + SETTLEMENT)
 
-    def at(self, distance: float) -> float:
+    def score_at(self, distance: float) -> float:
         """At least the true score of a row at that squared distance."""
         return distance * (1 + SETTLEMENT)
 
@@ -180,7 +181,7 @@ class Differences:
 
     def _terms(self, query_residual: Any) -> tuple[float, Any, float]:
         """Relative error, distance of the rows from what was packed of them, and what is lost."""
-        relative = MARGIN * UNIT * self.by.roundings(self.width)
+        relative = MARGIN * UNIT * self.stage.roundings(self.width)
         largest = UNIT * self.inexact_norm + LOST * math.sqrt(self.width)
         return relative, MARGIN * (query_residual + largest), 3 * LOST * (self.width + 8)
 

@@ -1,4 +1,4 @@
-"""The compiled engine's choices that are the machine's: instruction set and threads."""
+"""Instruction sets and threads of the cpu backend: what this machine has."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ def simd_level() -> str:
     """
     levels = simd_levels()
     usable = [name for name, runs in levels.items() if runs]
-    asked = os.environ.get(SIMD)
-    if not asked:
+    name = os.environ.get(SIMD)
+    if not name:
         return usable[-1]
-    if asked not in levels:
-        raise ValueError(f"{SIMD}={asked} names no level; there are {', '.join(levels)}.")
-    if asked not in usable:
-        raise ValueError(f"{SIMD}={asked}: this machine lacks it and runs {', '.join(usable)}.")
-    return asked
+    if name not in levels:
+        raise ValueError(f"{SIMD}: expected one of {', '.join(levels)}, got {name}.")
+    if name not in usable:
+        raise ValueError(
+            f"{SIMD}: expected one of {', '.join(usable)} on this machine, got {name}."
+        )
+    return name
 
 
 def default_threads() -> int:

@@ -14,34 +14,35 @@ from pdepth import _native, certify, definition, native
 from helpers.adversaries import (
     attacks,
     climb,
-    laid_open,
     random,
     scaled,
+    score_pair,
     share_of_bound,
     true_scores,
 )
 from helpers.cases import first_difference
 
-PASSES = [
-    pytest.param(level, each["name"], id=f"{level}, {each['name']}")
+STAGES = [
+    pytest.param(level, stage["name"], id=f"{level}, {stage['name']}")
     for level, runs in native.simd_levels().items()
     if runs
-    for each in _native.passes(level)
+    for stage in _native.filter_stages(level)
 ]
 
 
-def pass_of(level: str, name: str) -> certify.Pass:
-    return next(certify.Pass(**p) for p in _native.passes(level) if p["name"] == name)
+def stage_of(level: str, name: str) -> certify.FilterStage:
+    stages = [certify.FilterStage(**stage) for stage in _native.filter_stages(level)]
+    return next(stage for stage in stages if stage.name == name)
 
 
-def bounds_of(by: certify.Pass, width: int, found: dict[str, Any]) -> tuple[Any, Any]:
+def bounds_of(stage: certify.FilterStage, width: int, scored: dict[str, Any]) -> tuple[Any, Any]:
     """Lower and upper bounds by pdepth.certify, from what was measured while packing."""
-    wide = {name: values.astype(float) for name, values in found.items() if name != "true"}
+    wide = {name: values.astype(float) for name, values in scored.items() if name != "true"}
     norms, residuals = wide["support_norms"], wide["support_residuals"]
-    if "differences" in by.name:
-        bound = certify.Differences(by, width, norms.max())
+    if "differences" in stage.name:
+        bound = certify.Differences(stage, width, norms.max())
         return bound.bounds(wide["scores"], wide["query_residuals"][:, None])
-    return certify.Products.of(by, width, norms, residuals).bounds(
+    return certify.Products.of(stage, width, norms, residuals).bounds(
         wide["scores"], wide["query_norms"][:, None], wide["query_residuals"][:, None], norms
     )
 
@@ -51,51 +52,51 @@ def test_cpp_has_the_same_constants() -> None:
     assert _native.constants() == {name: getattr(certify, name) for name in names}
 
 
-@pytest.mark.parametrize(("level", "name"), PASSES)
+@pytest.mark.parametrize(("level", "name"), STAGES)
 def test_cpp_computes_the_same_bound(level: str, name: str) -> None:
     for _, pair in attacks(seed=1):
-        found = laid_open(level, name, pair)
-        lower, upper = bounds_of(pass_of(level, name), pair[0].shape[1], found)
-        assert first_difference(found["lower"], lower) is None
-        assert first_difference(found["upper"], upper) is None
+        scored = score_pair(level, name, pair)
+        lower, upper = bounds_of(stage_of(level, name), pair[0].shape[1], scored)
+        assert first_difference(scored["lower"], lower) is None
+        assert first_difference(scored["upper"], upper) is None
 
 
-@pytest.mark.parametrize(("level", "name"), PASSES)
+@pytest.mark.parametrize(("level", "name"), STAGES)
 def test_a_distance_has_the_score_that_certify_says(level: str, name: str) -> None:
     """To the last bit; and no less than the true one, as fractions tell."""
-    by, kept = pass_of(level, name), 0
+    stage, compared = stage_of(level, name), 0
     for _, pair in attacks(seed=2):
-        found = laid_open(level, name, pair)
-        wide = [found[side].astype(float) for side in ("query_norms", "support_norms")]
+        scored = score_pair(level, name, pair)
+        wide = [scored[side].astype(float) for side in ("query_norms", "support_norms")]
         for i, norm in enumerate(wide[0][:5]):
             for j, other in enumerate(wide[1][:5]):
                 if "differences" in name:
-                    score = certify.Differences(by, 1, 0.0).at(other * other)
+                    score = certify.Differences(stage, 1, 0.0).score_at(other * other)
                     true = Fraction(other * other)
                 else:
-                    score = certify.Products(by, 1, 0.0).at(norm, other * other)
+                    score = certify.Products(stage, 1, 0.0).score_at(norm, other * other)
                     least = Fraction(norm) * (1 - Fraction(1, 2**23))  # norms are rounded up
                     true = (Fraction(other * other) - least * least) / 2
-                assert found["at"][i, j] == score
+                assert scored["at_norm"][i, j] == score
                 assert Fraction(score) >= true
-                kept += 1
-    assert kept > 100
+                compared += 1
+    assert compared > 100
 
 
-@pytest.mark.parametrize(("level", "name"), PASSES)
+@pytest.mark.parametrize(("level", "name"), STAGES)
 def test_no_row_breaks_the_bound(level: str, name: str, of_tier: Callable[[Any, Any], Any]) -> None:
     worst = 0.0
     for seed in range(of_tier(1, 3)):
         for adversary, pair in attacks(seed):
-            found = laid_open(level, name, pair)
-            assert (found["lower"] <= found["true"]).all(), adversary
-            assert (found["true"] <= found["upper"]).all(), adversary
-            worst = max(worst, float(share_of_bound(found).max()))
+            scored = score_pair(level, name, pair)
+            assert (scored["lower"] <= scored["true"]).all(), adversary
+            assert (scored["true"] <= scored["upper"]).all(), adversary
+            worst = max(worst, float(share_of_bound(scored).max()))
     assert climb(level, name, width=13, steps=200, seed=0) <= 1
     assert worst > 0.7, "the adversaries have lost their teeth: a wrong bound would pass"
 
 
-@pytest.mark.parametrize(("level", "name"), PASSES)
+@pytest.mark.parametrize(("level", "name"), STAGES)
 @pytest.mark.parametrize("width", [7, 387, 644, 1300, 1928, 2048])
 def test_rows_are_packed_less_their_centre(level: str, name: str, width: int) -> None:
     """Far from nought and near their centre: a column too many, or one without it, would show."""
@@ -103,34 +104,34 @@ def test_rows_are_packed_less_their_centre(level: str, name: str, width: int) ->
     rows = (1000 + rng.standard_normal((60, width))).astype(np.float32)
     centre = np.zeros(-(-width // 8) * 8)
     centre[:width] = rows.mean(axis=0, dtype=float)
-    found = _native.inspect(
+    scored = _native.filter_scores(
         (rows[10:], "float32"), (rows[:10], "float32"), level, name, centre=centre, scale=2.0**40
     )
     moved = (rows - centre[:width]) * 2.0**40
     norms = np.linalg.norm(moved, axis=1)
-    for side, wanted in (("query", norms[:10]), ("support", norms[10:])):
-        assert (found[f"{side}_norms"] >= wanted).all()
-        assert (found[f"{side}_norms"] <= wanted * (1 + 2.0**-18)).all()
-        assert (found[f"{side}_residuals"] <= wanted * 2.0**-8).all()
+    for side, exact in (("query", norms[:10]), ("support", norms[10:])):
+        assert (scored[f"{side}_norms"] >= exact).all()
+        assert (scored[f"{side}_norms"] <= exact * (1 + 2.0**-18)).all()
+        assert (scored[f"{side}_residuals"] <= exact * 2.0**-8).all()
     true = true_scores(moved[10:], moved[:10], differences="differences" in name)
-    assert (found["lower"] <= true).all()
-    assert (true <= found["upper"]).all()
+    assert (scored["lower"] <= true).all()
+    assert (true <= scored["upper"]).all()
 
 
-@pytest.mark.parametrize(("level", "name"), PASSES)
+@pytest.mark.parametrize(("level", "name"), STAGES)
 def test_what_is_certain_is_so(level: str, name: str) -> None:
     """Every certain neighbour is one, and every neighbour is certain or possible."""
-    k, told = 10, 0
+    k, count = 10, 0
     for seed in range(5):
         support, queries = scaled(random(np.random.default_rng(seed), 64))
-        found = laid_open(level, name, (support, queries))
+        scored = score_pair(level, name, (support, queries))
         for i, query in enumerate(queries):
-            certain, possible = certify.neighbors(found["lower"][i], found["upper"][i], k)
+            certain, possible = certify.neighbors(scored["lower"][i], scored["upper"][i], k)
             near = definition.nearest(definition.squared_distances(support, query), k)
             assert set(np.flatnonzero(certain)) <= set(near.tolist())
             assert set(near.tolist()) <= set(np.flatnonzero(certain | possible))
-            told += int(certain.sum())
-    assert told > 5 * k * len(queries) / 2
+            count += int(certain.sum())
+    assert count > 5 * k * len(queries) / 2
 
 
 def test_neighbours_of_exact_scores() -> None:
@@ -141,31 +142,29 @@ def test_neighbours_of_exact_scores() -> None:
     assert certify.neighbors(scores, scores, 5)[0].all()
 
 
-@pytest.mark.parametrize(("level", "name"), PASSES)
+@pytest.mark.parametrize(("level", "name"), STAGES)
 def test_no_score_within_reach_is_cut(level: str, name: str) -> None:
     """C++'s cut is that of pdepth.certify, and spares every row as near as is proven."""
     for _, (support, queries) in attacks(seed=3):
-        found = laid_open(level, name, (support, queries))
+        scored = score_pair(level, name, (support, queries))
         norms, residuals, own_norms, own_residuals = (
-            found[f"{side}_{what}"].astype(float)
+            scored[f"{side}_{what}"].astype(float)
             for side in ("support", "query")
             for what in ("norms", "residuals")
         )
-        by, width = pass_of(level, name), support.shape[1]
+        stage, width = stage_of(level, name), support.shape[1]
         for i in range(len(queries)):
-            within = found["true"][i] <= found["lower"][i][:, None]  # [proven, row]
-            spared = found["scores"][i] < found["cuts"][i][:, None]
+            within = scored["true"][i] <= scored["lower"][i][:, None]  # [proven, row]
+            spared = scored["scores"][i] < scored["cuts"][i][:, None]
             assert (spared | ~within).all()
-            for proven, cut in zip(found["lower"][i][::9], found["cuts"][i][::9], strict=True):
+            for proven, cut in zip(scored["lower"][i][::9], scored["cuts"][i][::9], strict=True):
                 if "differences" in name:
-                    bound = certify.Differences(by, width, norms.max())
-                    wanted = bound.cut(own_residuals[i], float(proven))
+                    bound = certify.Differences(stage, width, norms.max())
+                    value = bound.cut(own_residuals[i], float(proven))
                 else:
-                    products = certify.Products.of(by, width, norms, residuals)
-                    wanted = products.cut(
-                        own_norms[i], own_residuals[i], float(proven), norms.max()
-                    )
-                above = np.float32(wanted)
+                    products = certify.Products.of(stage, width, norms, residuals)
+                    value = products.cut(own_norms[i], own_residuals[i], float(proven), norms.max())
+                above = np.float32(value)
                 assert cut == (
-                    above if float(above) > wanted else np.nextafter(above, np.float32(np.inf))
+                    above if float(above) > value else np.nextafter(above, np.float32(np.inf))
                 )

@@ -19,7 +19,7 @@ HELD_BYTES = 3 << 29
 """Of one probe's packed support, held at a time; a larger one is packed in chunks."""
 QUERY_BYTES = 4 << 20, 256 << 20  # of packed queries and their lists: at least, and at most
 LEAST_BYTES = 1 << 20  # that are not halved once more when memory runs out
-_ANSWERS = dict.fromkeys(("wanted", "votes", "tied", "counts", "distances", "rows", "within"), None)
+_ANSWERS = dict.fromkeys(("target", "votes", "tied", "counts", "distances", "rows", "within"), None)
 
 
 def working_set(width: int, rows: int, num_threads: int, memory: int | None) -> int:
@@ -70,7 +70,7 @@ class CpuSession:
             counts=np.empty((*shape, len(self._problem.classes)), np.int32) if counts else None,
         )
         self._run(
-            probes, queries, wanted=target, votes=answer.votes, tied=answer.tied,
+            probes, queries, target=target, votes=answer.votes, tied=answer.tied,
             counts=answer.counts,
         )  # fmt: skip
         return answer

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pdepth.arrays.memory import free_on, human
 from pdepth.arrays.problem import ProbeRows, Problem
 from pdepth.backends.transfer import row_bytes_on_device
+from pdepth.kernels.bundles import bytes_of
 from pdepth.kernels.filter import WIDE
-from pdepth.kernels.groups import bytes_of
 from pdepth.kernels.lists import capacity_for
 from pdepth.kernels.search import SCRATCH
 
@@ -108,8 +108,8 @@ def packed_bytes(width: int, support: int, queries: int) -> int:
 
 
 def _list_bytes(k: int) -> int:
-    """Bytes of a query's list, and of the groups of columns that join it."""
-    return int(bytes_of(capacity_for(k), WIDE.group))
+    """Bytes of a query's list, and of the bundles that join it."""
+    return int(bytes_of(capacity_for(k), WIDE.bundle))
 
 
 def _columns(width: int) -> int:

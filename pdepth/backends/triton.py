@@ -129,7 +129,7 @@ class TritonSession:
         targets = self._put(target)
         # Whoever has a target searches backward.
         self._answer(
-            probes, rows, [Answer(wanted=targets, votes=v) for v in votes], range(min(probes))[::-1]
+            probes, rows, [Answer(target=targets, votes=v) for v in votes], range(min(probes))[::-1]
         )
         return EncodedVotes(votes.where(votes == targets, UNKNOWN).cpu().numpy())
 

@@ -1,4 +1,4 @@
-"""The compiled engine as a guest in someone's process."""
+"""The compiled backend as a guest in someone's process."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def test_progress_is_reported_and_its_exception_ends_the_call() -> None:
     labels = rng.integers(0, 10, 4000)
     seen: list[tuple[int, float, int]] = []
 
-    def watch(probe: int, fraction: float, asked: int) -> None:
-        seen.append((probe, fraction, asked))
+    def watch(probe: int, fraction: float, queries: int) -> None:
+        seen.append((probe, fraction, queries))
         if probe == 1:
             raise RuntimeError("enough")
 
@@ -108,7 +108,7 @@ def test_progress_is_reported_and_its_exception_ends_the_call() -> None:
             layers, labels, labels, early_exit=False, progress=watch, num_threads=2
         )
     assert {probe for probe, _, _ in seen} == {0, 1}
-    assert all(0 <= fraction <= 1 and asked == 4000 for _, fraction, asked in seen)
+    assert all(0 <= fraction <= 1 and queries == 4000 for _, fraction, queries in seen)
 
 
 def test_progress_never_goes_back() -> None:
@@ -122,7 +122,7 @@ def test_progress_never_goes_back() -> None:
         rng.integers(0, 3, 3000),
         np.zeros(3000, dtype=int),
         num_threads=1,
-        progress=lambda _probe, fraction, _asked: seen.append(fraction),
+        progress=lambda _probe, fraction, _queries: seen.append(fraction),
     )
     assert seen == sorted(seen)
     assert seen[-1] > 0.9
@@ -135,9 +135,9 @@ def test_threads_that_the_system_refuses_are_done_without() -> None:
         "import threading\n"
         "import numpy as np, pdepth\n"
         "rows = np.random.default_rng(0).standard_normal((500, 20))\n"
-        "found = pdepth.probe_votes(rows, np.arange(500) % 3, num_threads=8).votes\n"
-        "wanted = pdepth.probe_votes(rows, np.arange(500) % 3, num_threads=1).votes\n"
-        "assert (found == wanted).all()\n"
+        "votes = pdepth.probe_votes(rows, np.arange(500) % 3, num_threads=8).votes\n"
+        "expected = pdepth.probe_votes(rows, np.arange(500) % 3, num_threads=1).votes\n"
+        "assert (votes == expected).all()\n"
         "try:\n"
         "    threading.Thread(target=print).start()\n"
         "except RuntimeError:\n"
@@ -162,7 +162,7 @@ def test_ctrl_c_ends_a_long_call() -> None:
     code = (
         "import numpy as np, pdepth\n"
         "rows = np.random.default_rng(0).standard_normal((12000, 2000)).astype(np.float32)\n"
-        "print('begun', flush=True)\n"
+        "print('started', flush=True)\n"
         "pdepth.probe_votes([rows] * 200, np.arange(12000) % 10)\n"
         "print('ended', flush=True)\n"
     )
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_a_long_call() -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's & ignores it
     ) as process:  # fmt: skip
         assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+        assert process.stdout.readline() == "started\n"
         time.sleep(1.5)
         process.send_signal(signal.SIGINT)
         try:
@@ -184,7 +184,7 @@ def test_ctrl_c_ends_a_long_call() -> None:
 
 
 def test_the_binding_refuses_what_it_cannot_read() -> None:
-    with pytest.raises(ValueError, match="unknown element type"):
+    with pytest.raises(ValueError, match="type: expected an element type, got float12"):
         _native.first_not_finite(np.zeros((2, 2)), "float12", "portable", 1)
     with pytest.raises(ValueError, match="each row contiguous"):
         _native.first_not_finite(np.zeros((2, 4))[:, ::2], "float64", "portable", 1)

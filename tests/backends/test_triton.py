@@ -70,7 +70,7 @@ def test_many_stretches_and_lists_that_carry_over() -> None:
     support[rng.integers(0, 4500, 5), 7] *= 1e4
     queries = np.concatenate([support[:1], rng.standard_normal((1, 40))]).astype("f4")
     labels = rng.integers(0, 10, 4500)
-    assert len(search.stretches(4500)) == 4
+    assert len(search.support_chunks(4500)) == 4
     found = pdepth.probe_votes(support, labels, queries, backend="triton")
     wanted = definition.probe_votes(support, labels, queries)
     assert first_difference(found.votes, wanted.votes) is None

@@ -18,7 +18,7 @@ from pdepth.backends import triton as backend
 from helpers.device import DEVICE
 
 if (reason := backend.unavailable()) is not None:
-    pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
+    pytest.skip(f"no triton backend here: {reason}", allow_module_level=True)
 
 
 @pytest.mark.slow
@@ -32,16 +32,16 @@ def test_the_gpu_benchmark_runs_from_its_first_line_to_its_last(tmp_path: Path) 
         return subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
 
     assert "equality" in run("--list").stdout
-    assert "'peer' is no part; there are tests, bound, equality, times" in run("peer").stderr
-    assert "--tiny is wanted" in run("equality").stderr
+    assert "part: expected tests, bound, equality, times" in run("peer").stderr
+    assert "pass --tiny with it" in run("equality").stderr
     done = run("--tiny", "tests", "bound", "equality", "kernels")
     assert done.returncode == 0, done.stderr
     assert "1 passed" in done.stdout
-    assert "a profile wants a CUDA device" in done.stdout
+    assert "a profile needs a CUDA device" in done.stdout
     worst = [float(each) for each in re.findall(r"worst error / bound so far (\S+)", done.stdout)]
     assert len(worst) == 3
     assert 0.001 < worst[-1] < 1
-    assert "30 votes compared with the CPU engine's" in done.stdout
+    assert "30 votes compared with the cpu backend's" in done.stdout
     assert "0 layers differ" in done.stdout
     assert not list(tmp_path.iterdir())
 
@@ -60,7 +60,7 @@ def test_no_time_is_taken_where_equality_is_not_known(
         def call(bench: gpu.Bench) -> None:
             """A part."""
             ran.append(name)
-            bench.found["ran"] = len(ran)
+            bench.results["ran"] = len(ran)
             if name == "equality" and trouble:
                 raise trouble.pop()
 
@@ -74,8 +74,8 @@ def test_no_time_is_taken_where_equality_is_not_known(
     monkeypatch.setattr(gpu, "GATES", gates)
     monkeypatch.setattr(gpu, "PARTS", gates | {"times": part("times")})
     monkeypatch.setattr(gpu, "about", lambda device: where.copy())
-    monkeypatch.setattr(gpu.engine, "unavailable", lambda: None)
-    monkeypatch.setattr(gpu.engine, "interpreted", lambda: False)
+    monkeypatch.setattr(gpu.backend, "unavailable", lambda: None)
+    monkeypatch.setattr(gpu.backend, "interpreted", lambda: False)
     monkeypatch.setattr(common, "HOME", tmp_path)
     assert run("times") == 1
     assert ran == []
@@ -98,20 +98,20 @@ def test_no_time_is_taken_where_equality_is_not_known(
 
 @pytest.mark.slow
 def test_a_layer_that_fails_leaves_no_sum_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pdepth.bench.gpu import __main__ as gpu
+    from pdepth.bench.gpu import context, measurements
 
-    search_whole = gpu._search
+    search_whole = measurements.search
 
     def failing(support: torch.Tensor, *rest: Any) -> torch.Tensor:
         if support.shape[1] == 10:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return search_whole(support, *rest)
 
-    monkeypatch.setattr(gpu, "_search", failing)
-    monkeypatch.setattr(gpu.pdepth, "probe_votes", lambda *_, **__: None)
-    bench = gpu.Bench(DEVICE, True, lambda line: None)
-    gpu.networks(bench)
-    assert math.isnan(bench.found["ResNet18, all probes"]["seconds"])
+    monkeypatch.setattr(measurements, "search", failing)
+    monkeypatch.setattr(measurements.pdepth, "probe_votes", lambda *_, **__: None)
+    bench = context.Bench(DEVICE, True, lambda line: None)
+    measurements.networks(bench)
+    assert math.isnan(bench.results["ResNet18, all probes"]["seconds"])
 
 
 def test_a_copy_without_history_is_told_its_commit(

@@ -1,6 +1,6 @@
 """Rows made to break a filter's error bound, and how near they come.
 
-python tests/helpers/adversaries.py    writes docs/bound.md: error / bound of each pass
+python tests/helpers/adversaries.py    writes docs/bound.md: error / bound of each filter stage
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ ADVERSARIES: tuple[Adversary, ...] = (
 
 
 def scaled(pair: Pair) -> Pair:
-    """Norms brought to just below 2^60 by a power of two, as the engine does."""
+    """Norms brought to just below 2^60 by a power of two, as the cpu backend does."""
     largest = max(np.linalg.norm(rows, axis=1).max() for rows in pair)
     factor = 2.0 ** (59 - np.floor(np.log2(largest)))
     return pair[0] * factor, pair[1] * factor
@@ -132,19 +132,21 @@ def true_scores(support: Rows, queries: Rows, differences: bool) -> NDArray[np.l
     return (y**2).sum(axis=1) / 2 - np.stack([(row * y).sum(axis=1) for row in x])
 
 
-def laid_open(level: str, name: str, pair: Pair) -> dict[str, Any]:
-    """What the pass makes of the rows, with the `true` scores beside."""
+def score_pair(level: str, name: str, pair: Pair) -> dict[str, Any]:
+    """Scores and bounds of a filter stage, with the `true` scores beside."""
     support, queries = pair
-    found = _native.inspect((support, "float64"), (queries, "float64"), level, name)
-    return {**found, "true": true_scores(support, queries, differences="differences" in name)}
+    scores = _native.filter_scores((support, "float64"), (queries, "float64"), level, name)
+    return {**scores, "true": true_scores(support, queries, differences="differences" in name)}
 
 
-def share_of_bound(found: dict[str, Any]) -> NDArray[np.float64]:
+def share_of_bound(scored: dict[str, Any]) -> NDArray[np.float64]:
     """Error / bound of each score: above 1 the bound is broken."""
-    true, score = found["true"], found["scores"]
-    room = np.where(true > score, found["upper"] - score, score - found["lower"])
+    true, score = scored["true"], scored["scores"]
+    bound = np.where(true > score, scored["upper"] - score, score - scored["lower"])
     error = np.abs(true - score)
-    return np.asarray(np.where(error == 0, 0, error / np.where(room > 0, room, 2.0**-1000)), float)
+    return np.asarray(
+        np.where(error == 0, 0, error / np.where(bound > 0, bound, 2.0**-1000)), float
+    )
 
 
 def attacks(seed: int) -> Iterator[tuple[str, Pair]]:
@@ -159,40 +161,40 @@ def climb(level: str, name: str, width: int, steps: int, seed: int) -> float:
     """The largest share that random changes of one pair of rows, kept while they help, reach."""
     rng = np.random.default_rng(seed)
     pair = scaled((rng.standard_normal((1, width)), rng.standard_normal((1, width))))
-    best = float(share_of_bound(laid_open(level, name, pair)).max())
+    best = float(share_of_bound(score_pair(level, name, pair)).max())
     for _ in range(steps):
         near = [rows.copy() for rows in pair]
         changed = near[rng.integers(2)][0]
         at = rng.integers(0, width, 1 + rng.integers(max(1, width // 4)))
         changed[at] *= rng.choice([1 + 2.0 ** rng.uniform(-25, 0), 0.5, 2, -1, 0.99], len(at))
         near = scaled((near[0], near[1]))
-        share = float(share_of_bound(laid_open(level, name, near)).max())
+        share = float(share_of_bound(score_pair(level, name, near)).max())
         if share >= best:
             best, pair = share, near
     return best
 
 
 def table(level: str, seeds: int = 20) -> str:
-    """Of each pass: worst error / bound by adversary, and the median bound / error."""
-    passes = [each["name"] for each in _native.passes(level)]
-    worst = {name: dict.fromkeys((a.__name__ for a in ADVERSARIES), 0.0) for name in passes}
-    usual: dict[str, list[float]] = {name: [] for name in passes}
-    for name in passes:
+    """Of each filter stage: worst error / bound by adversary, and the median bound / error."""
+    stages = [stage["name"] for stage in _native.filter_stages(level)]
+    worst = {name: dict.fromkeys((a.__name__ for a in ADVERSARIES), 0.0) for name in stages}
+    usual: dict[str, list[float]] = {name: [] for name in stages}
+    for name in stages:
         for seed in range(seeds):
             for adversary, pair in attacks(seed):
-                shares = share_of_bound(laid_open(level, name, pair))
+                shares = share_of_bound(score_pair(level, name, pair))
                 worst[name][adversary] = max(worst[name][adversary], float(shares.max()))
                 if adversary == "random":
                     usual[name].append(float(np.median(1 / np.maximum(shares, 1e-30))))
         worst[name]["climbing"] = max(climb(level, name, width, 600, 0) for width in (13, 64))
     lines = [
-        f"| {level} | {' | '.join(passes)} |",
-        "| --- |" + " ---: |" * len(passes),
+        f"| {level} | {' | '.join(stages)} |",
+        "| --- |" + " ---: |" * len(stages),
         *(
-            f"| {kind.replace('_', ' ')} | {' | '.join(f'{worst[p][kind]:.3f}' for p in passes)} |"
-            for kind in worst[passes[0]]
+            f"| {kind.replace('_', ' ')} | {' | '.join(f'{worst[s][kind]:.3f}' for s in stages)} |"
+            for kind in worst[stages[0]]
         ),
-        f"| random: bound / error | {' | '.join(f'{np.median(usual[p]):.0f}' for p in passes)} |",
+        f"| random: bound / error | {' | '.join(f'{np.median(usual[s]):.0f}' for s in stages)} |",
     ]
     return "\n".join(lines)
 
@@ -201,8 +203,9 @@ def main() -> None:
     about = [f"- {each.__name__.replace('_', ' ')}: {each.__doc__}" for each in ADVERSARIES]
     page = (
         "# How near rows made for it come to the error bound",
-        "Written by `python tests/helpers/adversaries.py`. Worst error / bound of each level's filters "
-        f"over 20 draws of every kind at widths {WIDTHS[0]} to {WIDTHS[-1]}: above 1 the bound of "
+        "Written by `python tests/helpers/adversaries.py`. Worst error / bound of each level's "
+        "filter stages over 20 draws of every kind at widths "
+        f"{WIDTHS[0]} to {WIDTHS[-1]}: above 1 the bound of "
         "[`pdepth/certify.py`](../pdepth/certify.py) would be broken; near 1 it could not be much "
         "smaller (its margin alone keeps it at 0.94). The last line is what that costs: the median "
         "of bound / error over random rows.",

@@ -1,18 +1,24 @@
 """Compiles every kernel, in each configuration that can be chosen, without a GPU.
 
-    python tests/helpers/gpu_code.py        registers, spills, shared memory, instructions: into docs/gpu.md
-    python tests/helpers/gpu_code.py --json 90      each configuration for sm_90, one a line
+    python tests/helpers/gpu_code.py             registers, spills, shared memory, instructions of
+                                                 all: a table in docs/gpu.md, and the figures that
+                                                 tests compare, of the installed Triton
+    python tests/helpers/gpu_code.py --json 90   each configuration for sm_90, one a line
+    python tests/helpers/gpu_code.py --json --few 90          some of them
 
 Types of the user's rows are float32 but where they change what is compiled.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import re
 import subprocess
 import sys
 import tempfile
+import tokenize
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -24,6 +30,7 @@ from triton.compiler import ASTSource
 
 from pdepth.kernels import (
     bounds,
+    bundles,
     centre,
     compact,
     complete,
@@ -31,12 +38,12 @@ from pdepth.kernels import (
     duplicates,
     exact,
     filter,
-    groups,
     lists,
     prepare,
     settle,
 )
 
+FIGURES = Path(__file__).resolve().parent / "figures"  # a file for each version of Triton
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
 BEGIN, END = "<!-- tests/helpers/gpu_code.py -->\n", "\n<!-- end of tests/helpers/gpu_code.py -->"
 CAPABILITIES = (80, 90)
@@ -47,13 +54,13 @@ POINTERS = {
     **dict.fromkeys(("query_norms", "query_residuals"), "fp32"),
     **dict.fromkeys(("proven", "bound", "centres", "scales", "scale"), "fp64"),
     **dict.fromkeys(("distances", "lengths", "shares"), "fp64"),
-    **dict.fromkeys(("sizes", "codes", "leaves", "wanted", "votes", "found"), "i32"),
+    **dict.fromkeys(("sizes", "codes", "leaves", "target", "votes", "found"), "i32"),
     **dict.fromkeys(("firsts", "entries", "counts"), "i32"),
     **dict.fromkeys(("keys", "table", "order", "query_rows", "hashes"), "i64"),
     **dict.fromkeys(("who", "left", "places", "begins", "largest"), "i64"),
     **dict.fromkeys(("left_out", "same"), "i1"),
 }
-GIVEN = ("source", "support", "queries")  # the user's arrays, which may lie anywhere
+ANYWHERE = ("source", "support", "queries")  # the user's arrays, at any address
 
 
 def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]]:
@@ -70,17 +77,17 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
     for capacity, tile in product(lists.CAPACITIES, filter.TILES):
         sizes = {"TILE_Q": tile.queries, "TILE_S": tile.support, "TILE_D": tile.columns}
         options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False}
-        sizes |= {"GROUP": tile.group}
+        sizes |= {"BUNDLE": tile.bundle}
         yield (
             filter.filter_kernel,
-            {**sizes, "CAPACITY": capacity, "CHUNK": tile.chunk},
+            {**sizes, "CAPACITY": capacity, "SECTION": tile.section},
             options,
             "fp32",
         )
     for capacity, warps in lists.CAPACITIES.items():
-        for size in {tile.group for tile in filter.TILES}:
-            sizes = {"GROUP": size, "BLOCK": groups.BLOCK, "QUERIES": 1}
-            yield groups.unpack_kernel, {**sizes, "CAPACITY": capacity}, plain, "fp32"
+        for size in {tile.bundle for tile in filter.TILES}:
+            sizes = {"BUNDLE": size, "BLOCK": bundles.BLOCK, "QUERIES": 1}
+            yield bundles.unpack_kernel, {**sizes, "CAPACITY": capacity}, plain, "fp32"
         tile_q, tile_s = differences.TILE
         sizes = {"CAPACITY": capacity, "TILE_Q": tile_q, "TILE_S": tile_s}
         yield differences.differences_kernel, sizes, plain, "fp32"
@@ -92,19 +99,18 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
                 {"num_warps": warps, "enable_fp_fusion": False},
                 "fp32",
             )
-            for shape, asked in product(exact.SHAPES, ("votes", "one", "rows")):
-                pairs, lanes, depth, least = shape
-                most = max(warps, least)
+            for shape, answers in product(exact.SHAPES, ("votes", "one", "rows")):
+                pairs, lanes, depth, _ = shape
                 yield (
                     settle.settle_kernel,
                     {
                         **{"CAPACITY": capacity, "BLOCK": settle.BLOCK},
                         **{"DIFFERENCES": by_differences},
-                        **{"ONE": asked == "one", "ROWS": asked == "rows"},
+                        **{"ONE": answers == "one", "ROWS": answers == "rows"},
                         **{"PAIRS": pairs, "LANES": lanes, "DEPTH": depth},
                         "BOUND": bounds.LENGTH,
                     },
-                    {**plain, "num_warps": most, "maxnreg": lists.REGISTERS[most]},
+                    {**plain, "num_warps": warps, "maxnreg": lists.REGISTERS[warps]},
                     "fp32",
                 )
     options = {"num_warps": compact.WARPS, "enable_fp_fusion": False}
@@ -114,20 +120,32 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
         yield complete.distances_kernel, constants, {**plain, "num_warps": warps}, "fp32"
 
 
+def representative() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]]:
+    """One configuration of each of the largest kernels."""
+    chosen: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {}
+    for configuration in configurations():
+        kernel, constants, _, kind = configuration
+        name = kernel.__name__.removesuffix("_kernel")
+        wide = constants.get("SECTION", 1) > 0 and constants.get("PAIRS", 1) == 1
+        if name in ("filter", "settle", "prepare") and kind == "fp32" and wide:
+            chosen.setdefault(name, configuration)
+    yield from chosen.values()
+
+
 def compiled(
     kernel: Any, constants: dict[str, Any], options: dict[str, Any], kind: str, capability: int
 ) -> dict[str, Any]:
     """Registers, spilled bytes, shared memory, matrix instructions and atomics of one kernel."""
     signature, aligned = {}, {}
     anywhere = {each.name for each in kernel.params if each.do_not_specialize_on_alignment}
-    anywhere |= set(GIVEN)
+    anywhere |= set(ANYWHERE)
     for i, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name] = "constexpr"
         elif name == "members":
             signature[name] = "*i64" if kernel is filter.filter_kernel else "*fp32"
             aligned[(i,)] = [["tt.divisibility", 16]]
-        elif name in GIVEN or name in POINTERS:
+        elif name in ANYWHERE or name in POINTERS:
             signature[name] = "*" + POINTERS.get(name, kind)
             if name not in anywhere:
                 aligned[(i,)] = [["tt.divisibility", 16]]
@@ -138,14 +156,14 @@ def compiled(
         else:
             signature[name] = "i32"
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
-    made = triton.compile(
+    binary = triton.compile(
         ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned),
         target=GPUTarget("cuda", capability, 32),
         options=options,
     )
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(made.asm["cubin"])
+        file.write(binary.asm["cubin"])
         file.flush()
 
         def dumped(what: str) -> str:
@@ -154,7 +172,9 @@ def compiled(
 
         usage = dumped("--dump-resource-usage")
         # Disassembling takes longer than compiling; the others' matrix instructions show in PTX.
-        code = dumped("--dump-sass") if kernel is filter.filter_kernel else made.asm["ptx"].upper()
+        code = (
+            dumped("--dump-sass") if kernel is filter.filter_kernel else binary.asm["ptx"].upper()
+        )
     held = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     return {
         "kernel": kernel.__name__.removesuffix("_kernel"),
@@ -164,27 +184,65 @@ def compiled(
         "warps": options["num_warps"],
         "registers": held["REG"],
         "spilled": held["STACK"] + held["LOCAL"],
-        "shared": made.metadata.shared,
+        "shared": binary.metadata.shared,
         "HGMMA": len(re.findall(r"\b(HGMMA|WGMMA)\b", code)),
         "HMMA": len(re.findall(r"\b(HMMA|MMA)\b", code)),
         "atomics": len(re.findall(r"\b(ATOM|RED)G?\.", code)),
     }
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def name_of(kernel: dict[str, Any]) -> str:
+    """A configuration in words: what `stored_figures` knows it by."""
+    constants = " ".join(f"{name}={value}" for name, value in sorted(kernel["constants"].items()))
+    return f"{kernel['kernel']} sm_{kernel['capability']} {kernel['rows']} {constants}"
+
+
+def sources() -> str:
+    """A digest of the kernels' code without docstrings, comments and line breaks."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(settle.__file__).parent.glob("*.py")):
+        text = io.StringIO(path.read_text())
+        for token in tokenize.generate_tokens(text.readline):
+            code = token.type in (tokenize.NAME, tokenize.OP, tokenize.NUMBER)
+            if code or (token.type == tokenize.STRING and token.string[:3] != '"""'):
+                digest.update(token.string.encode() + b" ")
+    return digest.hexdigest()[:16]
+
+
+def stored_figures() -> dict[str, list[int]] | None:
+    """Registers, spilled bytes and shared memory of each configuration by the installed Triton.
+
+    None where no figures of this version are stored, or those of other kernels.
+    """
+    path = FIGURES / f"triton-{triton.__version__}.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    figures: dict[str, list[int]] = stored.get("figures", {})
+    return figures if stored.get("sources") == sources() else None
+
+
+def store_figures(kernels: list[dict[str, Any]], version: str = triton.__version__) -> None:
+    lines = [
+        f"{json.dumps(name_of(k))}: {[k['registers'], k['spilled'], k['shared']]}" for k in kernels
+    ]
+    text = f'{{"sources": "{sources()}",\n"figures": {{\n' + ",\n".join(sorted(lines)) + "\n}}\n"
+    FIGURES.mkdir(exist_ok=True)
+    (FIGURES / f"triton-{version}.json").write_text(text)
+
+
+def table(kernels: list[dict[str, Any]]) -> str:
     """One line a kernel and architecture, in Markdown."""
     lines = [
         "| kernel | for | ways | registers | spilled bytes | shared memory | matrix units |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",
     ]
-    for kernel, capability in dict.fromkeys((e["kernel"], e["capability"]) for e in found):
-        own = [e for e in found if (e["kernel"], e["capability"]) == (kernel, capability)]
+    for kernel, capability in dict.fromkeys((k["kernel"], k["capability"]) for k in kernels):
+        own = [k for k in kernels if (k["kernel"], k["capability"]) == (kernel, capability)]
 
         def span(name: str, own: list[dict[str, Any]] = own) -> str:
-            low, high = min(e[name] for e in own), max(e[name] for e in own)
+            low, high = min(k[name] for k in own), max(k[name] for k in own)
             return f"{low:,}" if low == high else f"{low:,} - {high:,}"
 
-        units = [f"{span(name)} {name}" for name in ("HGMMA", "HMMA") if any(e[name] for e in own)]
+        units = [f"{span(name)} {name}" for name in ("HGMMA", "HMMA") if any(k[name] for k in own)]
         cells = [kernel, f"sm_{capability}", len(own), span("registers"), span("spilled")]
         cells += [span("shared"), ", ".join(units) or "-"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -192,16 +250,20 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    wanted = [int(each) for each in sys.argv[1:] if each.isdigit()] or CAPABILITIES
-    every = []
-    for capability in wanted:
-        for configuration in configurations():
-            every.append(compiled(*configuration, capability))
+    capabilities = [int(word) for word in sys.argv[1:] if word.isdigit()] or CAPABILITIES
+    kernels = []
+    for capability in capabilities:
+        for configuration in representative() if "--few" in sys.argv else configurations():
+            kernels.append(compiled(*configuration, capability))
             if "--json" in sys.argv:
-                print(json.dumps(every[-1]), flush=True)
+                figures = stored_figures()
+                name = name_of(kernels[-1])
+                stored = None if figures is None else figures.get(name)
+                print(json.dumps({**kernels[-1], "name": name, "stored": stored}), flush=True)
     if "--json" in sys.argv:
         return
-    text = f"Triton {triton.__version__}:\n\n{table(every)}"
+    store_figures(kernels)
+    text = f"Triton {triton.__version__}:\n\n{table(kernels)}"
     head, rest = PAGE.read_text().split(BEGIN)
     PAGE.write_text(f"{head}{BEGIN}{text}{END}{rest.split(END)[1]}")
     print(text)

@@ -11,7 +11,7 @@ from pdepth.backends import triton as backend
 from helpers.device import DEVICE, on_device
 
 if (reason := backend.unavailable()) is not None:
-    pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
+    pytest.skip(f"no triton backend here: {reason}", allow_module_level=True)
 
 from pdepth.kernels import compact
 
@@ -22,9 +22,9 @@ def test_compact_is_its_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compact, "BLOCK", 64)
     rng = np.random.default_rng(15)
     for asked in (1, 63, 64, 200):
-        found, wanted = (on_device(rng.integers(-1, 2, asked).astype("i4")) for _ in range(2))
+        found, expected = (on_device(rng.integers(-1, 2, asked).astype("i4")) for _ in range(2))
         who = on_device(np.sort(rng.permutation(300)[:asked]))
         votes = [torch.full((300,), 7, dtype=torch.int32, device=DEVICE) for _ in range(2)]
-        left = compact.compact(found, wanted, who, votes[0])
-        assert torch.equal(left, compact.compact_reference(found, wanted, who, votes[1]))
+        left = compact.compact(found, expected, who, votes[0])
+        assert torch.equal(left, compact.compact_reference(found, expected, who, votes[1]))
         assert torch.equal(*votes)

@@ -13,7 +13,7 @@ from helpers.cases import cast, first_difference
 from helpers.device import DEVICE, numbers, on_device
 
 if (reason := backend.unavailable()) is not None:
-    pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
+    pytest.skip(f"no triton backend here: {reason}", allow_module_level=True)
 
 from pdepth.kernels import complete, exact
 
@@ -28,16 +28,16 @@ def test_exact_ways_agree_with_one_another() -> None:
             if width > 2000 and dtype != "float32":
                 continue
             x, y = (on_device(cast(30 * rng.standard_normal((n, width)), dtype)) for n in (1, 3))
-            found = complete.distances(
+            result = complete.distances(
                 x, numbers(1), y, torch.zeros(3, dtype=torch.bool, device=DEVICE),
                 torch.full((1,), -1, device=DEVICE), 0, 3,
             )  # fmt: skip
-            assert torch.equal(found, complete.distances_reference(x, y))
-            wanted = [
+            assert torch.equal(result, complete.distances_reference(x, y))
+            expected = [
                 definition.squared_distances(y.double().cpu().numpy(), query)
                 for query in x.double().cpu().numpy()
             ]
-            assert first_difference(found.cpu(), np.stack(wanted)) is None, (width, dtype)
+            assert first_difference(result.cpu(), np.stack(expected)) is None, (width, dtype)
 
 
 def test_a_fold_takes_each_term_once() -> None:

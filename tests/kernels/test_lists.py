@@ -14,7 +14,7 @@ from pdepth.backends import triton as backend
 from helpers.device import DEVICE
 
 if (reason := backend.unavailable()) is not None:
-    pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
+    pytest.skip(f"no triton backend here: {reason}", allow_module_level=True)
 
 from pdepth.kernels import filter, lists, prepare
 
@@ -29,26 +29,26 @@ def test_a_list_is_tightened_as_its_twin_says() -> None:
     bound = certify.Products(sums, 700, 3e-4, prepare.NEGLIGIBLE)
     largest = float(norms.max())
     vector = bounds_of(bound, largest)
-    found = lists.Lists(1, 3, 512, DEVICE)
-    found.keys[:, :, :300] = keys_of(scores)
-    found.sizes[:] = torch.tensor([300, 20, 600], device=DEVICE)
-    found.selves[0, 0] = scores[0, 0].argmin()
+    candidates = lists.Lists(1, 3, 512, DEVICE)
+    candidates.keys[:, :, :300] = keys_of(scores)
+    candidates.sizes[:] = torch.tensor([300, 20, 600], device=DEVICE)
+    candidates.selves[0, 0] = scores[0, 0].argmin()
     queries = torch.tensor([[2.0, 3.0, 4.0]], device=DEVICE)
     residuals = torch.tensor([[2e-4, 0.0, 0.0]], device=DEVICE)
-    found.tighten(30, queries, residuals, norms, vector, differences=False)
+    candidates.tighten(30, queries, residuals, norms, vector, differences=False)
     kept = np.delete(np.arange(300), int(scores[0, 0].argmin()))
     cut = lists.tighten_reference(
         scores[0, 0, kept].cpu(), norms[0, kept].cpu(), bound, 2.0, float(residuals[0, 0]),
         largest, 30,
     )  # fmt: skip
-    assert cut < float(found.cuts[0, 0]) <= np.nextafter(np.float32(cut), np.float32(9))
-    stays = kept[(scores[0, 0, kept] < found.cuts[0, 0]).cpu().numpy()]
+    assert cut < float(candidates.cuts[0, 0]) <= np.nextafter(np.float32(cut), np.float32(9))
+    stays = kept[(scores[0, 0, kept] < candidates.cuts[0, 0]).cpu().numpy()]
     assert 30 <= len(stays) < 60
-    size = int(found.sizes[0, 0])
-    assert sorted((found.keys[0, 0, :size] & (2**31 - 1)).tolist()) == stays.tolist()
-    assert float(found.cuts[0, 1]) == math.inf  # fewer than k prove nothing
-    assert int(found.sizes[0, 1]) == 20
-    assert found.given_up()[0].tolist() == [False, False, True]
+    size = int(candidates.sizes[0, 0])
+    assert sorted((candidates.keys[0, 0, :size] & (2**31 - 1)).tolist()) == stays.tolist()
+    assert float(candidates.cuts[0, 1]) == math.inf  # fewer than k prove nothing
+    assert int(candidates.sizes[0, 1]) == 20
+    assert candidates.given_up()[0].tolist() == [False, False, True]
 
 
 def bounds_of(bound: certify.Products, largest: float) -> torch.Tensor:

@@ -15,7 +15,7 @@ from helpers.cases import DTYPES, cast
 from helpers.device import DEVICE, numbers, on_device
 
 if (reason := backend.unavailable()) is not None:
-    pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
+    pytest.skip(f"no triton backend here: {reason}", allow_module_level=True)
 
 from pdepth.kernels import centre, duplicates, prepare
 from pdepth.kernels.stack import Stack
@@ -33,16 +33,16 @@ def test_prepare_is_its_twin() -> None:
         scales = torch.tensor([2.0**9, 2.0**8], dtype=torch.float64, device=DEVICE)
         packed, *known = _prepared(layers, order, torch.cat(centres), scales, columns, 64)
         for i, wide in enumerate(widths):
-            wanted, norm, residual = prepare.prepare_reference(
+            expected, norm, residual = prepare.prepare_reference(
                 layers[i], order, centres[i], scales[i]
             )
             half_norms, norms, residuals = (each[i] for each in known)
-            assert torch.equal(packed[i][:33, :wide], wanted)
+            assert torch.equal(packed[i][:33, :wide], expected)
             assert not packed[i][33:].any()
             assert not packed[i][:, wide:].any()
-            for found, least in ((norms, norm), (residuals, residual)):
-                assert (found[:33] >= least).all()
-                assert (found[:33] <= least * (1 + 2.0**-18)).all()
+            for rounded, least in ((norms, norm), (residuals, residual)):
+                assert (rounded[:33] >= least).all()
+                assert (rounded[:33] <= least * (1 + 2.0**-18)).all()
             assert ((half_norms[:33] - norm**2 / 2).abs() <= 2.0**-23 * norm**2).all()
             assert (half_norms[33:] == math.inf).all()
 
@@ -66,8 +66,8 @@ def _prepared(
     prepare.prepare(
         Stack(layers), order, torch.tensor(places, device=DEVICE), centres, scales, packed, *known
     )
-    parts = packed.split([padded * each for each in columns])
-    return [[part.view(padded, -1) for part in parts], *known]
+    layers_packed = packed.split([padded * count for count in columns])
+    return [[rows.view(padded, -1) for rows in layers_packed], *known]
 
 
 def test_what_float16_cannot_hold_has_an_infinite_norm() -> None:
@@ -91,13 +91,13 @@ def test_centres_are_their_twin() -> None:
             rows[order[:9]] *= 0
             if dtype not in ("uint8", "int8"):
                 rows[order[10]] = 30_000
-        found = centre.centres(stack, order, torch.tensor([0, 70, 73], device=DEVICE))
-        for rows, own in zip(stack.layers, found.split(stack.widths), strict=True):
-            wanted = centre.centre_reference(rows[order[: centre.SAMPLE]])
+        centres = centre.centres(stack, order, torch.tensor([0, 70, 73], device=DEVICE))
+        for rows, own in zip(stack.layers, centres.split(stack.widths), strict=True):
+            expected = centre.centre_reference(rows[order[: centre.SAMPLE]])
             if rows.dtype.itemsize == 1 or dtype in ("float16", "bfloat16"):
                 assert not own.any()
             else:
-                assert torch.allclose(own, wanted, rtol=1e-12)
+                assert torch.allclose(own, expected, rtol=1e-12)
 
 
 @pytest.mark.slow
@@ -110,8 +110,8 @@ def test_surplus_and_largest_are_their_twins() -> None:
         ]
         layers[1][7] = -100 if layers[1].dtype.is_signed else 200
         for keep in (1, 3, 50):
-            found, largest = duplicates.surplus(Stack(layers), keep)
+            surplus, largest = duplicates.surplus(Stack(layers), keep)
             assert largest.tolist() == [each.double().abs().max() for each in layers]
-            for own, each in zip(found, layers, strict=True):
+            for own, each in zip(surplus, layers, strict=True):
                 assert torch.equal(own, duplicates.surplus_reference(each, keep))
                 assert own.any() == (keep < 50)

@@ -13,7 +13,7 @@ from helpers.cases import activations, first_difference
 from helpers.device import DEVICE, numbers, on_device
 
 if (reason := backend.unavailable()) is not None:
-    pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
+    pytest.skip(f"no triton backend here: {reason}", allow_module_level=True)
 
 from pdepth.kernels import search
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 
 
 @pytest.mark.slow
-def test_queries_that_come_in_parts() -> None:
+def test_queries_in_chunks() -> None:
     """More than one tile's, with room for the lists of one: of layers that settle apart."""
     rng = np.random.default_rng(22)
     labels = rng.integers(0, 4, 90)
@@ -33,15 +33,15 @@ def test_queries_that_come_in_parts() -> None:
     made = search.Search(layers, layers, rows, rows, codes, 5, scratch=0)
     made.answer([search.Answer(votes=v, tied=t) for v, t in zip(votes, tied, strict=True)])
     for layer, own, ties in zip(layers, votes.cpu(), tied.cpu(), strict=True):
-        wanted = definition.probe_votes(layer.cpu(), labels, k=5)
-        assert first_difference(own, np.tile(wanted.votes, 2)[:130]) is None
-        assert first_difference(ties, np.tile(wanted.tied, 2)[:130]) is None
+        expected = definition.probe_votes(layer.cpu(), labels, k=5)
+        assert first_difference(own, np.tile(expected.votes, 2)[:130]) is None
+        assert first_difference(ties, np.tile(expected.tied, 2)[:130]) is None
 
 
 def test_majority_counts_as_the_definition() -> None:
     codes = np.random.default_rng(12).integers(0, 4, (200, 7))
     counts = np.stack([np.bincount(row, minlength=4) for row in codes])
     votes, tied = search.majority(torch.from_numpy(codes))
-    wanted = definition.majority(counts)
-    assert first_difference(votes, wanted[0]) is None
-    assert first_difference(tied, wanted[1]) is None
+    expected = definition.majority(counts)
+    assert first_difference(votes, expected[0]) is None
+    assert first_difference(tied, expected[1]) is None

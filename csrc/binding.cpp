@@ -1,0 +1,204 @@
+#include "binding.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+
+#include "bound.hpp"
+#include "call.hpp"
+#include "scores.hpp"
+
+namespace pdepth::binding {
+namespace {
+
+using namespace py::literals;
+
+void require(bool condition, const std::string& sentence) {
+    if (!condition) throw std::invalid_argument(sentence);
+}
+
+Matrix matrix_of(const Rows& rows) {
+    static const std::pair<const char*, DType> kTypes[] = {
+        {"uint8", DType::u8},     {"int8", DType::i8},         {"uint16", DType::u16},
+        {"int16", DType::i16},    {"uint32", DType::u32},      {"int32", DType::i32},
+        {"uint64", DType::u64},   {"int64", DType::i64},       {"float16", DType::f16},
+        {"bfloat16", DType::bf16}, {"float32", DType::f32},    {"float64", DType::f64},
+    };
+    const auto& [array, type] = rows;
+    for (const auto& [name, value] : kTypes) {
+        if (type != name) continue;
+        require(array.ndim() == 2 &&
+                    (array.shape(1) <= 1 || array.strides(1) == array.itemsize()),
+                "rows: expected a two-dimensional array, each row contiguous.");
+        return {static_cast<const char*>(array.data()), array.shape(0), array.shape(1),
+                array.strides(0), array.itemsize(), value};
+    }
+    throw std::invalid_argument("type: expected an element type, got " + type + ".");
+}
+
+const Level& level_named(const std::string& name) {
+    int count;
+    const Level* const* levels = compiled_levels(&count);
+    for (int i = 0; i < count; i++)
+        if (levels[i]->name == name && usable(*levels[i]) && enable(*levels[i])) return *levels[i];
+    throw std::invalid_argument("level: expected one that this build and machine have, got " +
+                                name + ".");
+}
+
+const FilterStage& stage_named(const Level& level, const std::string& name) {
+    if (level.differences.name == name) return level.differences;
+    for (int i = 0; i < level.products_count; i++)
+        if (level.products[i].name == name) return level.products[i];
+    throw std::invalid_argument("stage: expected a filter stage of the level, got " + name + ".");
+}
+
+py::dict description_of(const FilterStage& stage) {
+    return py::dict("name"_a = stage.name, "multiple"_a = stage.multiple, "step"_a = stage.step,
+                    "section"_a = stage.section, "chain"_a = stage.chain,
+                    "norms_first"_a = stage.norms_first);
+}
+
+template <class T>
+T* data_or_null(std::optional<Dense<T>>& array) {
+    return array ? array->mutable_data() : nullptr;
+}
+
+template <class T>
+void require_size(const std::optional<Dense<T>>& array, int64_t size, const char* name) {
+    require(!array || array->size() == size, std::string(name) + ": expected " +
+                                                 std::to_string(size) + " values, got " +
+                                                 std::to_string(array ? array->size() : 0) + ".");
+}
+
+template <class T>
+bool all_below(const Dense<T>& values, int64_t end) {
+    const T* const data = values.data();
+    return std::all_of(data, data + values.size(),
+                       [end](T value) { return value >= 0 && value < end; });
+}
+
+// Rows that the layers have, and one width a layer.
+void check_layers(const std::vector<Layer>& layers, const Dense<int32_t>& codes, int32_t classes,
+                  const std::optional<Dense<int64_t>>& query_rows, int64_t queries) {
+    int64_t fewest = std::numeric_limits<int64_t>::max();
+    for (const Layer& layer : layers) {
+        require(layer.support.width == layer.queries.width && layer.support.rows == codes.size() &&
+                    (query_rows || layer.queries.rows == queries),
+                "layers: expected one width, a code for each support row and `queries` queries.");
+        fewest = std::min(fewest, layer.queries.rows);
+    }
+    require(all_below(codes, classes), "codes: expected values from 0 to classes - 1.");
+    require_size(query_rows, queries, "query_rows");
+    require(!query_rows || all_below(*query_rows, fewest), "query_rows: expected rows of queries.");
+}
+
+// Python's signal handlers run; what they raise ends the call.
+void check_signals() {
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+}  // namespace
+
+std::vector<std::pair<std::string, bool>> levels() {
+    int count;
+    const Level* const* compiled = compiled_levels(&count);
+    std::vector<std::pair<std::string, bool>> result;
+    for (int i = 0; i < count; i++) result.emplace_back(compiled[i]->name, usable(*compiled[i]));
+    return result;
+}
+
+std::vector<py::dict> filter_stages(const std::string& name) {
+    const Level& level = level_named(name);
+    std::vector<py::dict> result;
+    for (int i = 0; i < level.products_count; i++)
+        result.push_back(description_of(level.products[i]));
+    result.push_back(description_of(level.differences));
+    return result;
+}
+
+py::dict constants() {
+    return py::dict("UNIT"_a = kUnit, "LOST"_a = kLost, "MARGIN"_a = kMargin,
+                    "SETTLEMENT"_a = kSettlement, "NEGLIGIBLE"_a = kNegligible);
+}
+
+py::dict filter_scores(const Rows& support, const Rows& queries, const std::string& level_name,
+                       const std::string& stage_name, std::optional<Dense<double>> centre,
+                       double scale) {
+    const Matrix y = matrix_of(support), x = matrix_of(queries);
+    require(x.width == y.width && x.width >= 1 && x.rows >= 1 && y.rows >= 1,
+            "support, queries: expected rows of one width.");
+    require_size(centre, round_up(x.width, 8), "centre");
+    const Level& level = level_named(level_name);
+    const FilterStage& stage = stage_named(level, stage_name);
+    Dense<float> scores({x.rows, y.rows}), cuts({x.rows, y.rows}), y_norms(y.rows),
+        y_residuals(y.rows), x_norms(x.rows), x_residuals(x.rows);
+    Dense<double> lower({x.rows, y.rows}), upper({x.rows, y.rows}), at_norm({x.rows, y.rows});
+    score_all(y, x, {data_or_null(centre), scale}, stage, &stage == &level.differences,
+              {scores.mutable_data(), lower.mutable_data(), upper.mutable_data(),
+               at_norm.mutable_data(), cuts.mutable_data(), y_norms.mutable_data(),
+               y_residuals.mutable_data(), x_norms.mutable_data(), x_residuals.mutable_data()});
+    return py::dict("scores"_a = scores, "lower"_a = lower, "upper"_a = upper,
+                    "at_norm"_a = at_norm, "cuts"_a = cuts, "support_norms"_a = y_norms,
+                    "support_residuals"_a = y_residuals, "query_norms"_a = x_norms,
+                    "query_residuals"_a = x_residuals);
+}
+
+int64_t first_not_finite(const py::array& array, const std::string& type, const std::string& level,
+                         int threads) {
+    const Matrix matrix = matrix_of({array, type});
+    const Level& chosen = level_named(level);
+    py::gil_scoped_release released;
+    return pdepth::first_not_finite(matrix, chosen, threads, [] {
+        py::gil_scoped_acquire held;
+        check_signals();
+    });
+}
+
+double run(const std::vector<std::pair<Rows, std::optional<Rows>>>& layers,
+           const Dense<int32_t>& codes, int32_t classes, int64_t k, bool exclude_self,
+           std::optional<Dense<int64_t>> query_rows, int64_t queries,
+           std::optional<Dense<int32_t>> target, std::optional<Dense<int32_t>> votes,
+           std::optional<Dense<bool>> tied, std::optional<Dense<int32_t>> counts,
+           std::optional<Dense<double>> distances, std::optional<Dense<int64_t>> rows,
+           std::optional<Dense<double>> within, const std::string& level, int threads,
+           int64_t held_bytes,
+           std::optional<std::function<void(int64_t, double, int64_t)>> progress) {
+    std::vector<Layer> read;
+    for (const auto& [support, others] : layers) {
+        const Matrix own = matrix_of(support);
+        read.push_back({own, others ? matrix_of(*others) : own, !others});
+    }
+    check_layers(read, codes, classes, query_rows, queries);
+    const int64_t answers = static_cast<int64_t>(layers.size()) * queries;
+    require_size(target, queries, "target");
+    require_size(within, queries, "within");
+    require_size(votes, answers, "votes");
+    require_size(tied, answers, "tied");
+    require_size(counts, answers * classes, "counts");
+    if (rows || distances) {
+        require(rows && distances, "rows, distances: expected both or neither.");
+        require_size(distances, answers * k, "distances");
+        require_size(rows, answers * k, "rows");
+    }
+    require(!target || (votes && !tied && !counts && !rows), "target: expected with votes alone.");
+    require(!within || (rows && !votes), "within: expected with rows and distances alone.");
+    const Question question{codes.data(),          classes,    k,
+                            exclude_self,          data_or_null(query_rows), queries,
+                            data_or_null(target),  held_bytes, data_or_null(within)};
+    Answers out;
+    out.votes = data_or_null(votes);
+    out.tied = reinterpret_cast<uint8_t*>(data_or_null(tied));
+    out.counts = data_or_null(counts);
+    out.distances = data_or_null(distances);
+    out.rows = data_or_null(rows);
+    const Progress report = [&](int64_t layer, double fraction, int64_t count) {
+        py::gil_scoped_acquire held;
+        check_signals();
+        if (progress) (*progress)(layer, fraction, count);
+    };
+    const Level& chosen = level_named(level);
+    py::gil_scoped_release released;
+    return answer_layers(read, question, out, chosen, threads, report);
+}
+
+}  // namespace pdepth::binding

@@ -1,0 +1,43 @@
+// What Python calls, before it is registered: arguments become C++'s own types and are
+// checked as far as memory depends on them. pdepth.backends.cpu checks what users see.
+#pragma once
+
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace pdepth::binding {
+
+namespace py = pybind11;
+
+// An array and its element type's name: NumPy has no bfloat16, whose bits come as uint16.
+using Rows = std::pair<py::array, std::string>;
+
+template <class T>
+using Dense = py::array_t<T, py::array::c_style>;
+
+std::vector<std::pair<std::string, bool>> levels();
+std::vector<py::dict> filter_stages(const std::string& level);
+py::dict constants();
+py::dict filter_scores(const Rows& support, const Rows& queries, const std::string& level,
+                       const std::string& stage, std::optional<Dense<double>> centre,
+                       double scale);
+int64_t first_not_finite(const py::array& array, const std::string& type, const std::string& level,
+                         int threads);
+double run(const std::vector<std::pair<Rows, std::optional<Rows>>>& layers,
+           const Dense<int32_t>& codes, int32_t classes, int64_t k, bool exclude_self,
+           std::optional<Dense<int64_t>> query_rows, int64_t queries,
+           std::optional<Dense<int32_t>> target, std::optional<Dense<int32_t>> votes,
+           std::optional<Dense<bool>> tied, std::optional<Dense<int32_t>> counts,
+           std::optional<Dense<double>> distances, std::optional<Dense<int64_t>> rows,
+           std::optional<Dense<double>> within, const std::string& level, int threads,
+           int64_t held_bytes, std::optional<std::function<void(int64_t, double, int64_t)>> progress);
+
+}  // namespace pdepth::binding

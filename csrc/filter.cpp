@@ -1,0 +1,368 @@
+#include "filter.hpp"
+
+#include <algorithm>
+
+#include "settle.hpp"
+
+namespace pdepth {
+namespace {
+
+// Sizes of the work. None of them changes a vote.
+constexpr int64_t kSmallItem = 24;                    // queries, towards the end of the work
+constexpr int64_t kQueryBytes = int64_t(16) << 20;    // packed queries and lists held at once, where
+constexpr int64_t kQueryFloor = 768;                  // all the support is: at least so many;
+constexpr int64_t kLeastQueryBytes = int64_t(4) << 20;
+constexpr int64_t kMostQueryBytes = int64_t(256) << 20;  // else, since each chunk has it packed anew
+constexpr int64_t kProductsBetweenChecks = int64_t(1) << 31;  // of whether to go on
+constexpr int32_t kMostDrops = 128;                   // of one query's list, before it is given up
+constexpr float kLargestScaled = 0x1p62f;             // norm of a query that a stage can serve
+
+double kth_smallest(const std::vector<double>& values, int64_t k, std::vector<double>& copy) {
+    copy = values;
+    std::nth_element(copy.begin(), copy.begin() + k, copy.end());
+    return copy[k];
+}
+
+// Runs one stage. The packed support is held a chunk at a time, and so are the queries; a chunk of
+// queries is scanned in items, one a thread.
+template <class Bound>
+class Filter {
+public:
+    Filter(Session& session, const FilterStage& stage, const Bound& bound, const double* centre)
+        : session_(session), stage_(stage), bound_(bound), transform_{centre, session.scale},
+          columns_(stage.columns(session.layer->support.width)),
+          row_bytes_(columns_ * stage.item_size),
+          rows_(static_cast<int64_t>(session.support->order.size())) {
+        const int64_t k = session.question.k, tile = stage.support_rows;
+        soft_limit_ = std::max<int64_t>(128, k + k / 2 + 2 * tile);
+        capacity_ = std::min(std::max<int64_t>(256, 2 * soft_limit_),
+                             round_up(rows_, tile) + 2 * tile);
+    }
+
+    std::vector<int64_t> run(const std::vector<int64_t>& queries) {
+        const auto count = static_cast<int64_t>(queries.size());
+        const int64_t held = rows_held();
+        const int64_t most = queries_held(count, held);
+        support_ = session_.packed_support.reserve(held, round_up(rows_, stage_.support_rows),
+                                                   row_bytes_);
+        queries_ = session_.packed_queries.reserve(most, most, row_bytes_);
+        scores_ = session_.scores.reserve(most * capacity_);
+        positions_ = session_.positions.reserve(most * capacity_);
+        for (auto& s : session_.scratch) s->partial.reserve(stage_.item_queries * kept_rows());
+        session_.begin_stage(count * ceil_div(rows_, held));
+
+        std::vector<int64_t> overflowed;
+        int64_t packed = -1;  // the first position of the support that is held
+        for (int64_t begin = 0; begin < count; begin += most) {
+            const int64_t chunk = std::min(most, count - begin);
+            start(queries.data() + begin, chunk);
+            for (int64_t first = 0; first < rows_; first += held) {
+                const int64_t support_chunk = std::min(held, rows_ - first);
+                if (packed != first) pack_support(packed = first, support_chunk);
+                scan_chunk(chunk, first, support_chunk);
+            }
+            for (int64_t i = 0; i < chunk; i++)
+                if (overflowed_[i]) overflowed.push_back(queries[begin + i]);
+        }
+        return overflowed;
+    }
+
+private:
+    int64_t kept_rows() const { return stage_.kept_tiles * stage_.support_rows; }
+
+    // Rows of a chunk of the support.
+    int64_t rows_held() const {
+        const int64_t kept = kept_rows(), tile = stage_.support_rows;
+        const int64_t held = session_.question.held_bytes / row_bytes_;
+        return std::min(held < kept ? round_up(std::max(held, kSmallItem), tile) : held / kept * kept,
+                        round_up(rows_, tile));
+    }
+
+    // Rows of a chunk of the queries: as equal as may be. No more bytes than are held of the
+    // support, so that one number bounds the memory of a call.
+    int64_t queries_held(int64_t count, int64_t held) const {
+        const int64_t bytes = row_bytes_ + capacity_ * 8, threads = session_.team.size();
+        const int64_t most =
+            std::min(kMostQueryBytes, std::max(session_.question.held_bytes, kLeastQueryBytes)) /
+            bytes;
+        const int64_t enough = held >= rows_ ? std::max({kQueryBytes / bytes, kQueryFloor,
+                                                         stage_.item_queries * threads})
+                                             : most;
+        const int64_t chunks =
+            ceil_div(count, std::max(std::min(enough, most), stage_.query_rows * threads));
+        return round_up(ceil_div(count, chunks), stage_.query_rows);
+    }
+
+    // Where items begin, and their end: large ones first, for reuse of the support in the caches,
+    // and then smaller ones, so that threads end together.
+    std::vector<int64_t> items_of(int64_t count) const {
+        const int64_t tile = stage_.query_rows;
+        std::vector<int64_t> begins{0};
+        while (begins.back() < count) {
+            const int64_t rest = count - begins.back();
+            const int64_t share = round_up(ceil_div(rest, 2 * session_.team.size()), tile);
+            const int64_t size =
+                std::min(stage_.item_queries, std::max(round_up(kSmallItem, tile), share));
+            begins.push_back(begins.back() + std::min(size, rest));
+        }
+        return begins;
+    }
+
+    // The values of the held chunk, and what is known of each of its rows.
+    Panel panel_at(int64_t first) const {
+        return {support_.values, support_.half_norms + first, support_.norms + first,
+                support_.residuals + first, support_.units + first};
+    }
+
+    void pack(const Matrix& source, const int64_t* rows, int64_t count, const Panel& panel,
+              Side side, int64_t tile) {
+        session_.team.run(ceil_div(count, tile), [&](int64_t i, int) {
+            stage_.pack(source, rows + i * tile, std::min(tile, count - i * tile), transform_, panel,
+                        side, i);
+        });
+    }
+
+    void pack_support(int64_t first, int64_t count) {
+        const Panel panel = panel_at(first);
+        pack(session_.layer->support, session_.support->order.data() + first, count, panel,
+             Side::support, stage_.support_rows);
+        bound_.add_rows(panel.norms, panel.residuals, count);
+    }
+
+    void start(const int64_t* queries, int64_t count) {
+        const int64_t padded = round_up(count, stage_.query_rows);
+        std::vector<int64_t> rows(count);
+        for (int64_t i = 0; i < count; i++) rows[i] = session_.source_row(queries[i]);
+        pack(session_.layer->queries, rows.data(), count, queries_, Side::query, stage_.query_rows);
+
+        numbers_ = queries;
+        limits_.resize(count);
+        proven_.assign(count, kInfinity);
+        cut_.assign(padded, -kInfinity);  // the padding takes no candidates
+        size_.assign(padded, 0);
+        limit_.assign(padded, static_cast<int32_t>(std::min(soft_limit_, capacity_)));
+        self_.assign(padded, kNoPosition);
+        overflowed_.assign(count, 0);
+        drops_.assign(count, 0);
+        dropped_.assign(count, kInfinity);
+        for (int64_t i = 0; i < count; i++) {
+            limits_[i] = bound_.query(queries_.norms[i], queries_.residuals[i]);
+            const double within = session_.within(queries[i]);
+            if (within < kInfinity)
+                proven_[i] = bound_.score_at(limits_[i], within * session_.scale * session_.scale);
+            if (session_.leaves_out()) self_[i] = session_.support->positions[rows[i]];
+            overflowed_[i] = !(queries_.norms[i] <= kLargestScaled);
+        }
+    }
+
+    // All queries of the chunk against the held rows from position `first` on.
+    void scan_chunk(int64_t queries, int64_t first, int64_t count) {
+        const std::vector<int64_t> items = items_of(queries);
+        session_.team.run(static_cast<int64_t>(items.size()) - 1, [&](int64_t item, int thread) {
+            const int64_t query = items[item], end = items[item + 1];
+            scan_item(query, end, first, count, thread);
+            if (first + count == rows_)
+                for (int64_t q = query; q < end; q++) finish(q, *session_.scratch[thread]);
+            session_.done += end - query;
+        });
+    }
+
+    void scan_item(int64_t query, int64_t end, int64_t first, int64_t count, int thread) {
+        struct Context {
+            Filter* filter;
+            int64_t first_query;
+        } context{this, query};
+        // The bound may have grown with this chunk.
+        for (int64_t q = query; q < end; q++) lower_cut(q);
+        const int64_t kept = kept_rows();
+        const int64_t step =
+            std::max(kept, kProductsBetweenChecks / (columns_ * (end - query)) / kept * kept);
+        ScanItem item;
+        item.queries = static_cast<char*>(queries_.values) + query * row_bytes_;
+        item.query_units = queries_.units + query;
+        item.columns = columns_;
+        item.query_tiles = ceil_div(end - query, stage_.query_rows);
+        item.partial = session_.scratch[thread]->partial.get();
+        item.lists = {cut_.data() + query,  size_.data() + query,       limit_.data() + query,
+                      self_.data() + query, scores_ + query * capacity_,
+                      positions_ + query * capacity_, capacity_,
+                      [](void* c, int64_t q) {
+                          auto* in = static_cast<Context*>(c);
+                          in->filter->make_room(in->first_query + q);
+                      },
+                      &context};
+        for (int64_t at = 0; at < count; at += step) {
+            const Panel support = panel_at(first + at);
+            item.support = static_cast<char*>(support.values) + at * row_bytes_;
+            item.half_norms = support.half_norms;
+            item.support_units = support.units;
+            item.support_count = std::min(step, count - at);
+            item.first_position = static_cast<uint32_t>(first + at);
+            stage_.scan(item);
+            session_.team.check(thread);
+        }
+    }
+
+    void lower_cut(int64_t q) {
+        cut_[q] = overflowed_[q] ? -kInfinity : bound_.cut(limits_[q], proven_[q]);
+    }
+
+    void make_room(int64_t q) {
+        tighten(q);
+        const int64_t needed = size_[q] + stage_.support_rows;
+        if (needed > limit_[q])
+            limit_[q] = static_cast<int32_t>(std::min(capacity_, 2 * needed));
+        if (needed <= capacity_) return;
+        if (++drops_[q] > kMostDrops) return give_up(q);
+        keep_best(q);
+    }
+
+    void give_up(int64_t q) {
+        overflowed_[q] = 1;
+        cut_[q] = -kInfinity;
+        size_[q] = 0;
+    }
+
+    // Keeps the candidates of a list for which stays(score) holds.
+    template <class Stays>
+    void keep(int64_t q, Stays stays) {
+        float* const scores = scores_ + q * capacity_;
+        uint32_t* const positions = positions_ + q * capacity_;
+        int64_t size = 0;
+        for (int64_t i = 0; i < size_[q]; i++) {
+            const bool kept = stays(scores[i]);
+            scores[size] = scores[i];
+            positions[size] = positions[i];
+            size += kept;
+        }
+        size_[q] = static_cast<int32_t>(size);
+    }
+
+    // Drops all but the k best candidates and remembers the best score it dropped: far rows that
+    // tie need not be kept, if only nearer ones are to come that bring the cut below them.
+    void keep_best(int64_t q) {
+        const float* const scores = scores_ + q * capacity_;
+        const float best = session_.level.kth_score(scores, size_[q], session_.question.k);
+        int64_t ties = session_.question.k;  // room for those, after the better ones
+        for (int64_t i = 0; i < size_[q]; i++) ties -= scores[i] < best;
+        keep(q, [&](float score) {
+            const bool kept = score < best || (score == best && ties-- > 0);
+            if (!kept) dropped_[q] = std::min(dropped_[q], score);
+            return kept;
+        });
+    }
+
+    // Lowers the cut to what the k best candidates prove, and drops the candidates above it.
+    void tighten(int64_t q) {
+        const float* const scores = scores_ + q * capacity_;
+        const uint32_t* const positions = positions_ + q * capacity_;
+        if (size_[q] < session_.question.k) return;
+        const float best = session_.level.kth_score(scores, size_[q], session_.question.k);
+        double proven = -std::numeric_limits<double>::infinity();
+        for (int64_t i = 0; i < size_[q]; i++)
+            if (scores[i] <= best)
+                proven = std::max(proven,
+                                  bound_.upper(limits_[q], scores[i], support_.norms[positions[i]]));
+        proven_[q] = std::min(proven_[q], proven);
+        lower_cut(q);
+        keep(q, [cut = cut_[q]](float score) { return score < cut; });
+    }
+
+    // Parts the candidates into certain neighbours, possible ones and others; computes float64
+    // distances only where the vote hangs on them.
+    void finish(int64_t q, Scratch& s) {
+        if (overflowed_[q]) return;
+        tighten(q);
+        // The list holds k, or all that are near enough; if not, the bound would be wrong: then
+        // slowly rather than wrongly.
+        const Question& question = session_.question;
+        const int64_t k = question.k, query = numbers_[q], count = size_[q];
+        const bool few = count < k;
+        if (dropped_[q] < cut_[q] || (few && !(session_.within(query) < kInfinity)))
+            return give_up(q);
+        const float* const scores = scores_ + q * capacity_;
+        const uint32_t* const positions = positions_ + q * capacity_;
+        s.lower.resize(count);
+        s.upper.resize(count);
+        for (int64_t i = 0; i < count; i++) {
+            const float norm = support_.norms[positions[i]];
+            s.lower[i] = bound_.lower(limits_[q], scores[i], norm);
+            s.upper[i] = bound_.upper(limits_[q], scores[i], norm);
+        }
+        // The k-th neighbour is at most this far; nothing that surely is farther can be one.
+        const double farthest = few ? kInfinity : kth_smallest(s.upper, k - 1, s.sorted);
+        // With k others surely or possibly nearer than this, one below it is surely among the k.
+        const double nearest_other =
+            count > k ? kth_smallest(s.lower, k, s.sorted) : std::numeric_limits<double>::infinity();
+
+        s.ballot.clear();
+        s.possible.clear();
+        int64_t open = std::min(k, count);
+        for (int64_t i = 0; i < count; i++) {
+            if (s.lower[i] > farthest) continue;
+            const int64_t row = session_.support->order[positions[i]];
+            if (s.upper[i] < nearest_other && !session_.answers.rows) {
+                s.ballot.add(question.codes[row]);
+                open--;
+            } else {
+                s.ballot.add_possible(question.codes[row]);
+                s.possible.push_back(row);
+            }
+        }
+        if (!decided(query, open, s)) settle(session_, query, open, s);
+    }
+
+    // Whether the certain neighbours decide the query, which is then answered.
+    bool decided(int64_t query, int64_t open, Scratch& s) {
+        const auto total = static_cast<int64_t>(s.possible.size());
+        if (session_.answers.rows) return false;
+        if (session_.question.target) {
+            const int32_t target = session_.question.target[query];
+            const Ballot::Wins wins = s.ballot.wins(target, open, total);
+            if (wins == Ballot::Wins::perhaps) return false;
+            answer_winner(session_, query, wins == Ballot::Wins::always ? target : kUnknown);
+            return true;
+        }
+        if (s.ballot.complete(open, total)) {
+            answer(session_, query, s.ballot);
+            return true;
+        }
+        const int32_t winner = s.ballot.certain_winner(open, total);
+        if (winner < 0 || session_.answers.counts) return false;
+        answer_winner(session_, query, winner);
+        return true;
+    }
+
+    Session& session_;
+    const FilterStage& stage_;
+    Bound bound_;
+    Transform transform_;
+    int64_t columns_, row_bytes_, rows_, soft_limit_, capacity_;
+    Panel support_{}, queries_{};
+    float* scores_ = nullptr;
+    uint32_t* positions_ = nullptr;
+    const int64_t* numbers_ = nullptr;  // of the chunk's queries in the call
+    std::vector<typename Bound::Query> limits_;
+    std::vector<double> proven_;  // the k-th neighbour's true score is no more than this
+    std::vector<float> cut_;
+    std::vector<int32_t> size_, limit_;
+    std::vector<uint32_t> self_;
+    std::vector<uint8_t> overflowed_;
+    std::vector<int32_t> drops_;
+    std::vector<float> dropped_;  // the best score that was dropped for want of room
+};
+
+}  // namespace
+
+std::vector<int64_t> filter(Session& session, const FilterStage& stage, const ProductsBound& bound,
+                            const double* centre, const std::vector<int64_t>& queries) {
+    return Filter<ProductsBound>(session, stage, bound, centre).run(queries);
+}
+
+std::vector<int64_t> filter(Session& session, const FilterStage& stage,
+                            const DifferencesBound& bound, const double* centre,
+                            const std::vector<int64_t>& queries) {
+    return Filter<DifferencesBound>(session, stage, bound, centre).run(queries);
+}
+
+}  // namespace pdepth

@@ -1,0 +1,116 @@
+// What the layers of one call share, and the layer at hand. filter.cpp and settle.cpp work on it.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "ballot.hpp"
+#include "buffer.hpp"
+#include "call.hpp"
+#include "packed.hpp"
+#include "support.hpp"
+#include "team.hpp"
+
+namespace pdepth {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+struct Neighbour {
+    double distance;
+    int64_t row;
+
+    bool operator<(const Neighbour& other) const {
+        return distance != other.distance ? distance < other.distance : row < other.row;
+    }
+};
+
+// What one thread works with.
+struct Scratch {
+    explicit Scratch(int32_t classes) : ballot(classes) {}
+
+    Ballot ballot;
+    Buffer<float> partial;
+    std::vector<double> query;     // widened
+    std::vector<double> distance;  // room for the sums of one distance
+    std::vector<double> lower, upper, sorted;
+    std::vector<int64_t> possible;
+    std::vector<Neighbour> neighbours;
+    std::chrono::steady_clock::duration settling{};
+};
+
+// Queries are named by their number in the call, 0 .. N - 1.
+class Session {
+public:
+    Session(const Question& question, const Answers& answers, const Level& level, int threads,
+            const Progress& progress)
+        : question(question), answers(answers), level(level), progress_(progress),
+          team(threads, [this] { report(); }) {
+        for (int t = 0; t < team.size(); t++)
+            scratch.push_back(std::make_unique<Scratch>(question.classes));
+    }
+
+    void begin_layer(const Layer& present, int64_t number) {
+        layer = &present;
+        index = number;
+        done = 0;
+        before_ = 0;
+        report();
+        for (auto& s : scratch) {
+            s->query.resize(present.support.width);
+            s->distance.resize(2 * present.support.width);
+        }
+    }
+
+    // The next stage, over `items`: those before it count as nine tenths of what remained.
+    void begin_stage(int64_t items) {
+        if (done) before_ += 0.9 * (1 - before_);
+        done = 0;
+        total = items;
+    }
+
+    int64_t source_row(int64_t query) const {
+        return question.query_rows ? question.query_rows[query] : query;
+    }
+    // The squared distance beyond which a query's neighbours may be left out.
+    double within(int64_t query) const {
+        return question.within && !std::isnan(question.within[query]) ? question.within[query]
+                                                                      : kInfinity;
+    }
+    bool leaves_out() const { return layer->own_rows && question.exclude_self; }
+
+    const Question& question;
+    const Answers& answers;
+    const Level& level;
+    const Layer* layer = nullptr;
+    const Support* support = nullptr;
+    double scale = 1;
+    int64_t index = 0;
+    std::atomic<int64_t> done{0};  // of `total`, in the present stage of the layer
+    int64_t total = 1;
+    std::vector<std::unique_ptr<Scratch>> scratch;
+    PackedRows packed_support, packed_queries;
+    Buffer<float> scores;
+    Buffer<uint32_t> positions;
+
+private:
+    // Stages fill nine tenths of what remains, since they may hand queries on.
+    void report() {
+        if (!progress_) return;
+        const double share =
+            static_cast<double>(done) / static_cast<double>(total > 1 ? total : 1);
+        progress_(index, before_ + 0.9 * (1 - before_) * share, question.queries);
+    }
+
+    const Progress& progress_;
+    double before_ = 0;  // the share of the layer's progress that earlier stages have filled
+
+public:
+    Team team;  // last: its threads poll what is above
+};
+
+}  // namespace pdepth

@@ -1,0 +1,23 @@
+// From what is known of a query's neighbours to its answer.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "session.hpp"
+
+namespace pdepth {
+
+// The vote of a ballot whose counts are complete, and whatever else the call returns.
+void answer(const Session& session, int64_t query, const Ballot& ballot);
+
+// A class that wins alone, whatever the counts; kUnknown where the target does not win.
+void answer_winner(const Session& session, int64_t query, int32_t winner);
+
+// Computes the float64 distances of the rows in s.possible; the `open` nearest join the ballot.
+void settle(const Session& session, int64_t query, int64_t open, Scratch& s);
+
+// Every distance in float64, for the queries that no filter stage can serve.
+void settle_completely(Session& session, const std::vector<int64_t>& queries);
+
+}  // namespace pdepth
