@@ -171,9 +171,8 @@ class Search:
                 remaining[i] = queries
             del stage  # before the next has its own memory
         for layer, answer, queries in zip(self.layers, answers, remaining, strict=True):
-            if layer.filtered:
-                queries = self._by_differences(layer, answer, queries)
-            self._completely(layer, answer, queries)
+            left = self._by_differences(layer, answer, queries) if layer.filtered else queries
+            self._completely(layer, answer, left)
 
     def _by_differences(self, layer: Layer, answer: Answer, queries: Chunk) -> torch.Tensor:
         """The float64 filter stage over some of a layer's queries; returns those it gave up."""
