@@ -170,8 +170,8 @@ class Search:
             for i, queries in zip(numbers, given_up, strict=True):
                 remaining[i] = queries
             del stage  # before the next has its own memory
-        for layer, answer, queries in zip(self.layers, answers, remaining, strict=True):
-            left = self._by_differences(layer, answer, queries) if layer.filtered else queries
+        for layer, answer, rest in zip(self.layers, answers, remaining, strict=True):
+            left = self._by_differences(layer, answer, rest) if layer.filtered else rest
             self._completely(layer, answer, left)
 
     def _by_differences(self, layer: Layer, answer: Answer, queries: Chunk) -> torch.Tensor:
