@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 
 import numpy as np
@@ -135,6 +136,40 @@ def test_shapes_that_do_not_fit():
         example(votes=np.zeros((3, 4), np.int64))
     with pytest.raises(ValueError, match="probes: expected distinct names, got 'a' twice"):
         example(probes=("a", "b", "a"))
+
+
+def test_a_file_of_format_1_loads(tmp_path):
+    """Written here by hand: what an earlier pdepth wrote has to load for good."""
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    about = {
+        "format": 1,
+        "probes": ["input", "softmax"],
+        "k": 3,
+        "widths": [6, 2],
+        "leave_one_out": True,
+        "labelled": True,
+        "meta": {"model": "Net"},
+    }
+    table = pa.table(
+        {
+            "row": [0, 1],
+            "label": [4, -1],
+            "prediction": [4, 4],
+            "depth": [0, 2],
+            "undefined": [False, True],
+            "vote_input": pa.array([4, None], pa.int64()),
+            "vote_softmax": [4, -1],
+        }
+    ).replace_schema_metadata({b"pdepth": json.dumps(about)})
+    parquet.write_table(table, tmp_path / "depth.parquet")
+    result = DepthResult.load(tmp_path / "depth.parquet")
+    assert result.depth.tolist() == [0, 2]
+    assert result.undefined.tolist() == [False, True]
+    assert result.votes.tolist() == [[4, -1], [4, -1]]
+    assert result.known.tolist() == [[True, False], [True, True]]
+    assert (result.reference, result.k, result.widths) == ("prediction", 3, (6, 2))
+    assert result.probes == ("input", "softmax")
 
 
 def test_load_of_a_missing_file(tmp_path):

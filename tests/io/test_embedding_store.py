@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,56 @@ def test_another_version(tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2}))
     with pytest.raises(ValueError, match="expected version 1 of the format, got 2, of another"):
         pdepth.open_store(tmp_path / "kept")
+
+
+def test_a_store_of_version_1_opens_byte_by_byte_as_it_was_laid_out(tmp_path: Path) -> None:
+    """Written here by hand: what an earlier pdepth wrote has to open for good."""
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    arrays = {
+        "00": rows,
+        "01": rows[:, :2] + 1,
+        "labels": [0, 1, 0, 1],
+        "predictions": [0, 1, 1, 1],
+    }
+    (tmp_path / "support").mkdir()
+    about = {}
+    for name, array in arrays.items():
+        path = tmp_path / f"support/{name}.npy"
+        array = np.ascontiguousarray(array)
+        np.save(path, array)
+        content = path.read_bytes()
+        about[name] = {
+            "file": f"support/{name}.npy",
+            "dtype": str(array.dtype),
+            "shape": list(array.shape),
+            "bytes": len(content),
+            "crc32": zlib.crc32(content),
+        }
+    part = {
+        "fingerprint": "f" * 32,
+        "arrays": [{"probe": "input"} | about["00"], {"probe": "softmax"} | about["01"]],
+        "labels": about["labels"],
+        "predictions": about["predictions"],
+    }
+    manifest = {
+        "kind": "pdepth embeddings",
+        "version": 1,
+        "probes": ["input", "softmax"],
+        "model": "e" * 32,
+        "meta": {"model": "Net"},
+        "parts": {"support": part},
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    store = pdepth.open_store(tmp_path)
+    store.verify()
+    assert store.probes == ("input", "softmax")
+    assert (store.support.embeddings["input"] == rows).all()
+    assert store.support.predictions.tolist() == [0, 1, 1, 1]
+    result = pdepth.depth_from_embeddings(store, k=1)
+    expected = pdepth.depth_from_embeddings(
+        [rows, rows[:, :2]], [0, 1, 0, 1], [0, 1, 1, 1], k=1, probes=["input", "softmax"]
+    )
+    assert result.depth.tolist() == expected.depth.tolist()
 
 
 # ---- what time and disks do ----
