@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ if not torch.cuda.is_available():
 
 from pdepth import native
 from pdepth.backends import triton
+
+from helpers.skips import with_remedy
 
 # The same examples at each run; `--hypothesis-profile=long` looks for others, and takes minutes.
 hypothesis.settings.register_profile("fast", max_examples=40, derandomize=True, deadline=None)
@@ -65,6 +67,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 raise pytest.UsageError(f"{item.nodeid}: no parameter {unknown} for slow_if")
             if all(parameters[name] in values for name, values in mark.kwargs.items()):
                 item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    return naming_remedy((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    return naming_remedy((yield))
+
+
+def naming_remedy(report: Any) -> Any:
+    """The report, where it is of a skip with what would run the test."""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        report.longrepr = path, line, with_remedy(reason)
+    return report
 
 
 @pytest.fixture(scope="session")
