@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
@@ -366,7 +365,7 @@ ONE = members()[0]
         (
             lambda: Ensemble(LABELS[:-1]).add(ONE),
             ValueError,
-            rf"depth.*({N}.*{N - 1}|{N - 1}.*{N})",
+            f"depth: expected {N - 1} entries, got {N}.",
         ),
         (
             lambda: added([]) + Ensemble(LABELS[:-1]),
@@ -386,7 +385,7 @@ ONE = members()[0]
         (
             lambda: Member.from_results(result(3, True), result(2, False), [1], "a"),
             ValueError,
-            r"held_out_rows.*(1.*2|2.*1)",
+            "held_out_rows: expected 2 entries, got 1.",
         ),
         (
             lambda: Member.from_results(result(3, False), result(2, False), [1, 2], "a"),
@@ -408,7 +407,11 @@ ONE = members()[0]
             TypeError,
             "train: expected it to return a network, got int.",
         ),
-        (lambda: compare(added([]), added([]), kind="all"), ValueError, r"kind.*'all'"),
+        (
+            lambda: compare(added([]), added([]), kind="all"),
+            ValueError,
+            "kind: expected one of support, held_out, got 'all'.",
+        ),
         (
             lambda: correlate([1, 2], [1]),
             ValueError,
@@ -462,7 +465,7 @@ def test_mistakes(call: Any, error: type[Exception], sentence: str) -> None:
     with pytest.raises(error) as caught:
         call()
     text = str(caught.value)
-    assert sentence in text or re.search(sentence, text)
+    assert sentence in text
     assert "\n" not in str(caught.value)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from fractions import Fraction
 from typing import Any
@@ -181,8 +180,12 @@ def test_hubs(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "sentence"),
     [
-        (lambda x, y: MiddleProbeClassifier(0), ValueError, r"k.*\b0\b"),
-        (lambda x, y: MiddleProbeClassifier(mode="all"), ValueError, r"mode.*best, mix"),
+        (lambda x, y: MiddleProbeClassifier(0), ValueError, "k: expected an integer >= 1, got 0."),
+        (
+            lambda x, y: MiddleProbeClassifier(mode="all"),
+            ValueError,
+            "mode: expected one of best, mix, got 'all'.",
+        ),
         (
             lambda x, y: MiddleProbeClassifier().predict([x]),
             RuntimeError,
@@ -206,7 +209,7 @@ def test_hubs(kind: Any) -> None:
         (
             lambda x, y: MiddleProbeClassifier(3).fit([x], y, [x], y[1:]),
             ValueError,
-            r"held_out_labels.*(19.*20|20.*19)",
+            "held_out_labels: expected 20 entries, got 19.",
         ),
         (
             lambda x, y: MiddleProbeClassifier(3).fit([x], y, [x], y).predict([x, x]),
@@ -228,7 +231,7 @@ def test_hubs(kind: Any) -> None:
         (
             lambda x, y: mislabelled(pdepth.probe_votes([x], y, k=3, return_counts=True), y + 9),
             ValueError,
-            r"labels.*\b9\b",
+            "labels: expected classes of the support, got 9.",
         ),
         (
             lambda x, y: precision_recall(x[:, 0], 0 * y),
@@ -261,4 +264,4 @@ def test_mistakes(call: Any, error: type[Exception], sentence: str) -> None:
     with pytest.raises(error) as caught:
         call(np.random.default_rng(0).standard_normal((20, 3)), np.arange(20) % 2)
     text = str(caught.value)
-    assert sentence in text or re.search(sentence, text)
+    assert sentence in text
