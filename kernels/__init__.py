@@ -13,7 +13,6 @@ bounds.py        what a score proves: pdepth.certify on the device
 settle.py        from candidates to votes
 exact.py         a distance as the definition sums it
 complete.py      all distances
-compact.py       which queries go on to the layer before
 
 Beside a kernel stands a twin in plain torch, its oracle in the tests; settle's is the definition,
 and bundles' are the lists that rows join one by one.

@@ -32,7 +32,6 @@ from pdepth.kernels import (
     bounds,
     bundles,
     centre,
-    compact,
     complete,
     differences,
     duplicates,
@@ -54,10 +53,10 @@ POINTERS = {
     **dict.fromkeys(("query_norms", "query_residuals"), "fp32"),
     **dict.fromkeys(("proven", "bound", "centres", "scales", "scale"), "fp64"),
     **dict.fromkeys(("distances", "lengths", "shares"), "fp64"),
-    **dict.fromkeys(("sizes", "codes", "leaves", "target", "votes", "found"), "i32"),
+    **dict.fromkeys(("sizes", "codes", "leaves", "target", "votes"), "i32"),
     **dict.fromkeys(("firsts", "entries", "counts"), "i32"),
     **dict.fromkeys(("keys", "table", "order", "query_rows", "hashes"), "i64"),
-    **dict.fromkeys(("who", "left", "places", "begins", "largest"), "i64"),
+    **dict.fromkeys(("places", "begins", "largest"), "i64"),
     **dict.fromkeys(("left_out", "same"), "i1"),
 }
 ANYWHERE = ("source", "support", "queries")  # the user's arrays, at any address
@@ -113,8 +112,6 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
                     {**plain, "num_warps": warps, "maxnreg": lists.REGISTERS[warps]},
                     "fp32",
                 )
-    options = {"num_warps": compact.WARPS, "enable_fp_fusion": False}
-    yield compact.compact_kernel, {"BLOCK": compact.BLOCK}, options, "fp32"
     for pairs, lanes, depth, warps in exact.SHAPES:
         constants = {"PAIRS": pairs, "LANES": lanes, "DEPTH": depth}
         yield complete.distances_kernel, constants, {**plain, "num_warps": warps}, "fp32"
@@ -149,8 +146,6 @@ def compiled(
             signature[name] = "*" + POINTERS.get(name, kind)
             if name not in anywhere:
                 aligned[(i,)] = [["tt.divisibility", 16]]
-        elif name == "count" and kernel is compact.compact_kernel:
-            signature[name] = "*i64"
         elif name == "selves":
             signature[name] = "*i64" if kernel is complete.distances_kernel else "*i32"
         else:
