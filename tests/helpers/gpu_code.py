@@ -11,6 +11,7 @@ Types of the user's rows are float32 but where they change what is compiled.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import json
@@ -193,14 +194,19 @@ def name_of(kernel: dict[str, Any]) -> str:
 
 
 def sources() -> str:
-    """A digest of the kernels' code without docstrings, comments and line breaks."""
+    """A digest of what is compiled: the kernels without docstrings, comments and line breaks."""
     digest = hashlib.sha256()
     for path in sorted(Path(settle.__file__).parent.glob("*.py")):
-        text = io.StringIO(path.read_text())
-        for token in tokenize.generate_tokens(text.readline):
-            code = token.type in (tokenize.NAME, tokenize.OP, tokenize.NUMBER)
-            if code or (token.type == tokenize.STRING and token.string[:3] != '"""'):
-                digest.update(token.string.encode() + b" ")
+        text = path.read_text()
+        for statement in ast.parse(text).body:
+            code = ast.get_source_segment(text, statement) or ""
+            decorators = [ast.unparse(d) for d in getattr(statement, "decorator_list", [])]
+            if "triton.jit" not in " ".join(decorators) and "tl.constexpr(" not in code:
+                continue
+            for token in tokenize.generate_tokens(io.StringIO(code).readline):
+                words = token.type in (tokenize.NAME, tokenize.OP, tokenize.NUMBER)
+                if words or (token.type == tokenize.STRING and token.string[:3] != '"""'):
+                    digest.update(token.string.encode() + b" ")
     return digest.hexdigest()[:16]
 
 
