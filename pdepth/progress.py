@@ -136,6 +136,23 @@ class RowMeter:
         self.observer(Event(self.stage, "", done, done if finished else self.total, detail))
 
 
+class ChunkProgress:
+    """Reports a backend's progress with one query chunk as that with all queries of a probe.
+
+    Attributes:
+        total: how many queries the probe is searched for. done: how many of them before the chunk.
+    """
+
+    def __init__(self, progress: ProbeProgress, first: int) -> None:
+        """first: the number of the problem's first probe."""
+        self._progress, self._first = progress, first
+        self.total = self.done = 0
+
+    def __call__(self, probe: int, fraction: float, queries: int) -> None:
+        fraction = min(1.0, (self.done + fraction * queries) / self.total)
+        self._progress(self._first + probe, fraction, self.total)
+
+
 class SearchClock:
     """The time that a search takes, without the forward passes before and within it."""
 

@@ -19,10 +19,10 @@ from pdepth.arrays.encoded import UNKNOWN, EncodedVotes
 from pdepth.arrays.problem import Problem
 from pdepth.backends import Session, backend_named
 from pdepth.io.journal import Journal
-from pdepth.progress import ProbeProgress
+from pdepth.progress import ChunkProgress, ProbeProgress
 from pdepth.result import DepthResult, depth_of, margins
 from pdepth.search.chunks import KeptLists, open_session
-from pdepth.search.voting import ChunkProgress, search_votes
+from pdepth.search.voting import search_votes
 
 NO_CLASS = -2  # the code of a label that no support row has: no vote equals it
 QUERY_CHUNK = 1 << 14  # queries whose votes are in one file of a journal

@@ -17,27 +17,10 @@ from pdepth.arrays.arguments import Voting
 from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Neighbors
 from pdepth.arrays.problem import Problem
 from pdepth.backends.base import Session
-from pdepth.progress import ProbeProgress
+from pdepth.progress import ChunkProgress
 
 CHUNK_BYTES = 1 << 28  # of queries in work: their rows and neighbours, or their counts
 CHUNK_QUERIES = 256  # at least, since each chunk has the support packed anew
-
-
-class ChunkProgress:
-    """Reports a backend's progress with one query chunk as that with all queries of a probe.
-
-    Attributes:
-        total: how many queries the probe is searched for. done: how many of them before the chunk.
-    """
-
-    def __init__(self, progress: ProbeProgress, first: int) -> None:
-        """first: the number of the problem's first probe."""
-        self._progress, self._first = progress, first
-        self.total = self.done = 0
-
-    def __call__(self, probe: int, fraction: float, queries: int) -> None:
-        fraction = min(1.0, (self.done + fraction * queries) / self.total)
-        self._progress(self._first + probe, fraction, self.total)
 
 
 def count_votes(
