@@ -58,11 +58,7 @@ class CpuSession:
         *,
         counts: bool = False,
     ) -> EncodedVotes:
-        """All probes in one native call; with a target in one each, since such a call drops a query
-        at its first other vote."""
-        if target is not None and len(probes) > 1:
-            answers = [self.votes([probe], queries, target) for probe in probes]
-            return EncodedVotes.concatenated(answers)
+        """All probes in one native call."""
         shape = (len(probes), self._problem.num_queries if queries is None else len(queries))
         answer = EncodedVotes(
             votes=np.full(shape, UNKNOWN, np.int32),
