@@ -324,7 +324,7 @@ def test_missing_and_short_files(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 import test_embedding_store as test_store
 from pathlib import Path
 from pdepth.io import embedding_store
@@ -349,8 +349,8 @@ test_store.keep(Path({path!r}), test_store.QUERIES)
 def test_a_killed_run_is_recognised_and_begun_anew(after: int, half: int, tmp_path: Path) -> None:
     """After the first headers, amid arrays, or when the last of them is written."""
     path = tmp_path / "kept"
-    tests = str(Path(__file__).parent)
-    script = KILLED.format(tests=tests, after=after, half=half, path=str(path))
+    folders = [str(folder) for folder in Path(__file__).parents[:2]]
+    script = KILLED.format(folders=folders, after=after, half=half, path=str(path))
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
     with pytest.raises(
         ValueError, match="expected a finished store, got one whose writing was interrupted;"
