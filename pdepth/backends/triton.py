@@ -186,8 +186,11 @@ class TritonSession:
             out_of_memory = False
             try:
                 if self._room.holds(together[0], len(rows)):
-                    search = self._search(together, rows, selves, [*left[len(together) :], *then])
-                    search.answer(unanswered[: len(together)])
+                    following = [*left[len(together) :], *then]
+                    # No name holds it: its memory is free before the next try.
+                    self._search(together, rows, selves, following).answer(
+                        unanswered[: len(together)]
+                    )
                 else:
                     self._in_chunks(problem.probes[together[0]], rows, selves, unanswered[0])
             except RuntimeError as error:
