@@ -99,19 +99,19 @@ def test_rows_far_apart_are_read_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (50, 51) in source.read
 
 
-def test_slow_reading_is_told(
+def test_slow_reading_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Slow(Slices):
         def __getitem__(self, rows: slice) -> Any:
-            time.sleep(0.05)
+            time.sleep(0.5)  # on a busy machine the search takes its time too
             return super().__getitem__(rows)
 
     with caplog.at_level(logging.INFO, "pdepth"):
         pdepth.kneighbors(Slow(GRID), k=K)
     (line,) = caplog.messages
     assert re.fullmatch(
-        r"Reading was the limit: 3\.6 kB at [\d.]+ kB/s; the kernels waited 0\.\d of 0\.\d s\.",
+        r"Reading was the limit: 3\.6 kB at [\d.]+ kB/s; the kernels waited [\d.]+ of [\d.]+ s\.",
         line,
     )
 
