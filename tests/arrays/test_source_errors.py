@@ -180,7 +180,7 @@ def test_nulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         parquet.write_table(arrow.table({"x": array}), tmp_path / "a.parquet", row_group_size=20)
         sentence = f"column x: {sentence}"
         if row is None and int(arrow.__version__.split(".")[0]) < 26:  # which reads no such list
-            sentence = "column x cannot be read at row 80: Expected all lists to be of size=2"
+            sentence = ": Expected all lists to be of size=2"
         refused(ValueError, sentence, tmp_path / "a.parquet")
 
 

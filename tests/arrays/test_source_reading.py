@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import subprocess
@@ -98,19 +99,19 @@ def test_rows_far_apart_are_read_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (50, 51) in source.read
 
 
-def test_slow_reading_is_told(
+def test_slow_reading_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Slow(Slices):
         def __getitem__(self, rows: slice) -> Any:
-            time.sleep(0.05)
+            time.sleep(0.5)  # on a busy machine the search takes its time too
             return super().__getitem__(rows)
 
     with caplog.at_level(logging.INFO, "pdepth"):
         pdepth.kneighbors(Slow(GRID), k=K)
     (line,) = caplog.messages
     assert re.fullmatch(
-        r"Reading was the limit: 3\.6 kB at [\d.]+ kB/s; the kernels waited 0\.\d of 0\.\d s\.",
+        r"Reading was the limit: 3\.6 kB at [\d.]+ kB/s; the kernels waited [\d.]+ of [\d.]+ s\.",
         line,
     )
 
@@ -153,8 +154,9 @@ def test_peak_memory_is_near_what_is_given(way: str, metric: str, tmp_path: Path
 
 
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Source.__doc__ is not None
-    docstring = textwrap.dedent(Source.__doc__.split("ten lines:\n")[1].split("\n\n    It is")[0])
+    documentation = inspect.getdoc(Source)  # without its indentation, which Python 3.13 strips
+    assert documentation is not None
+    docstring = textwrap.dedent(documentation.split("ten lines:\n")[1].split("\n\nIt is")[0])
     (section,) = re.findall(r"## Embeddings larger than memory\n.*?\n## ", PAGE.read_text(), re.S)
     (example,) = re.findall(r"```python\n(import numpy.*?)```", section, re.S)
     array = np.random.default_rng(0).standard_normal((3000, 4)).astype(np.float32)

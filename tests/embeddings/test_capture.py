@@ -278,7 +278,7 @@ def test_probabilities_are_not_squashed_again():
 
 
 @pytest.mark.parametrize(
-    ("wrap", "found"),
+    ("wrap", "kind"),
     [
         (lambda s: s.flatten(), r"of shape \(10,\) for 2 inputs"),
         (lambda s: s[:, :1], r"of shape \(2, 1\) for 2 inputs"),
