@@ -53,7 +53,7 @@ def watch(progress: bool | Observer = True, stream: TextIO | None = None) -> Ite
     if not isinstance(progress, bool):
         if not callable(progress):
             raise TypeError(
-                f"progress: expected True, False or a callable, got {type(progress).__name__}."
+                f"progress: expected True, False or a callable, got a {type(progress).__name__}."
             )
         yield progress
         return

@@ -280,9 +280,9 @@ def test_probabilities_are_not_squashed_again():
 @pytest.mark.parametrize(
     ("wrap", "kind"),
     [
-        (lambda s: s.flatten(), r"of shape \(10,\) for 2 inputs"),
-        (lambda s: s[:, :1], r"of shape \(2, 1\) for 2 inputs"),
-        (lambda s: s[:1], r"of shape \(1, 5\) for 2 inputs"),
+        (lambda s: s.flatten(), r"shape \(10,\) for 2 inputs"),
+        (lambda s: s[:, :1], r"shape \(2, 1\) for 2 inputs"),
+        (lambda s: s[:1], r"shape \(1, 5\) for 2 inputs"),
         (lambda s: {"scores": s}, "dict"),
         (lambda s: None, "NoneType"),
     ],
