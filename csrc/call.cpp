@@ -12,10 +12,6 @@ namespace {
 
 constexpr int64_t kDifferencesUpTo = 12;  // columns
 
-// Norms are scaled to just below 2^60: their squares are far from float32's end, and the squares
-// of values 2^-120 times as large are still above its beginning.
-constexpr int kScaledExponent = 60;
-
 // The stages in turn, each with the queries that the one before could not serve.
 void answer_layer(Session& session, const Layer& layer, int64_t index,
                   const std::vector<int64_t>& queries) {

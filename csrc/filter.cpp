@@ -15,7 +15,6 @@ constexpr int64_t kLeastQueryBytes = int64_t(4) << 20;
 constexpr int64_t kMostQueryBytes = int64_t(256) << 20;  // else, since each chunk has it packed anew
 constexpr int64_t kProductsBetweenChecks = int64_t(1) << 31;  // of whether to go on
 constexpr int32_t kMostDrops = 128;                   // of one query's list, before it is given up
-constexpr float kLargestScaled = 0x1p62f;             // norm of a query that a stage can serve
 
 double kth_smallest(const std::vector<double>& values, int64_t k, std::vector<double>& copy) {
     copy = values;

@@ -18,6 +18,10 @@
 
 namespace pdepth {
 
+// Norms are scaled to just below 2^60: their squares are far from float32's end, and the squares
+// of values 2^-120 times as large are still above its beginning.
+constexpr int kScaledExponent = 60;
+constexpr float kLargestScaled = 0x1p62f;  // norm of a query that a stage can serve
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 struct Neighbour {

@@ -24,7 +24,7 @@ from pdepth.embeddings.capture import at_rest, device_of, footprint
 from pdepth.embeddings.collect import Embeddings, HeldEmbeddings, Job, Reading
 from pdepth.embeddings.dataset import Changed
 from pdepth.embeddings.placement import Layers, place, unwrap
-from pdepth.io.journal import Journal, OtherRun
+from pdepth.io.journal import PROBES, READING, Journal, OtherRun
 from pdepth.progress import Observer, ProbeMeter, fastest, watch
 from pdepth.result import DepthResult
 from pdepth.search.backward import ProbeSearch, Targets
@@ -155,9 +155,7 @@ def prediction_depth(
             }
             journal = stack.enter_context(closing(Journal(run_dir, about)))
         rate = product_rate(job.home) if not job.fits or progress is not False else None
-        embeddings = stack.enter_context(
-            plan_embeddings(job, rate, kept, run_dir, network, meta, journal is not None)
-        )
+        embeddings = stack.enter_context(plan_embeddings(job, rate, kept, run_dir, network, meta))
 
         reading = _read(job, embeddings, journal)
         problem = _problem_of(job, reading, options)
@@ -165,7 +163,7 @@ def prediction_depth(
 
         search = ProbeSearch(
             len(job.layout.probes), problem.num_queries, voting, backend,
-            early_exit=early_exit and not return_counts, target=targets.codes,
+            early_exit=early_exit, target=targets.codes,
             keep="margins" if return_counts else "", journal=journal,
         )  # fmt: skip
         meter = ProbeMeter(
@@ -187,7 +185,6 @@ def plan_embeddings(
     run_dir: str | os.PathLike[str] | None,
     network: str,
     meta: dict[str, str],
-    resumable: bool,
 ) -> Embeddings:
     """Choose where the embeddings of a job are: in memory, on disk, or computed again.
 
@@ -195,7 +192,7 @@ def plan_embeddings(
     """
     recomputed = kept is None and not job.fits
     for reader in job.readers:
-        reader.remembers = recomputed or resumable
+        reader.remembers = recomputed or run_dir is not None
     if kept is not None:
         from pdepth.embeddings.kept import KeptEmbeddings
 
@@ -327,9 +324,6 @@ def _read(job: Job, embeddings: Embeddings, journal: Journal | None) -> Reading:
     return reading
 
 
-READING = "reading"  # a journal's name for what the first reading of the data gave
-
-
 def _run_of(job: Job, options: SearchOptions, network: str) -> dict[str, str]:
     """What identifies a run, by names for its journal."""
     voting, rows = options.voting, [reader.rows for reader in job.readers]
@@ -337,7 +331,7 @@ def _run_of(job: Job, options: SearchOptions, network: str) -> dict[str, str]:
         "pdepth": __version__,
         "torch": str(torch.__version__),
         "the network": network,
-        "the list of probes": ", ".join(job.layout.names),
+        PROBES: ", ".join(job.layout.names),
         "k": ", ".join(map(str, voting.ks)),
         "metric": options.metric,
         "weights": " ".join(voting.meta.values()) or voting.weights,
@@ -358,7 +352,12 @@ def _keeping(
         return
     from pdepth.io.embedding_store import is_store, open_store, writing
 
-    if run_dir is not None and (Path(run_dir) / f"{READING}.npz").exists() and is_store(path):
+    if run_dir is not None and (Path(run_dir) / f"{READING}.npz").exists():
+        if not is_store(path):
+            raise ValueError(
+                f"keep_embeddings: expected the store of the run in {run_dir}, which has read its "
+                f"data already, got {path}; use another run_dir to begin anew."
+            )
         yield open_store(path)
     else:
         with writing(path) as writer:

@@ -218,9 +218,6 @@ def _forwarded(job: Job, span: Span, support: int, queries: int) -> int:
     return readings * support + (0 if job.own_rows and span.way == "held" else queries)
 
 
-# ---- this machine ----
-
-
 def _forward_rate(job: Job) -> float:
     """Rows a second of the forward pass, every probe copied, over the first batch."""
     inputs, labels = job.readers[0].first

@@ -16,8 +16,7 @@ from pdepth.backends import backend_named
 from pdepth.io.embedding_store import EmbeddingStore
 from pdepth.progress import ProbeProgress
 from pdepth.result import DepthResult, Votes, depth_of
-from pdepth.search.backward import ProbeSearch, Targets
-from pdepth.search.chunks import open_session
+from pdepth.search.backward import ProbeSearch, Targets, open_session
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -141,6 +140,7 @@ def probe_votes(
         search.search(problem, done)
         done += len(problem.probes)
     assert search is not None  # a call without a probe is refused
+    del problem  # and its arrays, before results are made
 
     def like_support(array: NDArray[Any] | None) -> Any:
         if array is not None and is_single(support):
@@ -301,7 +301,7 @@ def depth_from_embeddings(
             raise TypeError(f"{name}: expected integers unless support is a store, got None.")
     if metric != "sqeuclidean":
         meta["metric"] = metric
-    early_exit = early_exit and not return_counts and not isinstance(support, Iterator)
+    early_exit = early_exit and not isinstance(support, Iterator)
     search: ProbeSearch | None = None
     widths: list[tuple[str, int]] = []
     for problem in problems(support, queries, labels, options, query_rows=query_rows, names=probes):
@@ -320,6 +320,7 @@ def depth_from_embeddings(
         search.search(problem, len(widths), progress=progress)
         widths.extend([(probe.name, probe.support.width) for probe in problem.probes])
     assert search is not None  # a call without a probe is refused
+    del problem  # and its arrays, before results are made
     leave_one_out = queries is None and exclude_self
     return search.results(classes, targets, widths, leave_one_out, meta | voting.meta)
 

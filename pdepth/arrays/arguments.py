@@ -48,6 +48,11 @@ class Voting:
     weights: str
     temperature: float
 
+    @classmethod
+    def plain(cls, k: int) -> Voting:
+        """One vote for each of k neighbours."""
+        return cls((k,), False, "uniform", definition.TEMPERATURE)
+
     @property
     def k(self) -> int:
         """The largest number of neighbours, which one search finds for all."""
@@ -179,11 +184,18 @@ def encode_known_labels(
 ) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
     """Labels (count,), each one of `classes` (C,), and their positions among these."""
     checked = check_integers(labels, "labels", count)
-    codes = np.minimum(np.searchsorted(classes, checked), len(classes) - 1)
-    unknown = checked[classes[codes] != checked]
-    if len(unknown):
-        raise ValueError(f"labels: expected classes of the support, got {unknown[0]}.")
+    codes, known = codes_of(checked, classes)
+    if not known.all():
+        raise ValueError(f"labels: expected classes of the support, got {checked[~known][0]}.")
     return checked, codes
+
+
+def codes_of(
+    labels: NDArray[np.int64], classes: NDArray[np.int64]
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Each label's position in `classes` (C,), ascending, and whether it is one of them."""
+    codes = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
+    return codes, classes[codes] == labels
 
 
 def check_query_rows(query_rows: Any, rows: int) -> NDArray[np.int64]:

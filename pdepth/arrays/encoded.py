@@ -51,6 +51,8 @@ class EncodedVotes:
     @classmethod
     def concatenated(cls, parts: Sequence[EncodedVotes], axis: int = 0) -> EncodedVotes:
         """Several answers as one: of more probes (axis=0) or of more queries (axis=1)."""
+        if len(parts) == 1:
+            return parts[0]
         names = [name for name, _ in parts[0].arrays()]
         return cls(**{n: np.concatenate([getattr(p, n) for p in parts], axis) for n in names})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -80,19 +80,6 @@ class Problem:
         if self.query_rows is None or queries is None:
             return queries if self.query_rows is None else self.query_rows
         return self.query_rows[queries]
-
-    def only(self, probe: ProbeRows, queries: NDArray[np.int64] | None) -> Problem:
-        """The search of some queries at one probe."""
-        rows = self.row_numbers(queries)
-        return replace(
-            self,
-            probes=(probe,),
-            query_rows=rows,
-            num_queries=self.num_queries if queries is None else len(queries),
-        )
-
-
-# ---- one probe ----
 
 
 def probe_rows(
@@ -199,9 +186,6 @@ def _unit_rows(rows: Rows) -> Any:
         terms = terms[:, : width - width // 2]
     norms = np.sqrt(terms.cpu().numpy())
     return values / values.new_tensor(norms)
-
-
-# ---- all probes ----
 
 
 def problems(

@@ -29,7 +29,8 @@ class Session(Protocol):
         """Votes (L, n) of the queries at some probes.
 
         With `target` (n,), votes that equal it, and `UNKNOWN` for all others: this takes less proof
-        than the vote itself. counts: also how many votes each class had.
+        than the vote itself. counts: also how many
+        votes each class had, which goes with no target.
         """
 
     def neighbors(

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 from pdepth.arrays.memory import free_on, human
 from pdepth.arrays.problem import ProbeRows, Problem
 from pdepth.backends.transfer import row_bytes_on_device
+from pdepth.backends.triton import DEVICE_SHARE
 from pdepth.kernels.bundles import bytes_of
-from pdepth.kernels.filter import WIDE
+from pdepth.kernels.filter import TILES, WIDE
 from pdepth.kernels.lists import capacity_for
 from pdepth.kernels.search import SCRATCH
 
 if TYPE_CHECKING:
     import torch
 
-SHARE = 0.8  # of the device's free memory
 INTERPRETED_BYTES = 1 << 31  # where kernels are interpreted, in the host's memory
-TILE = 128  # rows of a tile of the filter, the least that it takes
+TILE = max(tile.queries for tile in TILES)  # queries of a tile of the filter stage
 
 
 class Room:
@@ -118,4 +118,4 @@ def _columns(width: int) -> int:
 
 
 def _free(device: torch.device) -> int:
-    return int(SHARE * free_on(device)) if device.type == "cuda" else INTERPRETED_BYTES
+    return int(DEVICE_SHARE * free_on(device)) if device.type == "cuda" else INTERPRETED_BYTES

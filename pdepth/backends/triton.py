@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pdepth.kernels.search import Answer, Search
 
 CAPABILITY = (8, 0)
+DEVICE_SHARE = 0.8  # of the device's free memory that embeddings and search may take
 INTERPRET = "TRITON_INTERPRET"
 
 
@@ -65,9 +66,10 @@ def session(problem: Problem, progress: ProbeProgress | None = None) -> Iterator
             "backend='cpu' takes any number."
         )
     device = _device(problem)
+    opened = None
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        opened = TritonSession(problem, device, progress)
         try:
+            opened = TritonSession(problem, device, progress)
             yield opened
         except RuntimeError as error:
             if not _out_of_memory(error):
@@ -77,7 +79,8 @@ def session(problem: Problem, progress: ProbeProgress | None = None) -> Iterator
                 f"{problem.num_queries:,} queries."
             ) from error
         finally:
-            opened.close()
+            if opened is not None:
+                opened.close()
 
 
 def working_set(width: int, support: int, queries: int) -> int:
@@ -127,7 +130,7 @@ class TritonSession:
             self._answer(probes, rows, answers)
             return EncodedVotes(votes.cpu().numpy(), tied.cpu().numpy())
         targets = self._put(target)
-        # Whoever has a target searches backward.
+        # A hint: after a probe with a target, the earlier ones usually come next.
         self._answer(
             probes, rows, [Answer(target=targets, votes=v) for v in votes], range(min(probes))[::-1]
         )

@@ -31,7 +31,6 @@ from pdepth.embeddings.dataset import Batches
 from pdepth.embeddings.placement import Placement
 from pdepth.progress import Event, Observer, RowMeter, SearchClock
 
-DEVICE_SHARE = 0.8  # of a CUDA device's free memory
 SEARCH_BYTES = 1 << 31  # that the search may take beside embeddings, at most a quarter of all
 
 
@@ -95,7 +94,7 @@ class Job:
             return self
         work = triton.working_set(max(self.layout.widths), rows[0], rows[-1])
         taken = footprint(self.layout, sum(rows), self.metric)
-        if taken + work > DEVICE_SHARE * free_on(device):
+        if taken + work > triton.DEVICE_SHARE * free_on(device):
             return self
         if self.budget.given:
             return replace(self, home=device) if taken <= (self.budget.size or 0) else self
@@ -179,7 +178,8 @@ class Embeddings(Protocol):
     ) -> SpanRows:
         """The span of probes that ends before number `end`, for the active queries.
 
-        resumed_first: where the span of an interrupted reading began, if it is to be the same.
+        resumed_first: where the span of an interrupted reading began, if it is to be the same; of
+        meaning only where spans are computed again.
 
         Raises `Changed` after `resume` if the network does not give the same bits again.
         """

@@ -55,8 +55,7 @@ class KeptEmbeddings:
     ) -> SpanRows:
         job = self._job
         if self._store is None:
-            if self._held is None:  # a run that was interrupted before its store was finished
-                self._held = HeldEmbeddings(job)
+            assert self._held is not None  # rows of unknown number
             return self._held.span(end, active)
         parts = [self._store.support]
         if not job.own_rows:

@@ -122,8 +122,6 @@ class RecomputedEmbeddings:
         queries = which[-1]
         return span_rows(self._job, probes, sides, queries, self._search_memory)
 
-    # ---- before the first span ----
-
     def _repeats(self) -> bool:
         """Whether the network gives the same again; and how fast it runs."""
         begin, reader = time.perf_counter(), self._job.readers[0]
@@ -163,8 +161,6 @@ class RecomputedEmbeddings:
         meter(len(labels), finished=True)
         array: NDArray[np.int64] = labels.numpy()
         return array
-
-    # ---- spans ----
 
     def _shared(self, probes: range, values: Sequence[Any], queries: NDArray[np.int64]) -> SpanRows:
         """Probes whose support is computed chunk by chunk, in one forward pass."""

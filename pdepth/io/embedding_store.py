@@ -324,9 +324,6 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-# ---- reading ----
-
-
 def _manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: expected a store of embeddings, got no directory.")
@@ -389,9 +386,6 @@ def _mapped(path: Path, about: Mapping[str, Any]) -> Any:
     import torch
 
     return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-
-
-# ---- fingerprints ----
 
 
 class Fingerprint:

@@ -16,6 +16,8 @@ from pdepth.arrays.encoded import EncodedVotes
 from pdepth.io.atomic import disk, replacing
 
 ABOUT, LOCK = "about.json", ".lock"
+PROBES = "the list of probes"  # of what a run is
+READING = "reading"  # the name of what the first reading of the data gave
 KIND, VERSION = "pdepth run", "2"
 SHOWN = 25  # characters; longer values are fingerprints and lists, and not shown
 

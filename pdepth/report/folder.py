@@ -15,14 +15,13 @@ from typing import Any
 from pdepth.analysis.ensemble import Ensemble
 from pdepth.analysis.groups import Groups
 from pdepth.io import tables
-from pdepth.io.journal import ABOUT, KIND
+from pdepth.io.journal import ABOUT, KIND, PROBES, READING
 from pdepth.result import DepthResult
 
 TABLE, PICTURE, SUPPORT_TABLE = "depth.parquet", "depth.png", "support.parquet"
 TABLE_OF_K, PICTURE_BY_K = "depth-k{}.parquet", "depth-by-k.png"
 ENSEMBLE, GROUPS_PICTURE = "ensemble.parquet", "groups.png"
 UNFINISHED = ".unfinished"  # the journal of a run, until it has ended
-PROBES, READING = "the list of probes", "reading.npz"  # in a journal
 
 Results = DepthResult | dict[int, DepthResult] | Ensemble
 
@@ -83,7 +82,9 @@ def resumable(out: Path) -> Iterator[Path]:
                 out.rmdir()
         raise
     except KeyboardInterrupt:
-        if (run_dir / READING).exists():  # before the first reading ends there is nothing to resume
+        if (
+            run_dir / f"{READING}.npz"
+        ).exists():  # before the first reading ends there is nothing to resume
             raise KeyboardInterrupt("The same command resumes from here.") from None
         raise
     shutil.rmtree(run_dir, ignore_errors=True)
@@ -188,7 +189,7 @@ def _describe_unfinished(path: Path, journal: Path) -> str:
         return f"RESULTS: expected results of pdepth in {path}, got none."
     probes = about.get(PROBES, "").split(", ")
     lacking = f"the votes of all {len(probes)} probes are missing"
-    if not (journal / READING).exists():
+    if not (journal / f"{READING}.npz").exists():
         lacking = f"its first reading of the data and {lacking}"
     elif searched := {int(file.name.split("-")[1]) for file in journal.glob("votes-*.npz")}:
         # Probes are searched from the last to the first; the latest may lack some queries.

@@ -7,6 +7,7 @@ is active as long as its votes equal its target, and is dropped at its first oth
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +18,12 @@ from pdepth.arrays import arguments
 from pdepth.arrays.arguments import Voting
 from pdepth.arrays.encoded import UNKNOWN, EncodedVotes
 from pdepth.arrays.problem import Problem
-from pdepth.backends import Session, backend_named
+from pdepth.backends import Backend, Session, backend_named
 from pdepth.io.journal import Journal
 from pdepth.progress import ChunkProgress, ProbeProgress
 from pdepth.result import DepthResult, depth_of, margins
-from pdepth.search.chunks import KeptLists, open_session
+from pdepth.search.chunks import ChunkedSession, KeptLists
+from pdepth.search.reader import Reader
 from pdepth.search.voting import search_votes
 
 NO_CLASS = -2  # the code of a label that no support row has: no vote equals it
@@ -63,7 +65,9 @@ class Targets:
             )
         codes = None
         if name != "last_probe":
-            codes = _encoded(predictions if values is None else values, problem.classes)
+            expected = predictions if values is None else values
+            places, known = arguments.codes_of(expected, problem.classes)
+            codes = np.where(known, places, NO_CLASS).astype(np.int32)
         return cls(predictions, labels, name, values, codes)
 
 
@@ -87,14 +91,15 @@ class ProbeSearch:
         keep: str = "",
         journal: Journal | None = None,
     ) -> None:
-        """probes: 0 where the number is not known yet. early_exit: search from the last probe to
-        the first, and only whether votes equal the codes `target` (N,), or the last probe's votes
-        where it is None. keep: "counts", "margins" or neither. journal: keeps votes as they come,
-        and has those of an interrupted run.
+        """probes: of an iterator, its first problem's. early_exit: search from the last probe to
+        the first, and only whether votes equal the codes `target` (N,), or the last probe's
+        votes where it is None; not with `keep`. keep: "counts", "margins" or neither. journal:
+        keeps votes as they come, and has those of an interrupted run.
         """
         self._shape = probes, queries
         self._voting, self._backend = voting, backend
-        self._early_exit, self._keep, self._journal = early_exit, keep, journal
+        self._early_exit = early_exit and not keep  # counts are of all votes
+        self._keep, self._journal = keep, journal
         self._targets = None if target is None else np.stack([target] * len(voting.ks))
         self._matching = np.ones((len(voting.ks), queries), np.bool_)
         self.votes: list[EncodedVotes] = []
@@ -117,12 +122,7 @@ class ProbeSearch:
             end = first + len(problem.probes)
             kept = KeptLists(self._journal, first, end, self.active)
         backend = backend_named(self._backend, problem.device)
-        opened = (
-            backend.session(problem, report)
-            if problem.in_memory
-            else open_session(problem, backend, report, kept)
-        )
-        with opened as session:
+        with open_session(problem, backend, report, kept) as session:
             for probes in self._steps(len(problem.probes)):
                 if len(self.active):
                     self._search(session, problem, first, probes, queries, report)
@@ -288,7 +288,20 @@ class ProbeSearch:
         return results if self._voting.several else results[self._voting.ks[0]]
 
 
-def _encoded(labels: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Each label's position in `classes`, or NO_CLASS."""
-    codes = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
-    return np.where(classes[codes] == labels, codes, NO_CLASS).astype(np.int32)
+@contextmanager
+def open_session(
+    problem: Problem,
+    backend: Backend,
+    progress: ProbeProgress | None = None,
+    kept: KeptLists | None = None,
+) -> Iterator[Session]:
+    """The backend's session of a problem; or one that reads the problem's rows for the backend.
+
+    kept: the running lists of a shared reading, for a search that resumes.
+    """
+    if problem.in_memory:
+        with backend.session(problem, progress) as session:
+            yield session
+    else:
+        with Reader() as reader:
+            yield ChunkedSession(problem, backend, reader, progress, kept)

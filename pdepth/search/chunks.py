@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import definition
 from pdepth.arrays.arguments import Voting
 from pdepth.arrays.encoded import EncodedVotes, Neighbors
 from pdepth.arrays.memory import MERGE_BYTES, free_bytes, human
@@ -39,25 +38,6 @@ WORK_SHARE = 0.25  # of the memory, for what a kernel takes whatever the sizes
 PACKED_BYTES = 4  # an element of the support takes in a kernel, at most
 
 
-@contextmanager
-def open_session(
-    problem: Problem,
-    backend: Backend,
-    progress: ProbeProgress | None = None,
-    kept: KeptLists | None = None,
-) -> Iterator[Session]:
-    """The backend's session of a problem; or one that reads the problem's rows for the backend.
-
-    kept: the running lists of a shared reading, for a search that resumes.
-    """
-    if problem.in_memory:
-        with backend.session(problem, progress) as session:
-            yield session
-    else:
-        with Reader() as reader:
-            yield ChunkedSession(problem, backend, reader, progress, kept)
-
-
 class ChunkedSession:
     """See `backends.base.Session`: for a problem of which some rows are not in memory."""
 
@@ -71,7 +51,7 @@ class ChunkedSession:
     ) -> None:
         self._problem, self._backend, self._reader = problem, backend, reader
         self._progress, self._kept = progress, kept
-        self._voting = Voting((problem.k,), False, "uniform", definition.TEMPERATURE)
+        self._voting = Voting.plain(problem.k)
         # Of a shared reading: the rows of the queries that it was for, and their lists by probe.
         self._shared: tuple[NDArray[np.int64], dict[int, Neighbors]] | None = None
 
@@ -87,18 +67,18 @@ class ChunkedSession:
         queries = np.arange(self._problem.num_queries) if queries is None else queries
         parts = []
         for probe in probes:
-            asked = ProbeQueries(self._problem, probe, queries)
-            if asked.fit:
-                with self._loaded(asked) as session:
+            work = ProbeQueries(self._problem, probe, queries)
+            if work.fit:
+                with self._loaded(work) as session:
                     parts.append(session.votes([0], None, target, counts=counts))
                 continue
             votes = EncodedVotes.concatenated(
                 [
                     votes_of_neighbors(lists, self._problem, self._voting, counts=counts)[0]
-                    for lists in self._lists(asked)
+                    for lists in self._lists(work)
                 ],
                 axis=1,
-            ).at(asked.back)
+            ).at(work.back)
             parts.append(votes if target is None else only_target(votes, target))
         return EncodedVotes.concatenated(parts)
 
@@ -110,57 +90,57 @@ class ChunkedSession:
     ) -> Neighbors:
         """All k, however far."""
         queries = np.arange(self._problem.num_queries) if queries is None else queries
-        asked = ProbeQueries(self._problem, probe, queries)
-        if asked.fit:
-            with self._loaded(asked) as session:
+        work = ProbeQueries(self._problem, probe, queries)
+        if work.fit:
+            with self._loaded(work) as session:
                 return session.neighbors(0)
-        distances, rows = map(np.concatenate, zip(*self._lists(asked), strict=True))
-        return distances[asked.back], rows[asked.back]
+        distances, rows = map(np.concatenate, zip(*self._lists(work), strict=True))
+        return distances[work.back], rows[work.back]
 
     @contextmanager
-    def _loaded(self, asked: ProbeQueries) -> Iterator[Session]:
+    def _loaded(self, work: ProbeQueries) -> Iterator[Session]:
         """A probe that fits, read, with its queries."""
-        pair, queries = asked.pair, None
+        pair, queries = work.pair, None
         support = self._reader.get(pair.support, slice(None))
         if pair.queries is not None:
-            queries = self._reader.get(pair.queries, _slice_if_whole(asked.rows))
+            queries = self._reader.get(pair.queries, _slice_if_whole(work.rows))
         problem = replace(
             self._problem,
             probes=(ProbeRows(pair.name, support, queries),),
-            query_rows=asked.numbers if queries is None else asked.back,
-            num_queries=len(asked.numbers),
+            query_rows=work.numbers if queries is None else work.back,
+            num_queries=len(work.numbers),
         )
-        report = partial(self._report, asked.probe)
+        report = partial(self._report, work.probe)
         with self._backend.session(problem, lambda _, *rest: report(*rest)) as session:
             yield session
 
-    def _lists(self, asked: ProbeQueries) -> Iterator[Neighbors]:
+    def _lists(self, work: ProbeQueries) -> Iterator[Neighbors]:
         """The k nearest rows of the queries of a probe that does not fit, a query chunk a time."""
-        if asked.shared is not None:
-            yield self._shared_lists(asked)
+        if work.shared is not None:
+            yield self._shared_lists(work)
             return
-        support, total = asked.pair.support, len(asked.pair.support)
-        bounds = _bounds(total, asked.chunk)
-        query_bounds = list(pairwise(_bounds(len(asked.rows), asked.query_chunk)))
+        support, total = work.pair.support, len(work.pair.support)
+        bounds = _bounds(total, work.chunk)
+        query_bounds = list(pairwise(_bounds(len(work.rows), work.query_chunk)))
         if len(bounds) == 2:
             support = self._reader.get(support, slice(None))
         for number, (first, last) in enumerate(query_bounds):
-            rows = asked.rows[first:last]
-            queries = self._queries(asked, support, rows, bounds)
-            running = RunningTopK(self._problem, self._backend, len(rows), asked.left_out(rows))
+            rows = work.rows[first:last]
+            queries = self._queries(work, support, rows, bounds)
+            running = RunningTopK(self._problem, self._backend, len(rows), work.left_out(rows))
             for begin, chunk in self._reader.chunks(support, bounds):
                 done = (number + begin / total) / len(query_bounds)
-                self._report(asked.probe, done, len(asked.numbers))
-                running.take(asked.pair.name, chunk, begin, queries)
+                self._report(work.probe, done, len(work.numbers))
+                running.take(work.pair.name, chunk, begin, queries)
                 del chunk  # before the one after the next is read
             yield running.lists
-        self._report(asked.probe, 1.0, len(asked.numbers))
+        self._report(work.probe, 1.0, len(work.numbers))
 
     def _queries(
-        self, asked: ProbeQueries, support: Rows, rows: NDArray[np.int64], bounds: list[int]
+        self, work: ProbeQueries, support: Rows, rows: NDArray[np.int64], bounds: list[int]
     ) -> Rows:
-        if asked.pair.queries is not None:
-            return self._reader.get(asked.pair.queries, _slice_if_whole(rows))
+        if work.pair.queries is not None:
+            return self._reader.get(work.pair.queries, _slice_if_whole(rows))
         try:
             return self._reader.get(support, _slice_if_whole(rows))
         except ValueError:  # of what is wrong with the support, the first row is named
@@ -168,21 +148,19 @@ class ChunkedSession:
                 pass
             raise
 
-    # ---- shared readings ----
-
-    def _shared_lists(self, asked: ProbeQueries) -> Neighbors:
+    def _shared_lists(self, work: ProbeQueries) -> Neighbors:
         """The lists of a probe's queries. The first time, those of all of the problem's queries at
         all probes of the reading, which is made once whatever the order of the answers."""
-        if self._shared is None or asked.probe not in self._shared[1]:
-            every = ProbeQueries(self._problem, asked.probe, np.arange(self._problem.num_queries))
+        if self._shared is None or work.probe not in self._shared[1]:
+            every = ProbeQueries(self._problem, work.probe, np.arange(self._problem.num_queries))
             self._shared = every.rows, self._read_together(every)
         rows, lists = self._shared
-        places = np.searchsorted(rows, asked.rows)
-        distances, neighbors = lists[asked.probe]
+        places = np.searchsorted(rows, work.rows)
+        distances, neighbors = lists[work.probe]
         return distances[places], neighbors[places]
 
-    def _read_together(self, asked: ProbeQueries) -> dict[int, Neighbors]:
-        reading = asked.shared
+    def _read_together(self, work: ProbeQueries) -> dict[int, Neighbors]:
+        reading = work.shared
         assert reading is not None
         pairs = {
             probe: pair
@@ -190,17 +168,17 @@ class ChunkedSession:
             if isinstance(pair.support, Stored) and pair.support.shared is reading
         }
         stored = [pair.support for pair in pairs.values() if isinstance(pair.support, Stored)]
-        which = _slice_if_whole(asked.rows)
+        which = _slice_if_whole(work.rows)
         queries = [
             self._reader.get(pair.support if pair.queries is None else pair.queries, which)
             for pair in pairs.values()
         ]
         running = [
-            RunningTopK(self._problem, self._backend, len(asked.rows), asked.left_out(asked.rows))
+            RunningTopK(self._problem, self._backend, len(work.rows), work.left_out(work.rows))
             for _ in pairs
         ]
         lists = [top_k.lists for top_k in running]
-        total = len(asked.pair.support)
+        total = len(work.pair.support)
         start = 0 if self._kept is None else self._kept.resume(reading, lists)
         for begin in range(start, total, reading.chunk_rows):
             end = min(begin + reading.chunk_rows, total)
@@ -209,7 +187,7 @@ class ChunkedSession:
                 chunk = stored[number].prepared(values[number], begin)
                 running[number].take(pair.name, chunk, begin, queries[number])
                 del chunk
-                self._report(probe, end / total, len(asked.numbers))
+                self._report(probe, end / total, len(work.numbers))
             del values  # before the next are computed
             if self._kept is not None and end < total:
                 self._kept.keep(reading, lists, end)
@@ -224,7 +202,7 @@ class ProbeQueries:
     """Some queries of a problem at one probe, and how much of it is in work at a time.
 
     Attributes:
-        numbers: (n,) the queries' rows, as they were asked.
+        numbers: (n,) the queries' rows, as they were given.
         rows, back: these, ascending and each once, and where each of `numbers` is among them.
         chunk, query_chunk: rows of the support, and queries, in work at a time.
     """
@@ -298,9 +276,6 @@ class KeptLists:
         self._journal.write(self.NAME, self._key | arrays)
         self._written = time.monotonic()
         self._pause = max(self.pause, self.share * (self._written - start))
-
-
-# ---- sizes ----
 
 
 def chunk_sizes(problem: Problem, pair: ProbeRows, queries: int) -> tuple[int, int]:

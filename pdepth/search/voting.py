@@ -19,7 +19,8 @@ from pdepth.arrays.problem import Problem
 from pdepth.backends.base import Session
 from pdepth.progress import ChunkProgress
 
-CHUNK_BYTES = 1 << 28  # of queries in work: their rows and neighbours, or their counts
+CHUNK_BYTES = 1 << 28  # of queries in work: their rows and neighbours
+COUNT_BYTES = 1 << 25  # of votes that are counted at a time
 CHUNK_QUERIES = 256  # at least, since each chunk has the support packed anew
 
 
@@ -50,7 +51,7 @@ def votes_of_neighbors(
         votes, tied = np.empty(len(rows), np.int32), np.empty(len(rows), np.bool_)
         kind = np.int32 if weights is None else np.float64
         kept = np.empty((len(rows), classes), kind) if counts else None
-        for chunk in query_chunks(len(rows), 24 * (classes + k)):
+        for chunk in query_chunks(len(rows), 24 * (classes + k), COUNT_BYTES):
             count = count_votes(
                 codes[chunk, :k], classes, None if weights is None else weights[chunk, :k]
             )
@@ -74,9 +75,8 @@ def search_votes(
 ) -> list[EncodedVotes]:
     """The votes (1, n) of each k at one probe; with targets (K, n), only those that equal them."""
     parts, before = [], 0 if progress is None else progress.done
-    for chunk in query_chunks(
-        len(queries), 24 * voting.k + 8 * problem.probes[probe].support.width
-    ):
+    query_bytes = 24 * voting.k + 8 * problem.probes[probe].support.width
+    for chunk in query_chunks(len(queries), query_bytes, CHUNK_BYTES):
         if progress is not None:
             progress.done = before + chunk.start
         neighbors = session.neighbors(probe, queries[chunk])
@@ -92,8 +92,8 @@ def only_target(votes: EncodedVotes, target: NDArray[np.int32]) -> EncodedVotes:
     return EncodedVotes(np.where(votes.votes == target, votes.votes, UNKNOWN).astype(np.int32))
 
 
-def query_chunks(queries: int, bytes_each: int) -> Iterator[slice]:
-    """Queries in chunks of `CHUNK_BYTES` or so."""
-    step = max(CHUNK_QUERIES, CHUNK_BYTES // bytes_each)
+def query_chunks(queries: int, bytes_each: int, chunk_bytes: int) -> Iterator[slice]:
+    """Queries in chunks of `chunk_bytes` or so."""
+    step = max(CHUNK_QUERIES, chunk_bytes // bytes_each)
     for begin in range(0, queries, step):
         yield slice(begin, begin + step)

@@ -143,7 +143,3 @@ def test_the_rows_of_queries() -> None:
     whole = replace(problem, query_rows=None, num_queries=80)
     assert whole.row_numbers(None) is None
     assert whole.row_numbers(some) is some
-    only = problem.only(problem.probes[1], some)
-    assert only.query_rows is not None
-    assert (only.query_rows.tolist(), only.num_queries) == ([11, 4], 2)
-    assert [probe.name for probe in only.probes] == ["probe 1"]
