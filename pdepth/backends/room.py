@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 INTERPRETED_BYTES = 1 << 31  # where kernels are interpreted, in the host's memory
-TILE = max(tile.queries for tile in TILES)  # queries of a tile of the filter stage
+TILE: int = max(tile.queries for tile in TILES)  # queries of a tile of the filter stage
 
 
 class Room:
@@ -45,29 +45,27 @@ class Room:
         self._bytes //= 2
         self._check()
 
-    def holds(self, probe: int, queries: int) -> bool:
+    def holds(self, rows: ProbeRows, queries: int) -> bool:
         """Whether a probe fits."""
-        return self.size(probe, queries) <= self.rows
+        return self.size(rows, queries) <= self.rows
 
-    def size(self, probe: int, queries: int) -> int:
+    def size(self, rows: ProbeRows, queries: int) -> int:
         """Bytes of a probe on the device: packed, and its values unless they are there."""
-        rows = self._problem.probes[probe]
         packed = packed_bytes(rows.support.width, len(rows.support), queries)
         sides = [rows.support] if rows.queries is None else [rows.support, rows.queries]
         return packed + sum(row_bytes_on_device(side) * len(side) for side in sides)
 
-    def fitting(self, probes: Sequence[int], queries: int) -> list[int]:
-        """The first of some probes, of one type, as many as fit together; one beyond the memory
+    def fitting(self, probes: Sequence[ProbeRows], queries: int) -> int:
+        """How many of the first of some probes, of one type, fit together; one beyond the memory
         goes alone."""
-        sizes = list(accumulate(self.size(probe, queries) for probe in probes))
+        sizes = list(accumulate(self.size(rows, queries) for rows in probes))
         # Where not all fit, the next are copied beside those that are at work.
         limit = self.rows if sizes[-1] <= self.rows else self.rows // 2
-        rows = [self._problem.probes[probe] for probe in probes]
-        types = [(each.support.type, each.queries and each.queries.type) for each in rows]
+        types = [(rows.support.type, rows.queries and rows.queries.type) for rows in probes]
         alike = len(list(takewhile(lambda pair: pair == types[0], types)))
         tiles = self.scratch // (TILE * _list_bytes(self._problem.k))  # each has one at least
         most = min(alike, tiles, sum(size <= limit for size in sizes))
-        return list(probes[: max(1, most)])
+        return max(1, most)
 
     def chunks(self, rows: ProbeRows) -> tuple[int, int]:
         """How many rows of a support that does not fit, and queries, are in work at a time."""

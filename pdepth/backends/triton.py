@@ -122,18 +122,19 @@ class TritonSession:
 
         if counts:
             return EncodedVotes.concatenated([self._counted(probe, queries) for probe in probes])
-        rows = self._row_numbers(queries)
+        pairs, rows = self._chosen(probes, queries)
         votes = self._empty(len(probes), len(rows), dtype="int32")
         if target is None:
             tied = self._empty(*votes.shape, dtype="bool")
             answers = [Answer(votes=v, tied=t) for v, t in zip(votes, tied, strict=True)]
-            self._answer(probes, rows, answers)
+            self._answer(probes, pairs, rows, answers)
             return EncodedVotes(votes.cpu().numpy(), tied.cpu().numpy())
         targets = self._put(target)
-        # A hint: after a probe with a target, the earlier ones usually come next.
-        self._answer(
-            probes, rows, [Answer(target=targets, votes=v) for v in votes], range(min(probes))[::-1]
-        )
+        # A hint: the earlier probes usually come next, with fewer queries.
+        earlier = self._problem.probes[: min(probes)][::-1]
+        then = [ProbeRows(pair.name, pair.support, None) for pair in earlier]
+        answers = [Answer(target=targets, votes=v) for v in votes]
+        self._answer(probes, pairs, rows, answers, then)
         return EncodedVotes(votes.where(votes == targets, UNKNOWN).cpu().numpy())
 
     def neighbors(
@@ -161,41 +162,39 @@ class TritonSession:
         """(n, k) float64 distances and (n, k) int64 rows at a probe."""
         from pdepth.kernels.search import Answer
 
-        numbers = self._row_numbers(queries)
+        pairs, numbers = self._chosen([probe], queries)
         shape = (len(numbers), self._problem.k)
         distances, rows = self._empty(*shape, dtype="float64"), self._empty(*shape, dtype="int64")
-        self._answer([probe], numbers, [Answer(distances=distances, rows=rows)])
+        self._answer([probe], pairs, numbers, [Answer(distances=distances, rows=rows)])
         return distances, rows
 
     def _answer(
         self,
         probes: Sequence[int],
+        pairs: Sequence[ProbeRows],
         rows: torch.Tensor,
         answers: Sequence[Answer],
-        then: Sequence[int] = (),
+        then: Sequence[ProbeRows] = (),
     ) -> None:
-        """The queries in `rows` (n,) at some probes, into answers of (n, ...) each.
+        """The queries in `rows` (n,) of some probes' `pairs`, into answers of (n, ...) each.
 
-        then: probes that are likely to be searched next.
+        then: rows that are likely to be searched next.
         """
-        problem = self._problem
-        leaves_out = problem.own_rows and problem.exclude_self
+        leaves_out = self._problem.own_rows and self._problem.exclude_self
         selves = rows if leaves_out else rows.new_full(rows.shape, -1)
-        left, unanswered = list(probes), list(answers)
-        while left:
-            together = self._room.fitting(left, len(rows))
-            for probe in together:
+        done = 0
+        while done < len(pairs):
+            end = done + self._room.fitting(pairs[done:], len(rows))
+            for probe in probes[done:end]:
                 self._report(probe, 0.0, rows)
             out_of_memory = False
             try:
-                if self._room.holds(together[0], len(rows)):
-                    following = [*left[len(together) :], *then]
+                if self._room.holds(pairs[done], len(rows)):
+                    following = [*pairs[end:], *then]
                     # No name holds it: its memory is free before the next try.
-                    self._search(together, rows, selves, following).answer(
-                        unanswered[: len(together)]
-                    )
+                    self._search(pairs[done:end], rows, selves, following).answer(answers[done:end])
                 else:
-                    self._in_chunks(problem.probes[together[0]], rows, selves, unanswered[0])
+                    self._in_chunks(pairs[done], rows, selves, answers[done])
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
@@ -203,29 +202,31 @@ class TritonSession:
             if out_of_memory:  # the error is gone, and with its frames the rows that they held
                 self._shrink()
                 continue
-            for probe in together:
+            for probe in probes[done:end]:
                 self._report(probe, 1.0, rows)
-            left, unanswered = left[len(together) :], unanswered[len(together) :]
+            done = end
 
     def _search(
-        self, probes: Sequence[int], rows: torch.Tensor, selves: torch.Tensor, then: Sequence[int]
+        self,
+        pairs: Sequence[ProbeRows],
+        rows: torch.Tensor,
+        selves: torch.Tensor,
+        then: Sequence[ProbeRows],
     ) -> Search:
         """Probes that fit together; those after them that fit beside are copied meanwhile."""
         from pdepth.kernels.search import Search
 
-        pairs = [self._problem.probes[probe] for probe in probes]
         supports = [self._copies.take(pair.support) for pair in pairs]
         queries = [
             support if pair.queries is None else self._copies.take(pair.queries)
             for pair, support in zip(pairs, supports, strict=True)
         ]
-        taken = sum(self._room.size(probe, len(rows)) for probe in probes)
-        for probe in then:
-            taken += self._room.size(probe, len(rows))
+        taken = sum(self._room.size(pair, len(rows)) for pair in pairs)
+        for pair in then:
+            taken += self._room.size(pair, len(rows))
             if taken > self._room.rows:
                 break
-            following = self._problem.probes[probe]
-            for side in (following.support, following.queries):
+            for side in (pair.support, pair.queries):
                 if side is not None:
                     self._copies.expect(side)
         return Search(
@@ -301,14 +302,26 @@ class TritonSession:
         torch.cuda.empty_cache()
         self._room.halve()
 
-    def _row_numbers(self, queries: NDArray[np.int64] | None) -> torch.Tensor:
-        """(n,) int64 on the device: where each query lies among the rows that are asked."""
+    def _chosen(
+        self, probes: Sequence[int], queries: NDArray[np.int64] | None
+    ) -> tuple[list[ProbeRows], torch.Tensor]:
+        """The rows of some probes, and (n,) int64 on the device: where each query is among them.
+
+        Of queries in the host's memory only those that are asked are copied to the device.
+        """
         import torch
 
+        from pdepth.backends.transfer import row_bytes_on_device
+
+        pairs = [self._problem.probes[probe] for probe in probes]
         numbers = self._problem.row_numbers(queries)
         if numbers is None:
-            return torch.arange(self._problem.num_queries, device=self._device)
-        return self._put(numbers)
+            return pairs, torch.arange(self._problem.num_queries, device=self._device)
+        some = any(p.queries is not None and len(numbers) < len(p.queries) for p in pairs)
+        if not some or not any(p.queries and row_bytes_on_device(p.queries) for p in pairs):
+            return pairs, self._put(numbers)
+        pairs = [ProbeRows(p.name, p.support, p.queries and p.queries[numbers]) for p in pairs]
+        return pairs, torch.arange(len(numbers), device=self._device)
 
     def _put(self, array: NDArray[Any]) -> torch.Tensor:
         import torch

@@ -15,8 +15,7 @@ from pdepth.arrays.encoded import UNKNOWN
 from pdepth.arrays.problem import Problem, problems
 from pdepth.arrays.sources import Source
 from pdepth.backends import Backend, cpu, reference, triton
-from pdepth.search.backward import NO_CLASS
-from pdepth.search.chunks import open_session
+from pdepth.search.backward import NO_CLASS, open_session
 
 from helpers.cases import first_difference
 

@@ -58,6 +58,6 @@ def test_query_chunks_hold_every_query_once(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(voting, "CHUNK_QUERIES", 3)
     queries = np.arange(11)
     for bytes_each, largest in ((10, 10), (1000, 3), (1, 11)):
-        chunks = [queries[chunk] for chunk in voting.query_chunks(11, bytes_each)]
+        chunks = [queries[chunk] for chunk in voting.query_chunks(11, bytes_each, 100)]
         assert np.concatenate(chunks).tolist() == queries.tolist()
         assert max(map(len, chunks)) == largest
