@@ -1,8 +1,8 @@
 // The answers of whole layers: filter stages, certificate, settlement, majority.
 //
 // All layers of one call share its threads, each thread's scratch and the buffers of packed rows,
-// which is why a call takes several. Every layer answers all queries of the call: which queries go
-// on to the next layer is the caller's business.
+// which is why a call takes several. Every layer answers all queries of the call; a caller that drops
+// queries between layers, as early exit does, makes a call for each.
 #pragma once
 
 #include <cstdint>
