@@ -12,6 +12,7 @@ from types import ModuleType
 
 MOVED = {
     "pdepth.sources": "pdepth.arrays.sources",
+    "pdepth.bench.engines": "pdepth.bench.suite.engines",
     "pdepth.embeddings.store": "pdepth.io.embedding_store",
     "pdepth.engine": "pdepth.votes",
     "pdepth.report.network": "pdepth.report.figures.network",

@@ -20,6 +20,7 @@ import importlib
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -55,6 +56,16 @@ class Engine:
     exact = True
     limit = math.inf
     spec = ""
+
+    def __init_subclass__(cls) -> None:
+        """Take `prepare` under its name of version 0.1, `take`."""
+        if "take" in vars(cls) and "prepare" not in vars(cls):
+            warnings.warn(
+                f"{cls.__name__}.take is now called prepare; the old name goes in version 0.3.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            cls.prepare = cls.take  # type: ignore[attr-defined, method-assign]
 
     def missing(self) -> str | None:
         """Why it cannot run here; None if it can."""

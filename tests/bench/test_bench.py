@@ -435,3 +435,15 @@ def test_an_engine_that_is_not_installed_is_left_out(monkeypatch):
     listed = call("--list")
     assert "faiss" not in listed.stdout.splitlines()
     assert "faiss is left out: faiss-cpu is not installed.\n" in listed.stderr
+
+
+def test_an_engine_of_version_0_1_takes_its_input() -> None:
+    with pytest.warns(DeprecationWarning, match="Old.take is now called prepare"):
+
+        class Old(engines.Engine):
+            name = "old"
+
+            def take(self, problem: Any) -> Any:
+                return "taken"
+
+    assert Old().prepare(None) == "taken"  # type: ignore[arg-type]
