@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+DEVICE_SHARE = 0.8  # of a device's free memory that embeddings and search may take
 LIST_BYTES = 16  # of a neighbour in the running lists of a support that comes in chunks
 MERGE_BYTES = 80  # of a neighbour while a chunk's lists are merged into them
 

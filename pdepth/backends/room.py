@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 
-from pdepth.arrays.memory import free_on, human
+from pdepth.arrays.memory import DEVICE_SHARE, free_on, human
 from pdepth.arrays.problem import ProbeRows, Problem
 from pdepth.backends.transfer import row_bytes_on_device
-from pdepth.backends.triton import DEVICE_SHARE
 from pdepth.kernels.bundles import bytes_of
 from pdepth.kernels.filter import TILES, WIDE
 from pdepth.kernels.lists import capacity_for

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pdepth.kernels.search import Answer, Search
 
 CAPABILITY = (8, 0)
-DEVICE_SHARE = 0.8  # of the device's free memory that embeddings and search may take
 INTERPRET = "TRITON_INTERPRET"
 
 

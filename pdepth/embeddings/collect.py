@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pdepth.arrays import arguments
-from pdepth.arrays.memory import Budget, free_on
+from pdepth.arrays.memory import DEVICE_SHARE, Budget, free_on
 from pdepth.backends import triton
 from pdepth.embeddings.capture import (
     Captured,
@@ -94,7 +94,7 @@ class Job:
             return self
         work = triton.working_set(max(self.layout.widths), rows[0], rows[-1])
         taken = footprint(self.layout, sum(rows), self.metric)
-        if taken + work > triton.DEVICE_SHARE * free_on(device):
+        if taken + work > DEVICE_SHARE * free_on(device):
             return self
         if self.budget.given:
             return replace(self, home=device) if taken <= (self.budget.size or 0) else self
