@@ -23,6 +23,8 @@ pytest.importorskip("matplotlib")
 from pdepth.bench import common, gate, pages
 from pdepth.bench.suite import engines, measure, picture, render, results, shapes
 
+from helpers.engines import Fickle
+
 
 def whole_numbers(shape: shapes.Shape) -> shapes.Problem:
     """Rows far apart and exact in float32, so that every peer finds the same neighbours."""
@@ -56,16 +58,6 @@ class AlmostPeer(engines.Engine):
         votes = definition.probe_votes(support, labels, queries, k=k).votes
         votes[:3] += 1
         return votes
-
-
-class Fickle(engines.Pdepth):
-    """Right in the gate, and wrong in the second round."""
-
-    calls = 0
-
-    def run(self, prepared: Any, k: int) -> Any:
-        self.calls += 1
-        return super().run(prepared, k) + (self.calls == 3)
 
 
 def suite(*members: engines.Engine, shape: shapes.Shape = TINY, **options: Any) -> measure.Suite:
