@@ -350,6 +350,10 @@ def _keeping(
     if path is None:
         yield None
         return
+    if run_dir is not None and Path(path).resolve() == Path(run_dir).resolve():
+        raise ValueError(
+            f"keep_embeddings: expected another directory than run_dir, got {path} for both."
+        )
     from pdepth.io.embedding_store import is_store, open_store, writing
 
     if run_dir is not None and (Path(run_dir) / f"{READING}.npz").exists():

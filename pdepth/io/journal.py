@@ -49,6 +49,8 @@ class Journal:
             raise FileNotFoundError(
                 f"run_dir: expected {path} in an existing folder, got none at {self.path.parent}."
             )
+        if self.path.exists() and not self.path.is_dir():
+            raise FileExistsError(f"run_dir: expected a directory, got the file {path}.")
         self.path.mkdir(exist_ok=True)
         self._lock = _locked(self.path)
         try:

@@ -218,6 +218,21 @@ def test_another_run_is_refused_and_says_what_changed(tmp_path: Path) -> None:
         run_dir=foreign,
     )
     refused(
+        "run_dir: expected a directory, got the file .*thesis.tex",
+        FileExistsError,
+        run_dir=foreign / "thesis.tex",
+    )
+    refused(
+        "keep_embeddings: expected another directory than run_dir, got .*both for both",
+        run_dir=tmp_path / "both",
+        keep_embeddings=tmp_path / "both",
+    )
+    assert not (tmp_path / "both").exists()
+    refused(
+        "keep_embeddings: expected the store of the run in .*, which has read its data already",
+        keep_embeddings=tmp_path / "new",
+    )
+    refused(
         "expected .*run in an existing folder, got none at",
         FileNotFoundError,
         run_dir=tmp_path / "no" / "run",
