@@ -126,6 +126,10 @@ class ProbeSearch:
             for probes in self._steps(len(problem.probes)):
                 if len(self.active):
                     self._search(session, problem, first, probes, queries, report)
+        self.remove_lists()
+
+    def remove_lists(self) -> None:
+        """Remove the running lists of a reading that has ended from the journal."""
         if self._journal is not None:
             self._journal.remove(KeptLists.NAME)
 

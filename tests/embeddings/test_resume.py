@@ -84,6 +84,29 @@ def _changed(checksums: Any, by: int) -> Any:
     return changed
 
 
+def test_lists_of_a_run_that_has_ended_do_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut between the last votes and the removal of the lists they came from."""
+    monkeypatch.setattr(KeptLists, "pause", 0)
+    monkeypatch.setattr(KeptLists, "share", 0)
+    remove = Journal.remove
+
+    def cut(journal: Journal, name: str) -> None:
+        if not list(journal.path.glob("votes-000-*")):
+            return remove(journal, name)
+        raise KeyboardInterrupt
+
+    options = {"queries": blobs(20, seed=1), "memory": ROW * 90, "run_dir": tmp_path / "run"}
+    monkeypatch.setattr(Journal, "remove", cut)
+    with pytest.raises(KeyboardInterrupt):
+        depth(early_exit=False, **options)
+    assert (tmp_path / "run" / "lists.npz").exists()
+    monkeypatch.setattr(Journal, "remove", remove)
+    depth(early_exit=False, **options)
+    assert not (tmp_path / "run" / "lists.npz").exists()
+
+
 def test_a_network_that_does_not_repeat_cannot_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
