@@ -3,9 +3,9 @@
 This is the one place where early exit is decided. A backend answers queries at probes; here a query
 is active as long as its votes equal its target, and is dropped at its first other vote.
 
-A search with early exit makes a call of the backend for each probe. One call for all of them, which
-dropped queries itself, was 0.1 to 0.3 ms a probe faster (two threads, AVX2): 5 to 15 % for 1,000 rows
-and 200 queries at 11 probes of width 64, and not to be told from noise from 10,000 rows on.
+A search with early exit calls the backend for each probe. One call for all of them, which dropped
+queries itself, was 0.1 to 0.3 ms a probe faster (two threads, AVX2): 5 to 15 % for 1,000 rows and
+200 queries at 11 probes of width 64, and not to be told from noise from 10,000 rows on.
 """
 
 from __future__ import annotations
