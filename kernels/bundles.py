@@ -62,13 +62,13 @@ def append_bundles(
     _write(scores, members + at * (BUNDLE // 2), passing, BUNDLES)
 
 
-@triton.jit(do_not_specialize=["queries", "apart"])
+@triton.jit(do_not_specialize=["num_queries", "apart"])
 def unpack_kernel(
-    firsts, members, counts, cuts, keys, sizes, queries, apart, CAPACITY: tl.constexpr,
+    firsts, members, counts, cuts, keys, sizes, num_queries, apart, CAPACITY: tl.constexpr,
     BUNDLE: tl.constexpr, BLOCK: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
     query = (tl.program_id(0).to(tl.int64) * QUERIES + tl.arange(0, QUERIES))[:, None]
-    inside = query < queries
+    inside = query < num_queries
     count = tl.load(counts + query, mask=inside, other=0)
     size = tl.load(sizes + query, mask=inside, other=0)
     cut = tl.load(cuts + query, mask=inside, other=float("-inf"))

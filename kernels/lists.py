@@ -119,16 +119,16 @@ def _kth_score(key, there, k):
     return ((prefix | 0xFFFFFFFF) ^ sign).to(tl.int64, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["queries", "support_rows", "k"])
+@triton.jit(do_not_specialize=["num_queries", "support_rows", "k"])
 def tighten_kernel(
-    keys, sizes, cuts, proven, selves, query_norms, query_residuals, norms, bound, queries,
+    keys, sizes, cuts, proven, selves, query_norms, query_residuals, norms, bound, num_queries,
     support_rows, k, CAPACITY: tl.constexpr, QUERIES: tl.constexpr, BOUND: tl.constexpr,
     DIFFERENCES: tl.constexpr,
 ):  # fmt: skip
     layer = tl.program_id(1).to(tl.int64)
     within = (tl.program_id(0) * QUERIES + tl.arange(0, QUERIES))[:, None]
-    inside = within < queries
-    query = layer * queries + within
+    inside = within < num_queries
+    query = layer * num_queries + within
     bound += layer * BOUND
     size = tl.load(sizes + query, mask=inside, other=0)
     cut = tl.load(cuts + query, mask=inside, other=float("-inf"))

@@ -34,6 +34,7 @@ BESIDE = (10, 40, 200, 1500)  # widths of the layers that are searched together 
 def tests(bench: Bench) -> None:
     """The triton backend's tests, on this device: copies, chunks, streams, the kernels' twins."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    command += ["-m", "slow or not slow"]
     command += ["tests/backends/test_triton.py", "tests/kernels"]
     command += ["--ignore", "tests/kernels/test_compiled.py"]  # for GPUs that are not here
     done = subprocess.run(
