@@ -235,7 +235,7 @@ def search_backward(
             search.search(of_span, span.first, span.queries, meter)
         end = span.first
         del span, probes, of_span  # before the next one's
-    search.remove_lists()  # of a run that was interrupted before it could
+    search.remove_lists()
 
 
 def check_least(job: Job) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays import arguments
+from pdepth.arrays.convert import to_device
 from pdepth.arrays.problem import problems
 from pdepth.arrays.rows import is_torch
 from pdepth.arrays.sources import is_single
@@ -145,12 +146,12 @@ def probe_votes(
     def like_support(array: NDArray[Any] | None) -> Any:
         if array is not None and is_single(support):
             array = array[0]
-        return _on_device(device, array)
+        return to_device(array, device)
 
     results = {
         k: Votes(
             votes=like_support(classes[encoded.votes]),
-            classes=_on_device(device, classes),
+            classes=to_device(classes, device),
             tied=like_support(encoded.tied),
             counts=like_support(encoded.counts),
         )
@@ -185,7 +186,7 @@ def kneighbors(
     (problem,) = problems(support, queries, None, options, query_rows=query_rows)
     with open_session(problem, backend_named(backend, problem.device)) as session:
         distances, rows = session.neighbors(0)
-    return _on_device(problem.device, distances), _on_device(problem.device, rows)
+    return to_device(distances, problem.device), to_device(rows, problem.device)
 
 
 def depth_from_votes(votes: Any, reference: Any) -> tuple[Any, Any]:
@@ -205,7 +206,7 @@ def depth_from_votes(votes: Any, reference: Any) -> tuple[Any, Any]:
     agrees = array == arguments.check_integers(reference, "reference", array.shape[1])
     depth, undefined = depth_of(agrees)
     device = votes.device if is_torch(votes) else None
-    return _on_device(device, depth), _on_device(device, undefined)
+    return to_device(depth, device), to_device(undefined, device)
 
 
 @overload
@@ -337,12 +338,3 @@ def _of_store(
         if query_rows is not None and store.queries is None:
             predictions = predictions[arguments.check_query_rows(query_rows, len(predictions))]
     return labels, predictions, query_labels
-
-
-def _on_device(device: Any, array: NDArray[Any] | None) -> Any:
-    """`array` as the caller's kind: NumPy for None, or a torch tensor on that device."""
-    if array is None or device is None:
-        return array
-    import torch
-
-    return torch.from_numpy(array).to(device)

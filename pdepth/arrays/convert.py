@@ -28,9 +28,16 @@ def convert_like(value: Any, template: Any) -> Any:
         return type(value)(convert_like(array, template) for array in value)
     if value.dtype.kind not in "biuf":
         return value
+    return to_device(value, template.device)
+
+
+def to_device(array: Any, device: Any) -> Any:
+    """Return a NumPy array as a tensor on a torch device; as it is where `device` is None."""
+    if array is None or device is None:
+        return array
     import torch
 
-    return torch.from_numpy(value).to(template.device)
+    return torch.from_numpy(array).to(device)
 
 
 def drop_self(distances: Any, rows: Any) -> tuple[Any, Any]:

@@ -130,10 +130,9 @@ class ProbeSearch:
             for probes in self._steps(len(problem.probes)):
                 if len(self.active):
                     self._search(session, problem, first, probes, queries, report)
-        self.remove_lists()
 
     def remove_lists(self) -> None:
-        """Remove the running lists of a reading that has ended from the journal."""
+        """Remove the running lists of the last reading from the journal: all is searched."""
         if self._journal is not None:
             self._journal.remove(KeptLists.NAME)
 
