@@ -1,0 +1,119 @@
+"""One batch of rows: what a network is called with, and the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The arguments of one call of a network, for a number of rows.
+
+    Attributes:
+        args, kwargs: positional and by name; tensors, or nested mappings, tuples and lists of
+            tensors, or objects with a method `to` (a graph batch). Anything else is handed on.
+        rows: how many rows they are of; None where only the network's output tells.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    rows: int | None
+
+    @classmethod
+    def of(cls, value: Any, rows: int | None) -> Inputs:
+        """A mapping becomes arguments by name, a tuple or list several, anything else one."""
+        if isinstance(value, Mapping):
+            return cls((), dict(value), rows)
+        if isinstance(value, tuple | list):
+            return cls(tuple(value), {}, rows)
+        return cls((value,), {}, rows)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor, with its name: "0" for the first argument, "image.left" for a nested one."""
+        yield from _tensors("", dict(enumerate(self.args)))
+        yield from _tensors("", self.kwargs)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Inputs:
+        """The same with `function` of each tensor in its place."""
+        args, kwargs = _mapped(self.args, function), _mapped(dict(self.kwargs), function)
+        return replace(self, args=args, kwargs=kwargs)
+
+    def first(self, rows: int) -> Inputs:
+        """The first rows; the whole of a graph batch, which cannot be cut."""
+        if self.rows is None or self.rows <= rows or not self.sliceable:
+            return self
+        whole = self.rows
+
+        def cut(tensor: Tensor) -> Tensor:
+            return tensor[:rows] if tensor.ndim and len(tensor) == whole else tensor
+
+        return replace(self.map(cut), rows=rows)
+
+    @property
+    def sliceable(self) -> bool:
+        """Whether rows can be taken from it: it holds tensors, and no graphs."""
+        return self.graph is None
+
+    @property
+    def graph(self) -> Any:
+        """The batch of graphs among the arguments, or None: an object with `num_graphs`."""
+        for value in (*self.args, *self.kwargs.values()):
+            if hasattr(value, "num_graphs"):
+                return value
+        return None
+
+
+class Batch(NamedTuple):
+    """inputs: of B rows. labels: (B,) int64, on the CPU."""
+
+    inputs: Inputs
+    labels: Tensor
+
+
+def _tensors(prefix: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield prefix, value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _tensors(f"{prefix}.{name}" if prefix else str(name), item)
+    elif isinstance(value, tuple | list):
+        yield from _tensors(prefix, dict(enumerate(value)))
+    elif hasattr(value, "num_graphs"):
+        yield from _tensors(prefix, dict(value.to_dict()))
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {name: _mapped(item, function) for name, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_mapped(item, function) for item in value))
+    if isinstance(value, tuple | list):
+        return type(value)(_mapped(item, function) for item in value)
+    if hasattr(value, "num_graphs"):
+        return value.clone().apply(function)
+    return value
+
+
+def same_shapes(left: Inputs, right: Inputs) -> bool:
+    """Whether rows of both have the same shapes."""
+    return [(n, t.shape[1:]) for n, t in left.tensors()] == [
+        (n, t.shape[1:]) for n, t in right.tensors()
+    ]
+
+
+def to_tensor(value: Any) -> Any:
+    """NumPy arrays as tensors, nested ones too."""
+    if type(value).__module__ == "numpy" and hasattr(value, "dtype"):
+        return torch.as_tensor(value)
+    if isinstance(value, Mapping):
+        return {name: to_tensor(item) for name, item in value.items()}
+    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        return type(value)(to_tensor(item) for item in value)
+    return value
