@@ -20,10 +20,11 @@ from pdepth.arrays.arguments import SearchOptions
 from pdepth.arrays.memory import Budget
 from pdepth.arrays.problem import Problem, probe_rows
 from pdepth.backends import backend_named
-from pdepth.embeddings.capture import at_rest, device_of, footprint
+from pdepth.embeddings.calling import Output, at_rest, device_of, unwrap
+from pdepth.embeddings.capture import footprint
 from pdepth.embeddings.collect import Embeddings, HeldEmbeddings, Job, Reading
-from pdepth.embeddings.dataset import Changed
-from pdepth.embeddings.placement import Layers, place, unwrap
+from pdepth.embeddings.dataset import Changed, DataOptions
+from pdepth.embeddings.placement import VERSION, Layers, Pools, ProbeOptions, check_layers
 from pdepth.io.journal import PROBES, READING, Journal, OtherRun
 from pdepth.progress import Observer, ProbeMeter, fastest, watch
 from pdepth.result import DepthResult
@@ -40,6 +41,12 @@ class ModelOptions(VotingOptions, total=False):
     """Of `prediction_depth`, for the overloads of one k and of several."""
 
     layers: Layers
+    pool: Pools
+    input: bool | None
+    max_width: int | None
+    output: Output
+    label_column: str | None
+    processor: Any
     early_exit: bool
     reference: Any
     device: str | torch.device | None
@@ -77,6 +84,12 @@ def prediction_depth(
     queries: Any = None,
     *,
     layers: Layers = "auto",
+    pool: Pools = "auto",
+    input: bool | None = None,
+    max_width: int | None = None,
+    output: Output = None,
+    label_column: str | None = None,
+    processor: Any = None,
     k: int | Sequence[int] = 30,
     early_exit: bool = True,
     metric: str = "sqeuclidean",
@@ -95,11 +108,24 @@ def prediction_depth(
 ) -> DepthResult | dict[int, DepthResult]:
     """Compute the prediction depth of `queries` (N rows) under `model`, by votes of `support` (M).
 
-    model: a classifier; its output is (batch, classes), alone, first in a tuple or as .logits. It
-        runs in evaluation mode and comes back as it was: training flags, device, hooks.
-    support, queries: a Dataset or DataLoader of (input, integer label), read in the dataset's
-        order. queries=None: the support itself, each row left out of its own vote.
+    model: a classifier; its output is (batch, classes), alone, first in a tuple or as .logits; or
+        one logit for each row, of a binary classifier. It runs in evaluation mode and comes back
+        as it was: training flags, device, hooks.
+    support, queries: a Dataset or DataLoader, read in the dataset's order, of (input, label), or
+        of dicts whose entry `label` or `labels` is the label and whose others are the network's
+        arguments by name; see "Your own model" in the documentation for every form. queries=None:
+        the support itself, each row left out of its own vote.
     layers: where to probe, see `pdepth.embeddings.placement.place`.
+    pool: how values become vectors, for every probe or in a dict by probe: "flatten", "mean",
+        "max", of tokens also "token" (the first) and "last", or a callable on values (B, ...).
+        "auto": feature maps are flattened, and of tokens those are pooled that the head reads.
+    input: whether the input is probe 0; None: unless it is token ids, graphs or of several lengths.
+    max_width: feature maps and inputs with more values are averaged to the largest square grid
+        that has no more (tokens: to equal runs).
+    output: where the class scores are in what the network returns: a key, an index or a function.
+    label_column: the entry of dict rows that is the label.
+    processor: a tokenizer or an image processor of transformers, or a callable of its kind, for
+        rows of text or images.
     k: neighbours that vote; of several k, one search answers all, in a dict by k.
     early_exit: search from the softmax backward and drop each query at its first vote that is not
         its reference; the depths are the same; votes are known from a query's depth on.
@@ -131,7 +157,9 @@ def prediction_depth(
     arguments.check_reference(reference)
     batch_size = arguments.check_int(batch_size, "batch_size")
     backend_named(backend)
-    target_device, budget, placement = check_device(device), Budget.of(memory), place(model, layers)
+    target_device, budget = check_device(device), Budget.of(memory)
+    check_layers(model, layers)
+    probe_options = ProbeOptions(layers, pool, input, max_width, output)
     with (
         watch(progress) as observer,
         _keeping(keep_embeddings, run_dir) as kept,
@@ -139,11 +167,18 @@ def prediction_depth(
         ExitStack() as stack,
     ):
         job = Job.inspect(
-            model, placement, support, queries, batch_size=batch_size, metric=metric, k=voting.k,
-            budget=budget, backend=backend, observer=observer,
+            model, probe_options, support, queries, data=DataOptions(label_column, processor),
+            batch_size=batch_size, metric=metric, k=voting.k, budget=budget, backend=backend,
+            observer=observer,
         )  # fmt: skip
         arguments.check_reference(reference, job.readers[-1].rows)
-        meta = {"model": type(unwrap(model)).__name__, "placement": placement.rule}
+        meta = {
+            "model": type(unwrap(model)).__name__,
+            "placement": job.layout.rule,
+            "placement version": str(VERSION),
+        }
+        if notes := (*job.layout.notes, *job.layout.doubts):
+            meta["probes"] = "; ".join(notes)
         journal, network = None, ""
         if run_dir is not None or kept is not None:
             network = fingerprint_of_network(model)
@@ -333,6 +368,7 @@ def _run_of(job: Job, options: SearchOptions, network: str) -> dict[str, str]:
         "torch": str(torch.__version__),
         "the network": network,
         PROBES: ", ".join(job.layout.names),
+        "the pooling": job.layout.description,
         "k": ", ".join(map(str, voting.ks)),
         "metric": options.metric,
         "weights": " ".join(voting.meta.values()) or voting.weights,

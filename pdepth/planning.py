@@ -17,9 +17,12 @@ from pdepth.arrays import arguments
 from pdepth.arrays.memory import Budget, human
 from pdepth.backends import backend_named, cpu, triton
 from pdepth.depth import check_device, check_least, product_rate
-from pdepth.embeddings.capture import at_rest, footprint, forward
+from pdepth.embeddings.calling import Output, at_rest
+from pdepth.embeddings.capture import footprint
 from pdepth.embeddings.collect import Job
-from pdepth.embeddings.placement import Layers, place
+from pdepth.embeddings.dataset import DataOptions
+from pdepth.embeddings.forward import forward
+from pdepth.embeddings.placement import Layers, Pools, ProbeOptions, check_layers
 from pdepth.embeddings.spans import Span, SpanPlanner
 from pdepth.progress import fastest, format_seconds
 from pdepth.search import chunks
@@ -101,6 +104,12 @@ def plan(
     queries: Any = None,
     *,
     layers: Layers = "auto",
+    pool: Pools = "auto",
+    input: bool | None = None,
+    max_width: int | None = None,
+    output: Output = None,
+    label_column: str | None = None,
+    processor: Any = None,
     k: int | Sequence[int] = 30,
     metric: str = "sqeuclidean",
     backend: str = "auto",
@@ -123,11 +132,13 @@ def plan(
     options = arguments.check_search(voting, metric, True, num_threads, None)
     batch_size = arguments.check_int(batch_size, "batch_size")
     backend_named(backend)
-    target_device, budget, placement = check_device(device), Budget.of(memory), place(model, layers)
+    target_device, budget = check_device(device), Budget.of(memory)
+    check_layers(model, layers)
+    probe_options = ProbeOptions(layers, pool, input, max_width, output)
     with at_rest(model, target_device):
         job = Job.inspect(
-            model, placement, support, queries, batch_size=batch_size, metric=metric, k=voting.k,
-            budget=budget, backend=backend,
+            model, probe_options, support, queries, data=DataOptions(label_column, processor),
+            batch_size=batch_size, metric=metric, k=voting.k, budget=budget, backend=backend,
         )  # fmt: skip
         for reader in job.readers:
             if reader.rows is None:
@@ -220,7 +231,7 @@ def _forwarded(job: Job, span: Span, support: int, queries: int) -> int:
 
 def _forward_rate(job: Job) -> float:
     """Rows a second of the forward pass, every probe copied, over the first batch."""
-    inputs, labels = job.readers[0].first
+    labels = job.readers[0].first.labels
     held: dict[int, torch.Tensor] = {}
 
     def put(number: int, begin: int, values: torch.Tensor) -> None:
@@ -229,7 +240,7 @@ def _forward_rate(job: Job) -> float:
     def once() -> None:
         every = range(len(job.layout.probes))
         for _ in forward(
-            job.model, job.layout, "support", [(0, (inputs, labels))], every, put, predict=True
+            job.layout, "support", [(0, job.readers[0].first)], every, put, predict=True
         ):
             pass
 

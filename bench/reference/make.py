@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from pdepth import definition
 from pdepth.demo import LAYERS, train_demo
-from pdepth.embeddings.capture import at_rest, capture, inspect
+from pdepth.embeddings.calling import at_rest
+from pdepth.embeddings.capture import capture
+from pdepth.embeddings.inspection import inspect
 from pdepth.embeddings.dataset import Batches
-from pdepth.embeddings.placement import place
+from pdepth.embeddings.placement import ProbeOptions
 
 K = 30
 STEPS = {"input": 16, "conv1": 63, "conv2": 63, "conv3": 63}  # stored as 0 .. this many, whole
@@ -67,8 +69,8 @@ def main() -> None:
     model, *sets = train_demo()
     sources = [Batches(data, "support", 256) for data in sets]
     with at_rest(model):
-        layout = inspect(model, place(model, LAYERS), sources[0].first[0])
-        own, held_out = (capture(model, layout, source) for source in sources)
+        layout = inspect(model, ProbeOptions(layers=LAYERS), sources[0].first.inputs)
+        own, held_out = (capture(layout, source) for source in sources)
     probes = tuple(probe.name for probe in layout.probes)
     arrays: dict[str, Any] = {"probes": np.array(probes), "k": np.array(K)}
     arrays |= {"labels": sets[0].tensors[1].numpy(), "query_labels": sets[1].tensors[1].numpy()}

@@ -29,9 +29,11 @@ from pdepth.bench.common import HOME, PAGE, RESULTS, describe, machine
 from pdepth.bench.data import real_data
 from pdepth.bench.gate import definition_votes
 from pdepth.bench.pages import publish
-from pdepth.embeddings.capture import at_rest, capture, inspect
+from pdepth.embeddings.calling import at_rest
+from pdepth.embeddings.capture import capture
+from pdepth.embeddings.inspection import inspect
 from pdepth.embeddings.dataset import Batches
-from pdepth.embeddings.placement import place
+from pdepth.embeddings.placement import ProbeOptions
 
 NAME, STORED = "bench/studies/cifar10.py", HOME / RESULTS / "cifar10.json"
 FILE = Path(__file__).resolve()
@@ -72,8 +74,8 @@ def check(result: DepthResult) -> int:
     model = resnet18()
     sources = [Batches(support(), "support", 64), Batches(queries(), "queries", 64)]
     with at_rest(model):
-        layout = inspect(model, place(model), sources[0].first[0])
-        own, held_out = (capture(model, layout, source) for source in sources)
+        layout = inspect(model, ProbeOptions(), sources[0].first.inputs)
+        own, held_out = (capture(layout, source) for source in sources)
     rows = np.random.default_rng(0).choice(len(result), CHECKED, replace=False)
     labels = np.asarray(own.labels)
     for number, name in enumerate(result.probes):

@@ -6,6 +6,7 @@ are the measures that the paper relates to depth (Baldock, Maennel, Neyshabur, a
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,13 @@ from torch import Tensor, nn
 
 from pdepth.arrays import arguments
 from pdepth.arrays.rows import rows_of
-from pdepth.embeddings.capture import Layout, at_rest, check_labels, inspect, scores
-from pdepth.embeddings.dataset import Batches
-from pdepth.embeddings.placement import place
+from pdepth.embeddings.batch import Inputs
+from pdepth.embeddings.calling import Output, at_rest, differentiable
+from pdepth.embeddings.dataset import Batches, DataOptions
+from pdepth.embeddings.forward import check_labels, scores
+from pdepth.embeddings.inspection import inspect
+from pdepth.embeddings.layout import Layout
+from pdepth.embeddings.placement import ProbeOptions
 from pdepth.result import margins
 
 Float = NDArray[np.float64]
@@ -73,8 +78,11 @@ def outputs(
     input_margins: bool = False,
     batch_size: int = 256,
     device: str | torch.device | None = None,
+    output: Output = None,
+    label_column: str | None = None,
+    processor: Any = None,
 ) -> Outputs:
-    """Run a model once over a Dataset or DataLoader of (input, integer label).
+    """Run a model once over a Dataset or DataLoader, as `pdepth.prediction_depth` takes it.
 
     The model runs as in `pdepth.prediction_depth`: in evaluation mode, in the dataset's order, and
     its state is restored.
@@ -83,6 +91,7 @@ def outputs(
         input_margins: also compute input margins, by one backward pass per batch.
         batch_size: rows per forward pass.
         device: where to run; None for where the model is.
+        output, label_column, processor: as in `pdepth.prediction_depth`.
 
     Raises:
         ValueError: a label that is no class of the network; and, with other exceptions, what
@@ -91,12 +100,12 @@ def outputs(
     batch_size = arguments.check_int(batch_size, "batch_size")
     model_device = None if device is None else torch.device(device)
     with at_rest(model, model_device):
-        source = Batches(data, "data", batch_size)
-        layout = inspect(model, place(model, []), source.first[0])
+        source = Batches(data, "data", batch_size, DataOptions(label_column, processor))
+        layout = inspect(model, ProbeOptions(layers=[], output=output), source.first.inputs)
         logits, labels, margins_by_batch = [], [], []
         for inputs, batch_labels in source:
             check_labels(layout, "data", batch_labels)
-            batch_logits, batch_margins = _logits_and_margins(model, layout, inputs, input_margins)
+            batch_logits, batch_margins = _logits_and_margins(layout, inputs, input_margins)
             logits.append(batch_logits)
             labels.append(batch_labels.numpy())
             margins_by_batch.append(batch_margins)
@@ -153,20 +162,29 @@ def input_margin(model: nn.Module, inputs: Tensor) -> Float:
         ValueError: inputs that are not floating point, or outputs that are not (batch, classes).
     """
     with at_rest(model):
-        layout = inspect(model, place(model, []), inputs)
-        return _logits_and_margins(model, layout, inputs, True)[1]
+        batch = Inputs.of(inputs, len(inputs))
+        layout = inspect(model, ProbeOptions(layers=[]), batch)
+        return _logits_and_margins(layout, batch, True)[1]
 
 
 def _logits_and_margins(
-    model: nn.Module, layout: Layout, inputs: Tensor, input_margins: bool
+    layout: Layout, inputs: Inputs, input_margins: bool
 ) -> tuple[Float, Float]:
     """Logits (B, C) of a batch, and its input margins (B,), empty (0,) unless requested."""
-    if input_margins and not inputs.is_floating_point():
-        kind = str(inputs.dtype).removeprefix("torch.")
+    values = [tensor for _, tensor in layout.caller.followed(inputs)]
+    if input_margins and not all(tensor.is_floating_point() for tensor in values):
+        kind = str(values[0].dtype).removeprefix("torch.")
         raise ValueError(f"inputs: expected floating point for input margins, got {kind}.")
-    with torch.set_grad_enabled(input_margins):
-        differentiable = inputs.detach().clone().requires_grad_() if input_margins else inputs
-        raw = scores(model, layout, differentiable)
+    leaves: list[Tensor] = []
+
+    def leaf(tensor: Tensor) -> Tensor:
+        if not any(tensor is value for value in values):
+            return tensor
+        leaves.append(tensor.detach().clone().requires_grad_())
+        return leaves[-1]
+
+    with differentiable(layout.caller.model) if input_margins else nullcontext():
+        raw = scores(layout, inputs.map(leaf) if input_margins else inputs)
         # In 16 bits a gap would be rounded away; the logarithms of probabilities are logits.
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
         smallest = torch.finfo(raw.dtype).tiny
@@ -175,8 +193,9 @@ def _logits_and_margins(
             return logits.double().cpu().numpy(), np.empty(0)
         top = logits.topk(2, dim=1).values
         gaps = top[:, 0] - top[:, 1]
-        (slopes,) = torch.autograd.grad(gaps.sum(), differentiable)
-    norms = slopes.double().flatten(1).norm(dim=1).cpu().numpy()
+        slopes = torch.autograd.grad(gaps.sum(), leaves)
+    flat = [slope.double().flatten(1) for slope in slopes]
+    norms = torch.cat(flat, dim=1).norm(dim=1).cpu().numpy()
     gap = gaps.detach().double().cpu().numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         quotients = np.where(gap == 0, 0, gap / norms)

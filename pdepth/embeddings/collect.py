@@ -6,6 +6,7 @@ where they do not fit they are computed again for each span of probes (`recomput
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -18,17 +19,13 @@ from torch import nn
 from pdepth.arrays import arguments
 from pdepth.arrays.memory import DEVICE_SHARE, Budget, free_on
 from pdepth.backends import triton
-from pdepth.embeddings.capture import (
-    Captured,
-    Layout,
-    capture,
-    check_memory,
-    device_of,
-    footprint,
-    inspect,
-)
-from pdepth.embeddings.dataset import Batches
-from pdepth.embeddings.placement import Placement
+from pdepth.embeddings.batch import Inputs
+from pdepth.embeddings.calling import device_of
+from pdepth.embeddings.capture import Captured, capture, check_memory, footprint
+from pdepth.embeddings.dataset import Batches, DataOptions
+from pdepth.embeddings.inspection import inspect, measured
+from pdepth.embeddings.layout import Layout
+from pdepth.embeddings.placement import ProbeOptions
 from pdepth.progress import Event, Observer, RowMeter, SearchClock
 
 SEARCH_BYTES = 1 << 31  # that the search may take beside embeddings, at most a quarter of all
@@ -57,10 +54,11 @@ class Job:
     def inspect(
         cls,
         model: nn.Module,
-        placement: Placement,
+        options: ProbeOptions,
         support: Any,
         queries: Any,
         *,
+        data: DataOptions,
         batch_size: int,
         metric: str,
         k: int,
@@ -69,18 +67,19 @@ class Job:
         observer: Observer = lambda event: None,
     ) -> Job:
         """Read the first batches and run a dry pass over two rows. Call it inside `at_rest`."""
-        readers = [Batches(support, "support", batch_size)]
+        readers = [Batches(support, "support", batch_size, data)]
         if queries is not None:
-            readers.append(Batches(queries, "queries", batch_size))
+            readers.append(Batches(queries, "queries", batch_size, data))
         if readers[0].rows is not None:
             arguments.check_k(k, readers[0].rows, leave_one_out=queries is None)
-        layout = inspect(model, placement, readers[0].first[0])
-        if queries is not None and inspect(model, placement, readers[1].first[0]) != layout:
-            shapes = [tuple(reader.first[0].shape[1:]) for reader in readers]
-            raise ValueError(
-                f"queries: expected inputs like the support's, of shape {shapes[0]}, got inputs "
-                f"with other embeddings, of shape {shapes[1]}."
-            )
+        varies = any(reader.varies for reader in readers)
+        layout = inspect(model, options, readers[0].first.inputs, varies=varies)
+        if queries is not None:
+            _check_alike(layout, *(reader.first.inputs for reader in readers))
+        for note in layout.notes:
+            observer(Event("note", note))
+        for doubt in layout.doubts:
+            warnings.warn(f"model: {doubt}.", stacklevel=3)  # whoever called prediction_depth
         job = cls(model, layout, readers, metric, k, budget, observer=observer)
         return job._at_home(backend)
 
@@ -240,7 +239,6 @@ def capture_all(job: Job, probes: Sequence[int], readers: Sequence[Batches]) -> 
 
         results.append(
             capture(
-                job.model,
                 job.layout,
                 reader,
                 probes=probes,
@@ -271,6 +269,27 @@ def span_rows(
         for place, number in enumerate(probes)
     ]
     return SpanRows(probes[0], rows, queries, memory)
+
+
+def _check_alike(layout: Layout, support: Inputs, queries: Inputs) -> None:
+    """Raise ValueError where rows of the queries have other embeddings than the support's."""
+    shapes = [
+        ", ".join(str(tuple(tensor.shape[1:])) for _, tensor in inputs.tensors())
+        for inputs in (support, queries)
+    ]
+    try:
+        same = measured(layout, queries).shapes == layout.shapes
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"queries: expected inputs like the support's, of shape {shapes[0]}, got inputs of "
+            f"shape {shapes[1]} on which the network fails: {reason}"
+        ) from error
+    if not same:
+        raise ValueError(
+            f"queries: expected inputs like the support's, of shape {shapes[0]}, got inputs "
+            f"with other embeddings, of shape {shapes[1]}."
+        )
 
 
 def room_for(memory: int) -> int:

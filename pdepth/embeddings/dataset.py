@@ -21,7 +21,16 @@ from torch.utils.data import (
 
 from pdepth.arrays.rows import raw_bytes
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+from pdepth.embeddings.batch import Batch, Inputs
+
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    label_column: str | None = None
+    processor: Any = None
 
 
 class Changed(ValueError):
@@ -39,7 +48,9 @@ class Batches:
     as many rows as that; `again` reads some once more.
     """
 
-    def __init__(self, data: Any, what: str, batch_size: int) -> None:
+    varies = False
+
+    def __init__(self, data: Any, what: str, batch_size: int, options: Any = None) -> None:
         """`what` is the argument's name in error sentences.
 
         Datasets are read in batches of `batch_size`; a DataLoader keeps its own batch size,
@@ -116,7 +127,7 @@ class Batches:
     def _compare(self, number: int, batch: Batch) -> None:
         """Keep a batch's checksum, or compare it with the one that is known."""
         checksum = 0
-        for tensor in batch:
+        for tensor in (*(t for _, t in batch.inputs.tensors()), batch.labels):
             checksum = zlib.crc32(raw_bytes(tensor), checksum)
         if number == len(self.checks):
             self.checks.append(checksum)
@@ -144,7 +155,7 @@ class Batches:
                 f"{self.what}: expected one label for each input of a batch, got {len(inputs)} "
                 f"inputs and {len(labels)} labels."
             )
-        return inputs, labels
+        return Batch(Inputs.of(inputs, len(labels)), labels)
 
 
 def _in_order(data: Any, what: str, batch_size: int) -> DataLoader[Any]:

@@ -77,7 +77,7 @@ class KeptEmbeddings:
             fingerprint = Fingerprint()
             reader.on_batch = fingerprint
             part = writer.growing(reader.what, shapes, reader.rows or 0)
-            captured = capture(job.model, layout, reader, receive=part.put, on_rows=meter)
+            captured = capture(layout, reader, receive=part.put, on_rows=meter)
             meter(len(captured.labels), finished=True)
             written += part.finish(captured.labels, captured.predictions, fingerprint.hexdigest())
             labels.append(captured.labels.numpy())

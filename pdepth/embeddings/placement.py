@@ -1,259 +1,370 @@
-"""Where a network is probed: rules for known families, one for the rest, and the user's choice."""
+"""Where a network is probed: at the layers and blocks that a forward pass shows, or by name."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-Pool = Literal["flatten", "token", "mean", "softmax"]
-Layers = str | Sequence[str] | Callable[[nn.Module], Iterable["str | nn.Module"]]
-Named = tuple[str, nn.Module]
+from pdepth.embeddings.calling import Output, unwrap
+from pdepth.embeddings.trace import Call, Trace
+from pdepth.embeddings.units import Unit, Units, has_tokens
+
+VERSION = 2  # of the rules; depths of other versions may have other probes
+POOLS = ("flatten", "mean", "max", "token", "last")
+Pool = str | Callable[[Tensor], Tensor]
+Named = str | nn.Module
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A point of a network.
+    """A point of a network, and how a row's value there becomes a vector.
 
-    name: as results show it. module: its dotted name ("" is the network itself). at: whether the
-    module's input or its output is taken. pool: how a row's value becomes a vector: "flatten"
-    keeps all of it, "token" keeps the first token, "mean" averages the tokens (both for values
-    (B, ..., D) of three or more dimensions; flatter ones are kept), "softmax" turns class scores
-    into probabilities.
+    Attributes:
+        name: as results show it. module: its dotted name ("" is the network itself). at: whether
+            the module's input or its output is taken. call: of a module that runs more than once,
+            which run, from 1.
+        pool: "flatten" keeps all of a value; "mean" and "max" are taken over the positions of a
+            feature map (B, C, ...) or over the tokens (B, ..., D) that count; "token" is the first
+            token, "last" the last that counts; a callable takes the values (B, ...), detached, and
+            returns (B, D) or (B, ...); "softmax" turns class scores into probabilities. "auto" is
+            not decided yet.
+        positions: from the first of the tokens that "mean" and "max" take to before the last; None
+            for the end. masked: whether padding, where it is known, is left out.
+        grid: a feature map (B, C, H, W) is averaged to grid x grid, tokens to `grid` equal runs;
+            None leaves it as it is.
+        tokens: whether values are tokens (B, ..., D), and no feature maps (B, C, ...). axis: of the
+            rows. layer: of a recurrent network, whose last state is taken. nodes: whether values
+            have a row for each node of the graphs in a batch.
     """
 
     name: str
     module: str
     at: Literal["input", "output"] = "output"
     pool: Pool = "flatten"
+    call: int = 1
+    positions: tuple[int, int | None] = (0, None)
+    masked: bool = True
+    grid: int | None = None
+    tokens: bool = False
+    axis: int = 0
+    layer: int | None = None
+    nodes: bool = False
+
+
+Layers = (
+    str
+    | Sequence[str | Probe]
+    | Mapping[str, Pool]
+    | Callable[[nn.Module], Iterable[Named]]
+)
+Pools = Pool | Mapping[str, Pool]
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """Where a network is probed and how, as `pdepth.prediction_depth` takes it.
+
+    Attributes:
+        layers: see `place`. pool: for every probe, or by a probe's name; "auto" flattens feature
+            maps and takes of tokens those that the network's head reads. input: whether the input
+            is a probe; None: unless it is token ids, graphs, or of varying length.
+        max_width: a wider feature map is averaged to the largest square grid that is not.
+        output: where the class scores are in what the network returns.
+    """
+
+    layers: Layers = "auto"
+    pool: Pools = "auto"
+    input: bool | None = None
+    max_width: int | None = None
+    output: Output = None
+
+    def __post_init__(self) -> None:
+        pools = self.pool.values() if isinstance(self.pool, Mapping) else [self.pool]
+        if isinstance(self.layers, Mapping):
+            pools = [*pools, *self.layers.values()]
+        for pool in pools:
+            if not callable(pool) and pool not in ("auto", *POOLS):
+                raise ValueError(
+                    f"pool: expected one of auto, {', '.join(POOLS)} or a callable, got {pool!r}."
+                )
+        width = self.max_width
+        if width is not None and (isinstance(width, bool) or not isinstance(width, int)):
+            raise TypeError(f"max_width: expected an integer, got {width!r}.")
+        if width is not None and width < 1:
+            raise ValueError(f"max_width: expected an integer >= 1, got {width}.")
+
+    def own_pool(self, name: str, default: Pool = "flatten") -> Pool:
+        """The pooling that is chosen for a probe by its name."""
+        for chosen in (self.layers, self.pool):
+            if isinstance(chosen, Mapping):
+                for pattern, pool in chosen.items():
+                    if pool != "auto" and (pattern == name or _fits(name, pattern)):
+                        return pool
+        return default
+
+    def pool_of(self, name: str, default: Pool) -> Pool:
+        """The pooling of a probe between input and softmax."""
+        own = self.own_pool(name, "auto")
+        if own != "auto":
+            return own
+        if self.pool == "auto" or isinstance(self.pool, Mapping):
+            return default
+        return self.pool  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The probes of a network, the input first and the softmax last.
+    """The probes of a network between its input and its softmax, in the order they run.
 
-    rule: which rule placed them: "resnet", "vgg", "mlp", "transformer", "chain", or "given" for
-    the caller's own. "chain" is a guess, so what one forward pass does not run exactly once is
-    left out; under any other rule that is an error.
+    Attributes:
+        probes: tokens have the pool "auto" until it is known which of them the head reads.
+        rule: which rule placed them: "resnet", "vgg", "mlp", "blocks", "layers", or "given".
+        dropped: sentences on what could not be probed.
     """
 
     probes: tuple[Probe, ...]
     rule: str
+    dropped: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(probe.name for probe in self.probes)
 
 
-def place(model: nn.Module, layers: Layers = "auto") -> Placement:
-    """Place the probes of `model`.
+def place(
+    trace: Trace, options: ProbeOptions, rows: int | None, nodes: int | None = None
+) -> Placement:
+    """Place the probes of a network by what a forward pass over `rows` rows shows.
 
-    layers="auto" follows the network's family, wherever the submodule that holds more than half of
-    the weights belongs to one (so a backbone inside a wrapper is found):
+    nodes: how many nodes a batch of graphs has.
 
-    - ResNet: input; the stem's normalisation, before its ReLU; each residual block; softmax.
-    - VGG: input; each convolution of `features`; softmax.
-    - MLP (linear layers and norms hold all weights): input; each linear layer but the last;
-      softmax.
-    - transformer (blocks of one class, with attention and no convolution): the first block's input,
-      mean over tokens; each block, by its class token where the network classifies with one, else
-      by the mean over tokens; softmax.
-    - anything else: the modules of the longest chain, between input and softmax. Lists and stages
-      are opened into their blocks; Dropout, Identity and Flatten change no embedding and are
-      skipped, as is the chain's last module where that is the network's own output.
+    layers="auto" follows the network's family:
 
-    Otherwise `layers` names the modules whose outputs are probed between input and softmax: a list
-    of dotted names, a string of comma-separated names or glob patterns ("layer[34].*"), or a
-    callable that takes the model and returns names or modules. Token values of a transformer are
-    pooled as above. Capture puts probes into the order in which the forward pass runs them.
+    - ResNet: the stem's normalisation, before its activation; each residual block.
+    - VGG: each convolution of `features`.
+    - MLP (linear layers and norms hold all weights): each linear layer but the last.
+    - anything with blocks, within which values branch (residual, attention, inception, dense):
+      each block, after its addition; before them and between them layers that end in an
+      activation, and the stem before a convolutional block.
+    - anything else: each layer, after its normalisation and activation where these are modules.
 
-    Raises ValueError for names the model lacks, patterns without a match, and repeated modules;
-    TypeError for anything that is not of these kinds.
+    Recurrent networks are probed layer by layer, at the last step. A module that runs several times
+    is probed each time: "block@2" is the second. The classifier's own output, auxiliary heads and
+    whatever a shortcut passes by are no probes.
+
+    Otherwise `layers` names modules: a list of dotted names or `Probe`s, a string of
+    comma-separated names or glob patterns ("layer[34].*"), a mapping of names to poolings, or a
+    callable that takes the model and returns names or modules.
+
+    Raises ValueError for names that the model lacks, patterns without a match, and modules that do
+    not run; TypeError for anything that is not of these kinds.
     """
+    if isinstance(options.layers, str) and options.layers == "auto":
+        return _automatic(trace, rows, nodes)
+    return Placement(tuple(_given(trace, options.layers, rows, nodes)), "given")
+
+
+def check_layers(model: nn.Module, layers: Layers) -> None:
+    """Raise as `place` for what can be known before the network runs."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}.")
-    model = unwrap(model)
-    automatic = _automatic(model)
-    if isinstance(layers, str) and layers == "auto":
-        return automatic
-    first, *_, softmax = automatic.probes
-    pool: Pool = "flatten"
-    if automatic.rule == "transformer":
-        pool = _token_pool(model)
-    middle = _outputs(_chosen(model, layers), pool)
-    return Placement((first, *middle, softmax), "given")
+    if not (isinstance(layers, str) and layers == "auto"):
+        _chosen(unwrap(model), layers)
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile, DataParallel and DistributedDataParallel."""
-    while True:
-        if isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
-            model = compiled
-        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
+def _automatic(trace: Trace, rows: int | None, nodes: int | None) -> Placement:
+    units = Units(trace).all()
+    blocks = [unit for unit in units if unit.block]
+    rule = "blocks" if blocks else "layers"
+    if (dense := _dense(trace)) is not None and not blocks:
+        rule, units = "mlp", [Unit(u.first, u.first, layer=True) for u in units if u.first in dense]
+    elif _family(trace.root.module, "vgg") and not blocks:
+        rule, units = "vgg", _convolutions(units)
+    elif blocks:
+        if _family(trace.root.module, "resnet") and (stem := _stem_norm(trace, blocks[0])):
+            rule, units = "resnet", [Unit(stem, stem), *blocks]
         else:
-            return model
+            units = _around_blocks(trace, units)
+    probes: list[Probe] = []
+    dropped: list[str] = []
+    for unit in units:
+        placed = _probes_of(trace, unit, rows, nodes)
+        probes += placed
+        if not placed:
+            dropped.append(
+                f"{unit.last.name!r} gives values of shape {unit.last.shape}, not one for each row"
+            )
+    return Placement(tuple(probes), rule, tuple(dropped))
 
 
-def _automatic(model: nn.Module) -> Placement:
-    pool: Pool = "flatten"
-    first = Probe("input", "", "input")
-    bodies = list(_bodies(model))
-    if modules := _first(_resnet, bodies):
-        rule = "resnet"
-    elif modules := _first(_vgg, bodies):
-        rule = "vgg"
-    elif modules := _first(_blocks, bodies):
-        rule, pool = "transformer", _token_pool(model)
-        # The class token is the same for every input before the first block.
-        first = Probe("embedding", modules[0][0], "input", "mean")
-    elif (dense := _dense(model)) is not None:
-        rule, modules = "mlp", dense[:-1]
-    else:
-        rule, modules = "chain", _chain(bodies)
-    softmax = Probe("softmax", "", "output", "softmax")
-    names = [name for name, _ in modules]
-    return Placement((first, *_outputs(names, pool), softmax), rule)
+def _around_blocks(trace: Trace, units: list[Unit]) -> list[Unit]:
+    """The blocks, and of other layers those that do more than to change the size."""
+    places = [place for place, unit in enumerate(units) if unit.block]
+    first, last = places[0], places[-1]
+    attends_first, attends_last = (trace.attends(units[p].last) for p in (first, last))
+
+    def kept(place: int, unit: Unit) -> bool:
+        if unit.block:
+            return True
+        if place > last and attends_last:  # a pooler: the head's own
+            return False
+        if place == first - 1 and not attends_first:
+            return True
+        return unit.last.node is not None and trace.activates(unit.last.node)
+
+    return [unit for place, unit in enumerate(units) if kept(place, unit)]
 
 
-def _outputs(names: Iterable[str], pool: Pool) -> list[Probe]:
-    reserved = ("input", "embedding", "softmax")
-    return [Probe(f"{n} (module)" if n in reserved else n, n, "output", pool) for n in names]
-
-
-def _bodies(model: nn.Module) -> Iterator[Named]:
-    """The model, then each time the child that holds more than half of the model's weights."""
-    half = _weights(model) / 2
-    name, body = "", model
-    while True:
-        yield name, body
-        heavy = [(n, c) for n, c in body.named_children() if _weights(c) > half]
-        if not heavy:
-            return
-        name, body = _join(name, heavy[0][0]), heavy[0][1]
-
-
-def _first(rule: Callable[[str, nn.Module], list[Named]], bodies: list[Named]) -> list[Named]:
-    return next((modules for body in bodies if (modules := rule(*body))), [])
-
-
-def _resnet(name: str, body: nn.Module) -> list[Named]:
-    children = dict(body.named_children())
-    if not {"conv1", "bn1", "layer1"} <= children.keys():
-        return []
-    stages = [n for n in children if n[:5] == "layer" and n[5:].isdigit()]
-    blocks = [
-        (_join(name, f"{stage}.{n}"), block)
-        for stage in stages
-        for n, block in children[stage].named_children()
-    ]
-    return [(_join(name, "bn1"), children["bn1"]), *blocks]
-
-
-def _vgg(name: str, body: nn.Module) -> list[Named]:
-    features = getattr(body, "features", None)
-    if not isinstance(features, nn.Module):
-        return []
-    if not any("vgg" in base.__name__.lower() for base in type(body).__mro__):
-        return []
-    return [
-        (_join(name, f"features.{n}"), module)
-        for n, module in features.named_modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-
-
-def _dense(model: nn.Module) -> list[Named] | None:
-    """The linear layers, in order of registration; None where anything else has weights."""
-    dense: list[Named] = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            dense.append((name, module))
-        elif any(True for _ in module.parameters(recurse=False)) and not _is_elementwise(module):
-            return None
+def _dense(trace: Trace) -> list[Call] | None:
+    """The calls of linear layers; None where anything else has weights, or values have positions."""
+    dense: list[Call] = []
+    for call in trace.root.walk():
+        if isinstance(call.module, nn.Linear):
+            if len(call.shape) != 2:
+                return None
+            dense.append(call)
+        elif any(True for _ in call.module.parameters(recurse=False)):
+            if "Norm" not in type(call.module).__name__ and not isinstance(call.module, nn.PReLU):
+                return None
     return dense or None
 
 
-def _blocks(name: str, body: nn.Module) -> list[Named]:
-    blocks = [(n, module) for n, module in _links(name, body) if _attends(module)]
-    one_class = len({type(module) for _, module in blocks}) == 1
-    convolves = any(isinstance(m, nn.Conv2d) for _, block in blocks for m in block.modules())
-    return blocks if one_class and len(blocks) > 1 and not convolves else []
+def _convolutions(units: list[Unit]) -> list[Unit]:
+    """Of units that begin with a convolution of `features`, that convolution."""
+    inside = [call for unit in units for call in unit.first.walk()]
+    return [
+        Unit(call, call, layer=True)
+        for call in inside
+        if isinstance(call.module, nn.Conv2d) and "features" in call.name.split(".")
+    ]
 
 
-def _chain(bodies: list[Named]) -> list[Named]:
-    chains = [list(_links(*body)) for body in bodies]
-    # Two links are a backbone and its head: look inside.
-    best = next((i for i, chain in enumerate(chains) if len(chain) > 2), None)
-    if best is None:
-        best = max(range(len(chains)), key=lambda i: len(chains[i]))
-    return chains[best][:-1] if best == 0 else chains[best]
+def _family(model: nn.Module, name: str) -> bool:
+    """Whether the network, or what holds most of its weights, is of a class of this name."""
+    half = _weights(model) / 2
+    body: nn.Module | None = model
+    while body is not None:
+        if any(name in base.__name__.lower() for base in type(body).__mro__):
+            return True
+        body = next((child for child in body.children() if _weights(child) > half), None)
+    return False
 
 
-def _links(name: str, module: nn.Module) -> Iterator[Named]:
-    """The children of a module in order, with lists and stages opened and no-ops left out."""
-    for child_name, child in module.named_children():
-        path = _join(name, child_name)
-        if type(child) in (nn.Sequential, nn.ModuleList) or _is_stage(child):
-            yield from _links(path, child)
-        elif not _is_no_op(child):
-            yield path, child
+def _stem_norm(trace: Trace, block: Unit) -> Call | None:
+    """The last normalisation before the first block."""
+    norms = [
+        call
+        for call in trace.root.walk()
+        if "Norm" in type(call.module).__name__
+        and not call.children
+        and call.end <= block.first.begin
+        and call.node is not None
+        and trace.is_cut([call.node])
+    ]
+    return norms[-1] if norms else None
 
 
-def _is_stage(module: nn.Module) -> bool:
-    """Whether a module is, or has as its one such child, a run of blocks of one class."""
-    runs = [m for m in (module, *module.children()) if _is_run(m)]
-    return len(runs) == 1
+def _probes_of(
+    trace: Trace, unit: Unit, rows: int | None, nodes: int | None, name: str | None = None
+) -> list[Probe]:
+    """A probe of a unit; of a recurrent network one a layer; none for values without rows."""
+    call = unit.last
+    if name is None:
+        name = call.name + (f"@{call.number}" if trace.times[call.name] > 1 else "")
+        if name in ("input", "softmax"):
+            name += " (module)"
+    if isinstance(call.module, nn.RNNBase):
+        layers = call.module.num_layers
+        return [
+            Probe(f"{name}[{n}]" if layers > 1 else name, call.name, call=call.number, layer=n)
+            for n in range(layers)
+        ]
+    shape = call.shape
+    if nodes is not None and shape[:1] == (nodes,):
+        return [Probe(name, call.name, call=call.number, pool="mean", nodes=True)]
+    if not shape or (rows is not None and rows not in shape[:2]):
+        return []
+    axis = 0 if rows is None or shape[0] == rows else 1
+    if axis == 1 and len(shape) < 3:
+        return []
+    tokens = _has_tokens(trace, unit)
+    pool = "auto" if tokens else "flatten"
+    return [Probe(name, call.name, call=call.number, axis=axis, pool=pool, tokens=tokens)]
 
 
-def _is_run(module: nn.Module) -> bool:
-    lists = (nn.Sequential, nn.ModuleList)
-    if not isinstance(module, lists) or len(module) < 2:
-        return False
-    first, *rest = module
-    is_block = not isinstance(first, lists) and any(True for _ in first.children())
-    return is_block and all(type(other) is type(first) for other in rest)
+def _has_tokens(trace: Trace, unit: Unit) -> bool:
+    """Whether a unit's values are tokens, by its own layers or by those it is among."""
+    shape = unit.last.shape
+    calls: tuple[Call, ...] = unit.calls
+    if unit.last.parent is not None and unit.last.parent.parent is not None and not unit.block:
+        calls = (*calls, unit.last.parent)
+    return has_tokens(calls, shape)
 
 
-def _is_no_op(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Identity, nn.Flatten)) or "Drop" in type(module).__name__
+def _given(
+    trace: Trace, layers: Layers, rows: int | None, nodes: int | None
+) -> list[Probe]:
+    """The probes that a caller chose, in the order they run."""
+    calls: dict[str, list[Call]] = {}
+    for call in trace.root.walk():
+        calls.setdefault(call.name, []).append(call)
+    probes: list[tuple[int, Probe]] = []
+    for item in _chosen(trace.root.module, layers):
+        name, number = (item.module, item.call) if isinstance(item, Probe) else _split(item)
+        runs = calls.get(name, [])
+        if not runs:
+            raise ValueError(
+                "layers: expected modules that run in a forward pass, got "
+                f"{name!r}, which runs never."
+            )
+        if number is None and len(runs) > 1:
+            raise ValueError(
+                f"layers: expected one run of each module, got {name!r}, which runs "
+                f"{len(runs)} times; name '{name}@1' to '{name}@{len(runs)}'."
+            )
+        if (number or 1) > len(runs):
+            raise ValueError(
+                f"layers: expected a run from 1 to {len(runs)} of {name!r}, got {number}."
+            )
+        call = runs[(number or 1) - 1]
+        if isinstance(item, Probe):
+            probes.append((call.end, item))
+            continue
+        unit = Unit(call, call)
+        label = f"{item} (module)" if item in ("input", "softmax") else item
+        placed = _probes_of(trace, unit, rows, nodes, label)
+        if not placed:
+            raise ValueError(
+                f"layers: expected one row for each of {rows} inputs as the output of module "
+                f"{name!r}, got shape {call.shape}."
+            )
+        probes += [(call.end, probe) for probe in placed]
+    return [probe for _, probe in sorted(probes, key=lambda pair: pair[0])]
 
 
-def _is_elementwise(module: nn.Module) -> bool:
-    return "Norm" in type(module).__name__ or isinstance(module, nn.PReLU)
+def _split(name: str) -> tuple[str, int | None]:
+    """A module's name and the number of its run, of "block@2"."""
+    match = re.fullmatch(r"(.*)@(\d+)", name)
+    return (match[1], int(match[2])) if match else (name, None)
 
 
-def _attends(module: nn.Module) -> bool:
-    names = [f"{name} {type(m).__name__}".lower() for name, m in module.named_modules()]
-    return any("attention" in name or "attn" in name for name in names)
-
-
-def _token_pool(model: nn.Module) -> Pool:
-    """Whether a transformer's blocks carry the class token that it classifies with."""
-    tokens = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
-    if not tokens & {"cls_token", "class_token"}:
-        return "mean"
-    for module in model.modules():
-        # timm: global_pool names what the head reads; class attention (CaiT) adds the token late.
-        pool = getattr(module, "global_pool", None)
-        if (isinstance(pool, str) and pool != "token") or "ClassAtt" in type(module).__name__:
-            return "mean"
-    return "token"
-
-
-def _chosen(model: nn.Module, layers: Layers) -> list[str]:
+def _chosen(model: nn.Module, layers: Any) -> list[str | Probe]:
     names = [name for name, _ in model.named_modules() if name]
     if isinstance(layers, str):
-        chosen: list[str] = []
+        chosen: list[str | Probe] = []
         for pattern in filter(None, map(str.strip, layers.split(","))):
             chosen += _matching(model, pattern, names)
         if not chosen:
             raise ValueError("layers: expected 'auto', names or patterns, got empty text.")
         return list(dict.fromkeys(chosen))
+    if isinstance(layers, Mapping):
+        return [match for name in layers for match in _matching(model, name, names)]
     if callable(layers):
         items: object = layers(model)
         source = "a callable that returned"
@@ -262,27 +373,34 @@ def _chosen(model: nn.Module, layers: Layers) -> list[str]:
     if isinstance(items, (str, nn.Module)) or not isinstance(items, Iterable):
         source = f"{source} a {type(items).__name__}".strip()
         raise TypeError(f"layers: expected an iterable of module names or modules, got {source}.")
-    name_of = {id(module): name for name, module in model.named_modules()}
     chosen = []
     for item in items:
-        if isinstance(item, nn.Module):
-            item = name_of.get(id(unwrap(item)), "")
-            if not item:
-                raise ValueError(
-                    "layers: expected submodules of the model, got a module of another."
-                )
-        if not isinstance(item, str):
-            raise TypeError(f"layers: expected module names, got a {type(item).__name__}.")
-        if item not in names:
-            raise _unknown(item, names)
-        if item in chosen:
+        name = _name_of(model, item, names)
+        if name in chosen:
             raise ValueError(f"layers: expected each module once, got {item!r} twice.")
-        chosen.append(item)
+        chosen.append(name)
     return chosen
 
 
+def _name_of(model: nn.Module, item: object, names: list[str]) -> str | Probe:
+    if isinstance(item, Probe):
+        if item.module and item.module not in names:
+            raise _unknown(item.module, names)
+        return item
+    if isinstance(item, nn.Module):
+        module = unwrap(item)
+        item = next((name for name, own in model.named_modules() if own is module and name), None)
+        if item is None:
+            raise ValueError("layers: expected submodules of the model, got a module of another.")
+    if not isinstance(item, str):
+        raise TypeError(f"layers: expected module names, got a {type(item).__name__}.")
+    if _split(item)[0] not in names:
+        raise _unknown(item, names)
+    return item
+
+
 def _matching(model: nn.Module, pattern: str, names: list[str]) -> list[str]:
-    if pattern in names:
+    if _split(pattern)[0] in names:
         return [pattern]
     if not any(sign in pattern for sign in "*?["):
         raise _unknown(pattern, names)
@@ -317,7 +435,3 @@ def _listed(names: Sequence[str]) -> str:
 
 def _weights(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if not nn.parameter.is_lazy(p))
-
-
-def _join(*parts: str) -> str:
-    return ".".join(filter(None, parts))

@@ -2,45 +2,201 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from pdepth.embeddings.batch import Inputs
+from pdepth.embeddings.calling import Caller
 from pdepth.embeddings.placement import Probe
+from pdepth.embeddings.trace import tensors_in
 
 
-def only_value(probe: Probe, values: list[Any], rows: int) -> Tensor:
-    """The tensor of a probe whose module ran exactly once; ValueError for another number."""
-    if len(values) != 1:
-        raise not_once(probe, len(values))
-    return pooled(probe, values[0], rows)
+@dataclass(frozen=True)
+class Mask:
+    """Where the inputs say which positions of a row count, and which are padding.
+
+    Attributes:
+        name: of the tensor (B, T), as the network's `forward` has it.
+        marks: "valid" or "padding", what is true or not 0 there; or "ids", whose value `padding`
+            is padding.
+    """
+
+    name: str
+    marks: Literal["valid", "padding", "ids"]
+    padding: int = 0
+
+    def read(self, caller: Caller, inputs: Inputs) -> Tensor | None:
+        """Which positions count, (B, T) bool; None where the inputs have no such tensor."""
+        tensor = dict(caller.parameter_names(inputs)).get(self.name)
+        if tensor is None or tensor.ndim != 2:
+            return None
+        if self.marks == "ids":
+            return tensor != self.padding
+        return (tensor != 0) == (self.marks == "valid")
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Of a batch of B rows: which positions count, (B, T) bool; and the graph of each node, (n,).
+
+    None where nothing says so.
+    """
+
+    valid: Tensor | None = None
+    graph: Tensor | None = None
+
+
+NOTHING_KNOWN = Positions()
+
+
+def masks_of(caller: Caller, inputs: Inputs) -> list[Mask]:
+    """What may say which positions count: masks by name, then token ids that are padding."""
+    masks = []
+    named = list(caller.parameter_names(inputs))
+    for name, tensor in named:
+        if "mask" in name.lower() and tensor.ndim == 2:
+            padding = "padding" in name.lower() or tensor.dtype == torch.bool
+            marks = ("padding", "valid") if padding else ("valid", "padding")
+            masks += [Mask(name, mark) for mark in marks]  # type: ignore[arg-type]
+    for name, tensor in named:
+        if tensor.ndim == 2 and not tensor.is_floating_point() and "mask" not in name.lower():
+            config = getattr(caller.model, "config", None)
+            padding = getattr(config, "pad_token_id", None)
+            indices = [m.padding_idx for m in caller.model.modules() if isinstance(m, nn.Embedding)]
+            for value in dict.fromkeys([padding, *indices, 0]):
+                if isinstance(value, int):
+                    masks.append(Mask(name, "ids", value))
+    return masks
 
 
 def not_once(probe: Probe, times: int) -> ValueError:
     """The error of a module that ran so many times in a forward pass."""
-    count = "more than once" if times else "never"
+    count = f"{times} times" if times else "never"
     return ValueError(
-        "layers: expected modules that run exactly once in a forward pass, got "
-        f"{probe.module!r}, which runs {count}."
+        "layers: expected modules that run as often as in the first rows, got "
+        f"{probe.module!r}, whose run {probe.call} comes {count}."
     )
 
 
-def pooled(probe: Probe, value: Any, rows: int) -> Tensor:
-    """A probe's tensor (rows, ...) from a module's input or output, tokens pooled.
+def pooled(
+    probe: Probe, value: Any, rows: int | None, positions: Positions = NOTHING_KNOWN
+) -> Tensor:
+    """A probe's tensor (rows, ...) from a module's output.
 
     Raises ValueError for anything but one row for each input.
     """
-    while isinstance(value, (tuple, list)) and value:
-        value = value[0]
-    value = value.detach() if isinstance(value, Tensor) else value
-    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != rows:
-        kind = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    if probe.layer is not None:
+        return last_states(probe.layer, value)
+    tensors = [tensor.detach() for tensor in tensors_in(value)]
+    tensor = tensors[0] if tensors else None
+    if probe.nodes and tensor is not None and positions.graph is not None and rows is not None:
+        return _of_nodes(probe, tensor, positions.graph, rows)
+    if tensor is None or tensor.ndim <= probe.axis or tensor.shape[probe.axis] != (rows or len(tensor)):
+        kind = type(value).__name__ if tensor is None else f"shape {tuple(tensor.shape)}"
         raise ValueError(
             f"layers: expected one row for each of {rows} inputs as the {probe.at} of module "
             f"{probe.module!r}, got {kind}."
         )
-    if value.ndim > 2 and probe.pool == "token":
-        return value[:, 0]
-    if value.ndim > 2 and probe.pool == "mean":
-        return value.flatten(1, -2).mean(dim=1)
-    return value
+    tensor = tensor.movedim(probe.axis, 0)
+    if callable(probe.pool):
+        return _checked(probe, probe.pool(tensor), len(tensor))
+    if tensor.ndim < 3 or probe.pool in ("flatten", "softmax"):
+        return tensor if probe.grid is None else averaged(tensor, probe.grid, probe.tokens)
+    if probe.tokens:
+        return _of_tokens(probe, tensor, positions.valid if probe.masked else None)
+    if probe.pool in ("mean", "max"):
+        tensor = tensor.flatten(2)
+        return tensor.mean(dim=2) if probe.pool == "mean" else tensor.amax(dim=2)
+    raise ValueError(
+        f"pool: expected 'flatten', 'mean', 'max' or a callable for the feature maps of probe "
+        f"{probe.name!r}, {tuple(tensor.shape[1:])} a row, got {probe.pool!r}."
+    )
+
+
+def last_states(layer: int, value: Any) -> Tensor:
+    """The last state (rows, D) of a layer of a recurrent network, of both directions side by side.
+
+    value: what torch.nn.RNN, GRU or LSTM returns; of packed sequences, the last valid step.
+    """
+    _, states = value
+    states = (states[0] if isinstance(states, tuple) else states).detach()
+    if states.ndim == 2:
+        raise ValueError("layers: expected a batch of sequences, got one sequence.")
+    output = next(tensors_in(value))
+    both = 2 if states.shape[0] % 2 == 0 and output.shape[-1] == 2 * states.shape[-1] else 1
+    return states[layer * both : (layer + 1) * both].movedim(0, 1).flatten(1)
+
+
+def averaged(value: Tensor, grid: int, tokens: bool) -> Tensor:
+    """A feature map (B, C, H, W) averaged to grid x grid; tokens (B, T, D) to `grid` equal runs."""
+    narrow = torch.promote_types(value.dtype, torch.float32)
+    if value.ndim == 4 and not tokens:
+        pool = nn.functional.adaptive_avg_pool2d(value.to(narrow), min(grid, *value.shape[2:]))
+        return pool.to(value.dtype)
+    if not tokens:
+        return nn.functional.adaptive_avg_pool1d(value.to(narrow), grid).to(value.dtype)
+    runs = value.flatten(1, -2).to(narrow).movedim(1, 2)
+    pool = nn.functional.adaptive_avg_pool1d(runs, min(grid, runs.shape[2]))
+    return pool.movedim(1, 2).to(value.dtype)
+
+
+def grid_for(shape: tuple[int, ...], max_width: int, tokens: bool) -> int | None:
+    """The largest grid at which a row's value of this shape has at most `max_width` values.
+
+    None where it has no more, or no positions to average over.
+    """
+    if torch.Size(shape).numel() <= max_width or len(shape) < 2:
+        return None
+    if tokens:
+        return max(1, max_width // shape[-1])
+    cells = max_width / shape[0]
+    return max(1, int(cells**0.5 + 1e-9) if len(shape) == 3 else int(cells))
+
+
+def _of_nodes(probe: Probe, nodes: Tensor, graph: Tensor, rows: int) -> Tensor:
+    """Values of nodes (n, D) pooled over each of the graphs (rows, D)."""
+    if callable(probe.pool):
+        return _checked(probe, probe.pool(nodes), rows)
+    reduce = "amax" if probe.pool == "max" else "mean"
+    nodes = nodes.flatten(1)
+    index = graph.to(nodes.device).unsqueeze(1).expand_as(nodes)
+    empty = nodes.new_zeros(rows, nodes.shape[1])
+    return empty.scatter_reduce(0, index, nodes, reduce, include_self=False)
+
+
+def _of_tokens(probe: Probe, tokens: Tensor, valid: Tensor | None) -> Tensor:
+    """Tokens (B, ..., D) to (B, D)."""
+    tokens = tokens.flatten(1, -2)
+    if valid is None or valid.shape != tokens.shape[:2]:
+        valid = None
+    if probe.pool == "token":
+        return tokens[:, 0]
+    if probe.pool == "last":
+        if valid is None:
+            return tokens[:, -1]
+        places = torch.arange(valid.shape[1], device=valid.device)
+        last = torch.where(valid, places, -1).amax(dim=1).clamp_min(0)
+        return tokens[torch.arange(len(tokens), device=tokens.device), last.to(tokens.device)]
+    part = slice(*probe.positions)
+    tokens = tokens[:, part]
+    if valid is None:
+        return tokens.amax(dim=1) if probe.pool == "max" else tokens.mean(dim=1)
+    weights = valid[:, part].to(tokens.device).unsqueeze(-1)
+    if probe.pool == "max":
+        return tokens.masked_fill(~weights, -torch.inf).amax(dim=1)
+    total = tokens.masked_fill(~weights, 0).sum(dim=1)
+    return total / weights.sum(dim=1).clamp_min(1)
+
+
+def _checked(probe: Probe, value: Any, rows: int) -> Tensor:
+    """What a pooling callable returned; ValueError for another number of rows."""
+    if isinstance(value, Tensor) and value.ndim and len(value) == rows:
+        return value
+    kind = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    raise ValueError(
+        f"pool: expected a callable that returns one row for each of {rows} at probe "
+        f"{probe.name!r}, got {kind}."
+    )

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from pdepth.arrays.memory import human
 from pdepth.arrays.rows import raw_bytes
-from pdepth.embeddings.capture import capture_again, footprint, forward, labels_of
+from pdepth.embeddings.batch import Batch
+from pdepth.embeddings.capture import capture_again, footprint, labels_of
 from pdepth.embeddings.collect import (
     Job,
     Reading,
@@ -26,7 +27,8 @@ from pdepth.embeddings.collect import (
     reading_of,
     span_rows,
 )
-from pdepth.embeddings.dataset import Batch, Batches, Changed
+from pdepth.embeddings.dataset import Batches, Changed
+from pdepth.embeddings.forward import forward
 from pdepth.embeddings.kept import KeptEmbeddings
 from pdepth.embeddings.spans import SpanPlanner
 from pdepth.io.embedding_store import writing
@@ -191,7 +193,7 @@ class RecomputedEmbeddings:
     ) -> list[torch.Tensor]:
         job = self._job
         meter = job.meter(reader, len(rows))
-        values = capture_again(job.model, job.layout, reader, probes, rows, on_rows=meter)
+        values = capture_again(job.layout, reader, probes, rows, on_rows=meter)
         meter(len(rows), finished=True)
         return values
 
@@ -233,7 +235,7 @@ class RecomputedRows:
             if np.array_equal(rows, known):
                 return values
         job = self._job
-        (values,) = capture_again(job.model, job.layout, self._reader, [self.number], rows)
+        (values,) = capture_again(job.layout, self._reader, [self.number], rows)
         return values
 
 
@@ -249,7 +251,7 @@ class SharedForward:
         numbers = [source.number for source in sources]
         with job.clock.paused():
             values = capture_again(
-                job.model, job.layout, support, numbers, np.arange(rows.start, rows.stop)
+                job.layout, support, numbers, np.arange(rows.start, rows.stop)
             )
         self._meter(rows.stop, finished=rows.stop == support.rows)
         return values
@@ -271,7 +273,7 @@ def first_batch_checksums(job: Job) -> tuple[dict[int, int], dict[int, int]]:
         def put(number: int, begin: int, values: torch.Tensor) -> None:
             by_probe[number] = zlib.crc32(raw_bytes(values))
 
-        for _ in forward(job.model, job.layout, reader.what, batches, probes, put):
+        for _ in forward(job.layout, reader.what, batches, probes, put):
             pass
         return by_probe
 

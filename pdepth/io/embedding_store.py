@@ -397,8 +397,10 @@ class Fingerprint:
 
     def __call__(self, batch: Sequence[Any]) -> None:
         """Add (inputs, labels), tensors of equal length."""
-        self._kinds = [f"{t.dtype} {tuple(t.shape[1:])}" for t in batch]
-        for digest, tensor in zip(self._hashes, batch, strict=True):
+        inputs, labels = batch
+        tensors = [*(t for _, t in inputs.tensors()), labels]
+        self._kinds = [f"{t.dtype} {tuple(t.shape[1:])}" for t in tensors]
+        for digest, tensor in zip([self._hashes[0]]*(len(tensors)-1)+[self._hashes[1]], tensors, strict=True):
             digest.update(raw_bytes(tensor))
 
     def hexdigest(self) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pdepth.embeddings.capture import at_rest, inspect
-from pdepth.embeddings.dataset import Batches
-from pdepth.embeddings.placement import place
+from pdepth.embeddings.calling import at_rest
+from pdepth.embeddings.dataset import Batches, DataOptions
+from pdepth.embeddings.example import example_inputs
+from pdepth.embeddings.inspection import inspect
+from pdepth.embeddings.placement import Probe, ProbeOptions, check_layers
+
+SAMPLE_ROWS = 4
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pdepth.embeddings.placement import Layers
     from pdepth.inputs import Data
 
 
@@ -23,46 +26,74 @@ class ProbeRow:
     Attributes:
         name: as in results. module: its dotted name, "" for the network itself.
         point: "input" or "output" of the module. pool: how a row's value becomes a vector.
-        shape: of a row's value; None where no data was read.
+        shape: of a row's value.
     """
 
     name: str
     module: str
     point: str
     pool: str
-    shape: tuple[int, ...] | None
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class ProbeTable:
-    """The probes of a network, in forward order, and the name of the rule that placed them."""
+    """The probes of a network, in forward order, and the name of the rule that placed them.
+
+    notes: sentences on what was left out or averaged, and on what is doubtful.
+    """
 
     rows: list[ProbeRow]
     rule: str
+    notes: tuple[str, ...] = ()
 
 
 def describe_probes(
-    model: nn.Module, layers: Layers = "auto", data: Data | None = None
+    model: nn.Module,
+    options: ProbeOptions | None = None,
+    data: Data | None = None,
+    *,
+    data_options: DataOptions | None = None,
 ) -> ProbeTable:
     """Say where the probes of a network are placed.
 
     Args:
-        model, layers: as in `pdepth.prediction_depth`.
-        data: a dataset; with it, two of its rows run through the network, which confirms the
-            probes and gives their shapes.
+        model: as in `pdepth.prediction_depth`.
+        options: of the probes; None for the automatic ones.
+        data: a dataset, of which a few rows run through the network; None for random rows, where
+            the network says which size it takes.
+        data_options: how its rows are read.
 
     Raises:
         ValueError: as `pdepth.prediction_depth` for `layers`, and for data that does not fit.
     """
-    placement = place(model, layers)
-    probes = placement.probes
-    shapes: list[tuple[int, ...] | None] = [None] * len(probes)
-    if data is not None:
-        with at_rest(model, None):
-            layout = inspect(model, placement, Batches(data, "support", batch_size=2).first[0])
-        probes, shapes = layout.probes, list(layout.shapes)
+    options = options or ProbeOptions()
+    check_layers(model, options.layers)
+    with at_rest(model):
+        if data is None:
+            first, varies = example_inputs(model), False
+        else:
+            batches = Batches(data, "support", SAMPLE_ROWS, data_options or DataOptions())
+            first, varies = batches.first.inputs, batches.varies
+        layout = inspect(model, options, first, varies=varies)
     rows = [
-        ProbeRow(probe.name, probe.module, probe.at, probe.pool, shape)
-        for probe, shape in zip(probes, shapes, strict=True)
+        ProbeRow(probe.name, probe.module, probe.at, pooling_text(probe), shape)
+        for probe, shape in zip(layout.probes, layout.shapes, strict=True)
     ]
-    return ProbeTable(rows, placement.rule)
+    return ProbeTable(rows, layout.rule, (*layout.notes, *layout.doubts))
+
+
+def pooling_text(probe: Probe) -> str:
+    """How a probe's values become vectors, in a few words: "mean of tokens 1 to the last"."""
+    pool = getattr(probe.pool, "__name__", str(probe.pool))
+    if probe.layer is not None:
+        return "last state"
+    if probe.nodes:
+        return f"{pool} of nodes"
+    if probe.grid is not None:
+        runs = "runs" if probe.tokens else f"x {probe.grid}"
+        return f"averaged to {probe.grid} {runs}"
+    begin, end = probe.positions
+    if (begin, end) != (0, None):
+        return f"{pool} of tokens {begin} to {'the last' if end is None else end - 1}"
+    return pool

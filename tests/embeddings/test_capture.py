@@ -12,9 +12,12 @@ from torch.utils.data import TensorDataset
 from pdepth.arrays.memory import Budget, human
 from pdepth.backends import triton
 from pdepth.embeddings import collect
-from pdepth.embeddings.capture import Layout, at_rest, capture, check_memory, footprint, inspect
+from pdepth.embeddings.calling import at_rest
+from pdepth.embeddings.capture import capture, check_memory, footprint
+from pdepth.embeddings.inspection import inspect
+from pdepth.embeddings.layout import Layout
 from pdepth.embeddings.dataset import Batches
-from pdepth.embeddings.placement import place
+from pdepth.embeddings.placement import ProbeOptions
 
 from helpers.networks import BATCH, Net, assert_same, batches, images, laid, run, small_resnet
 
@@ -335,8 +338,8 @@ def test_footprint_is_what_the_matrices_take():
     model = Net().bfloat16()
     source = Batches(images(), "support", BATCH)
     with at_rest(model):
-        layout = inspect(model, place(model), source.first[0])
-        got = capture(model, layout, source)
+        layout = inspect(model, ProbeOptions(), source.first.inputs)
+        got = capture(layout, source)
     assert footprint(layout, 10) == sum(e.untyped_storage().nbytes() for e in got.embeddings)
     assert layout.widths == tuple(e.shape[1] for e in got.embeddings)
     bytes_needed = footprint(layout, 10**6)
@@ -394,8 +397,8 @@ def test_values_are_kept_on_the_device_that_is_asked_for():
     model, data = small_resnet(), images()
     with at_rest(model):
         source = Batches(data, "support", 4)
-        layout = inspect(model, place(model), source.first[0])
-        found = capture(model, layout, source, device=torch.device("meta"))
+        layout = inspect(model, ProbeOptions(), source.first.inputs)
+        found = capture(layout, source, device=torch.device("meta"))
     assert {each.device.type for each in found.embeddings} == {"meta"}
     assert [each.shape[1] for each in found.embeddings] == list(layout.widths)
     assert {found.labels.device.type, found.predictions.device.type} == {"cpu"}

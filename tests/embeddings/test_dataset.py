@@ -15,9 +15,11 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from pdepth.embeddings.capture import at_rest, capture, inspect
+from pdepth.embeddings.calling import at_rest
+from pdepth.embeddings.capture import capture
+from pdepth.embeddings.inspection import inspect
 from pdepth.embeddings.dataset import Batches
-from pdepth.embeddings.placement import place
+from pdepth.embeddings.placement import ProbeOptions
 
 from helpers.networks import BATCH, Net, Stream, assert_same, images, run
 
@@ -77,7 +79,7 @@ def test_reading_leaves_the_random_state_alone():
     torch.manual_seed(11)
     source = Batches(loader, "support", BATCH)
     with at_rest(model):
-        capture(model, inspect(model, place(model), source.first[0]), source)
+        capture(inspect(model, ProbeOptions(), source.first.inputs), source)
     assert torch.equal(torch.rand(3), wanted)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
-from pdepth.embeddings.capture import at_rest, capture, inspect
+from pdepth.embeddings.calling import at_rest
+from pdepth.embeddings.capture import capture
 from pdepth.embeddings.dataset import Batches
-from pdepth.embeddings.placement import place
+from pdepth.embeddings.inspection import inspect
+from pdepth.embeddings.placement import ProbeOptions
 
 BATCH = 4
 
@@ -19,12 +23,14 @@ def images(rows=10, size=16, channels=3, classes=5):
     return TensorDataset(torch.randn(rows, channels, size, size), torch.arange(rows) % classes)
 
 
-def run(model, data, layers="auto", batch_size=BATCH, **options):
+def run(model, data, layers="auto", batch_size=BATCH, *, probes=ProbeOptions(), **options):
     """(names, Captured) of a whole dataset."""
+    if layers != "auto":
+        probes = replace(probes, layers=layers)
     source = Batches(data, "support", batch_size)
     with at_rest(model):
-        layout = inspect(model, place(model, layers), source.first[0])
-        return layout.names, capture(model, layout, source, **options)
+        layout = inspect(model, probes, source.first.inputs, varies=source.varies)
+        return layout.names, capture(layout, source, **options)
 
 
 def batches(inputs):

@@ -1,0 +1,177 @@
+"""Which tokens a network's head reads, by the gradient of its winning score."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pdepth.embeddings.batch import Inputs
+from pdepth.embeddings.calling import Caller, call, differentiable
+from pdepth.embeddings.placement import Probe
+from pdepth.embeddings.pooling import Mask, masks_of
+from pdepth.embeddings.trace import tensors_in
+
+SAMPLE_ROWS = 4
+
+
+def resolve(
+    caller: Caller, inputs: Inputs, probes: Sequence[Probe], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[list[Probe], Mask | None, list[str]]:
+    """Give probes with the pool "auto" that of the tokens which the head reads.
+
+    A block's tokens are pooled as those of the last block with as many positions. shapes: of each
+    probe's value, by its name.
+
+    Returns:
+        The probes; where padding is marked, or None; and sentences on what is doubtful.
+    """
+    sample = inputs.first(SAMPLE_ROWS)
+    candidates = masks_of(caller, sample)
+    chosen: list[Probe] = []
+    mask: Mask | None = None
+    doubts: list[str] = []
+    later: tuple[int, Probe] | None = None  # the number of positions, and how they are pooled
+    for probe in reversed(probes):
+        if probe.pool != "auto":
+            chosen.append(probe)
+            continue
+        positions = _positions(probe, shapes[probe.name])
+        if later is None or later[0] != positions:
+            read = gradient_positions(caller, sample, probe)
+            pooled, used, doubt = _pooling(caller, sample, probe, read, candidates)
+            later, mask = (positions, pooled), mask or used
+            doubts += [doubt] if doubt else []
+        how = later[1]
+        chosen.append(
+            replace(probe, pool=how.pool, positions=how.positions, masked=how.masked)
+        )
+    if mask is None and candidates and candidates[0].marks != "ids":
+        mask = candidates[0]
+    return chosen[::-1], mask, doubts
+
+
+def gradient_positions(caller: Caller, inputs: Inputs, probe: Probe) -> Tensor | None:
+    """Where the winning score depends on a probe's tokens: (B, T, D) bool.
+
+    None where the network is not differentiable from there on.
+    """
+    held: list[Tensor] = []
+    runs = 0
+
+    def hook(module: Any, args: Any, output: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        if runs != probe.call:
+            return None
+        value = next(tensors_in(output)).detach().requires_grad_()
+        held.append(value)
+        return _with_first(output, value.clone())
+
+    handle = caller.model.get_submodule(probe.module).register_forward_hook(hook)
+    try:
+        with differentiable(caller.model):
+            returned = call(caller, inputs)
+            scores = caller.scores(returned, inputs.rows)
+            top = scores[:, 1] if caller.single(returned) else scores.amax(dim=1)
+            (slopes,) = torch.autograd.grad(top.sum(), held)
+    except (RuntimeError, ValueError, StopIteration):
+        return None
+    finally:
+        handle.remove()
+    return slopes.movedim(probe.axis, 0).flatten(1, -2) != 0
+
+
+def _pooling(
+    caller: Caller,
+    inputs: Inputs,
+    probe: Probe,
+    read: Tensor | None,
+    candidates: Sequence[Mask],
+) -> tuple[Probe, Mask | None, str]:
+    """How tokens are pooled, the mask that this needs, and what is doubtful."""
+    fallback = replace(probe, pool=_guess(caller))
+    if read is not None:
+        read = read[read.flatten(1).any(dim=1)]  # no slope at all: a saturated score
+    if read is None or not len(read):
+        return fallback, None, (
+            f"which tokens the head reads could not be checked at {probe.name!r}; they are pooled "
+            f"by {fallback.pool!r}, pass pool= to choose"
+        )
+    places = read.any(dim=2)
+    masks = [(m, m.read(caller, inputs)) for m in candidates]
+    masks = [(m, v) for m, v in masks if v is not None and v.shape == places.shape]
+    choice = _matching(probe, read, places.cpu(), [(m, v.cpu()) for m, v in masks if v is not None])
+    if choice is not None:
+        return choice
+    return fallback, None, (
+        f"the head reads other tokens at {probe.name!r} than any pooling takes; they are pooled by "
+        f"{fallback.pool!r}, pass pool= to choose"
+    )
+
+
+def _matching(
+    probe: Probe, read: Tensor, places: Tensor, masks: Sequence[tuple[Mask, Tensor]]
+) -> tuple[Probe, Mask | None, str] | None:
+    """The pooling that takes exactly the positions that are read (B, T)."""
+    rows, count = places.shape
+    index = torch.arange(count)
+    first = index == 0
+    if count == 1:
+        return replace(probe, pool="mean", masked=False), None, ""
+    if (places == first).all():
+        return replace(probe, pool="token"), None, ""
+    for mask, valid in masks:
+        last = index == torch.where(valid, index, -1).amax(dim=1, keepdim=True)
+        if valid.any(dim=1).all() and (places == last).all():
+            return replace(probe, pool="last"), mask, ""
+    for mask, valid in masks:
+        if (places == valid).all() and not valid.all():
+            return replace(probe, pool="mean"), mask, ""
+    padded = any((~valid).any() for mask, valid in masks if mask.marks != "ids")
+    if places.all():
+        doubt = f"the head reads padding at {probe.name!r}, which votes" if padded else ""
+        certain = next((m for m, v in masks if v.all() and m.marks != "ids"), None)
+        return replace(probe, pool="mean", masked=not padded), certain, doubt
+    if (places == places[0]).all():
+        (kept,) = torch.where(places[0])
+        begin, end = int(kept[0]), int(kept[-1]) + 1
+        if len(kept) == 1 and end == count:
+            doubt = f"the head reads padding at {probe.name!r}, which votes" if padded else ""
+            return replace(probe, pool="last", masked=False), None, doubt
+        if len(kept) == end - begin:
+            stop = None if end == count else end
+            return replace(probe, pool="mean", positions=(begin, stop), masked=False), None, ""
+    if (read.sum(dim=1) <= 1).all():
+        return replace(probe, pool="max"), masks[0][0] if masks else None, ""
+    return None
+
+
+def _guess(caller: Caller) -> str:
+    """The class token where the network has one, else the mean."""
+    tokens = {name.rpartition(".")[2] for name, _ in caller.model.named_parameters()}
+    return "token" if tokens & {"cls_token", "class_token"} else "mean"
+
+
+def _positions(probe: Probe, shape: tuple[int, ...]) -> int:
+    """The number of positions of tokens of a shape that includes the rows."""
+    sizes = [size for axis, size in enumerate(shape[:-1]) if axis != probe.axis]
+    return int(torch.Size(sizes).numel())
+
+
+def _with_first(output: Any, value: Tensor) -> Any:
+    """A module's output with another first tensor."""
+    if isinstance(output, Tensor):
+        return value
+    if isinstance(output, Mapping):
+        changed = copy.copy(output)
+        key = next(iter(output))
+        changed[key] = _with_first(output[key], value)  # type: ignore[index]
+        return changed
+    first, *rest = output
+    items = [_with_first(first, value), *rest]
+    return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)

@@ -1,0 +1,171 @@
+"""Inspect a network: a pass over the first rows shows where it is probed, and what comes there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pdepth.embeddings.batch import Inputs
+from pdepth.embeddings.calling import Caller, call, form_of, runs_channels_last, unwrap
+from pdepth.embeddings.forward import values_of
+from pdepth.embeddings.heads import resolve
+from pdepth.embeddings.layout import Layout
+from pdepth.embeddings.placement import Placement, Probe, ProbeOptions, place
+from pdepth.embeddings.pooling import grid_for
+from pdepth.embeddings.trace import Recorder, Trace
+
+DRY_ROWS = 2
+INPUT, SOFTMAX = Probe("input", "", "input"), Probe("softmax", "", "output", "softmax")
+
+
+def inspect(
+    model: nn.Module, options: ProbeOptions, inputs: Inputs, *, varies: bool = False
+) -> Layout:
+    """Place a network's probes by a forward pass over the first rows, and see their values.
+
+    Call it inside `at_rest`. varies: rows of other batches have other shapes. Raises ValueError for
+    an output that is no class scores, for chosen modules that do not run or give no row for each
+    input, and for a network whose layers cannot be seen.
+    """
+    dry = _distinct(inputs)
+    caller = Caller(unwrap(model), options.output)
+    caller = replace(caller, channels_last=runs_channels_last(caller, dry))
+    trace, returned = traced(caller, dry)
+    caller.scores(returned, dry.rows)
+    form = form_of(caller, returned, trace.last_operation)
+    graph = dry.graph
+    nodes = None if graph is None else int(graph.num_nodes)
+    placement = place(trace, options, dry.rows, nodes)
+    _check_seen(trace, placement, options)
+    probes = [replace(p, pool=options.pool_of(p.name, p.pool)) for p in placement.probes]
+    shapes = {(c.name, c.number): c.shape for c in trace.root.walk()}
+    by_name = {p.name: shapes[p.module, p.call] for p in probes}
+    probes, mask, doubts = resolve(caller, inputs, probes, by_name)
+    notes = []
+    if varies:
+        pooled_now = [_of_any_length(p, by_name[p.name]) for p in probes]
+        changed = [p.name for p, q in zip(probes, pooled_now, strict=True) if p != q]
+        if changed:
+            notes.append(
+                f"rows differ in length: {', '.join(changed)} are averaged over their positions"
+            )
+        probes = pooled_now
+    first, note = _input_probe(caller, dry, options, varies)
+    notes += [note] if note else []
+    layout = Layout(
+        probes=(*first, *probes, SOFTMAX),
+        shapes=(),
+        dtypes=(),
+        caller=caller,
+        form=form,
+        mask=mask,
+        rule=placement.rule,
+        notes=tuple(notes),
+        doubts=(*(f"not probed: {sentence}" for sentence in placement.dropped), *doubts),
+    )
+    return _narrowed(measured(layout, dry), dry, options.max_width)
+
+
+def traced(caller: Caller, inputs: Inputs) -> tuple[Trace, Any]:
+    """Run a network once and record what it does; the trace, and what it returned."""
+    moved = caller.moved(inputs)
+    recorder = Recorder(caller.model, [tensor for _, tensor in caller.followed(moved)])
+    with recorder.recording():
+        returned = call(caller.run, moved)
+    scores = caller.raw_scores(returned)
+    return recorder.trace(scores if isinstance(scores, Tensor) else None), returned
+
+
+def measured(layout: Layout, inputs: Inputs) -> Layout:
+    """A layout with the shapes and types that its probes have on some rows."""
+    values = values_of(layout, inputs.first(DRY_ROWS))
+    return replace(
+        layout,
+        shapes=tuple(tuple(value.shape[1:]) for value in values),
+        dtypes=tuple(value.dtype for value in values),
+    )
+
+
+def _distinct(inputs: Inputs) -> Inputs:
+    """The first rows, few of them."""
+    return inputs.first(DRY_ROWS)
+
+
+def _check_seen(trace: Trace, placement: Placement, options: ProbeOptions) -> None:
+    """Raise ValueError where a network has layers and none of them can be probed."""
+    if placement.probes or options.layers != "auto":
+        return
+    layers = sum(
+        weighted and trace.reaches_output(node) for node, weighted in enumerate(trace.weighted)
+    )
+    if layers < 2 and not placement.dropped:
+        return
+    model = trace.root.module
+    reason = "; ".join(placement.dropped)
+    if isinstance(model, torch.jit.ScriptModule):
+        reason = "a torch.jit module runs as one piece; pass the network it was made from"
+    elif isinstance(model, torch.fx.GraphModule):
+        reason = "an exported module runs as one piece; pass the network it was made from"
+    elif not reason:
+        reason = (
+            "its layers are not called as modules, or a shortcut passes by all of them; name "
+            "modules by layers=[...], or run it yourself and pass its embeddings to "
+            "pdepth.depth_from_embeddings"
+        )
+    raise ValueError(
+        "model: expected a network with a layer that can be probed between its input and its "
+        f"class scores, got a {type(model).__name__}: {reason}."
+    )
+
+
+def _input_probe(
+    caller: Caller, inputs: Inputs, options: ProbeOptions, varies: bool
+) -> tuple[list[Probe], str]:
+    """The input's probe, or none with the reason."""
+    if options.input is False:
+        return [], ""
+    tensors = [tensor for _, tensor in caller.followed(inputs)]
+    reason = ""
+    if inputs.graph is not None:
+        reason = "graphs have nodes of any number"
+    elif varies:
+        reason = "rows differ in length"
+    elif options.input is None and all(
+        not tensor.is_floating_point() and tensor.ndim <= 2 for tensor in tensors
+    ):
+        reason = "token ids are names, not values"
+    elif any(tensor.shape[:1] != (inputs.rows,) for tensor in tensors):
+        reason = "it has not one row for each prediction"
+    if not reason:
+        return [replace(INPUT, pool=options.own_pool("input"))], ""
+    if options.input:
+        raise ValueError(f"input: expected None or False for this data, got True: {reason}.")
+    return [], f"the input is no probe: {reason}"
+
+
+def _of_any_length(probe: Probe, shape: tuple[int, ...]) -> Probe:
+    """A probe whose value has one width whatever the length."""
+    if probe.layer is None and probe.pool == "flatten" and len(shape) > 2:
+        return replace(probe, pool="mean")
+    return probe
+
+
+def _narrowed(layout: Layout, inputs: Inputs, max_width: int | None) -> Layout:
+    """A layout in which no probe but the softmax is wider, where averaging can help."""
+    if max_width is None:
+        return layout
+    probes = [
+        replace(probe, grid=grid_for(shape, max_width, probe.tokens))
+        if probe.pool == "flatten"
+        else probe
+        for probe, shape in zip(layout.probes, layout.shapes, strict=True)
+    ]
+    averaged = [probe.name for probe in probes if probe.grid is not None]
+    if not averaged:
+        return layout
+    note = f"max_width {max_width}: {', '.join(averaged)} are averaged to fewer positions"
+    layout = replace(layout, probes=tuple(probes), notes=(*layout.notes, note))
+    return measured(layout, inputs)

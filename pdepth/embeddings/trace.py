@@ -1,0 +1,312 @@
+"""What a forward pass does: which modules run, in which order, and how a row's values flow.
+
+Every operation on values that depend on the input is a node of a directed graph, whatever the
+network is made of. A node through which every path from the input to the class scores leads is a
+*cut*: all that the network knows of a row passes there. Outputs of residual blocks are cuts, their
+inner convolutions are not; neither are parallel branches, auxiliary heads or shortcuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Their results have the shape of an operand, and none of its values.
+SHAPE_ONLY = frozenset(
+    f"{kind}_{suffix}"
+    for kind in ("zeros", "ones", "full", "empty", "rand", "randn")
+    for suffix in ("like",)
+) | {"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
+ACTIVATIONS = frozenset(
+    """relu relu_ relu6 leaky_relu leaky_relu_ gelu gelu_ silu silu_ mish mish_ elu elu_ celu celu_
+    selu selu_ hardtanh hardtanh_ hardswish hardswish_ hardsigmoid hardsigmoid_ sigmoid sigmoid_
+    tanh tanh_ softplus prelu _prelu_kernel rrelu rrelu_with_noise threshold threshold_ clamp clamp_
+    clamp_min clamp_min_ glu log_sigmoid_forward exp exp_ square abs sin""".split()
+)
+
+
+@dataclass(eq=False)
+class Call:
+    """One run of a module.
+
+    Attributes:
+        module, name: the module and its dotted name. number: of this run among the module's own,
+            from 1. parent: the call within which it ran. children: in order.
+        entry: nodes of its first input. nodes: of its output's tensors, in order. shape: of the
+            first of them. shapes: of all.
+        begin, end: the range of nodes that were made while it ran.
+    """
+
+    module: nn.Module
+    name: str
+    number: int
+    parent: Call | None
+    begin: int
+    entry: int | None = None
+    end: int = 0
+    nodes: tuple[int | None, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
+    children: list[Call] = field(default_factory=list)
+
+    @property
+    def node(self) -> int | None:
+        """Of the output's first tensor."""
+        return self.nodes[0] if self.nodes else None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.shapes[0] if self.shapes else ()
+
+    def walk(self) -> Iterator[Call]:
+        """This call and all within it, in order."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+@dataclass(eq=False)
+class Trace:
+    """A finished forward pass.
+
+    Attributes:
+        root: the network's own call. operations: of each node, without "aten.". parents: of each
+            node. weighted: whether an operation takes a matrix of weights.
+        output: the node of the class scores, None where they do not depend on the input.
+        times: how often each module ran, by name.
+    """
+
+    root: Call
+    operations: list[str]
+    parents: list[tuple[int, ...]]
+    weighted: list[bool]
+    output: int | None
+    times: dict[str, int]
+    _forward: list[int] = field(default_factory=list)
+    _backward: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Count the paths from the input to each node, and from each node to the scores."""
+        for parents in self.parents:
+            self._forward.append(sum(self._forward[p] for p in parents) if parents else 1)
+        self._backward = [0] * len(self.parents)
+        if self.output is not None:
+            self._backward[self.output] = 1
+        for node in reversed(range(len(self.parents))):
+            for parent in self.parents[node]:
+                self._backward[parent] += self._backward[node]
+
+    @property
+    def last_operation(self) -> str | None:
+        """The one that made the class scores."""
+        return None if self.output is None else self.operations[self.output]
+
+    def reaches_output(self, node: int) -> bool:
+        return self._backward[node] > 0
+
+    def is_cut(self, nodes: Iterable[int | None]) -> bool:
+        """Whether every path from the input to the scores leads through one of these nodes.
+
+        The nodes lie beside, not behind each other.
+        """
+        if self.output is None:
+            return False
+        distinct = {node for node in nodes if node is not None}
+        paths = sum(self._forward[node] * self._backward[node] for node in distinct)
+        return paths == self._forward[self.output]
+
+    def has_weights_after(self, node: int) -> bool:
+        """Whether a matrix of weights lies between a cut and the scores."""
+        return any(
+            self.weighted[later] and self.reaches_output(later)
+            for later in range(node + 1, len(self.parents))
+        )
+
+    def branches(self, begin: int, end: int) -> list[int]:
+        """The weighted nodes of a range that lead to the scores and are no cuts."""
+        return [
+            node
+            for node in range(begin, end)
+            if self.weighted[node] and self.reaches_output(node) and not self.is_cut([node])
+        ]
+
+    def attends(self, call: Call) -> bool:
+        """Whether a call computes attention: a softmax that leads on to the scores."""
+        return any(
+            ("scaled_dot_product" in operation or operation == "_softmax")
+            and self.reaches_output(node)
+            for node, operation in enumerate(self.operations[call.begin : call.end], call.begin)
+        )
+
+    def activates(self, node: int) -> bool:
+        """Whether a node is an activation's result, or goes into one before anything else."""
+        if self.operations[node] in ACTIVATIONS:
+            return True
+        after = [later for later, parents in enumerate(self.parents) if node in parents]
+        return any(self.operations[later] in ACTIVATIONS for later in after)
+
+
+class Recorder(TorchDispatchMode):
+    """Record operations and module calls; use it as a context, around one call of the network."""
+
+    def __init__(self, model: nn.Module, sources: Iterable[Tensor]) -> None:
+        """sources: the tensors whose values are followed."""
+        super().__init__()
+        self._model = model
+        self._operations: list[str] = []
+        self._parents: list[tuple[int, ...]] = []
+        self._weighted: list[bool] = []
+        # By storage, since views share it. Weak references keep an address from being used again.
+        self._node_of: dict[int, int] = {}
+        self._weights: set[int] = set()
+        self._references: dict[int, StorageWeakRef] = {}
+        self._sources = list(sources)
+        for source in self._sources:
+            self._node_of[self._key(source)] = self._add("input", (), False)
+        for weight in (*model.parameters(), *_matrices_without_gradient(model)):
+            if weight.ndim > 1:
+                self._weights.add(self._key(weight))
+        self._stack: list[Call] = []
+        self._root: Call | None = None
+        self._times: dict[str, int] = {}
+
+    @contextmanager
+    def recording(self) -> Iterator[Recorder]:
+        handles = []
+        try:
+            for name, module in self._model.named_modules():
+                handles.append(
+                    module.register_forward_pre_hook(self._enter(name), with_kwargs=True)
+                )
+                handles.append(module.register_forward_hook(self._leave))
+            with self:
+                yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def trace(self, scores: Tensor | None) -> Trace:
+        """What was recorded. scores: the class scores, one of the tensors that arose."""
+        assert self._root is not None
+        output = None if scores is None else self._node(scores)
+        return Trace(
+            self._root, self._operations, self._parents, self._weighted, output, self._times
+        )
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        operands = list(tensors_in((args, kwargs)))
+        operation = func._schema.name.rpartition("::")[2]
+        if operation not in SHAPE_ONLY:
+            written = _written(func, args, kwargs) if func._schema.is_mutable else []
+            self._record(operation, operands, list(tensors_in(result)), written)
+        return result
+
+    def _record(
+        self,
+        operation: str,
+        operands: list[Tensor],
+        results: list[Tensor],
+        written: list[Tensor],
+    ) -> None:
+        parents, weighted = self._inputs_of(operands)
+        views = {self._key(tensor) for tensor in operands}
+        fresh = [t for t in results if self._key(t) not in views]
+        for tensor in {self._key(t): t for t in (*fresh, *written)}.values():
+            key = self._key(tensor)
+            if parents and tensor.dtype != torch.bool:  # a mask says which values, and has none
+                self._node_of[key] = self._add(operation, parents, weighted)
+            elif tensor not in written or operation in ("copy_", "zero_", "fill_"):
+                self._node_of.pop(key, None)
+                if weighted:
+                    self._weights.add(key)
+
+    def _inputs_of(self, operands: list[Tensor]) -> tuple[tuple[int, ...], bool]:
+        """The nodes of the operands, and whether one is a weight.
+
+        Where values meet integers, as in an index, the integers only say which values.
+        """
+        nodes = [(t, node) for t in operands if (node := self._node(t)) is not None]
+        values = [node for t, node in nodes if t.is_floating_point() or t.is_complex()]
+        parents = values or [node for _, node in nodes]
+        weighted = any(self._key(t) in self._weights for t in operands)
+        return tuple(dict.fromkeys(parents)), weighted
+
+    def _add(self, operation: str, parents: tuple[int, ...], weighted: bool) -> int:
+        self._operations.append(operation)
+        self._parents.append(parents)
+        self._weighted.append(weighted)
+        return len(self._parents) - 1
+
+    def _node(self, tensor: Tensor) -> int | None:
+        return self._node_of.get(self._key(tensor))
+
+    def _key(self, tensor: Tensor) -> int:
+        storage = tensor.untyped_storage()
+        key: int = storage._cdata
+        if key not in self._references:
+            self._references[key] = StorageWeakRef(storage)
+        return key
+
+    def _enter(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            number = self._times[name] = self._times.get(name, 0) + 1
+            parent = self._stack[-1] if self._stack else None
+            call = Call(module, name, number, parent, begin=len(self._parents))
+            entry = next(tensors_in((args, kwargs)), None)
+            call.entry = None if entry is None else self._node(entry)
+            if parent is None:
+                self._root = call
+            else:
+                parent.children.append(call)
+            self._stack.append(call)
+
+        return hook
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        while (call := self._stack.pop()).module is not module:
+            pass  # a call that raised, which the network handled
+        values = list(tensors_in(output))
+        call.end = len(self._parents)
+        call.nodes = tuple(self._node(value) for value in values)
+        call.shapes = tuple(tuple(value.shape) for value in values)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors of nested tuples, lists, mappings and packed sequences, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, nn.utils.rnn.PackedSequence):
+        yield value.data
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The operands that an operation writes to."""
+    written: list[Tensor] = []
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[place] if place < len(args) else kwargs.get(argument.name)
+            written += tensors_in(value)
+    return written
+
+
+def _matrices_without_gradient(model: nn.Module) -> list[Tensor]:
+    """The buffers of a network that has no parameters, such as a quantised one."""
+    if any(True for _ in model.parameters()):
+        return []
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
