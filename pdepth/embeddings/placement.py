@@ -183,7 +183,7 @@ def _automatic(trace: Trace, rows: int | None, nodes: int | None) -> Placement:
     blocks = [unit for unit in units if unit.block]
     rule = "blocks" if blocks else "layers"
     if (dense := _dense(trace)) is not None and not blocks:
-        rule, units = "mlp", [Unit(u.first, u.first, layer=True) for u in units if u.first in dense]
+        rule, units = "mlp", _followed_by_weights(trace, dense)
     elif _family(trace.root.module, "vgg") and not blocks:
         rule, units = "vgg", _convolutions(units)
     elif blocks:
@@ -192,7 +192,7 @@ def _automatic(trace: Trace, rows: int | None, nodes: int | None) -> Placement:
         else:
             units = _around_blocks(trace, units)
     probes: list[Probe] = []
-    dropped: list[str] = []
+    dropped = _outside_modules(trace, units)
     for unit in units:
         placed = _probes_of(trace, unit, rows, nodes)
         probes += placed
@@ -233,6 +233,35 @@ def _dense(trace: Trace) -> list[Call] | None:
             if "Norm" not in type(call.module).__name__ and not isinstance(call.module, nn.PReLU):
                 return None
     return dense or None
+
+
+def _followed_by_weights(trace: Trace, calls: Iterable[Call]) -> list[Unit]:
+    """Calls that end in a cut, but for the classifier's, as units."""
+    return [
+        Unit(call, call, layer=True)
+        for call in calls
+        if call.node is not None
+        and trace.is_cut([call.node])
+        and trace.has_weights_after(call.node)
+    ]
+
+
+def _outside_modules(trace: Trace, units: Iterable[Unit]) -> list[str]:
+    """Sentences on layers that would be probed, but run without being called as modules."""
+    ranges = [(unit.first.begin, unit.last.end) for unit in units]
+    ranges += [(c.begin, c.end) for c in trace.root.walk() if not c.children and c.name]
+    names = [
+        trace.weights[node]
+        for node, weighted in enumerate(trace.weighted)
+        if weighted
+        and trace.is_cut([node])
+        and trace.has_weights_after(node)
+        and not any(begin <= node < end for begin, end in ranges)
+    ]
+    return [
+        f"{name!r} is used without a call of its module"
+        for name in dict.fromkeys(name for name in names if name)
+    ]
 
 
 def _convolutions(units: list[Unit]) -> list[Unit]:

@@ -77,7 +77,8 @@ class Trace:
 
     Attributes:
         root: the network's own call. operations: of each node, without "aten.". parents: of each
-            node. weighted: whether an operation takes a matrix of weights.
+            node. weighted: whether an operation takes a matrix of weights. weights: the parameter's
+            name by node, where it takes the parameter itself.
         output: the node of the class scores, None where they do not depend on the input.
         times: how often each module ran, by name.
     """
@@ -86,6 +87,7 @@ class Trace:
     operations: list[str]
     parents: list[tuple[int, ...]]
     weighted: list[bool]
+    weights: dict[int, str]
     output: int | None
     times: dict[str, int]
     _forward: list[int] = field(default_factory=list)
@@ -164,14 +166,14 @@ class Recorder(TorchDispatchMode):
         self._weighted: list[bool] = []
         # By storage, since views share it. Weak references keep an address from being used again.
         self._node_of: dict[int, int] = {}
-        self._weights: set[int] = set()
+        self._weights: dict[int, str] = {}  # names, "" for what was computed from weights
+        self._weight_of: dict[int, str] = {}
         self._references: dict[int, StorageWeakRef] = {}
         self._sources = list(sources)
         for source in self._sources:
             self._node_of[self._key(source)] = self._add("input", (), False)
-        for weight in (*model.parameters(), *_matrices_without_gradient(model)):
-            if weight.ndim > 1:
-                self._weights.add(self._key(weight))
+        for name, weight in _matrices(model):
+            self._weights[self._key(weight)] = name
         self._stack: list[Call] = []
         self._root: Call | None = None
         self._times: dict[str, int] = {}
@@ -181,6 +183,8 @@ class Recorder(TorchDispatchMode):
         handles = []
         try:
             for name, module in self._model.named_modules():
+                if isinstance(module, torch.jit.ScriptModule):
+                    continue  # runs as one piece, and takes no hooks
                 handles.append(
                     module.register_forward_pre_hook(self._enter(name), with_kwargs=True)
                 )
@@ -193,10 +197,17 @@ class Recorder(TorchDispatchMode):
 
     def trace(self, scores: Tensor | None) -> Trace:
         """What was recorded. scores: the class scores, one of the tensors that arose."""
-        assert self._root is not None
+        if self._root is None:  # a ScriptModule
+            self._root = Call(self._model, "", 1, None, 0, end=len(self._parents))
         output = None if scores is None else self._node(scores)
         return Trace(
-            self._root, self._operations, self._parents, self._weighted, output, self._times
+            self._root,
+            self._operations,
+            self._parents,
+            self._weighted,
+            self._weight_of,
+            output,
+            self._times,
         )
 
     def __torch_dispatch__(
@@ -218,28 +229,29 @@ class Recorder(TorchDispatchMode):
         results: list[Tensor],
         written: list[Tensor],
     ) -> None:
-        parents, weighted = self._inputs_of(operands)
+        parents = self._parents_in(operands)
+        names = [name for t in operands if (name := self._weights.get(self._key(t))) is not None]
         views = {self._key(tensor) for tensor in operands}
         fresh = [t for t in results if self._key(t) not in views]
         for tensor in {self._key(t): t for t in (*fresh, *written)}.values():
             key = self._key(tensor)
             if parents and tensor.dtype != torch.bool:  # a mask says which values, and has none
-                self._node_of[key] = self._add(operation, parents, weighted)
+                node = self._node_of[key] = self._add(operation, parents, bool(names))
+                self._weight_of |= {node: name for name in names if name}
             elif tensor not in written or operation in ("copy_", "zero_", "fill_"):
                 self._node_of.pop(key, None)
-                if weighted:
-                    self._weights.add(key)
+                if names:
+                    self._weights[key] = ""
 
-    def _inputs_of(self, operands: list[Tensor]) -> tuple[tuple[int, ...], bool]:
-        """The nodes of the operands, and whether one is a weight.
+    def _parents_in(self, operands: list[Tensor]) -> tuple[int, ...]:
+        """The nodes of the operands.
 
         Where values meet integers, as in an index, the integers only say which values.
         """
         nodes = [(t, node) for t in operands if (node := self._node(t)) is not None]
         values = [node for t, node in nodes if t.is_floating_point() or t.is_complex()]
         parents = values or [node for _, node in nodes]
-        weighted = any(self._key(t) in self._weights for t in operands)
-        return tuple(dict.fromkeys(parents)), weighted
+        return tuple(dict.fromkeys(parents))
 
     def _add(self, operation: str, parents: tuple[int, ...], weighted: bool) -> int:
         self._operations.append(operation)
@@ -305,8 +317,9 @@ def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[
     return written
 
 
-def _matrices_without_gradient(model: nn.Module) -> list[Tensor]:
-    """The buffers of a network that has no parameters, such as a quantised one."""
-    if any(True for _ in model.parameters()):
-        return []
-    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+def _matrices(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Weights with two dimensions or more; of a network without parameters, its buffers."""
+    tensors: list[tuple[str, Tensor]] = list(model.named_parameters()) or [
+        (name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point()
+    ]
+    return [(name, tensor) for name, tensor in tensors if tensor.ndim > 1]
