@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from pdepth.arrays.rows import raw_bytes
+
+NUMBERS = "biufc"  # kinds of NumPy's types that tensors have too
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,15 +32,18 @@ class Inputs:
 
     @classmethod
     def of(cls, value: Any, rows: int | None) -> Inputs:
-        """A mapping becomes arguments by name, a tuple or list several, anything else one."""
+        """A mapping becomes arguments by name, a tuple or list several, anything else one.
+
+        A named tuple, such as a PackedSequence, is one.
+        """
         if isinstance(value, Mapping):
             return cls((), dict(value), rows)
-        if isinstance(value, tuple | list):
+        if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
             return cls(tuple(value), {}, rows)
         return cls((value,), {}, rows)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor, with its name: "0" for the first argument, "image.left" for a nested one."""
+        """Every tensor with its name: "0" of the first argument, "image.left" of a nested one."""
         yield from _tensors("", dict(enumerate(self.args)))
         yield from _tensors("", self.kwargs)
 
@@ -74,6 +83,40 @@ class Batch(NamedTuple):
     inputs: Inputs
     labels: Tensor
 
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor with its name: of the inputs, ordered by name, then the labels."""
+        yield from sorted(self.inputs.tensors(), key=lambda named: named[0])
+        yield "labels", self.labels
+
+    def checksum(self) -> int:
+        """CRC-32 of the bytes of all tensors, in the order of `tensors`."""
+        checksum = 0
+        for _, tensor in self.tensors():
+            checksum = crc32(raw_bytes(_dense(tensor)), checksum)
+        return checksum
+
+    def same_as(self, other: Batch) -> bool:
+        """Whether all tensors have the same names, types, shapes and bits."""
+        mine, others = list(self.tensors()), list(other.tensors())
+        return len(mine) == len(others) and all(
+            name == other_name and _same_bits(tensor, other_tensor)
+            for (name, tensor), (other_name, other_tensor) in zip(mine, others, strict=True)
+        )
+
+
+def _same_bits(left: Tensor, right: Tensor) -> bool:
+    if (left.dtype, left.shape) != (right.dtype, right.shape):
+        return False
+    # As bytes: NaN is not equal to itself, and -0.0 is to 0.0.
+    bits = [
+        _dense(t).detach().cpu().contiguous().reshape(-1).view(torch.uint8) for t in (left, right)
+    ]
+    return torch.equal(*bits)
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
+
 
 def _tensors(prefix: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
@@ -109,8 +152,8 @@ def same_shapes(left: Inputs, right: Inputs) -> bool:
 
 
 def to_tensor(value: Any) -> Any:
-    """NumPy arrays as tensors, nested ones too."""
-    if type(value).__module__ == "numpy" and hasattr(value, "dtype"):
+    """NumPy arrays of numbers as tensors, nested ones too."""
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in NUMBERS:
         return torch.as_tensor(value)
     if isinstance(value, Mapping):
         return {name: to_tensor(item) for name, item in value.items()}

@@ -1,46 +1,56 @@
-"""Rows and labels from a Dataset or a DataLoader: in the dataset's order, in fixed batches."""
+"""Rows and labels from data in every usual form: in the data's order, in fixed batches."""
 
 from __future__ import annotations
 
-import zlib
+import random
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-    SubsetRandomSampler,
-)
+from torch import Tensor
 
-from pdepth.arrays.rows import raw_bytes
+from pdepth.embeddings.batch import Batch, Inputs, same_shapes
+from pdepth.embeddings.collation import Collated, Collation, Failure, described
+from pdepth.embeddings.loaders import source_of
+from pdepth.embeddings.processors import check_processor
 
-from pdepth.embeddings.batch import Batch, Inputs
-
-
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    label_column: str | None = None
-    processor: Any = None
+__all__ = ["Batch", "Batches", "Changed", "DataOptions"]
 
 
 class Changed(ValueError):
     """A batch is not what it was when it was first read."""
 
 
+@dataclass(frozen=True)
+class DataOptions:
+    """How rows become inputs and labels.
+
+    Attributes:
+        label_column: of rows that are dicts, the labels' key; None for `label` or `labels`.
+        processor: makes a batch's tensors; the network is called with what it returns, and with no
+            other column of the rows.
+            A tokenizer of transformers takes the column of text, or the two of a pair
+            (`sentence1` and `sentence2`, `premise` and `hypothesis`, a tuple of two), and pads to
+            the longest of the batch; lists of token ids it pads. An image processor takes the
+            column of images: PIL, encoded or arrays; a feature extractor that of sounds; a joint
+            processor of these is the one that the rows need.
+            Any other callable takes the list of a batch's texts, or else one row's image or array,
+            as a transform does.
+    """
+
+    label_column: str | None = None
+    processor: Any = None
+
+
 class Batches:
     """A dataset whose first batch is known before the rest is read.
 
-    first: the first batch, checked: inputs (B, ...) and labels (B,) int64.
+    first: the first batch, checked.
     rows: how many rows will come, or None where the dataset does not say.
     checks: where it `remembers`, the checksum of each batch that has been read, in order; one that
         is known beforehand, from an earlier run, is compared.
@@ -48,37 +58,48 @@ class Batches:
     as many rows as that; `again` reads some once more.
     """
 
-    varies = False
-
-    def __init__(self, data: Any, what: str, batch_size: int, options: Any = None) -> None:
+    def __init__(
+        self, data: Any, what: str, batch_size: int, options: DataOptions | None = None
+    ) -> None:
         """`what` is the argument's name in error sentences.
+
+        Data are a Dataset or DataLoader of torch, PyTorch Geometric, skorch or Hugging Face, a
+        list of rows, a dict (or BatchEncoding) of columns, or a Lightning data module, whose rows
+        for training these are, for tests where `what` is "queries". Rows are (input, label), with
+        further entries ignored; dicts with their labels under `label`, `labels` or the options'
+        `label_column`; or graphs with their label as `y`. An input may be a tuple or a dict of
+        several, which become arguments by place or by name; text and None are left out of them.
 
         Datasets are read in batches of `batch_size`; a DataLoader keeps its own batch size,
         collation and workers, but neither its shuffling nor its drop_last. A SubsetRandomSampler's
-        rows, and no others, are read in the dataset's order. IterableDatasets are read in theirs.
+        rows, and no others, are read in the dataset's order. IterableDatasets are read in theirs,
+        once: random transforms in them are not noticed.
 
-        Raises TypeError for what is neither Dataset nor DataLoader, ValueError for empty data and
-        for batches that are not (input, integer label); batches after the first are checked as
-        they are read.
+        Raises TypeError for data or a processor of another kind; ValueError for empty data, for
+        batches that are not inputs and integer labels, and, as `Changed`, where the first batch
+        is another when it is read again. Later batches are checked as they are read.
         """
+        options = options or DataOptions()
+        check_processor(options.processor)
         self.what = what
         self.on_batch: Callable[[Batch], None] = lambda batch: None  # sees each batch first
-        loader = _in_order(data, what, batch_size)
-        unsized = isinstance(loader.dataset, IterableDataset) or loader.batch_size is None
-        self.rows: int | None = None if unsized else len(loader.dataset)  # type: ignore[arg-type]
+        self._source = source_of(data, what, batch_size)
+        self._collation = Collation(self._source.collate, options.label_column, options.processor)
+        self._pads = options.processor is not None
+        self.rows: int | None = self._source.rows
         self.checks: list[int] = []
         self.remembers = False  # whether readings keep and compare checksums
-        self._loader = loader
-        self._batches = iter(loader) if self.rows != 0 else iter(())
+        self._batches = self._source.read(self._collation)
         first = next(self._batches, None)
         if first is None:
             raise ValueError(f"{what}: expected at least one (input, label) row, got none.")
         self.first: Batch = self._checked(first)
+        self.check_repeats()
 
     def __iter__(self) -> Iterator[Batch]:
         done = 0
         for number, batch in enumerate(chain([self.first], map(self._checked, self._batches))):
-            done += len(batch[1])
+            done += len(batch.labels)
             if self.rows is not None and done > self.rows:
                 raise ValueError(f"{self.what}: expected {self.rows} rows by its length, got more.")
             self.on_batch(batch)
@@ -91,7 +112,41 @@ class Batches:
     @property
     def batch_rows(self) -> int | None:
         """Rows of every batch but the last; None where batches cannot be read again."""
-        return None if self.rows is None else self._loader.batch_size
+        return None if self.rows is None else self._source.batch_size
+
+    @cached_property
+    def varies(self) -> bool:
+        """Whether rows have other shapes in other batches, as text that is padded to the longest.
+
+        Known from the first batch's padding; else, of series (B, T) or (B, T, F), from the batches
+        in the middle and at the end, which are read for it. Of IterableDatasets only the former.
+        """
+        inputs = self.first.inputs
+        mask = inputs.kwargs.get("attention_mask")
+        if self._pads and isinstance(mask, Tensor) and bool((mask == 0).any()):
+            return True
+        ranks = [tensor.ndim for _, tensor in inputs.tensors()]
+        size = self.batch_rows
+        if size is None or inputs.graph is not None or not {2, 3} & set(ranks):
+            return False
+        last = ((self.rows or 1) - 1) // size
+        others = sorted({last // 2, last} - {0})
+        return not all(same_shapes(inputs, batch.inputs) for batch in self._read(others))
+
+    def check_repeats(self) -> None:
+        """Read the first batch again, and compare every value.
+
+        Where workers read, another one does, twice: once with other seeds, and once after
+        what it has read changed a generator that the dataset itself holds.
+        Raises `Changed`; IterableDatasets are not read again.
+        """
+        if not self._source.repeats:
+            return
+        workers = min(1, self._source.workers)
+        with _random_state_kept():
+            for batch in self._source.read_again(self._collation, [0] * (1 + workers), workers):
+                if not self.first.same_as(self._checked(batch)):
+                    raise self._changed(0, self.first)
 
     def again(self, numbers: Iterable[int]) -> Iterator[tuple[int, Batch]]:
         """The first row and the rows of some batches, by their numbers, as they were first read.
@@ -99,20 +154,8 @@ class Batches:
         The same rows are together: a forward pass may depend on what it runs beside.
         Raises `Changed` for a batch that differs, as after a random transform.
         """
-        size, rows = self._loader.batch_size or 1, self.rows or 0
-        numbers = list(numbers)
-        loader = self._loader
-        batches = DataLoader(
-            loader.dataset,
-            batch_sampler=[list(range(n * size, min((n + 1) * size, rows))) for n in numbers],
-            num_workers=loader.num_workers if len(numbers) > loader.num_workers else 0,
-            collate_fn=loader.collate_fn,
-            pin_memory=loader.pin_memory,
-            timeout=loader.timeout if len(numbers) > loader.num_workers else 0,
-            worker_init_fn=loader.worker_init_fn,
-            generator=torch.Generator(),
-        )
-        for number, batch in zip(numbers, map(self._checked, batches), strict=True):
+        size, numbers = self._source.batch_size or 1, list(numbers)
+        for number, batch in zip(numbers, self._read(numbers), strict=True):
             self._compare(number, batch)
             yield number * size, batch
 
@@ -124,122 +167,96 @@ class Batches:
             for _ in self.again([len(checks) - 1]):
                 pass
 
+    def _read(self, numbers: list[int]) -> Iterator[Batch]:
+        """Some batches once more, by their numbers."""
+        source = self._source
+        workers = source.workers if len(numbers) > source.workers else 0
+        return map(self._checked, source.read_again(self._collation, numbers, workers))
+
     def _compare(self, number: int, batch: Batch) -> None:
         """Keep a batch's checksum, or compare it with the one that is known."""
-        checksum = 0
-        for tensor in (*(t for _, t in batch.inputs.tensors()), batch.labels):
-            checksum = zlib.crc32(raw_bytes(tensor), checksum)
+        checksum = batch.checksum()
         if number == len(self.checks):
             self.checks.append(checksum)
         elif number < len(self.checks) and self.checks[number] != checksum:
-            first = number * (self._loader.batch_size or 1)
-            raise Changed(
-                f"{self.what}: expected the same values at each reading, got others in rows "
-                f"{first}-{first + len(batch[1]) - 1}; read without random transforms, or pass "
-                "keep_embeddings, which reads but once."
-            )
+            raise self._changed(number, batch)
 
-    def _checked(self, batch: Any) -> Batch:
-        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise ValueError(
-                f"{self.what}: expected (input, label) rows, got {_described(batch)} without "
-                "labels."
-            )
-        inputs, labels = batch[0], _labels(batch[1], self.what)
-        if isinstance(inputs, np.ndarray):
-            inputs = torch.from_numpy(inputs)
-        if not isinstance(inputs, torch.Tensor) or inputs.ndim == 0:
-            raise ValueError(f"{self.what}: expected tensors as inputs, got {_described(inputs)}.")
-        if len(inputs) != len(labels):
-            raise ValueError(
-                f"{self.what}: expected one label for each input of a batch, got {len(inputs)} "
-                f"inputs and {len(labels)} labels."
-            )
-        return Batch(Inputs.of(inputs, len(labels)), labels)
-
-
-def _in_order(data: Any, what: str, batch_size: int) -> DataLoader[Any]:
-    # A generator of its own: the loader would otherwise draw from the caller's random state.
-    generator = torch.Generator()
-    if isinstance(data, DataLoader):
-        dataset = _sampled(data, what)
-        unbatched = data.batch_size is None and data.batch_sampler is None
-        return DataLoader(
-            dataset,
-            batch_size=None if unbatched else data.batch_size or batch_size,
-            num_workers=data.num_workers,
-            collate_fn=data.collate_fn,
-            pin_memory=data.pin_memory,
-            timeout=data.timeout,
-            worker_init_fn=data.worker_init_fn,
-            multiprocessing_context=data.multiprocessing_context,
-            prefetch_factor=data.prefetch_factor,
-            generator=generator,
+    def _changed(self, number: int, batch: Batch) -> Changed:
+        first = number * (self._source.batch_size or 1)
+        return Changed(
+            f"{self.what}: expected the same values at each reading, got others in rows "
+            f"{first}-{first + len(batch.labels) - 1}; read without random transforms: "
+            "dataset.transform = the evaluation transform."
         )
-    arrays = (torch.Tensor, np.ndarray)
-    if isinstance(data, (tuple, list)) and data and all(isinstance(x, arrays) for x in data):
-        kind = "tensors" if isinstance(data[0], torch.Tensor) else "arrays"
-        raise TypeError(
-            f"{what}: expected a dataset, got a {type(data).__name__} of {kind}; pass "
-            f"TensorDataset(*{what}){'' if kind == 'tensors' else ' of tensors'}."
-        )
-    if isinstance(data, IterableDataset) or (
-        hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    ):
-        return DataLoader(data, batch_size=batch_size, generator=generator)
-    raise TypeError(
-        f"{what}: expected a DataLoader, a Dataset with a length or an IterableDataset, got a "
-        f"{type(data).__name__}."
-    )
+
+    def _checked(self, collated: Collated | Failure) -> Batch:
+        what = self.what
+        if isinstance(collated, Failure):
+            raise ValueError(f"{what}: {collated.sentence}") from collated.cause
+        labels = _labels(collated.labels, what)
+        inputs = Inputs.of(collated.inputs, len(labels))
+        rows = _rows_of(inputs, what)
+        if rows and len(labels) not in rows:
+            raise ValueError(
+                f"{what}: expected one label for each input of a batch, got {rows[0]} inputs and "
+                f"{len(labels)} labels"
+                + (
+                    "; for a label of each node use pdepth.capture."
+                    if inputs.graph is not None
+                    else "."
+                )
+            )
+        return Batch(inputs, labels)
 
 
-def _sampled(loader: DataLoader[Any], what: str) -> Any:
-    """The loader's dataset, or the subset of it that its sampler draws from.
+def _rows_of(inputs: Inputs, what: str) -> list[int]:
+    """How many rows the inputs may be of: graphs, or the lengths of tensors; none where none tells.
 
-    Raises TypeError for a sampler that draws other rows than each once, whose order is unknown.
+    Several tensors need not be of one length: a mask, say, may serve all rows.
     """
-    if isinstance(loader.dataset, IterableDataset):
-        return loader.dataset
-    sampler, batches = loader.sampler, loader.batch_sampler
-    if type(batches) is BatchSampler:
-        sampler = batches.sampler
-    elif batches is not None:
-        sampler = batches
-    if isinstance(sampler, SubsetRandomSampler):
-        return Subset(loader.dataset, sorted(sampler.indices))
-    rows = len(loader.dataset)  # type: ignore[arg-type]
-    takes_all = isinstance(sampler, RandomSampler) and (
-        not sampler.replacement and sampler.num_samples == rows
-    )
-    if not takes_all and not isinstance(sampler, SequentialSampler):
-        raise TypeError(
-            f"{what}: expected a DataLoader that takes every row once, got a "
-            f"{type(sampler).__name__} that chooses rows of its own; pass Subset(dataset, rows)."
-        )
-    return loader.dataset
+    if inputs.graph is not None:
+        return [int(inputs.graph.num_graphs)]
+    shapes = [tensor.shape for _, tensor in inputs.tensors()]
+    if shapes and not any(shapes):
+        raise ValueError(f"{what}: expected tensors of rows as inputs, got single numbers.")
+    return [shape[0] for shape in shapes if shape]
 
 
-def _labels(labels: Any, what: str) -> torch.Tensor:
-    if not isinstance(labels, torch.Tensor):
+def _labels(labels: Any, what: str) -> Tensor:
+    if not isinstance(labels, Tensor):
         try:
             labels = torch.as_tensor(np.asarray(labels))
         except (TypeError, ValueError):  # text; rows of unequal length
             raise ValueError(
-                f"{what}: expected integers as labels, got {_described(labels)}; names, if any, "
+                f"{what}: expected integers as labels, got {described(labels)}; names, if any, "
                 "belong into the dataset's `classes`."
             ) from None
-    if labels.is_floating_point() or labels.is_complex():
-        raise ValueError(f"{what}: expected integers as labels, got {labels.dtype}.")
     if labels.ndim != 1:
+        several = labels.ndim == 2 and labels.shape[1] > 1
         raise ValueError(
             f"{what}: expected one label for each row of a batch, got labels of shape "
-            f"{tuple(labels.shape)}."
+            f"{tuple(labels.shape)}"
+            + (
+                "; pdepth is for single-label classifiers: of one-hot labels pass "
+                "labels.argmax(1); of several labels a row run once each, with labels[:, i] and "
+                "output= that takes its logit."
+                if several
+                else "; pass integers of shape (rows,)."
+            )
         )
-    integers: torch.Tensor = labels.to("cpu", torch.int64)
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"{what}: expected integers as labels, got {labels.dtype}.")
+    integers: Tensor = labels.to("cpu", torch.int64)
     return integers
 
 
-def _described(value: Any) -> str:
-    if isinstance(value, (tuple, list)) and value:
-        return f"{type(value).__name__} of {type(value[0]).__name__}"
-    return type(value).__name__
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Leave the caller's random state as it is, whatever a dataset draws from it."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])

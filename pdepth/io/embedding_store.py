@@ -389,18 +389,39 @@ def _mapped(path: Path, about: Mapping[str, Any]) -> Any:
 
 
 class Fingerprint:
-    """The fingerprint of a dataset's inputs and labels, whatever the batches' size."""
+    """The fingerprint of a dataset's inputs and labels, in their order.
+
+    The same whatever the batches' size, unless that changes the inputs, as the padding of text.
+    """
 
     def __init__(self) -> None:
-        self._hashes = [hashlib.blake2b(digest_size=16) for _ in range(2)]
+        self._hashes: list[Any] = []
         self._kinds: list[str] = []
 
     def __call__(self, batch: Sequence[Any]) -> None:
-        """Add (inputs, labels), tensors of equal length."""
+        """Add (inputs, labels) of equal length: a tensor, or all those that `inputs` names."""
         inputs, labels = batch
-        tensors = [*(t for _, t in inputs.tensors()), labels]
-        self._kinds = [f"{t.dtype} {tuple(t.shape[1:])}" for t in tensors]
-        for digest, tensor in zip([self._hashes[0]]*(len(tensors)-1)+[self._hashes[1]], tensors, strict=True):
+        named = [("", inputs)]
+        if hasattr(inputs, "tensors"):
+            named = sorted(inputs.tensors(), key=lambda entry: entry[0])
+        tensors = [*(tensor for _, tensor in named), labels]
+        kinds = [f"{tensor.dtype} {tuple(tensor.shape[1:])}" for tensor in tensors]
+        if len(named) != 1:
+            names = [*(name for name, _ in named), "labels"]
+            kinds = [f"{name} {kind}" for name, kind in zip(names, kinds, strict=True)]
+        if not self._kinds:
+            self._kinds = kinds
+            self._hashes = [hashlib.blake2b(digest_size=16) for _ in tensors]
+        if len(tensors) != len(self._hashes):
+            raise ValueError(
+                f"inputs: expected {len(self._hashes) - 1} tensors in every batch, got "
+                f"{len(tensors) - 1}."
+            )
+        for digest, tensor, kind, first in zip(
+            self._hashes, tensors, kinds, self._kinds, strict=True
+        ):
+            if kind != first:
+                digest.update(kind.encode())
             digest.update(raw_bytes(tensor))
 
     def hexdigest(self) -> str:

@@ -98,11 +98,6 @@ def test_reading_leaves_the_random_state_alone():
         ([(torch.zeros(3), 1.0)], ValueError, r"expected integers as labels, got torch\.float64"),
         ([(torch.zeros(3), "cat")], ValueError, r"expected integers as labels, got tuple of str"),
         ([(torch.zeros(3), torch.zeros(4).long())], ValueError, r"got labels of shape \(1, 4\)"),
-        (
-            [((torch.zeros(3), torch.zeros(3)), 1)],
-            ValueError,
-            "expected tensors as inputs, got list of Tensor",
-        ),
         (3, TypeError, "support: expected a DataLoader, a Dataset .*, got a int"),
     ],
 )
