@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -56,12 +56,16 @@ class Inputs:
         """The first rows; the whole of a graph batch, which cannot be cut."""
         if self.rows is None or self.rows <= rows or not self.sliceable:
             return self
-        whole = self.rows
+        return self.take(range(rows))
+
+    def take(self, numbers: Sequence[int]) -> Inputs:
+        """Some of the rows, by their numbers; of tensors (B, ...)."""
+        whole, index = self.rows, list(numbers)
 
         def cut(tensor: Tensor) -> Tensor:
-            return tensor[:rows] if tensor.ndim and len(tensor) == whole else tensor
+            return tensor[index] if tensor.ndim and len(tensor) == whole else tensor
 
-        return replace(self.map(cut), rows=rows)
+        return replace(self.map(cut), rows=len(index))
 
     @property
     def sliceable(self) -> bool:

@@ -30,8 +30,10 @@ def resolve(
     Returns:
         The probes; where padding is marked, or None; and sentences on what is doubtful.
     """
-    sample = inputs.first(SAMPLE_ROWS)
-    candidates = masks_of(caller, sample)
+    if not any(probe.pool == "auto" or probe.tokens for probe in probes):
+        return list(probes), None, []
+    candidates = masks_of(caller, inputs)
+    sample = _sample(caller, inputs, candidates)
     chosen: list[Probe] = []
     mask: Mask | None = None
     doubts: list[str] = []
@@ -53,6 +55,37 @@ def resolve(
     if mask is None and candidates and candidates[0].marks != "ids":
         mask = candidates[0]
     return chosen[::-1], mask, doubts
+
+
+def _sample(caller: Caller, inputs: Inputs, candidates: Sequence[Mask]) -> Inputs:
+    """A few rows, those with most padding among them, where something says which that is.
+
+    Where token ids have a value for padding that none of the rows holds, two of them get some: how
+    the network treats it would else stay unseen.
+    """
+    if not inputs.sliceable or inputs.rows is None:
+        return inputs
+    chosen = list(range(min(SAMPLE_ROWS, inputs.rows)))
+    for mask in candidates:
+        valid = mask.read(caller, inputs)
+        if valid is not None and valid.any() and not valid.all():
+            fewest = valid.sum(dim=1).masked_fill(~valid.any(dim=1), valid.shape[1])
+            padded = fewest.argsort(stable=True)[: SAMPLE_ROWS // 2].tolist()
+            return inputs.take(list(dict.fromkeys([*padded, *chosen]))[:SAMPLE_ROWS])
+    sample = inputs.take(chosen)
+    ids = next((mask for mask in candidates if mask.marks == "ids" and mask.explicit), None)
+    if ids is None or any(mask.marks != "ids" for mask in candidates):
+        return sample
+    padded_ids = dict(caller.parameter_names(sample))[ids.name]
+
+    def pad(tensor: Tensor) -> Tensor:
+        if tensor is not padded_ids or tensor.shape[1] < 3:
+            return tensor
+        tensor = tensor.clone()
+        tensor[: SAMPLE_ROWS // 2, -(tensor.shape[1] // 3) :] = ids.padding
+        return tensor
+
+    return sample.map(pad)
 
 
 def gradient_positions(caller: Caller, inputs: Inputs, probe: Probe) -> Tensor | None:

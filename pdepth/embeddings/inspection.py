@@ -53,6 +53,11 @@ def inspect(
                 f"rows differ in length: {', '.join(changed)} are averaged over their positions"
             )
         probes = pooled_now
+        if mask is None and dry.graph is None:
+            doubts.append(
+                "rows differ in length and nothing says which positions are padding, so that "
+                "padding within a batch votes; give the network a mask, or batches of one length"
+            )
     first, note = _input_probe(caller, dry, options, varies)
     notes += [note] if note else []
     layout = Layout(

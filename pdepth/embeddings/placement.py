@@ -251,7 +251,7 @@ def _outside_modules(trace: Trace, units: Iterable[Unit]) -> list[str]:
     ranges = [(unit.first.begin, unit.last.end) for unit in units]
     ranges += [(c.begin, c.end) for c in trace.root.walk() if not c.children and c.name]
     names = [
-        trace.weights[node]
+        trace.weights.get(node)
         for node, weighted in enumerate(trace.weighted)
         if weighted
         and trace.is_cut([node])

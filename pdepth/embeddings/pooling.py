@@ -21,12 +21,13 @@ class Mask:
     Attributes:
         name: of the tensor (B, T), as the network's `forward` has it.
         marks: "valid" or "padding", what is true or not 0 there; or "ids", whose value `padding`
-            is padding.
+            is padding. explicit: the network names this value.
     """
 
     name: str
     marks: Literal["valid", "padding", "ids"]
     padding: int = 0
+    explicit: bool = False
 
     def read(self, caller: Caller, inputs: Inputs) -> Tensor | None:
         """Which positions count, (B, T) bool; None where the inputs have no such tensor."""
@@ -66,9 +67,9 @@ def masks_of(caller: Caller, inputs: Inputs) -> list[Mask]:
             config = getattr(caller.model, "config", None)
             padding = getattr(config, "pad_token_id", None)
             indices = [m.padding_idx for m in caller.model.modules() if isinstance(m, nn.Embedding)]
-            for value in dict.fromkeys([padding, *indices, 0]):
-                if isinstance(value, int):
-                    masks.append(Mask(name, "ids", value))
+            named_values = [value for value in (padding, *indices) if isinstance(value, int)]
+            for value in dict.fromkeys([*named_values, 0]):
+                masks.append(Mask(name, "ids", value, explicit=value in named_values))
     return masks
 
 
