@@ -39,13 +39,18 @@ class Caller:
 
     def run(self, inputs: Inputs) -> Any:
         """Run the network on inputs that were `moved`."""
-        return self.model(*inputs.args, **self._accepted(inputs.kwargs))
+        accepted = self.accepted(inputs.kwargs)
+        if inputs.kwargs and not accepted and not inputs.args:
+            return self.model(dict(inputs.kwargs))  # a network that takes the dict itself
+        return self.model(*inputs.args, **accepted)
 
     def moved(self, inputs: Inputs) -> Inputs:
         """Copies of the inputs, where and as the network takes them."""
         home = next((t for t in _tensors(self.model) if t.is_floating_point()), None)
 
         def move(tensor: Tensor) -> Tensor:
+            if tensor.layout != torch.strided:
+                return tensor if home is None else tensor.to(home.device)
             images = self.channels_last and tensor.ndim == 4
             layout = torch.channels_last if images else torch.preserve_format
             if home is None:
@@ -69,7 +74,11 @@ class Caller:
 
     def followed(self, inputs: Inputs) -> list[tuple[str, Tensor]]:
         """The tensors that hold a row's values: floating ones, or else integers; no masks."""
-        named = [(n, t) for n, t in self.parameter_names(inputs) if not _says_which(n)]
+        named = [
+            (name, tensor)
+            for name, tensor in self.parameter_names(inputs)
+            if tensor.layout == torch.strided and not _says_which(name)
+        ]
         values = [(n, t) for n, t in named if t.is_floating_point() or t.is_complex()]
         return values or [(n, t) for n, t in named if t.dtype != torch.bool]
 
@@ -122,7 +131,7 @@ class Caller:
             return values[0] if values else output
         return output
 
-    def _accepted(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def accepted(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments by name that `forward` takes, as a data loader may bring more."""
         try:
             parameters = inspect.signature(self.model.forward).parameters.values()
@@ -264,7 +273,7 @@ def differentiable(model: nn.Module) -> Iterator[None]:
 def _says_which(name: str) -> bool:
     """Whether a tensor of this name says which values count, and has none itself."""
     name = name.lower()
-    return any(word in name for word in ("mask", "length", "position_ids", "edge_index", "ptr"))
+    return any(word in name for word in ("mask", "length", "position_ids", "edge", "adj", "ptr"))
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

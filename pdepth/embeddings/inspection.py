@@ -36,9 +36,12 @@ def inspect(
     trace, returned = traced(caller, dry)
     caller.scores(returned, dry.rows)
     form = form_of(caller, returned, trace.last_operation)
-    graph = dry.graph
-    nodes = None if graph is None else int(graph.num_nodes)
+    nodes = None if dry.graph is None else int(dry.graph.num_nodes)
     placement = place(trace, options, dry.rows, nodes)
+    if not placement.probes and len(caller.followed(dry)) > 1:
+        # Others may reach every layer, as a condition or an adjacency does.
+        trace, _ = traced(caller, dry, first_only=True)
+        placement = place(trace, options, dry.rows, nodes)
     _check_seen(trace, placement, options)
     probes = [replace(p, pool=options.pool_of(p.name, p.pool)) for p in placement.probes]
     shapes = {(c.name, c.number): c.shape for c in trace.root.walk()}
@@ -58,6 +61,8 @@ def inspect(
                 "rows differ in length and nothing says which positions are padding, so that "
                 "padding within a batch votes; give the network a mask, or batches of one length"
             )
+    if left_out := sorted(set(dry.kwargs) - set(caller.accepted(dry.kwargs))):
+        notes.append(f"not given to the network, which does not take it: {', '.join(left_out)}")
     first, note = _input_probe(caller, dry, options, varies)
     notes += [note] if note else []
     layout = Layout(
@@ -74,10 +79,16 @@ def inspect(
     return _narrowed(measured(layout, dry), dry, options.max_width)
 
 
-def traced(caller: Caller, inputs: Inputs) -> tuple[Trace, Any]:
-    """Run a network once and record what it does; the trace, and what it returned."""
+def traced(
+    caller: Caller, inputs: Inputs, *, first_only: bool = False
+) -> tuple[Trace, Any]:
+    """Run a network once and record what it does; the trace, and what it returned.
+
+    first_only: follow the first of the tensors that hold values, and no others.
+    """
     moved = caller.moved(inputs)
-    recorder = Recorder(caller.model, [tensor for _, tensor in caller.followed(moved)])
+    followed = [tensor for _, tensor in caller.followed(moved)]
+    recorder = Recorder(caller.model, followed[:1] if first_only else followed)
     with recorder.recording():
         returned = call(caller.run, moved)
     scores = caller.raw_scores(returned)

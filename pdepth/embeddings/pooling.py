@@ -20,20 +20,25 @@ class Mask:
 
     Attributes:
         name: of the tensor (B, T), as the network's `forward` has it.
-        marks: "valid" or "padding", what is true or not 0 there; or "ids", whose value `padding`
-            is padding. explicit: the network names this value.
+        marks: "valid" or "padding", what is true or not 0 there; "ids", whose value `padding` is
+            padding; or "lengths" (B,), of the positions that count. explicit: the network names
+            the value for padding.
     """
 
     name: str
-    marks: Literal["valid", "padding", "ids"]
+    marks: Literal["valid", "padding", "ids", "lengths"]
     padding: int = 0
     explicit: bool = False
 
     def read(self, caller: Caller, inputs: Inputs) -> Tensor | None:
         """Which positions count, (B, T) bool; None where the inputs have no such tensor."""
-        tensor = dict(caller.parameter_names(inputs)).get(self.name)
-        if tensor is None or tensor.ndim != 2:
+        named = dict(caller.parameter_names(inputs))
+        tensor = named.get(self.name)
+        if tensor is None or tensor.ndim != (1 if self.marks == "lengths" else 2):
             return None
+        if self.marks == "lengths":
+            longest = max((t.shape[1] for t in named.values() if t.ndim > 1), default=0)
+            return torch.arange(longest, device=tensor.device) < tensor.unsqueeze(1)
         if self.marks == "ids":
             return tensor != self.padding
         return (tensor != 0) == (self.marks == "valid")
@@ -62,6 +67,11 @@ def masks_of(caller: Caller, inputs: Inputs) -> list[Mask]:
             padding = "padding" in name.lower() or tensor.dtype == torch.bool
             marks = ("padding", "valid") if padding else ("valid", "padding")
             masks += [Mask(name, mark) for mark in marks]  # type: ignore[arg-type]
+    masks += [
+        Mask(name, "lengths")
+        for name, tensor in named
+        if "length" in name.lower() and tensor.ndim == 1
+    ]
     for name, tensor in named:
         if tensor.ndim == 2 and not tensor.is_floating_point() and "mask" not in name.lower():
             config = getattr(caller.model, "config", None)

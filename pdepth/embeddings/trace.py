@@ -169,6 +169,7 @@ class Recorder(TorchDispatchMode):
         self._weights: dict[int, str] = {}  # names, "" for what was computed from weights
         self._weight_of: dict[int, str] = {}
         self._references: dict[int, StorageWeakRef] = {}
+        self._without_storage: dict[int, Tensor] = {}
         self._sources = list(sources)
         for source in self._sources:
             self._node_of[self._key(source)] = self._add("input", (), False)
@@ -263,7 +264,11 @@ class Recorder(TorchDispatchMode):
         return self._node_of.get(self._key(tensor))
 
     def _key(self, tensor: Tensor) -> int:
-        storage = tensor.untyped_storage()
+        try:
+            storage = tensor.untyped_storage()
+        except (NotImplementedError, RuntimeError):  # a sparse one: kept, so that its id stays its
+            self._without_storage[id(tensor)] = tensor
+            return -id(tensor)
         key: int = storage._cdata
         if key not in self._references:
             self._references[key] = StorageWeakRef(storage)
