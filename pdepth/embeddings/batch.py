@@ -158,9 +158,17 @@ def same_shapes(left: Inputs, right: Inputs) -> bool:
 def to_tensor(value: Any) -> Any:
     """NumPy arrays of numbers as tensors, nested ones too."""
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in NUMBERS:
-        return torch.as_tensor(value)
+        return tensor_of(value)
     if isinstance(value, Mapping):
         return {name: to_tensor(item) for name, item in value.items()}
     if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
         return type(value)(to_tensor(item) for item in value)
     return value
+
+
+def tensor_of(array: Any) -> Tensor:
+    """A NumPy array of numbers as a tensor, over the same memory where torch can use it."""
+    array = np.asarray(array)
+    if not array.flags.writeable or min(array.strides, default=0) < 0:
+        array = array.copy()
+    return torch.as_tensor(array)

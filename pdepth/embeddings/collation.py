@@ -122,10 +122,16 @@ def _no_labels(batch: Mapping[Any, Any], column: str | None, names: list[str]) -
         )
     if column is not None:
         return Refused(f"expected labels under label_column={column!r}, got the keys {keys}.")
+    integers = [name for name, value in batch.items() if _is_one_integer_a_row(value)]
+    name = repr(integers[-1]) if integers else "the labels' key"
     return Refused(
-        f"expected (input, label) rows or dicts with a key 'label' or 'labels', got dict without "
-        f"labels, with the keys {keys}; name the labels' key: label_column=...."
+        "expected (input, label) rows or dicts with a key 'label' or 'labels', got dict without "
+        f"labels, with the keys {keys}; pass label_column={name}."
     )
+
+
+def _is_one_integer_a_row(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 1 and not value.is_floating_point()
 
 
 def _labels_of_graphs(batch: Any, name: str) -> Any:

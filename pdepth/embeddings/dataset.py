@@ -197,14 +197,10 @@ class Batches:
         inputs = Inputs.of(collated.inputs, len(labels))
         rows = _rows_of(inputs, what)
         if rows and len(labels) not in rows:
+            nodes = "" if inputs.graph is None else "; for labels of nodes call pdepth.capture"
             raise ValueError(
                 f"{what}: expected one label for each input of a batch, got {rows[0]} inputs and "
-                f"{len(labels)} labels"
-                + (
-                    "; for a label of each node use pdepth.capture."
-                    if inputs.graph is not None
-                    else "."
-                )
+                f"{len(labels)} labels{nodes}."
             )
         return Batch(inputs, labels)
 

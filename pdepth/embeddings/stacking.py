@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from pdepth.embeddings.batch import NUMBERS
+from pdepth.embeddings.batch import NUMBERS, tensor_of
+
+NUMBER = (bool, int, float, np.number, np.bool_)
 
 
 class Column(tuple[Any, ...]):
@@ -40,7 +41,7 @@ def stack(values: Sequence[Any]) -> Any:
     first = next((value for value in values if not _is_empty(value)), values[0])
     if isinstance(first, Tensor | np.ndarray) or _is_numbers(first):
         return _stack_arrays(values)
-    if isinstance(first, bool | int | float | np.number | np.bool_):
+    if isinstance(first, NUMBER):
         return default_collate(list(values))
     if first is None and all(value is None for value in values):
         return None
@@ -71,7 +72,8 @@ def _as_column(value: Any) -> Any:
     if not isinstance(value, tuple | list) or hasattr(value, "_fields") or not value:
         return value
     first = value[0]
-    if _is_numbers(value) or isinstance(first, str | bytes) or is_image(first) or is_audio(first):
+    numbers = _is_numbers(list(value))
+    if numbers or isinstance(first, str | bytes) or is_image(first) or is_audio(first):
         return stack(value)
     return [_as_column(item) for item in value]
 
@@ -103,7 +105,7 @@ def _stack_arrays(values: Sequence[Any]) -> Any:
             array = np.asarray(value)
             if array.dtype.kind not in NUMBERS:
                 return Column(values)
-            value = torch.as_tensor(array)
+            value = tensor_of(array)
         tensors.append(value)
     if len({tensor.shape for tensor in tensors}) > 1:
         return Column(tensors)
@@ -123,12 +125,15 @@ def _stack_entries(values: Sequence[Any]) -> Any:
 
 
 def _is_numbers(value: Any) -> bool:
-    """Whether it is a list of numbers, or of such lists: an array without its type."""
-    while isinstance(value, list | tuple) and len(value):
-        value = value[0]
-        if isinstance(value, bool | int | float | np.number):
-            return True
-    return False
+    """Whether it is a list of numbers, or of such lists: an array without its type.
+
+    A tuple is none: it is several inputs.
+    """
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(isinstance(item, NUMBER) or _is_numbers(item) for item in value)
+    )
 
 
 def _is_empty(value: Any) -> bool:
