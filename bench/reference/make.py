@@ -18,8 +18,8 @@ from pdepth import definition
 from pdepth.demo import LAYERS, train_demo
 from pdepth.embeddings.calling import at_rest
 from pdepth.embeddings.capture import capture
-from pdepth.embeddings.inspection import inspect
 from pdepth.embeddings.dataset import Batches
+from pdepth.embeddings.inspection import inspect
 from pdepth.embeddings.placement import ProbeOptions
 
 K = 30

@@ -31,8 +31,8 @@ from pdepth.bench.gate import definition_votes
 from pdepth.bench.pages import publish
 from pdepth.embeddings.calling import at_rest
 from pdepth.embeddings.capture import capture
-from pdepth.embeddings.inspection import inspect
 from pdepth.embeddings.dataset import Batches
+from pdepth.embeddings.inspection import inspect
 from pdepth.embeddings.placement import ProbeOptions
 
 NAME, STORED = "bench/studies/cifar10.py", HOME / RESULTS / "cifar10.json"

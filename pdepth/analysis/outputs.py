@@ -167,9 +167,7 @@ def input_margin(model: nn.Module, inputs: Tensor) -> Float:
         return _logits_and_margins(layout, batch, True)[1]
 
 
-def _logits_and_margins(
-    layout: Layout, inputs: Inputs, input_margins: bool
-) -> tuple[Float, Float]:
+def _logits_and_margins(layout: Layout, inputs: Inputs, input_margins: bool) -> tuple[Float, Float]:
     """Logits (B, C) of a batch, and its input margins (B,), empty (0,) unless requested."""
     values = [tensor for _, tensor in layout.caller.followed(inputs)]
     if input_margins and not all(tensor.is_floating_point() for tensor in values):

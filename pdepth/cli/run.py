@@ -112,6 +112,7 @@ def run(
     mean_std = parse_numbers("--mean", mean), parse_numbers("--std", std)
     start = time.monotonic()
     from pdepth import inputs
+    from pdepth.embeddings.placement import ProbeOptions
     from pdepth.report import pictures, probes
     from pdepth.report.run import RunOptions, plan_run, run_to_folder
 
@@ -119,7 +120,7 @@ def run(
     images = inputs.ImageOptions.for_model(network, image_size, *mean_std)
     support_data = None if support is None else inputs.load_data(support, images)
     if show_probes:
-        _print_probes(probes.describe_probes(network, layers, support_data))
+        _print_probes(probes.describe_probes(network, ProbeOptions(layers=layers), support_data))
         return
     assert support is not None
     assert support_data is not None

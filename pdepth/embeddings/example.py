@@ -22,8 +22,9 @@ def example_inputs(model: nn.Module) -> Inputs:
     model = unwrap(model)
     generator = torch.Generator().manual_seed(0)
     config = getattr(model, "config", None)
-    if getattr(model, "main_input_name", "") == "input_ids" and hasattr(config, "vocab_size"):
-        ids = torch.randint(1, config.vocab_size, (ROWS, TEXT_LENGTH), generator=generator)
+    words = getattr(config, "vocab_size", None)
+    if getattr(model, "main_input_name", "") == "input_ids" and words is not None:
+        ids = torch.randint(1, words, (ROWS, TEXT_LENGTH), generator=generator)
         mask = torch.ones_like(ids)
         return Inputs.of({"input_ids": ids, "attention_mask": mask}, ROWS)
     size = _image_size(model, config)

@@ -49,9 +49,7 @@ def resolve(
             later, mask = (positions, pooled), mask or used
             doubts += [doubt] if doubt else []
         how = later[1]
-        chosen.append(
-            replace(probe, pool=how.pool, positions=how.positions, masked=how.masked)
-        )
+        chosen.append(replace(probe, pool=how.pool, positions=how.positions, masked=how.masked))
     if mask is None and candidates and candidates[0].marks != "ids":
         mask = candidates[0]
     return chosen[::-1], mask, doubts
@@ -131,9 +129,13 @@ def _pooling(
     if read is not None:
         read = read[read.flatten(1).any(dim=1)]  # no slope at all: a saturated score
     if read is None or not len(read):
-        return fallback, None, (
-            f"which tokens the head reads could not be checked at {probe.name!r}; they are pooled "
-            f"by {fallback.pool!r}, pass pool= to choose"
+        return (
+            fallback,
+            None,
+            (
+                f"which tokens the head reads could not be checked at {probe.name!r}; they are pooled "
+                f"by {fallback.pool!r}, pass pool= to choose"
+            ),
         )
     places = read.any(dim=2)
     masks = [(m, m.read(caller, inputs)) for m in candidates]
@@ -141,9 +143,13 @@ def _pooling(
     choice = _matching(probe, read, places.cpu(), [(m, v.cpu()) for m, v in masks if v is not None])
     if choice is not None:
         return choice
-    return fallback, None, (
-        f"the head reads other tokens at {probe.name!r} than any pooling takes; they are pooled by "
-        f"{fallback.pool!r}, pass pool= to choose"
+    return (
+        fallback,
+        None,
+        (
+            f"the head reads other tokens at {probe.name!r} than any pooling takes; they are pooled by "
+            f"{fallback.pool!r}, pass pool= to choose"
+        ),
     )
 
 

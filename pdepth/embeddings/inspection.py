@@ -79,9 +79,7 @@ def inspect(
     return _narrowed(measured(layout, dry), dry, options.max_width)
 
 
-def traced(
-    caller: Caller, inputs: Inputs, *, first_only: bool = False
-) -> tuple[Trace, Any]:
+def traced(caller: Caller, inputs: Inputs, *, first_only: bool = False) -> tuple[Trace, Any]:
     """Run a network once and record what it does; the trace, and what it returned.
 
     first_only: follow the first of the tensors that hold values, and no others.

@@ -49,11 +49,14 @@ class Layout:
     @property
     def description(self) -> str:
         """What decides the values at the probes, beside the network and the data."""
-        return "; ".join(
-            f"{p.module}@{p.call} {p.at} {getattr(p.pool, '__qualname__', p.pool)} {p.positions} "
-            f"{p.masked} {p.grid} {p.axis} {p.layer}"
-            for p in self.probes
-        ) + f"; {self.form}; {self.mask}"
+        return (
+            "; ".join(
+                f"{p.module}@{p.call} {p.at} {getattr(p.pool, '__qualname__', p.pool)} {p.positions} "
+                f"{p.masked} {p.grid} {p.axis} {p.layer}"
+                for p in self.probes
+            )
+            + f"; {self.form}; {self.mask}"
+        )
 
     @property
     def probabilities(self) -> bool:

@@ -57,12 +57,7 @@ class Probe:
     nodes: bool = False
 
 
-Layers = (
-    str
-    | Sequence[str | Probe]
-    | Mapping[str, Pool]
-    | Callable[[nn.Module], Iterable[Named]]
-)
+Layers = str | Sequence[str | Probe] | Mapping[str, Pool] | Callable[[nn.Module], Iterable[Named]]
 Pools = Pool | Mapping[str, Pool]
 
 
@@ -115,7 +110,7 @@ class ProbeOptions:
             return own
         if self.pool == "auto" or isinstance(self.pool, Mapping):
             return default
-        return self.pool  # type: ignore[return-value]
+        return self.pool
 
 
 @dataclass(frozen=True)
@@ -336,9 +331,7 @@ def _has_tokens(trace: Trace, unit: Unit) -> bool:
     return has_tokens(calls, shape)
 
 
-def _given(
-    trace: Trace, layers: Layers, rows: int | None, nodes: int | None
-) -> list[Probe]:
+def _given(trace: Trace, layers: Layers, rows: int | None, nodes: int | None) -> list[Probe]:
     """The probes that a caller chose, in the order they run."""
     calls: dict[str, list[Call]] = {}
     for call in trace.root.walk():

@@ -75,9 +75,9 @@ def masks_of(caller: Caller, inputs: Inputs) -> list[Mask]:
     for name, tensor in named:
         if tensor.ndim == 2 and not tensor.is_floating_point() and "mask" not in name.lower():
             config = getattr(caller.model, "config", None)
-            padding = getattr(config, "pad_token_id", None)
+            own = getattr(config, "pad_token_id", None)
             indices = [m.padding_idx for m in caller.model.modules() if isinstance(m, nn.Embedding)]
-            named_values = [value for value in (padding, *indices) if isinstance(value, int)]
+            named_values = [value for value in (own, *indices) if isinstance(value, int)]
             for value in dict.fromkeys([*named_values, 0]):
                 masks.append(Mask(name, "ids", value, explicit=value in named_values))
     return masks
@@ -105,7 +105,11 @@ def pooled(
     tensor = tensors[0] if tensors else None
     if probe.nodes and tensor is not None and positions.graph is not None and rows is not None:
         return _of_nodes(probe, tensor, positions.graph, rows)
-    if tensor is None or tensor.ndim <= probe.axis or tensor.shape[probe.axis] != (rows or len(tensor)):
+    if (
+        tensor is None
+        or tensor.ndim <= probe.axis
+        or tensor.shape[probe.axis] != (rows or len(tensor))
+    ):
         kind = type(value).__name__ if tensor is None else f"shape {tuple(tensor.shape)}"
         raise ValueError(
             f"layers: expected one row for each of {rows} inputs as the {probe.at} of module "
@@ -138,7 +142,8 @@ def last_states(layer: int, value: Any) -> Tensor:
         raise ValueError("layers: expected a batch of sequences, got one sequence.")
     output = next(tensors_in(value))
     both = 2 if states.shape[0] % 2 == 0 and output.shape[-1] == 2 * states.shape[-1] else 1
-    return states[layer * both : (layer + 1) * both].movedim(0, 1).flatten(1)
+    last: Tensor = states[layer * both : (layer + 1) * both].movedim(0, 1).flatten(1)
+    return last
 
 
 def averaged(value: Tensor, grid: int, tokens: bool) -> Tensor:

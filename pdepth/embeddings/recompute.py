@@ -250,9 +250,7 @@ class SharedForward:
         job, support = self._job, self._job.readers[0]
         numbers = [source.number for source in sources]
         with job.clock.paused():
-            values = capture_again(
-                job.layout, support, numbers, np.arange(rows.start, rows.stop)
-            )
+            values = capture_again(job.layout, support, numbers, np.arange(rows.start, rows.stop))
         self._meter(rows.stop, finished=rows.stop == support.rows)
         return values
 

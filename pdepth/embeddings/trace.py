@@ -25,10 +25,53 @@ SHAPE_ONLY = frozenset(
     for suffix in ("like",)
 ) | {"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
 ACTIVATIONS = frozenset(
-    """relu relu_ relu6 leaky_relu leaky_relu_ gelu gelu_ silu silu_ mish mish_ elu elu_ celu celu_
-    selu selu_ hardtanh hardtanh_ hardswish hardswish_ hardsigmoid hardsigmoid_ sigmoid sigmoid_
-    tanh tanh_ softplus prelu _prelu_kernel rrelu rrelu_with_noise threshold threshold_ clamp clamp_
-    clamp_min clamp_min_ glu log_sigmoid_forward exp exp_ square abs sin""".split()
+    [
+        "relu",
+        "relu_",
+        "relu6",
+        "leaky_relu",
+        "leaky_relu_",
+        "gelu",
+        "gelu_",
+        "silu",
+        "silu_",
+        "mish",
+        "mish_",
+        "elu",
+        "elu_",
+        "celu",
+        "celu_",
+        "selu",
+        "selu_",
+        "hardtanh",
+        "hardtanh_",
+        "hardswish",
+        "hardswish_",
+        "hardsigmoid",
+        "hardsigmoid_",
+        "sigmoid",
+        "sigmoid_",
+        "tanh",
+        "tanh_",
+        "softplus",
+        "prelu",
+        "_prelu_kernel",
+        "rrelu",
+        "rrelu_with_noise",
+        "threshold",
+        "threshold_",
+        "clamp",
+        "clamp_",
+        "clamp_min",
+        "clamp_min_",
+        "glu",
+        "log_sigmoid_forward",
+        "exp",
+        "exp_",
+        "square",
+        "abs",
+        "sin",
+    ]
 )
 
 
@@ -159,7 +202,7 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self, model: nn.Module, sources: Iterable[Tensor]) -> None:
         """sources: the tensors whose values are followed."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._model = model
         self._operations: list[str] = []
         self._parents: list[tuple[int, ...]] = []

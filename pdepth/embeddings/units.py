@@ -51,7 +51,9 @@ class Units:
     def all(self) -> list[Unit]:
         """Every unit that ends in a cut and is followed by weights, in the order they run."""
         units = self._inside(self._trace.root)
-        return [u for u in units if self._trace.has_weights_after(max(ends_of(self._trace, u.last)))]
+        return [
+            u for u in units if self._trace.has_weights_after(max(ends_of(self._trace, u.last)))
+        ]
 
     def _inside(self, call: Call) -> list[Unit]:
         """The units within a call."""
@@ -127,8 +129,6 @@ def ends_of(trace: Trace, call: Call) -> tuple[int, ...]:
     if call.node is not None and trace.is_cut([call.node]):
         return (call.node,)
     return tuple(dict.fromkeys(node for node in call.nodes if node is not None))
-
-
 
 
 def _has_matrix(module: nn.Module) -> bool:

@@ -14,9 +14,9 @@ from pdepth.backends import triton
 from pdepth.embeddings import collect
 from pdepth.embeddings.calling import at_rest
 from pdepth.embeddings.capture import capture, check_memory, footprint
+from pdepth.embeddings.dataset import Batches
 from pdepth.embeddings.inspection import inspect
 from pdepth.embeddings.layout import Layout
-from pdepth.embeddings.dataset import Batches
 from pdepth.embeddings.placement import ProbeOptions
 
 from helpers.networks import BATCH, Net, assert_same, batches, images, laid, run, small_resnet

@@ -17,8 +17,8 @@ from torch.utils.data import (
 
 from pdepth.embeddings.calling import at_rest
 from pdepth.embeddings.capture import capture
-from pdepth.embeddings.inspection import inspect
 from pdepth.embeddings.dataset import Batches
+from pdepth.embeddings.inspection import inspect
 from pdepth.embeddings.placement import ProbeOptions
 
 from helpers.networks import BATCH, Net, Stream, assert_same, images, run

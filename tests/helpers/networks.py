@@ -16,6 +16,7 @@ from pdepth.embeddings.inspection import inspect
 from pdepth.embeddings.placement import ProbeOptions
 
 BATCH = 4
+AUTOMATIC = ProbeOptions()
 
 
 def images(rows=10, size=16, channels=3, classes=5):
@@ -23,7 +24,7 @@ def images(rows=10, size=16, channels=3, classes=5):
     return TensorDataset(torch.randn(rows, channels, size, size), torch.arange(rows) % classes)
 
 
-def run(model, data, layers="auto", batch_size=BATCH, *, probes=ProbeOptions(), **options):
+def run(model, data, layers="auto", batch_size=BATCH, *, probes=AUTOMATIC, **options):
     """(names, Captured) of a whole dataset."""
     if layers != "auto":
         probes = replace(probes, layers=layers)
