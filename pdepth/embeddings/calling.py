@@ -23,9 +23,9 @@ class Caller:
 
     Attributes:
         model: the network, without wrappers.
-        output: where the class scores are in what it returns: a key, an index, or a function of it;
-            None for the usual places.
-        channels_last: images lie channels last in memory, in which convolutions on a CPU are faster.
+        output: where the class scores are in what it returns: a key, an index, or a function of
+            it; None for the usual places.
+        channels_last: images lie channels last in memory, which is faster on a CPU.
     """
 
     model: nn.Module

@@ -122,7 +122,8 @@ def forward(
         receive(number, begin, value)
 
     run = Forward(layout, probes, check_and_hand_on, whole=predict)
-    for begin, (inputs, labels) in batches:
+    for first, (inputs, labels) in batches:
+        begin = first
         rows = len(labels)
         check_labels(layout, what, labels)
         scores = run.run(inputs)

@@ -133,8 +133,8 @@ def _pooling(
             fallback,
             None,
             (
-                f"which tokens the head reads could not be checked at {probe.name!r}; they are pooled "
-                f"by {fallback.pool!r}, pass pool= to choose"
+                f"which tokens the head reads could not be checked at {probe.name!r}; they are "
+                f"pooled by {fallback.pool!r}, pass pool= to choose"
             ),
         )
     places = read.any(dim=2)
@@ -147,8 +147,8 @@ def _pooling(
         fallback,
         None,
         (
-            f"the head reads other tokens at {probe.name!r} than any pooling takes; they are pooled by "
-            f"{fallback.pool!r}, pass pool= to choose"
+            f"the head reads other tokens at {probe.name!r} than any pooling takes; they are "
+            f"pooled by {fallback.pool!r}, pass pool= to choose"
         ),
     )
 
@@ -157,7 +157,7 @@ def _matching(
     probe: Probe, read: Tensor, places: Tensor, masks: Sequence[tuple[Mask, Tensor]]
 ) -> tuple[Probe, Mask | None, str] | None:
     """The pooling that takes exactly the positions that are read (B, T)."""
-    rows, count = places.shape
+    count = places.shape[1]
     index = torch.arange(count)
     first = index == 0
     if count == 1:

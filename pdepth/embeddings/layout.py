@@ -51,8 +51,8 @@ class Layout:
         """What decides the values at the probes, beside the network and the data."""
         return (
             "; ".join(
-                f"{p.module}@{p.call} {p.at} {getattr(p.pool, '__qualname__', p.pool)} {p.positions} "
-                f"{p.masked} {p.grid} {p.axis} {p.layer}"
+                f"{p.module}@{p.call} {p.at} {getattr(p.pool, '__qualname__', p.pool)} "
+                f"{p.positions} {p.masked} {p.grid} {p.axis} {p.layer}"
                 for p in self.probes
             )
             + f"; {self.form}; {self.mask}"

@@ -217,16 +217,17 @@ def _around_blocks(trace: Trace, units: list[Unit]) -> list[Unit]:
 
 
 def _dense(trace: Trace) -> list[Call] | None:
-    """The calls of linear layers; None where anything else has weights, or values have positions."""
+    """The calls of linear layers; None where others have weights, or values have positions."""
     dense: list[Call] = []
     for call in trace.root.walk():
         if isinstance(call.module, nn.Linear):
             if len(call.shape) != 2:
                 return None
             dense.append(call)
-        elif any(True for _ in call.module.parameters(recurse=False)):
-            if "Norm" not in type(call.module).__name__ and not isinstance(call.module, nn.PReLU):
-                return None
+        elif any(True for _ in call.module.parameters(recurse=False)) and not (
+            "Norm" in type(call.module).__name__ or isinstance(call.module, nn.PReLU)
+        ):
+            return None
     return dense or None
 
 

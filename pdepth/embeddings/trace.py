@@ -25,54 +25,16 @@ SHAPE_ONLY = frozenset(
     for suffix in ("like",)
 ) | {"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
 ACTIVATIONS = frozenset(
-    [
-        "relu",
-        "relu_",
-        "relu6",
-        "leaky_relu",
-        "leaky_relu_",
-        "gelu",
-        "gelu_",
-        "silu",
-        "silu_",
-        "mish",
-        "mish_",
-        "elu",
-        "elu_",
-        "celu",
-        "celu_",
-        "selu",
-        "selu_",
-        "hardtanh",
-        "hardtanh_",
-        "hardswish",
-        "hardswish_",
-        "hardsigmoid",
-        "hardsigmoid_",
-        "sigmoid",
-        "sigmoid_",
-        "tanh",
-        "tanh_",
-        "softplus",
-        "prelu",
-        "_prelu_kernel",
-        "rrelu",
-        "rrelu_with_noise",
-        "threshold",
-        "threshold_",
-        "clamp",
-        "clamp_",
-        "clamp_min",
-        "clamp_min_",
-        "glu",
-        "log_sigmoid_forward",
-        "exp",
-        "exp_",
-        "square",
-        "abs",
-        "sin",
-    ]
+    name + suffix
+    for name in (
+        *("relu", "relu6", "leaky_relu", "prelu", "_prelu_kernel", "rrelu", "rrelu_with_noise"),
+        *("gelu", "silu", "mish", "elu", "celu", "selu", "glu", "softplus", "threshold"),
+        *("sigmoid", "log_sigmoid_forward", "tanh", "hardtanh", "hardswish", "hardsigmoid"),
+        *("clamp", "clamp_min", "exp", "square", "abs", "sin"),
+    )
+    for suffix in ("", "_")
 )
+OVERWRITING = ("copy_", "zero_", "fill_")
 
 
 @dataclass(eq=False)
@@ -281,8 +243,9 @@ class Recorder(TorchDispatchMode):
             key = self._key(tensor)
             if parents and tensor.dtype != torch.bool:  # a mask says which values, and has none
                 node = self._node_of[key] = self._add(operation, parents, bool(names))
-                self._weight_of |= {node: name for name in names if name}
-            elif tensor not in written or operation in ("copy_", "zero_", "fill_"):
+                if name := next(filter(None, names), ""):
+                    self._weight_of[node] = name
+            elif key not in {self._key(t) for t in written} or operation in OVERWRITING:
                 self._node_of.pop(key, None)
                 if names:
                     self._weights[key] = ""

@@ -119,7 +119,7 @@ class Units:
         return units
 
     def _follows(self, call: Call, last: Call) -> bool:
-        """Whether a call normalises or activates a unit's values, and has them from nowhere else."""
+        """Whether a call normalises or activates a unit's values, and none from elsewhere."""
         ends = ends_of(self._trace, last)
         return call.entry in ends and call.shape == last.shape and call.node not in ends
 
