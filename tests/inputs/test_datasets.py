@@ -134,7 +134,7 @@ def test_files_that_are_something_else(tmp_path, content):
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ({"img": [b"a"], "label": [1]}, "expected a column 'image', got img, label"),
+        ({"img": [b"a"], "label": [1]}, "expected a column 'image', or 'text', got img, label"),
         (
             {"image": [b"a"], "label": [1.5]},
             r"'label': expected integers of shape \(1,\), got float64",
@@ -158,9 +158,9 @@ def test_parquet_mistakes(tmp_path, columns, sentence):
 
 def test_missing_files(tmp_path):
     with pytest.raises(
-        ValueError, match="DATA: expected imagefolder:DIR, parquet:FILE, .* got 'csv:a'"
+        ValueError, match="DATA: expected imagefolder:DIR, npz:FILE, .* got 'xls:a'"
     ):
-        load_data("csv:a")
+        load_data("xls:a")
     for spec in (f"npz:{tmp_path}/gone.npz", f"parquet:{tmp_path}/gone.parquet"):
         with pytest.raises(FileNotFoundError, match="expected an existing file, got .*gone"):
             load_data(spec)
@@ -185,7 +185,7 @@ def test_folders_whose_classes_differ_are_refused(tmp_path):
     b = load_data(f"imagefolder:{image_folder(tmp_path / 'b', {n: [pixels(2, 2)] for n in 'xz'})}")
     inputs.check_same_classes(a, a)
     with pytest.raises(
-        ValueError, match="queries: expected the 3 class folders of support, got 2, and 'y'"
+        ValueError, match="queries: expected the 3 classes of support, got 2, and 'y'"
     ):
         inputs.check_same_classes(a, b)
 

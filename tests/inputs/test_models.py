@@ -69,7 +69,8 @@ def test_weights_that_do_not_fit(tmp_path, user_file):
     assert str(error.value) == (
         f"weights: expected the tensors of {user_file}:net, got {tmp_path / 'w.pt'} with 1 missing "
         "(first: 0.bias), 1 unexpected (first: extra), 1 of another shape (first: 2.weight, (9, 9) "
-        "in the file, (2, 3) in the model)."
+        "in the file, (2, 3) in the model); build the network that was saved, or pass this one's "
+        "own weights."
     )
 
 
