@@ -167,7 +167,8 @@ def _users_data(spec: str, held_out: bool) -> Data:
         raise TypeError(
             f"DATA: expected a torch Dataset or DataLoader from {spec}, got {type(data).__name__}."
         )
-    return data
+    opened: Data = data
+    return opened
 
 
 def _loader_of(module: Any, spec: str, stage: str) -> Any:

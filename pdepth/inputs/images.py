@@ -58,7 +58,7 @@ class ImageOptions:
     @classmethod
     def for_model(
         cls,
-        model: nn.Module,
+        model: nn.Module | None,
         size: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
