@@ -157,7 +157,7 @@ def ensemble(
             device=device,
             num_threads=threads,
             memory=memory,
-            label_column=label_column,
+            label_column=None if opened is None else opened.label_column,
             processor=None if opened is None else opened.processor,
             progress=False,
         )

@@ -37,12 +37,14 @@ class OpenedData:
         support, queries: a Dataset or DataLoader each, or None.
         images: how images are read.
         processor: of hf:DIR, which prepares rows for the network; or None.
+        label_column: the name of the label in rows that are mappings, or None.
     """
 
     support: Any
     queries: Any
     images: ImageOptions
     processor: Any
+    label_column: str | None
 
 
 def open_data(specs: DataSpecs, model: str | None, network: nn.Module | None) -> OpenedData:
@@ -81,7 +83,9 @@ def open_data(specs: DataSpecs, model: str | None, network: nn.Module | None) ->
         )
     if support is not None and queries is not None:
         inputs.check_same_classes(support, queries)
-    return OpenedData(support, queries, images, processor)
+    named = support is None or inputs.has_named_rows(support)
+    label_column = specs.label_column if named else None
+    return OpenedData(support, queries, images, processor, label_column)
 
 
 def _check_no_image_options(specs: DataSpecs, model: str) -> None:

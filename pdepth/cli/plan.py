@@ -65,7 +65,7 @@ def plan(
         batch_size=batch_size,
         num_threads=threads,
         keep_embeddings=keep_embeddings,
-        label_column=label_column,
+        label_column=opened.label_column,
         processor=opened.processor,
     )
     typer.echo(plan_run(network, opened.support, opened.queries, options))

@@ -128,7 +128,7 @@ def run(
     network = inputs.load_model(model, weights, untrained=show_probes, ema=ema)
     opened = open_data(specs, model, network)
     if show_probes:
-        _print_probes(_describe_probes(network, layers, opened, label_column))
+        _print_probes(_describe_probes(network, layers, opened))
         return
     assert support is not None
     assert opened.support is not None
@@ -146,7 +146,7 @@ def run(
         batch_size=batch_size,
         num_threads=threads,
         keep_embeddings=keep_embeddings,
-        label_column=label_column,
+        label_column=opened.label_column,
         processor=opened.processor,
     )
     if dry_run:
@@ -191,9 +191,7 @@ def _check_folder(
     require("pyarrow", "pdepth run", "tables")
 
 
-def _describe_probes(
-    network: nn.Module, layers: str, opened: OpenedData, label_column: str | None
-) -> ProbeTable:
+def _describe_probes(network: nn.Module, layers: str, opened: OpenedData) -> ProbeTable:
     from pdepth.embeddings.dataset import DataOptions
     from pdepth.embeddings.placement import ProbeOptions
     from pdepth.report.probes import describe_probes
@@ -202,7 +200,7 @@ def _describe_probes(
         network,
         ProbeOptions(layers),
         opened.support,
-        data_options=DataOptions(label_column, opened.processor),
+        data_options=DataOptions(opened.label_column, opened.processor),
     )
 
 

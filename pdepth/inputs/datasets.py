@@ -120,6 +120,14 @@ def class_names(data: Data) -> Sequence[str] | None:
     return None
 
 
+def has_named_rows(data: Data) -> bool:
+    """Whether rows may be mappings: not those of a file that are (input, label)."""
+    dataset = unwrap_loader(data)
+    if isinstance(dataset, ImageDataset):
+        return dataset.options.raw
+    return not isinstance(dataset, TensorDataset)
+
+
 def check_same_classes(support: Data, queries: Data) -> None:
     """Raise ValueError where names say that two datasets number their classes differently."""
     expected, names = class_names(support), class_names(queries)

@@ -6,7 +6,8 @@ Nothing is downloaded, and no code of the folder is run.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,9 +75,14 @@ def load_pretrained(
         return model.eval()
     # Of weights that lack a head, transformers makes a random one and only logs it.
     try:
-        model, report = auto.from_pretrained(
-            path, config=config, output_loading_info=True, **_saved_type(transformers), **OFFLINE
-        )
+        with _no_progress(transformers):
+            model, report = auto.from_pretrained(
+                path,
+                config=config,
+                output_loading_info=True,
+                **_saved_type(transformers),
+                **OFFLINE,
+            )
     except (RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
@@ -193,6 +199,19 @@ def _config(path: Path) -> tuple[Any, str]:
         f"{', '.join(architectures) or 'no architecture'}; fine-tune a classifier and save it, or "
         "build the network in path/to/file.py:function."
     )
+
+
+@contextmanager
+def _no_progress(transformers: Any) -> Iterator[None]:
+    """Without the bars of transformers, and as they were afterwards."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _saved_type(transformers: Any) -> dict[str, str]:

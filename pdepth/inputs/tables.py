@@ -50,21 +50,27 @@ def open_table(kind: str, path: Path, options: TableOptions) -> Dataset[Any]:
     pa = _arrow(f"DATA {kind}:")
     try:
         read, types = _reader(kind, path)
-        value, label = _choose_columns(kind, path, types, options.label_column)
-        table = read([value, label])
+        values, label = _choose_columns(kind, path, types, options.label_column)
+        table = read([*values, label])
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
         form = {"parquet": "Parquet", "csv": "CSV", "jsonl": "JSON lines"}[kind]
         raise ValueError(f"DATA {kind}: expected a readable {form} file, got {path}.") from error
-    for name in (label, value):
+    for name in (label, *values):
         if table[name].null_count:
             raise ValueError(
                 f"{path}, column {name!r}: expected no empty entries, got {table[name].null_count}."
             )
     labels, class_names = _labels(table[label], f"{path}, column {label!r}", options.class_names)
-    if not (kind == "parquet" and value == IMAGE):
-        texts = table[value].to_pylist()
-        return TextDataset(texts.__getitem__, labels, options.row_label, class_names)
-    image = _encoded(table[value].combine_chunks(), f"{path}, column {value!r}")
+    if not (kind == "parquet" and values == (IMAGE,)):
+        texts = [table[name].to_pylist() for name in values]
+        names = _row_names(values)
+        return TextDataset(
+            lambda row: {name: column[row] for name, column in zip(names, texts, strict=True)},
+            labels,
+            options.row_label,
+            class_names,
+        )
+    image = _encoded(table[IMAGE].combine_chunks(), f"{path}, column {IMAGE!r}")
     return ImageDataset(
         lambda row: open_image(image[row].as_py()),
         labels,
@@ -101,13 +107,19 @@ def open_saved_dataset(path: Path, options: TableOptions) -> Dataset[Any]:
     label = _label_column(list(features), path, options.label_column)
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     texts = [n for n, kind in features.items() if getattr(kind, "dtype", "").endswith("string")]
-    value = images[0] if images else _text_column(texts, label, path, list(features))
+    values = tuple(images[:1]) or _text_columns(texts, label, path, list(features))
     labels, class_names = _saved_labels(dataset, label, f"{path}, column {label!r}", options)
-    column = dataset.select_columns([value])
+    rows = dataset.select_columns(list(values))
     if not images:
-        return TextDataset(lambda row: column[row][value], labels, options.row_label, class_names)
+        names = dict(zip(values, _row_names(values), strict=True))
+        return TextDataset(
+            lambda row: {names[column]: text for column, text in rows[row].items()},
+            labels,
+            options.row_label,
+            class_names,
+        )
     return ImageDataset(
-        lambda row: column[row][value],
+        lambda row: rows[row][images[0]],
         labels,
         lambda row: f"Row {row} of {path}",
         options.images,
@@ -156,18 +168,18 @@ def _reader(kind: str, path: Path) -> tuple[Callable[[list[str]], Any], dict[str
 
 def _choose_columns(
     kind: str, path: Path, types: dict[str, Any], label_column: str | None
-) -> tuple[str, str]:
-    """The column of images or texts, and that of labels."""
+) -> tuple[tuple[str, ...], str]:
+    """The columns of images or texts, and that of labels."""
     names = list(types)
     if kind == "parquet" and IMAGE in names:
-        return IMAGE, _label_column(names, path, label_column)
+        return (IMAGE,), _label_column(names, path, label_column)
     texts = [name for name in names if _is_text(types[name])]
     if kind == "parquet" and not texts:
         raise ValueError(
             f"{path}: expected a column {IMAGE!r}, or {TEXT_COLUMNS[0]!r}, got {', '.join(names)}."
         )
     label = _label_column(names, path, label_column)
-    return _text_column(texts, label, path, names), label
+    return _text_columns(texts, label, path, names), label
 
 
 def _label_column(names: Sequence[str], path: Path, label_column: str | None) -> str:
@@ -181,18 +193,28 @@ def _label_column(names: Sequence[str], path: Path, label_column: str | None) ->
     )
 
 
-def _text_column(texts: Sequence[str], label: str, path: Path, names: Sequence[str]) -> str:
+def _text_columns(
+    texts: Sequence[str], label: str, path: Path, names: Sequence[str]
+) -> tuple[str, ...]:
+    """The column of texts, or both of two: the tokenizer knows whether they are a pair."""
     others = [name for name in texts if name != label]
-    for name in TEXT_COLUMNS:
-        if name in others:
-            return name
-    if len(others) == 1:
-        return others[0]
+    text, sentence = TEXT_COLUMNS
+    if text in others and f"{text}_pair" not in others:
+        return (text,)
+    if len(others) in (1, 2):
+        return tuple(others)
+    if sentence in others:
+        return (sentence,)
     got = ", ".join(others) if others else f"none of strings but {', '.join(names)}"
     raise ValueError(
-        f"{path}: expected a column {TEXT_COLUMNS[0]!r}, or only one of strings, got {got}; rename "
-        f"the texts' column to {TEXT_COLUMNS[0]!r}."
+        f"{path}: expected a column {text!r}, or only one of strings, got {got}; rename the "
+        f"texts' column to {text!r}."
     )
+
+
+def _row_names(columns: Sequence[str]) -> list[str]:
+    """What columns of texts are called in a row."""
+    return list(columns) if len(columns) > 1 else [TEXT_COLUMNS[0]]
 
 
 def _labels(

@@ -9,16 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-TEXT_COLUMNS = ("text", "sentence")  # before the only column of texts, whatever its name is
+TEXT_COLUMNS = ("text", "sentence")  # taken before others
 LABEL_COLUMNS = ("label", "labels")
-IMAGE, TEXT, LABEL = "image", "text", "label"  # the entries of a row
+IMAGE, LABEL = "image", "label"  # the entries of a row
 
 
 class TextDataset(Dataset[dict[str, Any]]):
     """Texts that are read when they are indexed, as {"text": str, label_column: class}.
 
+    Rows of two texts have them under their own names, such as premise and hypothesis.
+
     Args:
-        read: row -> its text.
+        read: row -> its texts by name.
         labels: (N,) int64.
         label_column: the name of the label in a row.
         class_names: a name by class, or None.
@@ -26,7 +28,7 @@ class TextDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        read: Callable[[int], str],
+        read: Callable[[int], dict[str, str]],
         labels: NDArray[np.int64],
         label_column: str = LABEL,
         class_names: Sequence[str] | None = None,
@@ -38,4 +40,4 @@ class TextDataset(Dataset[dict[str, Any]]):
         return len(self.labels)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return {TEXT: self._read(row), self.label_column: int(self.labels[row])}
+        return {**self._read(row), self.label_column: int(self.labels[row])}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,7 @@ def load_state(
     own = model.state_dict()
     before: dict[str, Tensor] = {}
     best: Misfit | None = None
-    for prefix, part in _candidates(state, own):
+    for prefix, part in _ranked(_candidates(state, own), own):
         if not before and not _same_shapes(part, own):  # it may fail halfway
             before = {key: t.clone() for key, t in own.items() if isinstance(t, Tensor)}
         misfit = _load(model, part, own)
@@ -158,8 +158,6 @@ def _candidates(
 
     for prefix in _prefixes(state):
         part = behind(prefix)
-        if prefix and own and not set(part) & set(own):
-            continue
         for candidate in (part, rename(part, new_name)):
             if candidate is part or set(candidate) != set(part):
                 yield prefix, candidate
@@ -168,6 +166,17 @@ def _candidates(
                     current = rename(candidate, lambda n: n)
                     current._metadata = own._metadata  # type: ignore[attr-defined]
                     yield prefix, current
+
+
+def _ranked(
+    candidates: Iterable[tuple[str, dict[str, Tensor]]], own: Mapping[str, Any]
+) -> list[tuple[str, dict[str, Tensor]]]:
+    """Those whose names fit best first; without those of which no name fits, if there are others.
+
+    A hook that meets names of another network may change the model for them.
+    """
+    ranked = sorted(candidates, key=lambda candidate: len(set(candidate[1]) ^ set(own)))
+    return [c for c in ranked if set(c[1]) & set(own)] or ranked
 
 
 def _load(model: nn.Module, part: Mapping[str, Tensor], own: Mapping[str, Any]) -> Misfit:
@@ -183,7 +192,7 @@ def _load(model: nn.Module, part: Mapping[str, Tensor], own: Mapping[str, Any]) 
     try:
         model.load_state_dict(part, strict=False)
     except Exception as error:  # other shapes; or whatever a hook of the model raises
-        failure = " ".join(str(error).split())
+        failure = " ".join(str(error).split())[:300]
     finally:
         handle.remove()
     shapes = [

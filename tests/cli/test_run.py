@@ -112,7 +112,7 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
         "-k", 7, "--layers", "0, 2", "--batch-size", 11, "--device", "cpu", "--threads", 3,
         "--backend", "cpu", "--memory", "2GiB", "--all-votes", "--quiet", "--metric", "cosine",
         "--vote-weights", "exp", "--temperature", "0.1", "--reference", "label",
-        "--keep-embeddings", tmp_path / "kept", "--label-column", "stars"
+        "--keep-embeddings", tmp_path / "kept"
     )  # fmt: skip
     assert sentence == "Error: far enough\n"
     assert passed == {
@@ -133,7 +133,7 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
         "early_exit": False,
         "progress": False,
         "run_dir": tmp_path / "o" / ".unfinished",
-        "label_column": "stars",
+        "label_column": None,
         "processor": None,
     }
 
