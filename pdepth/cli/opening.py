@@ -79,7 +79,6 @@ def open_data(specs: DataSpecs, model: str | None, network: nn.Module | None) ->
             images,
             label_column=specs.label_column,
             class_names=names,
-            held_out=True,
         )
     if support is not None and queries is not None:
         inputs.check_same_classes(support, queries)

@@ -33,7 +33,6 @@ def load_data(
     *,
     label_column: str | None = None,
     class_names: Sequence[str] | None = None,
-    held_out: bool = False,
 ) -> Data:
     """Open the dataset that DATA names; labels are checked, pixels read when they are indexed.
 
@@ -49,7 +48,6 @@ def load_data(
             are mappings, {"text": str, label_column: class}, it keeps its name.
         class_names: how classes are numbered that have names, where all of theirs are among
             these; otherwise names are numbered as they are sorted.
-        held_out: of a LightningDataModule, take the test rows, not those of training.
 
     Raises:
         ValueError: an unknown form, or content of another kind.
@@ -60,7 +58,7 @@ def load_data(
     table = TableOptions(options, label_column, class_names)
     kind, name = split_spec(spec, "DATA", DATA_FORMS)
     if kind == PYTHON:
-        return _users_data(spec, held_out)
+        return _users_data(spec)
     path = Path(name).expanduser()
     if kind in FOLDERS and not path.is_dir():
         raise FileNotFoundError(f"DATA {kind}: expected an existing folder, got {path}.")
@@ -161,35 +159,21 @@ def dataset_images(data: Data, rows: int) -> DatasetImages | None:
     return None
 
 
-def _users_data(spec: str, held_out: bool) -> Data:
+def _users_data(spec: str) -> Data:
     data: Any = call_function(spec, "DATA")
-    if any(kind.__name__ == "LightningDataModule" for kind in type(data).__mro__):
-        data = _loader_of(data, spec, "test" if held_out else "train")
     package = type(data).__module__.partition(".")[0]
     if package == "datasets" and isinstance(data, dict):
         raise TypeError(
             f"DATA: expected one split from {spec}, got a {type(data).__name__} of "
             f"{', '.join(map(str, data))}; return one of them, such as data['train']."
         )
-    if not isinstance(data, (Dataset, DataLoader)) and package != "datasets":
+    readable = isinstance(data, Dataset | DataLoader) or hasattr(data, "train_dataloader")
+    if not readable and package != "datasets":
         raise TypeError(
             f"DATA: expected a torch Dataset or DataLoader from {spec}, got {type(data).__name__}."
         )
     opened: Data = data
     return opened
-
-
-def _loader_of(module: Any, spec: str, stage: str) -> Any:
-    """The loader of a LightningDataModule for training or test, which Lightning's Trainer takes."""
-    try:
-        module.prepare_data()
-        module.setup("fit" if stage == "train" else stage)
-        return getattr(module, f"{stage}_dataloader")()
-    except Exception as error:  # the user's own, or Lightning's where there is no such loader
-        raise RuntimeError(
-            f"DATA: {stage}_dataloader of the {type(module).__name__} from {spec} failed; return "
-            "the DataLoader itself from a function."
-        ) from error
 
 
 def _image_folder(path: Path, options: TableOptions) -> Dataset[Any]:

@@ -115,7 +115,6 @@ def _open(spec: str, names: Sequence[str] | None, result: DepthResult | Ensemble
         inputs.ImageOptions(size),
         label_column=result.meta.get(LABEL_COLUMN),
         class_names=names,
-        held_out=isinstance(result, DepthResult) and not result.leave_one_out,
     )
     dataset = inputs.unwrap_loader(data)
     count = len(result if isinstance(result, DepthResult) else result.labels)
