@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import nn
 from torch.utils.data import Dataset
 
-from pdepth import __version__
+from pdepth import __version__, inputs
 from pdepth.analysis import networks as network_members
 from pdepth.analysis.ensemble import Ensemble, Member
 
@@ -48,6 +48,8 @@ class EnsembleSettings:
         layers, k: as in `pdepth.prediction_depth`.
         train: the name of the training function. held_out, seed: of the random splits.
         read: the name of a function that yields networks with splits of their own, instead.
+        model: the name of the network whose checkpoints that function yields. ema: of those.
+        label_column: of the dataset, where it is not "label".
     """
 
     data: str
@@ -57,10 +59,14 @@ class EnsembleSettings:
     held_out: float = 0.1
     seed: int = 0
     read: str | None = None
+    model: str | None = None
+    ema: bool = False
+    label_column: str | None = None
 
     def meta(self) -> dict[str, str]:
         """The settings in words, without those that are None or do not apply."""
-        unused = ("held_out", "seed") if self.read else ()
+        unused = {"held_out", "seed"} if self.read else set()
+        unused |= set() if self.ema else {"ema"}  # which older files do not name
         return {
             name: str(value)
             for name, value in asdict(self).items()
@@ -148,16 +154,23 @@ def add_networks(
 
 
 def read_networks(
-    pairs: Callable[[], Iterable[tuple[nn.Module, Any]]],
+    pairs: Callable[[], Iterable[tuple[Any, Any]]],
     numbers: Sequence[int],
     missing: Sequence[int],
+    *,
+    model: nn.Module | None = None,
+    ema: bool = False,
 ) -> Iterator[tuple[int, nn.Module, Any]]:
     """Number the networks that a user's function yields, and leave out those counted before.
 
     Args:
-        pairs: called without arguments; yields (network, rows that it was held out from).
+        pairs: called without arguments; yields (network, rows that it was held out from). A network
+            is a module, a fitted skorch net or, with `model`, a checkpoint: a state dict or the
+            path of one, as `pdepth.inputs.read_state` takes it.
         numbers: of the networks, in the order in which they come.
         missing: the numbers that are to be measured.
+        model: the network that checkpoints are loaded into, one after the other.
+        ema: take the averaged weights of checkpoints.
 
     Yields:
         (number, network, held-out rows) of each missing number.
@@ -169,7 +182,25 @@ def read_networks(
                 f"{type(pair).__name__}."
             )
         if number in missing:
-            yield number, *pair
+            yield number, _network(pair[0], f"network {number} of pairs", model, ema), pair[1]
+
+
+def _network(network: Any, what: str, model: nn.Module | None, ema: bool) -> nn.Module:
+    """The network of a pair; `model` with the weights of a checkpoint."""
+    if not isinstance(network, str | os.PathLike | Mapping):
+        return inputs.network_of(network, what)
+    if model is None:
+        raise ValueError(
+            f"{what}: expected a torch.nn.Module, got a checkpoint; pass --model MODEL (model=), "
+            "the network that it is of."
+        )
+    source = "a state dict"
+    if not isinstance(network, Mapping):
+        source = str(network)
+        network = inputs.read_checkpoint(source, what)
+    state = inputs.find_state(network, source, ema=ema, what=what)
+    inputs.load_state(model, state, source=source, what=what)
+    return model
 
 
 def merge_ensembles(paths: Sequence[str | os.PathLike[str]]) -> Ensemble:

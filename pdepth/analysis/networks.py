@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Subset
 from pdepth.analysis.ensemble import Member
 from pdepth.arrays import arguments
 from pdepth.depth import prediction_depth
+from pdepth.inputs import network_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,7 +49,7 @@ def network_seed(number: int, seed: int = 0) -> int:
 
 
 def train_all(
-    train: Callable[[Any, int], nn.Module],
+    train: Callable[[Any, int], Any],
     data: Dataset[Any],
     numbers: Iterable[int],
     *,
@@ -58,7 +59,8 @@ def train_all(
     """Train networks, and yield each with its number and the rows held out from it.
 
     Args:
-        train: called with the remaining rows of `data`, a Dataset, and a seed; returns the network.
+        train: called with the remaining rows of `data`, a Dataset, and a seed; returns the
+            network, or a fitted skorch net.
         data: a Dataset with a length.
         numbers: of the networks.
         held_out: share of rows held out from each.
@@ -68,9 +70,7 @@ def train_all(
         rows = draw_held_out_rows(count, held_out, number, seed)
         support = Subset(data, _other_rows(count, rows))
         model = train(support, network_seed(number, seed))
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"train: expected it to return a network, got {type(model).__name__}.")
-        yield number, model, rows
+        yield number, network_of(model, "network returned by train"), rows
 
 
 def measure(

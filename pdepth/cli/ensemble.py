@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pdepth.arrays import arguments
+from pdepth.cli.opening import DataSpecs, open_data
 from pdepth.cli.options import (
     BatchSize,
     Device,
+    Ema,
     ImageSize,
+    LabelColumn,
     Layers,
     Memory,
     Overwrite,
@@ -24,6 +27,8 @@ from pdepth.cli.output import print_cost, print_written
 from pdepth.optional import require
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pdepth.analysis.ensemble import Ensemble, Member
     from pdepth.analysis.ensemble_file import EnsembleSettings, NetworkSource
     from pdepth.analysis.groups import Groups
@@ -54,9 +59,18 @@ def ensemble(
         str | None,
         typer.Option(
             metavar="FILE.py:FUNCTION",
-            help="Called without arguments; yields (network, rows it was held out from).",
+            help="Called without arguments; yields (network, rows it was held out from), or with "
+            "--model (path of its checkpoint, rows).",
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="The network of --read's checkpoints, as in pdepth run."
+        ),
+    ] = None,
+    ema: Ema = False,
+    label_column: LabelColumn = None,
     merge: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="Add up these ensemble.parquet, more than one."),
@@ -85,16 +99,21 @@ def ensemble(
       pdepth ensemble --out digits
       pdepth ensemble --data imagefolder:all --train nets.py:train --networks 250 --out depths
       pdepth ensemble --data nets.py:data --read nets.py:networks --out depths
+      pdepth ensemble --data csv:all.csv --read runs.py:checkpoints --model hf:bert --out depths
       pdepth ensemble --merge a/ensemble.parquet --merge b/ensemble.parquet --out both
     """
     _check_combination(data, train, read, merge)
+    if (model is not None or ema) and (read is None or model is None):
+        raise ValueError(
+            "--model and --ema: expected together with --read, and --ema with --model."
+        )
     if not merge and first == 0 and networks < 2:
         raise ValueError(f"--networks: expected an integer >= 2, got {networks}.")
     arguments.check_int(k, "--k")
     for module in ("pyarrow", *(() if data or merge else ("sklearn",))):
         require(module, "pdepth ensemble", "demo")
     start = time.monotonic()
-    from pdepth import demo
+    from pdepth import demo, inputs
     from pdepth.analysis.ensemble_file import (
         EnsembleSettings,
         add_networks,
@@ -103,7 +122,7 @@ def ensemble(
     )
     from pdepth.report import folder
 
-    dataset = None
+    dataset: Any = None
     if merge:
         folder.check_out(out, (folder.ENSEMBLE, folder.GROUPS_PICTURE), overwrite=overwrite)
         result = merge_ensembles(merge)
@@ -111,13 +130,22 @@ def ensemble(
         result.save(out / folder.ENSEMBLE)
     else:
         folder.check_out(out, ())
-        settings = EnsembleSettings(data or demo.DATA, layers, k, train, held_out, seed, read)
+        settings = EnsembleSettings(
+            data or demo.DATA, layers, k, train, held_out, seed, read, model, ema, label_column
+        )
         before = resume_ensemble(out / folder.ENSEMBLE, settings.meta(), overwrite=overwrite)
-        dataset = _open_dataset(data, image_size)
+        opened = network = None
+        if data is None:
+            dataset = demo.moved_digits()
+        else:
+            specs = DataSpecs(data, label_column=label_column, image_size=image_size)
+            network = None if model is None else inputs.load_model(model, untrained=True)
+            opened = open_data(specs, model, network)
+            dataset = inputs.unwrap_loader(opened.support)
         numbers = range(first, first + networks)
         result = add_networks(
             before,
-            _network_source(settings, dataset, numbers),
+            _network_source(settings, dataset, numbers, network),
             dataset,
             numbers,
             out / folder.ENSEMBLE,
@@ -129,6 +157,8 @@ def ensemble(
             device=device,
             num_threads=threads,
             memory=memory,
+            label_column=None if opened is None else opened.label_column,
+            processor=None if opened is None else opened.processor,
             progress=False,
         )
     groups = _find_groups(result, quiet)
@@ -153,15 +183,9 @@ def _check_combination(
         raise ValueError(f"--merge: expected two files or more, got {merge[0]} alone.")
 
 
-def _open_dataset(data: str | None, image_size: int | None) -> Any:
-    from pdepth import demo, inputs
-
-    if data is None:
-        return demo.moved_digits()
-    return inputs.unwrap_loader(inputs.load_data(data, inputs.ImageOptions(image_size)))
-
-
-def _network_source(settings: EnsembleSettings, dataset: Any, numbers: range) -> NetworkSource:
+def _network_source(
+    settings: EnsembleSettings, dataset: Any, numbers: range, network: nn.Module | None
+) -> NetworkSource:
     """The function that yields the missing networks: read, or trained."""
     from pdepth import demo, inputs
     from pdepth.analysis.ensemble_file import read_networks
@@ -169,7 +193,7 @@ def _network_source(settings: EnsembleSettings, dataset: Any, numbers: range) ->
 
     if settings.read is not None:
         pairs = partial(inputs.call_function, settings.read, "--read")
-        return partial(read_networks, pairs, numbers)
+        return partial(read_networks, pairs, numbers, model=network, ema=settings.ema)
     train = settings.train
     function = demo.train if train is None else inputs.load_function(train, "--train")
     return partial(train_all, function, dataset, held_out=settings.held_out, seed=settings.seed)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parents[1]
 
 EXPECTED = (ValueError, TypeError, ImportError, MemoryError, OSError)  # one sentence each
 DIFFERS, USAGE, INTERRUPTED, UNREAD = 1, 2, 130, 141  # the last two: 128 and the signal's number
@@ -14,12 +19,13 @@ DIFFERS, USAGE, INTERRUPTED, UNREAD = 1, 2, 130, 141  # the last two: 128 and th
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a user's error into a line on standard error and an exit status.
+    """Turn a user's error into a line on standard error and an exit status; warnings into notes.
 
     Works as a context manager and as a decorator.
     """
     try:
-        yield
+        with _one_line_warnings():
+            yield
     except KeyboardInterrupt as error:
         print(" ".join(["Interrupted.", *map(str, error.args)]), file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
@@ -35,6 +41,24 @@ def one_line_errors() -> Iterator[None]:
         text = " ".join(text.split()) or f"{type(error).__name__}."
         print(f"Error: {text}", file=sys.stderr)
         raise SystemExit(USAGE) from None
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Print pdepth's own warnings as a line each; others as they are."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_line(
+            message: Any, category: Any, filename: str, lineno: int, *rest: Any, **more: Any
+        ) -> None:
+            if issubclass(category, UserWarning) and PACKAGE in Path(filename).parents:
+                print(f"Note: {message}", file=sys.stderr)
+            else:
+                show(message, category, filename, lineno, *rest, **more)
+
+        warnings.showwarning = show_line
+        yield
 
 
 def _is_own(error: BaseException) -> bool:

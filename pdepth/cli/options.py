@@ -10,19 +10,31 @@ import typer
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="torchvision:NAME, timm:NAME or path/to/file.py:function."
+        metavar="MODEL", help="torchvision:NAME, timm:NAME, hf:DIR or path/to/file.py:function."
     ),
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="State dict: .pt, .pth or .safetensors."),
+    typer.Option(
+        metavar="FILE",
+        help="State dict or checkpoint (.pt, .pth, .ckpt, .bin, .safetensors), an index of shards "
+        "(.json), or a folder of them.",
+    ),
+]
+Ema = Annotated[
+    bool, typer.Option("--ema", help="Take the averaged weights (EMA) of a checkpoint.")
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Column of the labels.", show_default="label, or labels"),
 ]
 Support = Annotated[
     str | None,
     typer.Option(
         metavar="DATA",
-        help="The training set, whose rows vote: imagefolder:DIR, parquet:FILE (columns image, "
-        "label), npz:FILE (x, y) or path/to/file.py:function.",
+        help="The training set, whose rows vote: imagefolder:DIR, parquet:FILE (columns image or "
+        "text, label), csv:FILE and jsonl:FILE (text, label), dataset:DIR (saved by datasets), "
+        "npz:FILE (x, y) or path/to/file.py:function.",
     ),
 ]
 Queries = Annotated[

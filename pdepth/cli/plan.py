@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import typer
 
+from pdepth.cli.opening import DataSpecs, open_data
 from pdepth.cli.options import (
     Backend,
     BatchSize,
     Device,
+    Ema,
     ImageSize,
     Keep,
     Ks,
+    LabelColumn,
     Layers,
     Memory,
     Metric,
@@ -25,8 +28,10 @@ from pdepth.cli.options import (
 def plan(
     model: Model,
     weights: Weights = None,
+    ema: Ema = False,
     support: Support = None,
     queries: Queries = None,
+    label_column: LabelColumn = None,
     layers: Layers = "auto",
     k: Ks = None,
     metric: Metric = "sqeuclidean",
@@ -47,8 +52,9 @@ def plan(
     from pdepth import inputs
     from pdepth.report.run import RunOptions, plan_run
 
-    network = inputs.load_model(model, weights, untrained=True)
-    images = inputs.ImageOptions.for_model(network, image_size)
+    specs = DataSpecs(support, queries, label_column, image_size)
+    network = inputs.load_model(model, weights, untrained=True, ema=ema)
+    opened = open_data(specs, model, network)
     options = RunOptions(
         layers=layers,
         k=tuple(k or [30]),
@@ -59,7 +65,7 @@ def plan(
         batch_size=batch_size,
         num_threads=threads,
         keep_embeddings=keep_embeddings,
+        label_column=opened.label_column,
+        processor=opened.processor,
     )
-    support_data = inputs.load_data(support, images)
-    query_data = None if queries is None else inputs.load_data(queries, images)
-    typer.echo(plan_run(network, support_data, query_data, options))
+    typer.echo(plan_run(network, opened.support, opened.queries, options))

@@ -10,13 +10,16 @@ import typer
 
 from pdepth import __version__
 from pdepth.arrays import arguments
+from pdepth.cli.opening import DataSpecs, OpenedData, open_data
 from pdepth.cli.options import (
     Backend,
     BatchSize,
     Device,
+    Ema,
     ImageSize,
     Keep,
     Ks,
+    LabelColumn,
     Layers,
     Memory,
     Metric,
@@ -33,6 +36,8 @@ from pdepth.cli.output import print_cost, print_results, print_written
 from pdepth.optional import require
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pdepth.report.probes import ProbeTable
     from pdepth.report.run import Run
 
@@ -40,8 +45,10 @@ if TYPE_CHECKING:
 def run(
     model: Model,
     weights: Weights = None,
+    ema: Ema = False,
     support: Support = None,
     queries: Queries = None,
+    label_column: LabelColumn = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the results.")] = None,
     layers: Layers = "auto",
     k: Ks = None,
@@ -74,7 +81,8 @@ def run(
         typer.Option(
             metavar="NUMBERS",
             help="Of pixels in 0..1, with commas (one number: grey); default: a timm model's own, "
-            "else ImageNet's. Data from a .py file is not normalised.",
+            "else ImageNet's. Data from a .py file is not normalised; images for hf:DIR are by its "
+            "processor.",
         ),
     ] = None,
     std: Annotated[str | None, typer.Option(metavar="NUMBERS", help="As --mean.")] = None,
@@ -100,6 +108,7 @@ def run(
       pdepth run nets.py:mlp --support npz:digits.npz --layers 'blocks.*' --out depths
       pdepth run nets.py:mlp --support npz:digits.npz -k 5 -k 10 -k 30 --out depths
       pdepth run nets.py:mlp --support npz:digits.npz --vote-weights exp --metric cosine --out out
+      pdepth run hf:finetuned --support csv:train.csv --queries csv:test.csv --out depths
       pdepth run torchvision:vgg16 --show-probes
     """
     ks = tuple(k or [30])
@@ -112,21 +121,17 @@ def run(
     mean_std = parse_numbers("--mean", mean), parse_numbers("--std", std)
     start = time.monotonic()
     from pdepth import inputs
-    from pdepth.embeddings.placement import ProbeOptions
-    from pdepth.report import pictures, probes
+    from pdepth.report import pictures
     from pdepth.report.run import RunOptions, plan_run, run_to_folder
 
-    network = inputs.load_model(model, weights, untrained=show_probes)
-    images = inputs.ImageOptions.for_model(network, image_size, *mean_std)
-    support_data = None if support is None else inputs.load_data(support, images)
+    specs = DataSpecs(support, queries, label_column, image_size, *mean_std)
+    network = inputs.load_model(model, weights, untrained=show_probes, ema=ema)
+    opened = open_data(specs, model, network)
     if show_probes:
-        _print_probes(probes.describe_probes(network, ProbeOptions(layers=layers), support_data))
+        _print_probes(_describe_probes(network, layers, opened))
         return
     assert support is not None
-    assert support_data is not None
-    query_data = None if queries is None else inputs.load_data(queries, images)
-    if query_data is not None:
-        inputs.check_same_classes(support_data, query_data)
+    assert opened.support is not None
     options = RunOptions(
         layers=layers,
         k=ks,
@@ -141,15 +146,17 @@ def run(
         batch_size=batch_size,
         num_threads=threads,
         keep_embeddings=keep_embeddings,
+        label_column=opened.label_column,
+        processor=opened.processor,
     )
     if dry_run:
-        typer.echo(plan_run(network, support_data, query_data, options))
+        typer.echo(plan_run(network, opened.support, opened.queries, options))
         return
     assert out is not None
     finished = run_to_folder(
         network,
-        support_data,
-        query_data,
+        opened.support,
+        opened.queries,
         out,
         options,
         meta={
@@ -157,7 +164,12 @@ def run(
             "support": inputs.absolute_spec(support),
             "queries": inputs.absolute_spec(queries) if queries else "",
             "pdepth": __version__,
-            **pictures.image_meta(support_data, images),
+            **pictures.image_meta(
+                opened.support,
+                opened.images,
+                label_column,
+                inputs.network_classes(network),
+            ),
         },
         overwrite=overwrite,
         progress=not quiet,
@@ -177,6 +189,19 @@ def _check_folder(
 
         check_out(out, result_names(ks), overwrite=overwrite)
     require("pyarrow", "pdepth run", "tables")
+
+
+def _describe_probes(network: nn.Module, layers: str, opened: OpenedData) -> ProbeTable:
+    from pdepth.embeddings.dataset import DataOptions
+    from pdepth.embeddings.placement import ProbeOptions
+    from pdepth.report.probes import describe_probes
+
+    return describe_probes(
+        network,
+        ProbeOptions(layers),
+        opened.support,
+        data_options=DataOptions(opened.label_column, opened.processor),
+    )
 
 
 def _print_probes(table: ProbeTable) -> None:

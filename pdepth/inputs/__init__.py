@@ -6,37 +6,52 @@ Everything here works from Python, too:
     data = load_data("imagefolder:train", ImageOptions.for_model(model))
 """
 
+from pdepth.inputs.checkpoints import find_state, read_checkpoint, read_state
 from pdepth.inputs.datasets import (
     Data,
     absolute_spec,
     check_same_classes,
     class_names,
     dataset_images,
+    has_named_rows,
     known_labels,
     load_data,
     runs_code,
     unwrap_loader,
 )
 from pdepth.inputs.images import DatasetImages, ImageDataset, ImageOptions
-from pdepth.inputs.models import load_model
+from pdepth.inputs.models import is_pretrained, load_model
+from pdepth.inputs.networks import network_of
+from pdepth.inputs.pretrained import load_processor, network_classes, reads_images
 from pdepth.inputs.python_files import call_function, load_function
-from pdepth.inputs.weights import read_state
+from pdepth.inputs.texts import TextDataset
+from pdepth.inputs.weights import load_state
 
 __all__ = [
     "Data",
     "DatasetImages",
     "ImageDataset",
     "ImageOptions",
+    "TextDataset",
     "absolute_spec",
     "call_function",
     "check_same_classes",
     "class_names",
     "dataset_images",
+    "find_state",
+    "has_named_rows",
+    "is_pretrained",
     "known_labels",
     "load_data",
     "load_function",
     "load_model",
+    "load_processor",
+    "load_state",
+    "network_classes",
+    "network_of",
+    "read_checkpoint",
     "read_state",
+    "reads_images",
     "runs_code",
     "unwrap_loader",
 ]

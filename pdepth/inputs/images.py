@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+
+from pdepth.inputs.texts import IMAGE, LABEL
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BILINEAR = 2  # of PIL.Image.Resampling; it averages over what it shrinks
@@ -27,11 +29,13 @@ class ImageOptions:
             `size` x `size` cut out; None leaves images as they are, all of one size.
         mean, std: of the pixels in 0..1, one number per channel. One channel means grey, three
             mean RGB; images are converted to that.
+        raw: leave all to a processor: a row is {"image": PIL image, label column: class}.
     """
 
     size: int | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    raw: bool = False
 
     def __post_init__(self) -> None:
         if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
@@ -45,9 +49,16 @@ class ImageOptions:
             raise ValueError(f"image size: expected an integer >= 1, got {self.size}.")
 
     @classmethod
+    def for_processor(cls, processor: Any) -> ImageOptions:
+        """Options for an image processor of transformers, which does all but grey and RGB."""
+        mean = getattr(processor, "image_mean", None)
+        grey = isinstance(mean, list | tuple) and len(mean) == 1
+        return cls(raw=True, mean=(0.5,), std=(0.5,)) if grey else cls(raw=True)
+
+    @classmethod
     def for_model(
         cls,
-        model: nn.Module,
+        model: nn.Module | None,
         size: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -66,8 +77,10 @@ class ImageOptions:
         )
 
 
-class ImageDataset(Dataset[tuple[Tensor, int]]):
+class ImageDataset(Dataset[Any]):
     """Images that are read when they are indexed, as (tensor (C, H, W) float32, class).
+
+    With `ImageOptions.raw` a row is {"image": PIL image, label_column: class} instead.
 
     Args:
         read: row -> a PIL image, not yet decoded perhaps.
@@ -75,6 +88,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         row_name: row -> its name in an error ("Image data/a.jpg", "Row 7 of data.parquet").
         options: how an image becomes a tensor.
         class_names: a name by class, or None.
+        label_column: the name of the label in a row that is a mapping.
     """
 
     def __init__(
@@ -84,14 +98,18 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         row_name: Callable[[int], str],
         options: ImageOptions,
         class_names: Sequence[str] | None = None,
+        label_column: str = LABEL,
     ) -> None:
+        self.label_column = label_column
         self.labels, self.options, self.class_names = labels, options, class_names
         self._read, self._row_name = read, row_name
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+    def __getitem__(self, row: int) -> tuple[Tensor, int] | dict[str, Any]:
+        if self.options.raw:
+            return {IMAGE: self._opened(row), self.label_column: int(self.labels[row])}
         image = self.image(row)
         if image.shape[:2] != self._size:
             raise ValueError(
@@ -106,15 +124,20 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return the image as the network sees it, but for mean and std: (H, W, C) uint8.
 
-        Raises ValueError for an image that cannot be read.
+        Of a raw one, what the processor is called with. Raises ValueError for an image that cannot
+        be read.
         """
-        try:
-            image = self._read(row).convert("L" if len(self.options.mean) == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on broken files
-            raise ValueError(f"{self._row_name(row)} cannot be read as an image: {error}") from None
-        if self.options.size is not None:
+        image = self._opened(row)
+        if self.options.size is not None and not self.options.raw:
             image = _resize(image, self.options.size)
         return np.array(image).reshape(*image.size[::-1], len(self.options.mean))
+
+    def _opened(self, row: int) -> Any:
+        """The PIL image of a row, grey or RGB."""
+        try:
+            return self._read(row).convert("L" if len(self.options.mean) == 1 else "RGB")
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on broken files
+            raise ValueError(f"{self._row_name(row)} cannot be read as an image: {error}") from None
 
     @cached_property
     def _size(self) -> tuple[int, int]:
@@ -135,7 +158,15 @@ class DatasetImages(Sequence[Any]):
     def __getitem__(self, row: Any) -> Any:
         if isinstance(self._dataset, ImageDataset):
             return self._dataset.image(row)
-        return self._dataset[row][0]
+        return input_of(self._dataset[row])
+
+
+def input_of(row: Any) -> Any:
+    """The input of a row: the first of a pair; of a mapping its image, or None."""
+    if not isinstance(row, Mapping):
+        return row[0]
+    image = row.get(IMAGE, row.get("pixel_values"))
+    return np.asarray(image) if hasattr(image, "convert") else image  # a PIL image
 
 
 def open_image(content: bytes) -> Any:

@@ -9,23 +9,35 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
+from pdepth.inputs.checkpoints import read_state
+from pdepth.inputs.networks import network_of
+from pdepth.inputs.pretrained import load_pretrained
 from pdepth.inputs.python_files import PYTHON, call_function, split_spec
-from pdepth.inputs.weights import load_state, read_state
+from pdepth.inputs.weights import find_tensor, load_state
 from pdepth.optional import require
 
-MODEL_FORMS = {"torchvision": "NAME", "timm": "NAME"}
+PRETRAINED = "hf"
+MODEL_FORMS = {"torchvision": "NAME", "timm": "NAME", PRETRAINED: "DIR"}
 
 
 def load_model(
-    spec: str, weights: str | os.PathLike[str] | None = None, *, untrained: bool = False
+    spec: str,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    untrained: bool = False,
+    ema: bool = False,
 ) -> nn.Module:
     """Build the network that MODEL names, with the weights of a file.
 
     Args:
-        spec: torchvision:NAME, timm:NAME or path/to/file.py:function (called without arguments).
-        weights: a state dict (.pt, .pth or .safetensors; plain, or in a checkpoint). The number
-            of classes is read from it. file.py:function may bring its own instead.
-        untrained: allow a library's network without weights, to look at its structure.
+        spec: torchvision:NAME, timm:NAME, hf:DIR (a classifier that transformers saved) or
+            path/to/file.py:function (called without arguments; returns a torch module, a
+            LightningModule or a fitted skorch net).
+        weights: a state dict, as `read_state` reads it: a file, an index of shards or a folder.
+            The number of classes of a library's network is read from it. hf:DIR and
+            file.py:function may bring their own instead.
+        untrained: allow a network without weights, to look at its structure.
+        ema: take the averaged weights of a checkpoint.
 
     Raises:
         ValueError: an unknown form or name, no weights, or weights that do not fit.
@@ -33,13 +45,13 @@ def load_model(
         FileNotFoundError, ImportError: a file or a library is missing.
     """
     kind, name = split_spec(spec, "MODEL", MODEL_FORMS)
-    state = None if weights is None else read_state(weights)
+    if ema and weights is None:
+        raise ValueError("ema (--ema): expected together with weights (--weights FILE), got alone.")
+    state = None if weights is None else read_state(weights, ema=ema)
     if kind == PYTHON:
-        model = call_function(spec, "MODEL")
-        if not isinstance(model, nn.Module):
-            raise TypeError(
-                f"MODEL: expected a torch.nn.Module from {spec}, got {type(model).__name__}."
-            )
+        model = _users_model(spec)
+    elif kind == PRETRAINED:
+        model = load_pretrained(name, with_weights=state is None, untrained=untrained)
     elif state is None and not untrained:
         raise ValueError(
             f"MODEL {spec}: expected trained weights, as random ones say nothing about the data, "
@@ -47,9 +59,23 @@ def load_model(
         )
     else:
         model = _library_model(kind, name, state or {})
-    if state is not None and weights is not None:
-        load_state(model, state, spec, weights)
+    if state is not None:
+        load_state(model, state, name=spec, source=str(weights))
     return model
+
+
+def is_pretrained(spec: str) -> bool:
+    """Whether MODEL is hf:DIR, a folder that may hold a processor, too."""
+    return split_spec(spec, "MODEL", MODEL_FORMS)[0] == PRETRAINED
+
+
+def _users_model(spec: str) -> nn.Module:
+    model = call_function(spec, "MODEL")
+    try:
+        return network_of(model, "MODEL")
+    except TypeError:
+        kind = type(model).__name__
+        raise TypeError(f"MODEL: expected a torch.nn.Module from {spec}, got {kind}.") from None
 
 
 def _library_model(library: str, name: str, state: Mapping[str, Tensor]) -> nn.Module:
@@ -73,7 +99,8 @@ def _library_model(library: str, name: str, state: Mapping[str, Tensor]) -> nn.M
         # file may list its tensors in any order (safetensors: by name).
         own = model.state_dict()
         last = [key for key in own if key.endswith((".weight", ".bias"))][-1]
-        head = state.get(last, own[last])
+        head = find_tensor(state, last)
+        head = own[last] if head is None else head
         if head.ndim and len(head) != len(own[last]):
             return create(name, num_classes=len(head))
         return model

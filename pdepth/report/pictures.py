@@ -19,6 +19,7 @@ from pdepth.result import DepthResult
 
 SAMPLED = 64  # rows whose labels are compared where an input has to be read for each
 CLASS_NAMES, IMAGE_SIZE = "class_names", "image_size"  # in the meta of results
+LABEL_COLUMN = "label_column"  # likewise
 
 BuiltIn = Mapping[str, Callable[[DepthResult | Ensemble], Any]]
 
@@ -32,12 +33,27 @@ class Images:
     note: str = ""
 
 
-def image_meta(data: inputs.Data, options: inputs.ImageOptions) -> dict[str, str]:
-    """Return what the meta of a result keeps of its data, so that its images are found again."""
-    names = inputs.class_names(data)
-    return ({CLASS_NAMES: json.dumps(list(names))} if names else {}) | (
-        {IMAGE_SIZE: str(options.size)} if options.size else {}
-    )
+class Texts(ValueError):
+    """Data that has no images to show."""
+
+
+def image_meta(
+    data: inputs.Data,
+    options: inputs.ImageOptions,
+    label_column: str | None = None,
+    names: Sequence[str] | None = None,
+) -> dict[str, str]:
+    """Return what the meta of a result keeps of its data, so that its images are found again.
+
+    names: of the classes, where the data has none.
+    """
+    names = inputs.class_names(data) or names
+    meta = {CLASS_NAMES: json.dumps(list(names))} if names else {}
+    if options.size:
+        meta[IMAGE_SIZE] = str(options.size)
+    if label_column is not None:
+        meta[LABEL_COLUMN] = label_column
+    return meta
 
 
 def find_images(
@@ -59,9 +75,8 @@ def find_images(
     """
     result = next(iter(results.values())) if isinstance(results, Mapping) else results
     names = json.loads(result.meta[CLASS_NAMES]) if CLASS_NAMES in result.meta else None
-    size = int(result.meta[IMAGE_SIZE]) if IMAGE_SIZE in result.meta else None
     if spec is not None:
-        opened = _open(spec, size, result)
+        opened = _open(spec, names, result)
         return Images(opened.images, names or opened.names)
     spec = _named_data(result)
     if spec is None:
@@ -74,8 +89,10 @@ def find_images(
                 f"The pictures come from Python code, which a report runs only for --images {spec}."
             )
             return Images(names=names, note=note)
-        opened = _open(spec, size, result)
+        opened = _open(spec, names, result)
         return Images(opened.images, names or opened.names)
+    except Texts:
+        return Images(names=names)
     except (ValueError, TypeError, OSError, ImportError) as error:
         note = f"There are no pictures: {error} Pass --images DATA to say where they are now."
         return Images(names=names, note=note)
@@ -90,8 +107,15 @@ def _named_data(result: DepthResult | Ensemble) -> str | None:
     return meta.get("data") or None
 
 
-def _open(spec: str, size: int | None, result: DepthResult | Ensemble) -> Images:
-    data = inputs.load_data(spec, inputs.ImageOptions(size))
+def _open(spec: str, names: Sequence[str] | None, result: DepthResult | Ensemble) -> Images:
+    """The images of DATA, whose rows and labels are those of a result; `names`: of its classes."""
+    size = int(result.meta[IMAGE_SIZE]) if IMAGE_SIZE in result.meta else None
+    data = inputs.load_data(
+        spec,
+        inputs.ImageOptions(size),
+        label_column=result.meta.get(LABEL_COLUMN),
+        class_names=names,
+    )
     dataset = inputs.unwrap_loader(data)
     count = len(result if isinstance(result, DepthResult) else result.labels)
     if hasattr(dataset, "__len__") and len(dataset) != count:
@@ -104,6 +128,8 @@ def _open(spec: str, size: int | None, result: DepthResult | Ensemble) -> Images
                 f"images: expected the labels of the results in {spec}, got others in "
                 f"{len(differing)} of {len(rows)} rows, the first of them row {differing[0]}."
             )
+    if isinstance(dataset, inputs.TextDataset):
+        raise Texts(f"images: expected images in {spec}, got texts; leave out --images.")
     images = inputs.dataset_images(data, count)
     if images is None:
         raise ValueError(

@@ -40,6 +40,8 @@ class RunOptions:
     batch_size: int = 256
     num_threads: int | None = None
     keep_embeddings: str | os.PathLike[str] | None = None
+    label_column: str | None = None
+    processor: Any = None
 
     def of_plan(self) -> dict[str, Any]:
         """Those that `pdepth.plan` takes, too."""
@@ -53,6 +55,8 @@ class RunOptions:
             "batch_size": self.batch_size,
             "num_threads": self.num_threads,
             "keep_embeddings": self.keep_embeddings,
+            "label_column": self.label_column,
+            "processor": self.processor,
         }
 
     def of_depth(self) -> dict[str, Any]:
@@ -133,6 +137,7 @@ def run_to_folder(
             shown = support if queries is None else queries
             images = inputs.dataset_images(shown, len(results[options.k[0]]))
             names = inputs.class_names(support) or inputs.class_names(shown)
+            names = names or inputs.network_classes(inputs.network_of(model))
         return Run(results, folder.write_results(results, out, images, names))
 
 

@@ -138,8 +138,10 @@ def test_from_checkpoints_gives_what_a_recorder_noted(tmp_path: Path) -> None:
     assert (actual.depths[30].votes == expected.depths[30].votes).all()
     for name, values in model.state_dict().items():
         assert torch.equal(values, own[name])
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(ValueError, match=r"checkpoints\[0\]: expected a state dict .*, got none"):
         training.from_checkpoints(model, {0: {}}, data)
+    with pytest.raises(ValueError, match=r"checkpoints\[0\]: expected the tensors .* missing"):
+        training.from_checkpoints(model, {0: dict(list(states[0].items())[1:])}, data)
     renamed = {0: {f"net.{name}": value for name, value in states[0].items()}}
     actual = training.from_checkpoints(
         model,

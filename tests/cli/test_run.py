@@ -133,6 +133,8 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
         "early_exit": False,
         "progress": False,
         "run_dir": tmp_path / "o" / ".unfinished",
+        "label_column": None,
+        "processor": None,
     }
 
 

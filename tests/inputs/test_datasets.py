@@ -134,7 +134,7 @@ def test_files_that_are_something_else(tmp_path, content):
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ({"img": [b"a"], "label": [1]}, "expected a column 'image', got img, label"),
+        ({"img": [b"a"], "label": [1]}, "expected a column 'image', or 'text', got img, label"),
         (
             {"image": [b"a"], "label": [1.5]},
             r"'label': expected integers of shape \(1,\), got float64",
@@ -158,9 +158,9 @@ def test_parquet_mistakes(tmp_path, columns, sentence):
 
 def test_missing_files(tmp_path):
     with pytest.raises(
-        ValueError, match="DATA: expected imagefolder:DIR, parquet:FILE, .* got 'csv:a'"
+        ValueError, match="DATA: expected imagefolder:DIR, npz:FILE, .* got 'xls:a'"
     ):
-        load_data("csv:a")
+        load_data("xls:a")
     for spec in (f"npz:{tmp_path}/gone.npz", f"parquet:{tmp_path}/gone.parquet"):
         with pytest.raises(FileNotFoundError, match="expected an existing file, got .*gone"):
             load_data(spec)
@@ -185,7 +185,7 @@ def test_folders_whose_classes_differ_are_refused(tmp_path):
     b = load_data(f"imagefolder:{image_folder(tmp_path / 'b', {n: [pixels(2, 2)] for n in 'xz'})}")
     inputs.check_same_classes(a, a)
     with pytest.raises(
-        ValueError, match="queries: expected the 3 class folders of support, got 2, and 'y'"
+        ValueError, match="queries: expected the 3 classes of support, got 2, and 'y'"
     ):
         inputs.check_same_classes(a, b)
 
@@ -223,3 +223,42 @@ def test_what_is_known_of_data(tmp_path, monkeypatch):
     tensors = TensorDataset(torch.ones(2, 1, 4, 4), torch.tensor([3, 5]))
     assert inputs.known_labels(torch.utils.data.DataLoader(tensors)).tolist() == [3, 5]
     assert inputs.known_labels(torch.utils.data.Subset(tensors, [0])) is None
+
+
+def test_folders_are_numbered_as_a_networks_names(tmp_path):
+    root = image_folder(tmp_path, {name: [pixels(2, 2)] for name in ("cat", "dog")})
+    spec = f"imagefolder:{root}"
+    assert load_data(spec, class_names=["dog", "owl", "cat"]).labels.tolist() == [2, 0]
+    assert inputs.class_names(load_data(spec, class_names=["dog", "cat"])) == ["dog", "cat"]
+    for unfit in (["dog", "owl"], ["dog", "cat", "dog"]):
+        data = load_data(spec, class_names=unfit)
+        assert (data.labels.tolist(), inputs.class_names(data)) == ([0, 1], ["cat", "dog"])
+
+
+def test_raw_images_are_rows_for_a_processor(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    images = {"cat": [pixels(4, 5, 3)], "dog": [pixels(9, 7, 3), pixels(3, 3)]}
+    root = image_folder(tmp_path, images)
+    data = load_data(f"imagefolder:{root}", ImageOptions(raw=True), label_column="kind")
+    assert isinstance(data[1]["image"], image.Image)
+    np.testing.assert_array_equal(np.asarray(data[1]["image"]), images["dog"][0])
+    rows = [data[row] for row in range(3)]
+    assert [(row["image"].mode, row["image"].size) for row in rows] == [
+        ("RGB", (5, 4)), ("RGB", (7, 9)), ("RGB", (3, 3))
+    ]  # fmt: skip
+    assert [row["kind"] for row in rows] == [0, 1, 1]
+    np.testing.assert_array_equal(inputs.dataset_images(data, 3)[1], images["dog"][0])
+    grey = load_data(f"imagefolder:{root}", ImageOptions(raw=True, mean=(0.5,), std=(0.5,)))
+    assert grey[0]["image"].mode == "L"
+    assert inputs.has_named_rows(data)
+    assert not inputs.has_named_rows(load_data(f"imagefolder:{root}"))
+
+
+def test_label_column_of_images(tmp_path):
+    column = [encoded(image) for image in pixels(2, 4, 5, 3)]
+    spec = parquet(tmp_path / "a.parquet", image=column, kind=["b", "a"], label=[7, 8])
+    with pytest.warns(UserWarning, match="column 'kind': labels are names"):
+        data = load_data(spec, RAW, label_column="kind")
+    assert [label for _, label in data] == [1, 0]
+    assert inputs.class_names(data) == ["a", "b"]
+    assert [label for _, label in load_data(spec, RAW)] == [7, 8]

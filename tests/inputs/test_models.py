@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from pdepth.inputs import ImageOptions, load_data, load_model
+from pdepth.inputs import ImageOptions, load_data, load_model, network_of
 
 
 def small_network(classes: int) -> nn.Module:
@@ -69,7 +69,8 @@ def test_weights_that_do_not_fit(tmp_path, user_file):
     assert str(error.value) == (
         f"weights: expected the tensors of {user_file}:net, got {tmp_path / 'w.pt'} with 1 missing "
         "(first: 0.bias), 1 unexpected (first: extra), 1 of another shape (first: 2.weight, (9, 9) "
-        "in the file, (2, 3) in the model)."
+        "in the file, (2, 3) in the model); build the network that was saved, or pass this one's "
+        "own weights."
     )
 
 
@@ -128,3 +129,41 @@ def test_a_bug_in_the_users_file_keeps_its_traceback(tmp_path, user_file):
     for _ in range(2):  # a failed import is not remembered as a module
         with pytest.raises(RuntimeError, match="failed while it was imported"):
             load_model(f"{tmp_path / 'bad.py'}:net")
+
+
+def test_the_network_in_a_skorch_net(tmp_path):
+    skorch = pytest.importorskip("skorch")
+    net = skorch.NeuralNetClassifier(nn.Linear, module__in_features=3, module__out_features=2)
+    with pytest.raises(ValueError, match=r"expected a fitted skorch net, got .*; call net\.fit"):
+        network_of(net)
+    net.initialize()
+    assert network_of(net) is net.module_
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import skorch, torch\n"
+        "def net():\n"
+        "    options = dict(module__in_features=3, module__out_features=2)\n"
+        "    return skorch.NeuralNetClassifier(torch.nn.Linear, **options).initialize()\n"
+        "def unfitted():\n"
+        "    return skorch.NeuralNetClassifier(torch.nn.Linear)\n"
+    )
+    net.save_params(f_params=str(tmp_path / "w.pt"))
+    model = load_model(f"{file}:net", tmp_path / "w.pt")
+    assert torch.equal(model.weight, net.module_.weight)
+    with pytest.raises(ValueError, match="MODEL: expected a fitted skorch net"):
+        load_model(f"{file}:unfitted")
+
+
+def test_a_lightning_module_is_a_network(tmp_path):
+    lightning = pytest.importorskip("pytorch_lightning")
+    module = lightning.LightningModule()
+    assert network_of(module) is module
+
+
+def test_what_is_no_network():
+    with pytest.raises(TypeError, match=r"model: expected a torch\.nn\.Module, got a dict"):
+        network_of({})
+    with pytest.raises(TypeError, match="network: expected a torch.nn.Module, got None"):
+        network_of(None, "network")
+    with pytest.raises(TypeError, match=r"got the class Linear; pass an object of it, Linear\("):
+        network_of(nn.Linear)

@@ -16,6 +16,8 @@ from pdepth.result import DepthResult
 if TYPE_CHECKING:
     from torch import nn
 
+OF_ROWS = ("output", "label_column", "processor")  # options that each reading of the data takes
+
 
 class Recorder:
     """Record a network's predictions for the same examples while it trains, in plain PyTorch loops.
@@ -29,8 +31,8 @@ class Recorder:
         depth_every: measure depths at every so many-th record, starting with the first; 0 for
             never.
         batch_size, device: of the forward pass.
-        options: further options of `pdepth.prediction_depth`; unlike there, the defaults are
-            early_exit=False and progress=False.
+        options: further options of `pdepth.prediction_depth`, such as label_column and processor;
+            unlike there, the defaults are early_exit=False and progress=False.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Recorder:
             raise ValueError("depth_every: expected an integer >= 1 with support, got 0.")
         self._data, self._ids, self._support = data, ids, support
         self._forward: dict[str, Any] = {"batch_size": batch_size, "device": device}
+        self._forward |= {name: options.pop(name) for name in OF_ROWS if name in options}
         self._options: dict[str, Any] = {"early_exit": False, "progress": False} | options
         if not isinstance(self._options.get("k", 1), int):
             raise TypeError(f"k: expected one integer, got {self._options['k']!r}.")
@@ -100,43 +103,47 @@ class Recorder:
 
 
 def from_checkpoints(
-    model: nn.Module,
+    model: Any,
     checkpoints: Mapping[int, Any],
     data: Any,
     *,
     state_of: Callable[[Any], Mapping[str, Any]] | None = None,
+    ema: bool = False,
     **options: Any,
 ) -> Training:
     """Record a training from saved weights; the model's own weights are restored afterwards.
 
     Args:
         model: of the same architecture as the checkpoints.
-        checkpoints: by step, a state dict, or the path of a file that `torch.load` reads with
-            weights_only=True; one at a time is loaded.
+        checkpoints: by step, a state dict, a checkpoint that holds one, or the path of a file or
+            folder, each as `pdepth.inputs.read_state` takes them; one at a time is loaded.
         data: as in `Recorder`.
-        state_of: returns the model's state dict of what was loaded; None for the entry "state_dict"
-            (Lightning) or "model", or the whole.
+        state_of: returns the model's state dict of what was loaded; None for what
+            `pdepth.inputs.find_state` finds in it.
+        ema: take the averaged weights of checkpoints.
         options: of `Recorder`.
-    """
-    import torch
 
+    Raises:
+        ValueError: a checkpoint that holds no state dict, or one of another network.
+    """
+    from pdepth import inputs
+
+    network = inputs.network_of(model)
     recorder = Recorder(data, **options)
-    own_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    own_state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     try:
         for step in sorted(checkpoints):
-            checkpoint = checkpoints[step]
+            checkpoint, what = checkpoints[step], f"checkpoints[{step}]"
+            source = "a state dict"
             if isinstance(checkpoint, str | os.PathLike):
-                checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
-            state = _find_state(checkpoint) if state_of is None else state_of(checkpoint)
-            model.load_state_dict(state)
-            recorder.record(model, step)
+                source = str(checkpoint)
+                checkpoint = inputs.read_checkpoint(source, what)
+            if state_of is None:
+                state: Mapping[str, Any] = inputs.find_state(checkpoint, source, ema=ema, what=what)
+            else:
+                state = state_of(checkpoint)
+            inputs.load_state(network, state, source=source, what=what)
+            recorder.record(network, step)
     finally:
-        model.load_state_dict(own_state)
+        network.load_state_dict(own_state)
     return recorder.training()
-
-
-def _find_state(checkpoint: Any) -> Any:
-    for key in ("state_dict", "model"):
-        if isinstance(checkpoint.get(key), Mapping):
-            return checkpoint[key]
-    return checkpoint

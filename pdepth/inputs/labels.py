@@ -1,0 +1,65 @@
+"""Labels of a dataset: integers, or names that are numbered."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SHOWN = 10  # classes whose names a note lists
+
+
+def check_labels(labels: NDArray[Any], name: str, count: int) -> NDArray[np.int64]:
+    """Return labels as int64. Raises ValueError unless they are (count,) integers, count >= 1."""
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != count:
+        raise ValueError(
+            f"{name}: expected integers of shape ({count},), got {labels.dtype} of shape "
+            f"{labels.shape}."
+        )
+    if count == 0:
+        raise ValueError(f"{name}: expected at least one example, got none.")
+    return labels.astype(np.int64)
+
+
+def number_names(
+    names: Sequence[str], source: str, class_names: Sequence[str] | None = None
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Number labels that are names: as in `class_names` where all are there, else sorted.
+
+    A warning says how names were sorted.
+
+    Returns:
+        (N,) int64, and a name by class.
+    """
+    if not len(names):
+        raise ValueError(f"{source}: expected at least one example, got none.")
+    own, codes = np.unique(np.asarray(names, object).astype(str), return_inverse=True)
+    labels, known = renumber(codes.astype(np.int64), own.tolist(), class_names)
+    if known == own.tolist() and list(class_names or ()) != known:
+        more = ", ..." if len(known) > SHOWN else ""
+        warnings.warn(
+            f"{source}: labels are names; classes are numbered from 0 in their order: "
+            f"{', '.join(known[:SHOWN])}{more}.",
+            stacklevel=2,
+        )
+    return labels, known
+
+
+def renumber(
+    labels: NDArray[np.int64], own: Sequence[str], class_names: Sequence[str] | None
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Number classes as in `class_names`, if all names of a dataset's `own` are in it, once each.
+
+    Returns:
+        Labels (N,) int64, negative ones as they were, and a name by class.
+    """
+    position = {name: number for number, name in enumerate(class_names or ())}
+    if len(position) != len(class_names or ()) or not set(own) <= set(position):
+        return labels, list(own)
+    if labels.size and labels.max() >= len(own):
+        return labels, list(own)
+    new = np.array([position[name] for name in own], np.int64)
+    return np.where(labels < 0, labels, new[np.maximum(labels, 0)]), list(position)
