@@ -184,7 +184,7 @@ class Trace:
     def attends(self, call: Call) -> bool:
         """Whether a call computes attention: a softmax that leads on to the scores."""
         return any(
-            ("scaled_dot_product" in operation or operation == "_softmax")
+            ("scaled_dot_product" in operation or operation in ("_softmax", "_safe_softmax"))
             and self.reaches_output(node)
             for node, operation in enumerate(self.operations[call.begin : call.end], call.begin)
         )
