@@ -24,6 +24,8 @@ SHAPE_ONLY = frozenset(
     for kind in ("zeros", "ones", "full", "empty", "rand", "randn")
     for suffix in ("like",)
 ) | {"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
+# Operations of a layer, by a part of their names; others join a weight to values, as a class token.
+LAYERS = ("mm", "mv", "conv", "linear", "embedding")
 ACTIVATIONS = frozenset(
     [
         "relu",
@@ -172,6 +174,10 @@ class Trace:
             self.weighted[later] and self.reaches_output(later)
             for later in range(node + 1, len(self.parents))
         )
+
+    def is_layer(self, node: int) -> bool:
+        """Whether a node is the result of a layer with a matrix of weights."""
+        return self.weighted[node] and any(part in self.operations[node] for part in LAYERS)
 
     def branches(self, begin: int, end: int) -> list[int]:
         """The weighted nodes of a range that lead to the scores and are no cuts."""
