@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 import pdepth
 
-from helpers.spans import BATCH, QUERIES, ROW, SUPPORT, WIDTHS, CountingNetwork, network
+from helpers.spans import BATCH, DRY_ROWS, QUERIES, ROW, SUPPORT, WIDTHS, CountingNetwork, network
 
 
 def plan(**options):
@@ -44,7 +44,7 @@ def test_passes_and_rows_are_those_that_happen(monkeypatch):
         layers=["net.0", "net.2", "net.4"], progress=False,
     )  # fmt: skip
     ran = sum(rows for rows in model.rows if rows != "whole")
-    assert ran == found.forwarded + 4 + 2 * BATCH  # and the dry passes, and one for its bits
+    assert ran == found.forwarded + DRY_ROWS + 2 * BATCH  # and one batch again, for its bits
 
 
 def test_a_store_is_in_the_bill(tmp_path):

@@ -248,8 +248,8 @@ def _outside_modules(trace: Trace, units: Iterable[Unit]) -> list[str]:
     ranges += [(c.begin, c.end) for c in trace.root.walk() if not c.children and c.name]
     names = [
         trace.weights.get(node)
-        for node, weighted in enumerate(trace.weighted)
-        if weighted
+        for node in range(len(trace.parents))
+        if trace.is_layer(node)
         and trace.is_cut([node])
         and trace.has_weights_after(node)
         and not any(begin <= node < end for begin, end in ranges)

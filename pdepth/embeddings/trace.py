@@ -24,6 +24,8 @@ SHAPE_ONLY = frozenset(
     for kind in ("zeros", "ones", "full", "empty", "rand", "randn")
     for suffix in ("like",)
 ) | {"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
+# Operations of a layer, by a part of their names; others join a weight to values, as a class token.
+LAYERS = ("mm", "mv", "conv", "linear", "embedding")
 ACTIVATIONS = frozenset(
     name + suffix
     for name in (
@@ -135,6 +137,10 @@ class Trace:
             for later in range(node + 1, len(self.parents))
         )
 
+    def is_layer(self, node: int) -> bool:
+        """Whether a node is the result of a layer with a matrix of weights."""
+        return self.weighted[node] and any(part in self.operations[node] for part in LAYERS)
+
     def branches(self, begin: int, end: int) -> list[int]:
         """The weighted nodes of a range that lead to the scores and are no cuts."""
         return [
@@ -146,7 +152,7 @@ class Trace:
     def attends(self, call: Call) -> bool:
         """Whether a call computes attention: a softmax that leads on to the scores."""
         return any(
-            ("scaled_dot_product" in operation or operation == "_softmax")
+            ("scaled_dot_product" in operation or operation in ("_softmax", "_safe_softmax"))
             and self.reaches_output(node)
             for node, operation in enumerate(self.operations[call.begin : call.end], call.begin)
         )

@@ -75,6 +75,8 @@ class Units:
         if not any(trace.weighted[call.begin : call.end]):
             return [Unit(call, call, layer=True)]  # an activation of several modules, say
         if len(inner) == 1 and ends_of(trace, inner[0].last) == ends_of(trace, call):
+            if inner[0].block and type(call.module) is nn.Sequential:
+                return inner
             return [Unit(call, call, block=inner[0].block)]
         if inner and self._opens(call, inner):
             return [part for child in call.children for part in self._parts(child)]

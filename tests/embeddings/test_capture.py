@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from pdepth.arrays.memory import Budget, human
 from pdepth.backends import triton
 from pdepth.embeddings import collect
-from pdepth.embeddings.calling import at_rest
+from pdepth.embeddings.calling import Caller, at_rest
 from pdepth.embeddings.capture import capture, check_memory, footprint
 from pdepth.embeddings.dataset import Batches
 from pdepth.embeddings.inspection import inspect
@@ -75,17 +75,16 @@ def test_vision_transformer_tokens():
     torch.nn.init.normal_(model.heads.head.weight)
     data = images()
     names, got = run(model, data)
-    assert names[0] == "embedding"
-    assert [e.shape[1] for e in got.embeddings] == [8, 8, 8, 5]
-    start, tokens = [], []
-    with torch.no_grad():
+    layer = "encoder.layers.encoder_layer_"
+    assert names == ("input", f"{layer}0", f"{layer}1", "softmax")
+    assert [e.shape[1] for e in got.embeddings] == [3 * 16 * 16, 8, 8, 5]
+    tokens = []
+    with at_rest(model):  # without the fused attention, which runs no inner module
         for x in laid(data.tensors[0]):
             x = model._process_input(x)
             x = torch.cat([model.class_token.expand(len(x), -1, -1), x], dim=1)
-            x = model.encoder.dropout(x + model.encoder.pos_embedding)
-            start.append(x.mean(1))
-            tokens.append(model.encoder.layers[0](x)[:, 0])
-    assert_same(got.embeddings[0], torch.cat(start))
+            tokens.append(model.encoder.layers[0](x + model.encoder.pos_embedding)[:, 0])
+    assert_same(got.embeddings[0], data.tensors[0].flatten(1))
     assert_same(got.embeddings[1], torch.cat(tokens))
 
 
@@ -110,7 +109,6 @@ def test_timm(name):
             second = model.features[0](x)
         else:
             start = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x))))
-            assert_same(got.embeddings[0], start.mean(1))
             second = model.blocks[0](start)[:, 0]
         assert_same(got.embeddings[1], second.flatten(1))
         assert_same(got.embeddings[-1], model(x).softmax(1))
@@ -222,10 +220,13 @@ def test_a_model_that_wants_its_channels_first_has_them():
 
 
 def test_integer_inputs_stay_integers():
-    model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.ReLU(), nn.Linear(12, 3))
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Tanh(), nn.Linear(12, 3))
     tokens = torch.arange(18).view(6, 3) % 7
-    _, got = run(model, TensorDataset(tokens, torch.zeros(6, dtype=torch.int32)))
-    assert_same(got.embeddings[0], tokens)
+    data = TensorDataset(tokens, torch.zeros(6, dtype=torch.int32))
+    names, got = run(model, data, probes=ProbeOptions(input=False))
+    assert names == ("0", "softmax")
+    with torch.no_grad():
+        assert_same(got.embeddings[0], model[0](tokens).mean(dim=1))
     assert got.labels.dtype == torch.int64
 
 
@@ -283,9 +284,9 @@ def test_probabilities_are_not_squashed_again():
 @pytest.mark.parametrize(
     ("wrap", "kind"),
     [
-        (lambda s: s.flatten(), r"shape \(10,\) for 2 inputs"),
-        (lambda s: s[:, :1], r"shape \(2, 1\) for 2 inputs"),
-        (lambda s: s[:1], r"shape \(1, 5\) for 2 inputs"),
+        (lambda s: s.flatten(), r"shape \(10,\) for 2 rows"),
+        (lambda s: s[:, :0], r"shape \(2, 0\) for 2 rows"),
+        (lambda s: s[:1], r"shape \(1, 5\) for 2 rows"),
         (lambda s: {"scores": s}, "dict"),
         (lambda s: None, "NoneType"),
     ],
@@ -305,33 +306,71 @@ class Twice(nn.Module):
         return self.head(self.pool(self.pool(self.conv(x))).flatten(1))
 
 
-def test_modules_that_do_not_run_exactly_once():
-    with pytest.raises(ValueError, match=r"exactly once .*, got 'pool', which runs more than once"):
-        run(Twice(), images(), ["pool"])
-    with pytest.raises(ValueError, match=r"exactly once .*, got 'spare', which runs never"):
-        run(Twice(), images(), ["spare"])
-    names, _ = run(Twice(), images())  # a guessed chain leaves them out
-    assert names == ("input", "conv", "head", "softmax")
+def test_modules_that_run_several_times_or_never():
+    torch.manual_seed(3)
+    model, data = Twice().eval(), images()
+    with pytest.raises(ValueError, match=r"'pool', which runs 2 times; name 'pool@1' to 'pool@2'"):
+        run(model, data, ["pool"])
+    with pytest.raises(ValueError, match=r"run in a forward pass, got 'spare', which runs never"):
+        run(model, data, ["spare"])
+    names, got = run(model, data, ["pool@2", "pool@1"])
+    assert names == ("input", "pool@1", "pool@2", "softmax")
+    with torch.no_grad():
+        once = torch.cat([model.pool(model.conv(x)) for x in laid(data.tensors[0])])
+    assert_same(got.embeddings[1], once.flatten(1))
+    assert_same(got.embeddings[2], model.pool(once).flatten(1))
 
 
-def test_probe_without_one_row_per_input():
-    layer = nn.TransformerEncoderLayer(3, 1, 8)  # sequence first
-    model = nn.Sequential(
-        nn.Unflatten(1, (4, 3)), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    )
-    model = nn.Sequential(model, nn.Flatten(), nn.Linear(12, 5))
-    model[0].insert(1, Transpose())
-    model[0].append(Transpose())
-    data = TensorDataset(torch.randn(6, 12), torch.zeros(6, dtype=torch.long))
+def test_a_module_that_runs_less_often_in_later_batches():
+    class Fickle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = self.a(x)
+            return self.head(self.b(x) if x.sum() < 1e6 else x)
+
+    data = TensorDataset(torch.zeros(6, 3), torch.zeros(6, dtype=torch.long))
+    data.tensors[0][5] = 1e9
+    model = Fickle()
+    nn.init.ones_(model.a.weight)
     with pytest.raises(
-        ValueError, match=r"each of 2 .* module '0\.2\.layers\.0', got shape \(4, 2, 3\)"
+        ValueError, match=r"as often as in the first rows, got 'b', whose run 1 comes never"
     ):
         run(model, data)
 
 
-class Transpose(nn.Module):
+class SequenceFirst(nn.Module):
+    """Between two transpositions, rows are the second axis."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(3, 1, 8)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(12, 5)
+
     def forward(self, x):
-        return x.transpose(0, 1)
+        return self.head(self.encoder(x.transpose(0, 1)).transpose(0, 1).flatten(1))
+
+
+def test_rows_along_the_second_axis():
+    torch.manual_seed(3)
+    model, data = SequenceFirst().eval(), TensorDataset(torch.randn(6, 4, 3), torch.arange(6) % 5)
+    names, got = run(model, data, probes=ProbeOptions(pool="flatten"))
+    assert names == ("input", "encoder.layers.0", "encoder.layers.1", "softmax")
+    with torch.no_grad(), at_rest(model):
+        first = [model.encoder.layers[0](x.transpose(0, 1)) for x in batches(data.tensors[0])]
+    assert_same(got.embeddings[1], torch.cat([x.transpose(0, 1).flatten(1) for x in first]))
+
+
+def test_a_module_without_one_row_for_each_input():
+    model = nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (-1, 12)), nn.Linear(12, 5))
+    data = TensorDataset(torch.randn(6, 12), torch.zeros(6, dtype=torch.long))
+    with pytest.raises(
+        ValueError, match=r"one row for each of 2 inputs as the output of module '0', got shape"
+    ):
+        run(model, data, ["0"])
 
 
 def test_footprint_is_what_the_matrices_take():
@@ -355,7 +394,7 @@ def test_footprint_is_what_the_matrices_take():
 
 
 def test_embeddings_stay_on_the_device_where_the_search_fits_beside_them(monkeypatch):
-    layout = Layout((), ((4, 64),), (torch.float32,), False)
+    layout = Layout((), ((4, 64),), (torch.float32,), Caller(nn.Identity()))
     readers = [SimpleNamespace(rows=rows) for rows in (50_000, 10_000)]
     free, devices = [10**9], ["cuda:1"]
     monkeypatch.setattr(collect, "free_on", lambda device: free[0])

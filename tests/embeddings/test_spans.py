@@ -19,6 +19,8 @@ from pdepth.search.chunks import ChunkedSession
 
 from helpers.spans import (
     BATCH,
+    DRY_ROWS,
+    DRY_RUNS,
     QUERIES,
     ROW,
     SUPPORT,
@@ -64,16 +66,16 @@ def test_how_often_the_network_runs() -> None:
     model = CountingNetwork()
     names = ["net.0", "net.2", "net.4"]
     expected = depth(queries=QUERIES, model=model, layers=names)
-    assert sum(entry for entry in model.rows if entry != "whole") == rows + 4  # two dry passes
+    assert sum(entry for entry in model.rows if entry != "whole") == rows + DRY_ROWS
     model.rows.clear()
     memory = int(rows * 4 * (30 + 20 + 3) / 0.75) + 8
     result = depth(queries=QUERIES, model=model, layers=names, memory=memory)
     same(result, expected)
     whole = model.rows.count("whole")
     batch_rows = [entry for entry in model.rows if entry != "whole"]
-    first = -(-150 // BATCH) + -(-70 // BATCH) + 4  # two dry passes, one twice for its bits
+    first = -(-150 // BATCH) + -(-70 // BATCH) + DRY_RUNS + 2  # a batch of each again, for its bits
     assert whole == first
-    again = sum(batch_rows) - rows - 4 - 2 * BATCH
+    again = sum(batch_rows) - rows - DRY_ROWS - 2 * BATCH
     active = int((result.depth <= 2).sum())  # at the earlier span
     assert 0 < active < 70
     batches = len(set((np.flatnonzero(result.depth <= 2) // BATCH).tolist()))
@@ -102,8 +104,8 @@ def test_a_support_that_does_not_fit_is_computed_once_a_span(
         assert [probe for probes in reversed(spans) for probe in probes] == [0, 1, 2, 3, 4]
         batch_rows = [entry for entry in model.rows if entry != "whole"]
         whole = model.rows.count("whole")
-        assert whole == -(-150 // BATCH) + -(-20 // BATCH) + 4  # two dry passes, one twice
-        again = sum(batch_rows) - 150 - 20 - 4 - 2 * BATCH
+        assert whole == -(-150 // BATCH) + -(-20 // BATCH) + DRY_RUNS + 2
+        again = sum(batch_rows) - 150 - 20 - DRY_ROWS - 2 * BATCH
         assert 150 * (readings - 1) <= again <= 170 * (readings - 1)
 
 

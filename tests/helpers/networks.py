@@ -9,11 +9,13 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
-from pdepth.embeddings.calling import at_rest
+from pdepth.embeddings.batch import Inputs
+from pdepth.embeddings.calling import Caller, at_rest, unwrap
 from pdepth.embeddings.capture import capture
 from pdepth.embeddings.dataset import Batches
-from pdepth.embeddings.inspection import inspect
-from pdepth.embeddings.placement import ProbeOptions
+from pdepth.embeddings.inspection import inspect, traced
+from pdepth.embeddings.layout import Layout
+from pdepth.embeddings.placement import Placement, ProbeOptions, place
 
 BATCH = 4
 AUTOMATIC = ProbeOptions()
@@ -32,6 +34,22 @@ def run(model, data, layers="auto", batch_size=BATCH, *, probes=AUTOMATIC, **opt
     with at_rest(model):
         layout = inspect(model, probes, source.first.inputs, varies=source.varies)
         return layout.names, capture(layout, source, **options)
+
+
+def placed(model, inputs, layers="auto") -> Placement:
+    """Where a network is probed; on the device "meta" by its structure alone, without weights.
+
+    inputs: what it is called with, as `Inputs.of` takes it; two rows.
+    """
+    with at_rest(model):
+        trace, _ = traced(Caller(unwrap(model)), Inputs.of(inputs, 2))
+    return place(trace, ProbeOptions(layers=layers), rows=2)
+
+
+def inspected(model, inputs, rows=2, **options) -> Layout:
+    """The layout of a network; options: of `ProbeOptions`."""
+    with at_rest(model):
+        return inspect(model, ProbeOptions(**options), Inputs.of(inputs, rows))
 
 
 def batches(inputs):
