@@ -13,7 +13,7 @@ from pdepth.embeddings.batch import Inputs
 from pdepth.embeddings.calling import Caller, call, form_of, runs_channels_last, unwrap
 from pdepth.embeddings.forward import values_of
 from pdepth.embeddings.heads import resolve
-from pdepth.embeddings.layout import Layout
+from pdepth.embeddings.layout import Layout, ranges_of
 from pdepth.embeddings.placement import Placement, Probe, ProbeOptions, place
 from pdepth.embeddings.pooling import grid_for
 from pdepth.embeddings.trace import Recorder, Trace
@@ -49,24 +49,27 @@ def placed(
     form = form_of(caller, returned, trace.last_operation)
     graph = dry.graph
     nodes = None if graph is None or graph.num_nodes == rows else int(graph.num_nodes)
-    placement = place(trace, options, rows, nodes)
+    alone = dry.sliceable
+    placement = place(trace, options, rows, nodes, alone=alone)
     if not placement.probes and len(caller.followed(dry)) > 1:
         # Others may reach every layer, as a condition or an adjacency does.
         trace, _ = traced(caller, dry, first_only=True)
-        placement = place(trace, options, rows, nodes)
+        placement = place(trace, options, rows, nodes, alone=alone)
     _check_seen(trace, placement, options)
     probes = [replace(p, pool=options.pool_of(p.name, p.pool)) for p in placement.probes]
     shapes = {(c.name, c.number): c.shape for c in trace.root.walk()}
     by_name = {p.name: shapes[p.module, p.call] for p in probes}
     probes, mask, doubts = resolve(caller, inputs, probes, by_name)
     notes = []
+    if form in ("logit", "probability"):
+        threshold = "0" if form == "logit" else "0.5"
+        notes.append(f"one {form} for each row: two classes, 1 where it is above {threshold}")
     if varies:
         pooled_now = [_of_any_length(p, by_name[p.name]) for p in probes]
         changed = [p.name for p, q in zip(probes, pooled_now, strict=True) if p != q]
         if changed:
-            notes.append(
-                f"rows differ in length: {', '.join(changed)} are averaged over their positions"
-            )
+            where = ranges_of([probe.name for probe in probes], changed)
+            notes.append(f"rows differ in length: averaged over their positions at {where}")
         probes = pooled_now
         if mask is None and dry.graph is None:
             doubts.append(
@@ -198,5 +201,6 @@ def with_grids(layout: Layout, probes: Sequence[Probe], max_width: int) -> Layou
     averaged = [probe.name for probe in probes if probe.grid is not None]
     if not averaged:
         return layout
-    note = f"max_width {max_width}: {', '.join(averaged)} are averaged to fewer positions"
+    note = f"max_width {max_width}: averaged to fewer positions at "
+    note += ranges_of(layout.names, averaged)
     return replace(layout, probes=tuple(probes), notes=(*layout.notes, note))
