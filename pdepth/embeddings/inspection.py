@@ -14,7 +14,7 @@ from pdepth.embeddings.calling import Caller, call, form_of, runs_channels_last,
 from pdepth.embeddings.forward import values_of
 from pdepth.embeddings.heads import resolve
 from pdepth.embeddings.layout import Layout, ranges_of
-from pdepth.embeddings.placement import Placement, Probe, ProbeOptions, place
+from pdepth.embeddings.placement import Placement, Probe, ProbeOptions, check_pools, place
 from pdepth.embeddings.pooling import grid_for
 from pdepth.embeddings.trace import Recorder, Trace
 
@@ -56,6 +56,7 @@ def placed(
         trace, _ = traced(caller, dry, first_only=True)
         placement = place(trace, options, rows, nodes, alone=alone)
     _check_seen(trace, placement, options)
+    check_pools(options, placement)
     probes = [replace(p, pool=options.pool_of(p.name, p.pool)) for p in placement.probes]
     shapes = {(c.name, c.number): c.shape for c in trace.root.walk()}
     by_name = {p.name: shapes[p.module, p.call] for p in probes}

@@ -179,6 +179,20 @@ def check_layers(model: nn.Module, layers: Layers) -> None:
         _chosen(unwrap(model), layers)
 
 
+def check_pools(options: ProbeOptions, placement: Placement) -> None:
+    """Raise ValueError for a pooling of a probe that is not there."""
+    if not isinstance(options.pool, Mapping):
+        return
+    names = ["input", *placement.names]
+    for pattern in options.pool:
+        if not any(pattern == name or _fits(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+            raise ValueError(
+                f"pool: expected names of probes or patterns, got {pattern!r}; nearest: "
+                f"{_listed(near)}."
+            )
+
+
 def _automatic(trace: Trace, rows: int | None, nodes: int | None, alone: bool) -> Placement:
     units = Units(trace).all()
     blocks = [unit for unit in units if unit.block]
