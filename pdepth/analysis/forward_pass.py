@@ -1,7 +1,7 @@
 """Depth from one forward pass that the user calls: nodes of a graph, networks without batches.
 
-    forward_pass = pdepth.capture(network, features, adjacency)
-    result = forward_pass.depth(labels, support=train_mask, queries=test_mask)
+forward_pass = pdepth.capture(network, features, adjacency)
+result = forward_pass.depth(labels, support=train_mask, queries=test_mask)
 """
 
 from __future__ import annotations
