@@ -44,6 +44,7 @@ from pdepth.optional import require
 if TYPE_CHECKING:
     from torch import nn
 
+    from pdepth.embeddings.placement import ProbeOptions
     from pdepth.report.probes import ProbeTable
     from pdepth.report.run import Run
 
@@ -205,9 +206,7 @@ def _check_folder(
     require("pyarrow", "pdepth run", "tables")
 
 
-def _describe_probes(
-    network: nn.Module, options: ProbeOptions, opened: OpenedData
-) -> ProbeTable:
+def _describe_probes(network: nn.Module, options: ProbeOptions, opened: OpenedData) -> ProbeTable:
     from pdepth.embeddings.dataset import DataOptions
     from pdepth.report.probes import describe_probes
 
