@@ -11,6 +11,7 @@ from pdepth.result import DepthResult, Votes
 from pdepth.votes import depth_from_embeddings, depth_from_votes, kneighbors, probe_votes
 
 if TYPE_CHECKING:
+    from pdepth.analysis.forward_pass import ForwardPass, capture
     from pdepth.depth import prediction_depth
     from pdepth.planning import Plan, plan
     from pdepth.report.figures.depth import plot
@@ -21,9 +22,11 @@ __version__ = "0.1.0"
 __all__ = [
     "DepthResult",
     "EmbeddingStore",
+    "ForwardPass",
     "Plan",
     "Votes",
     "backends",
+    "capture",
     "depth_from_embeddings",
     "depth_from_votes",
     "kneighbors",
@@ -36,6 +39,8 @@ __all__ = [
 ]
 
 _LATER = {
+    "ForwardPass": "pdepth.analysis.forward_pass",
+    "capture": "pdepth.analysis.forward_pass",
     "prediction_depth": "pdepth.depth",
     "Plan": "pdepth.planning",
     "plan": "pdepth.planning",

@@ -172,13 +172,7 @@ def prediction_depth(
             observer=observer,
         )  # fmt: skip
         arguments.check_reference(reference, job.readers[-1].rows)
-        meta = {
-            "model": type(unwrap(model)).__name__,
-            "placement": job.layout.rule,
-            "placement version": str(VERSION),
-        }
-        if notes := (*job.layout.notes, *job.layout.doubts):
-            meta["probes"] = "; ".join(notes)
+        meta = job.layout.meta()
         journal, network = None, ""
         if run_dir is not None or kept is not None:
             network = fingerprint_of_network(model)
@@ -367,6 +361,7 @@ def _run_of(job: Job, options: SearchOptions, network: str) -> dict[str, str]:
         "pdepth": __version__,
         "torch": str(torch.__version__),
         "the network": network,
+        "the version of placement": str(VERSION),
         PROBES: ", ".join(job.layout.names),
         "the pooling": job.layout.description,
         "k": ", ".join(map(str, voting.ks)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from pdepth.embeddings.capture import footprint
 from pdepth.embeddings.collect import Job
 from pdepth.embeddings.dataset import DataOptions
 from pdepth.embeddings.forward import forward
+from pdepth.embeddings.inspection import narrowed
 from pdepth.embeddings.placement import Layers, Pools, ProbeOptions, check_layers
 from pdepth.embeddings.spans import Span, SpanPlanner
 from pdepth.progress import fastest, format_seconds
@@ -31,6 +32,22 @@ from pdepth.votes import probe_votes
 MEASURED_BYTES = 1 << 25  # of rows that the search is measured on
 MEASURED_ROWS, MEASURED_QUERIES = 8192, 1024  # at most
 MEASURED_WIDTHS = (16, 256, 4096)  # up to the widest probe's
+LARGE_FLOP, LONG_SECONDS = 1e14, 3600.0  # from where on a plan names `max_width`
+NARROWER_WIDTHS = (16384, 4096, 1024)  # the widest that helps
+
+
+@dataclass(frozen=True)
+class Narrower:
+    """What a job would need with `max_width`: bytes of all embeddings, FLOP of the search."""
+
+    max_width: int
+    embeddings: int
+    flop: float
+
+    def __str__(self) -> str:
+        return (
+            f"max_width={self.max_width} would need {human(self.embeddings)} and {_flop(self.flop)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,10 @@ class Plan:
         written, read: bytes of embeddings to and from the disk.
         forward_seconds, search_seconds: from the first batch and the kernel, measured; None where
             nothing was.
+        narrower: what the job would need with `max_width`, where embeddings do not fit into the
+            memory, or the search takes over an hour (not measured: 100 TFLOP), and feature maps can
+            be averaged; else None.
+        notes: sentences on what is left out or averaged.
     """
 
     probes: tuple[str, ...]
@@ -67,6 +88,8 @@ class Plan:
     read: int
     forward_seconds: float | None
     search_seconds: float | None
+    narrower: Narrower | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float | None:
@@ -95,6 +118,10 @@ class Plan:
             lines["forward"] += f", {format_seconds(self.forward_seconds or 0.0)}"
             lines["search"] += f", {format_seconds(self.search_seconds or 0.0)}"
             lines["time"] = f"{format_seconds(self.seconds)} at most, as measured here"
+        if self.notes:
+            lines["note"] = "; ".join(self.notes)
+        if self.narrower is not None:
+            lines["narrower"] = str(self.narrower)
         return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
 
 
@@ -122,7 +149,8 @@ def plan(
 ) -> Plan:
     """What `prediction_depth` with these arguments will cost.
 
-    Reads the first batch of each dataset; measure: runs it once more and the kernel on a few
+    Where that is beyond the machine, it says what `max_width` would make of it. Reads the first
+    batch of each dataset; measure: runs it once more and the kernel on a few
     thousand random rows, for some seconds, to know this machine's speed.
 
     Raises as `prediction_depth` before its work; ValueError for a dataset that does not say how
@@ -156,7 +184,38 @@ def plan(
                 search=_search_rates(job, backend, options.num_threads),
                 product=product_rate(job.home),
             )
-    return _bill(job, kept, options.num_threads, rates)
+        bill = _bill(job, kept, options.num_threads, rates)
+        if max_width is None and _beyond(bill, fits=kept or job.fits):
+            bill = replace(bill, narrower=_narrower(job, bill))
+    return bill
+
+
+def _beyond(bill: Plan, fits: bool) -> bool:
+    """Whether a job is more than one would start without a thought."""
+    if bill.search_seconds is None:
+        return not fits or bill.flop > LARGE_FLOP
+    return not fits or bill.search_seconds > LONG_SECONDS
+
+
+def _narrower(job: Job, bill: Plan) -> Narrower | None:
+    """The job with the largest `max_width` that is not beyond the machine, or with the smallest.
+
+    None where averaging does not make it less. Call it inside `at_rest`.
+    """
+    rows, first = job.rows or [], job.readers[0].first.inputs
+    found: Narrower | None = None
+    for width in NARROWER_WIDTHS:
+        layout = narrowed(job.layout, first, width)
+        share = sum(layout.widths) / sum(job.layout.widths)
+        if share == 1:
+            continue
+        found = Narrower(width, footprint(layout, sum(rows)), bill.flop * share)
+        smaller = replace(job, layout=layout)
+        seconds = None if bill.search_seconds is None else bill.search_seconds * share
+        less = replace(bill, flop=found.flop, search_seconds=seconds)
+        if not _beyond(less, fits=smaller.fits):
+            break
+    return found
 
 
 @dataclass(frozen=True)
@@ -217,6 +276,7 @@ def _bill(job: Job, kept: bool, num_threads: int, rates: Rates | None) -> Plan:
         read=total if kept else 0,
         forward_seconds=forward_seconds,
         search_seconds=search_seconds,
+        notes=layout.notes,
     )
 
 

@@ -20,11 +20,14 @@ from torch.utils.data import Dataset
 from pdepth import __version__, inputs
 from pdepth.analysis import networks as network_members
 from pdepth.analysis.ensemble import Ensemble, Member
+from pdepth.embeddings.placement import VERSION as PLACEMENT_VERSION
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pdepth.depth import ModelOptions
+    from pdepth.embeddings.calling import Output
+    from pdepth.embeddings.placement import Pools
 
 __all__ = [
     "EnsembleSettings",
@@ -50,6 +53,7 @@ class EnsembleSettings:
         read: the name of a function that yields networks with splits of their own, instead.
         model: the name of the network whose checkpoints that function yields. ema: of those.
         label_column: of the dataset, where it is not "label".
+        pool, input, max_width, output: as in `pdepth.prediction_depth`.
     """
 
     data: str
@@ -62,16 +66,25 @@ class EnsembleSettings:
     model: str | None = None
     ema: bool = False
     label_column: str | None = None
+    pool: Pools = "auto"
+    input: bool | None = None
+    max_width: int | None = None
+    output: Output = None
 
     def meta(self) -> dict[str, str]:
-        """The settings in words, without those that are None or do not apply."""
+        """The settings in words, without those that are None or do not apply.
+
+        And the version of the rules that place probes, since depths of two do not add up.
+        """
         unused = {"held_out", "seed"} if self.read else set()
         unused |= set() if self.ema else {"ema"}  # which older files do not name
-        return {
+        unused |= {"pool"} if self.pool == "auto" else set()
+        settings = {
             name: str(value)
             for name, value in asdict(self).items()
             if value is not None and name not in unused
         }
+        return settings | {"placement version": str(PLACEMENT_VERSION)}
 
 
 def resume_ensemble(

@@ -16,12 +16,18 @@ from pdepth.cli.options import (
     Device,
     Ema,
     ImageSize,
+    Input,
     LabelColumn,
     Layers,
+    MaxWidth,
     Memory,
+    Output,
     Overwrite,
+    Pool,
     Quiet,
     Threads,
+    parse_output,
+    parse_pools,
 )
 from pdepth.cli.output import print_cost, print_written
 from pdepth.optional import require
@@ -78,6 +84,10 @@ def ensemble(
     held_out: Annotated[float, typer.Option(help="Share of rows held out from a network.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Of splits and training.")] = 0,
     layers: Layers = "auto",
+    pool: Pool = None,
+    input: Input = None,
+    max_width: MaxWidth = None,
+    output: Output = None,
     k: Annotated[int, typer.Option("--k", "-k", help="Neighbours that vote.")] = 30,
     batch_size: BatchSize = 256,
     device: Device = None,
@@ -131,8 +141,9 @@ def ensemble(
     else:
         folder.check_out(out, ())
         settings = EnsembleSettings(
-            data or demo.DATA, layers, k, train, held_out, seed, read, model, ema, label_column
-        )
+            data or demo.DATA, layers, k, train, held_out, seed, read, model, ema, label_column,
+            parse_pools(pool), input, max_width, parse_output(output),
+        )  # fmt: skip
         before = resume_ensemble(out / folder.ENSEMBLE, settings.meta(), overwrite=overwrite)
         opened = network = None
         if data is None:
@@ -152,6 +163,10 @@ def ensemble(
             settings.meta(),
             on_member=None if quiet else _print_member,
             layers=demo.LAYERS if data is None and layers == "auto" else layers,
+            pool=settings.pool,
+            input=settings.input,
+            max_width=settings.max_width,
+            output=settings.output,
             k=k,
             batch_size=batch_size,
             device=device,

@@ -19,7 +19,7 @@ DIFFERS, USAGE, INTERRUPTED, UNREAD = 1, 2, 130, 141  # the last two: 128 and th
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a user's error into a line on standard error and an exit status; warnings into notes.
+    """Turn a user's error into a line on standard error and an exit status; warnings into lines.
 
     Works as a context manager and as a decorator.
     """
@@ -45,15 +45,18 @@ def one_line_errors() -> Iterator[None]:
 
 @contextmanager
 def _one_line_warnings() -> Iterator[None]:
-    """Print pdepth's own warnings as a line each; others as they are."""
+    """Print pdepth's own warnings as a line each, once; others as they are."""
     with warnings.catch_warnings():
-        show = warnings.showwarning
+        show, printed = warnings.showwarning, set[str]()
 
         def show_line(
             message: Any, category: Any, filename: str, lineno: int, *rest: Any, **more: Any
         ) -> None:
             if issubclass(category, UserWarning) and PACKAGE in Path(filename).parents:
-                print(f"Note: {message}", file=sys.stderr)
+                line = " ".join(f"Warning: {message}".split())
+                if line not in printed:
+                    print(line, file=sys.stderr)
+                printed.add(line)
             else:
                 show(message, category, filename, lineno, *rest, **more)
 

@@ -48,6 +48,39 @@ Layers = Annotated[
     str,
     typer.Option(metavar="NAMES", help="Modules to probe: auto, names with commas, or a pattern."),
 ]
+Pool = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[PROBE=]HOW",
+        help="How values become vectors: flatten, mean, max, of tokens also token or last; more than "
+        "once for single probes or patterns, 'layer4.*=mean'.",
+        show_default="feature maps flattened, tokens as the network's head reads them",
+    ),
+]
+Input = Annotated[
+    bool | None,
+    typer.Option(
+        "--input/--no-input",
+        help="Whether the network's input is the first probe.",
+        show_default="unless it is token ids, graphs or of several lengths",
+    ),
+]
+MaxWidth = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="WIDTH",
+        help="Average feature maps and inputs with more values, to the largest square grid that has "
+        "no more (tokens: to equal runs).",
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY|INDEX",
+        help="Where the class scores are in what the network returns, where that is not clear.",
+    ),
+]
 Ks = Annotated[
     list[int] | None,
     typer.Option(
@@ -80,6 +113,30 @@ ImageSize = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results in --out.")]
+
+
+def parse_pools(texts: list[str] | None) -> str | dict[str, str]:
+    """Read --pool: one way for all probes, or a dict by probe; "auto" for none."""
+    texts = texts or []
+    named = dict(text.rsplit("=", 1) for text in texts if "=" in text)
+    if not named and len(texts) < 2:
+        return texts[0] if texts else "auto"
+    if len(named) < len(texts):
+        raise ValueError(
+            "--pool: expected one way for all probes, or PROBE=HOW each once, got "
+            f"{' and '.join(texts)}."
+        )
+    return named
+
+
+def parse_output(text: str | None) -> str | int | None:
+    """Read --output: an index where it is a number, else a key."""
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -17,20 +17,26 @@ from pdepth.cli.options import (
     Device,
     Ema,
     ImageSize,
+    Input,
     Keep,
     Ks,
     LabelColumn,
     Layers,
+    MaxWidth,
     Memory,
     Metric,
     Model,
+    Output,
     Overwrite,
+    Pool,
     Queries,
     Quiet,
     Support,
     Threads,
     Weights,
     parse_numbers,
+    parse_output,
+    parse_pools,
 )
 from pdepth.cli.output import print_cost, print_results, print_written
 from pdepth.optional import require
@@ -38,6 +44,7 @@ from pdepth.optional import require
 if TYPE_CHECKING:
     from torch import nn
 
+    from pdepth.embeddings.placement import ProbeOptions
     from pdepth.report.probes import ProbeTable
     from pdepth.report.run import Run
 
@@ -51,6 +58,10 @@ def run(
     label_column: LabelColumn = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the results.")] = None,
     layers: Layers = "auto",
+    pool: Pool = None,
+    input: Input = None,
+    max_width: MaxWidth = None,
+    output: Output = None,
     k: Ks = None,
     metric: Metric = "sqeuclidean",
     vote_weights: Annotated[
@@ -127,13 +138,12 @@ def run(
     specs = DataSpecs(support, queries, label_column, image_size, *mean_std)
     network = inputs.load_model(model, weights, untrained=show_probes, ema=ema)
     opened = open_data(specs, model, network)
-    if show_probes:
-        _print_probes(_describe_probes(network, layers, opened))
-        return
-    assert support is not None
-    assert opened.support is not None
     options = RunOptions(
         layers=layers,
+        pool=parse_pools(pool),
+        input=input,
+        max_width=max_width,
+        output=parse_output(output),
         k=ks,
         metric=metric,
         weights=vote_weights,
@@ -149,6 +159,11 @@ def run(
         label_column=opened.label_column,
         processor=opened.processor,
     )
+    if show_probes:
+        _print_probes(_describe_probes(network, options.of_probes(), opened))
+        return
+    assert support is not None
+    assert opened.support is not None
     if dry_run:
         typer.echo(plan_run(network, opened.support, opened.queries, options))
         return
@@ -191,17 +206,12 @@ def _check_folder(
     require("pyarrow", "pdepth run", "tables")
 
 
-def _describe_probes(network: nn.Module, layers: str, opened: OpenedData) -> ProbeTable:
+def _describe_probes(network: nn.Module, options: ProbeOptions, opened: OpenedData) -> ProbeTable:
     from pdepth.embeddings.dataset import DataOptions
-    from pdepth.embeddings.placement import ProbeOptions
     from pdepth.report.probes import describe_probes
 
-    return describe_probes(
-        network,
-        ProbeOptions(layers),
-        opened.support,
-        data_options=DataOptions(opened.label_column, opened.processor),
-    )
+    data_options = DataOptions(opened.label_column, opened.processor)
+    return describe_probes(network, options, opened.support, data_options=data_options)
 
 
 def _print_probes(table: ProbeTable) -> None:
@@ -210,12 +220,13 @@ def _print_probes(table: ProbeTable) -> None:
     from rich.table import Table
 
     columns = Table("probe", "module", "taken", "as", box=SIMPLE_HEAD, pad_edge=False)
-    if table.rows and table.rows[0].shape is not None:
-        columns.add_column("shape")
+    columns.add_column("shape")
     for row in table.rows:
-        shape = () if row.shape is None else (" x ".join(map(str, row.shape)),)
-        columns.add_row(row.name, row.module or "(the network)", row.point, row.pool, *shape)
+        shape = " x ".join(map(str, row.shape))
+        columns.add_row(row.name, row.module or "(the network)", row.point, row.pool, shape)
     Console().print(columns)
+    for note in table.notes:
+        typer.echo(f"{note[0].upper()}{note[1:]}.")
     typer.echo(f"{len(table.rows)} probes, placed by the rule {table.rule!r}.")
 
 

@@ -22,13 +22,15 @@ class Inputs:
 
     Attributes:
         args, kwargs: positional and by name; tensors, or nested mappings, tuples and lists of
-            tensors, or objects with a method `to` (a graph batch). Anything else is handed on.
+            tensors, or graphs of PyTorch Geometric. Anything else is handed on.
         rows: how many rows they are of; None where only the network's output tells.
+        whole: rows depend on each other, as nodes of one graph do, and cannot be cut.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     rows: int | None
+    whole: bool = False
 
     @classmethod
     def of(cls, value: Any, rows: int | None) -> Inputs:
@@ -69,8 +71,8 @@ class Inputs:
 
     @property
     def sliceable(self) -> bool:
-        """Whether rows can be taken from it: it holds tensors, and no graphs."""
-        return self.graph is None
+        """Whether rows can be taken from it: it holds tensors of rows that stand alone."""
+        return self.graph is None and not self.whole
 
     @property
     def graph(self) -> Any:
@@ -130,7 +132,7 @@ def _tensors(prefix: str, value: Any) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(f"{prefix}.{name}" if prefix else str(name), item)
     elif isinstance(value, tuple | list):
         yield from _tensors(prefix, dict(enumerate(value)))
-    elif hasattr(value, "num_graphs"):
+    elif _is_graph(value):
         yield from _tensors(prefix, dict(value.to_dict()))
 
 
@@ -143,9 +145,14 @@ def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
         return type(value)(*(_mapped(item, function) for item in value))
     if isinstance(value, tuple | list):
         return type(value)(_mapped(item, function) for item in value)
-    if hasattr(value, "num_graphs"):
+    if _is_graph(value):
         return value.clone().apply(function)
     return value
+
+
+def _is_graph(value: Any) -> bool:
+    """Whether a value is a graph of PyTorch Geometric, or a batch of graphs."""
+    return all(hasattr(value, name) for name in ("num_nodes", "to_dict", "apply"))
 
 
 def same_shapes(left: Inputs, right: Inputs) -> bool:

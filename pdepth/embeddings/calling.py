@@ -73,13 +73,16 @@ class Caller:
             yield f"{first}{dot}{rest}", tensor
 
     def followed(self, inputs: Inputs) -> list[tuple[str, Tensor]]:
-        """The tensors that hold a row's values: floating ones, or else integers; no masks."""
-        named = [
-            (name, tensor)
-            for name, tensor in self.parameter_names(inputs)
-            if tensor.layout == torch.strided and not _says_which(name)
-        ]
+        """The tensors that hold a row's values: floating ones, or else integers; no masks.
+
+        None that is sparse, beside others; and of a call whose rows depend on each other, none that
+        says how, such as an adjacency matrix.
+        """
+        named = [(n, t) for n, t in self.parameter_names(inputs) if not _says_which(n)]
         values = [(n, t) for n, t in named if t.is_floating_point() or t.is_complex()]
+        values = [(n, t) for n, t in values if t.layout == torch.strided] or values[:1]
+        if inputs.whole:
+            values = [(n, t) for n, t in values if not _is_square(t)] or values[:1]
         return values or [(n, t) for n, t in named if t.dtype != torch.bool]
 
     def scores(self, output: Any, rows: int | None) -> Tensor:
@@ -274,6 +277,10 @@ def _says_which(name: str) -> bool:
     """Whether a tensor of this name says which values count, and has none itself."""
     name = name.lower()
     return any(word in name for word in ("mask", "length", "position_ids", "edge", "adj", "ptr"))
+
+
+def _is_square(tensor: Tensor) -> bool:
+    return tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1]
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,8 @@ from pdepth.embeddings.batch import Inputs
 from pdepth.embeddings.calling import Caller, call, form_of, runs_channels_last, unwrap
 from pdepth.embeddings.forward import values_of
 from pdepth.embeddings.heads import resolve
-from pdepth.embeddings.layout import Layout
-from pdepth.embeddings.placement import Placement, Probe, ProbeOptions, place
+from pdepth.embeddings.layout import Layout, ranges_of
+from pdepth.embeddings.placement import Placement, Probe, ProbeOptions, check_pools, place
 from pdepth.embeddings.pooling import grid_for
 from pdepth.embeddings.trace import Recorder, Trace
 
@@ -30,31 +31,46 @@ def inspect(
     an output that is no class scores, for chosen modules that do not run or give no row for each
     input, and for a network whose layers cannot be seen.
     """
-    dry = _distinct(inputs)
+    layout, _ = placed(model, options, inputs, varies=varies)
+    return narrowed(measured(layout, inputs), inputs, options.max_width)
+
+
+def placed(
+    model: nn.Module, options: ProbeOptions, inputs: Inputs, *, varies: bool = False
+) -> tuple[Layout, Inputs]:
+    """`inspect`, but for the shapes and types of values; and the inputs, whose rows are known."""
+    dry = inputs.first(DRY_ROWS)
     caller = Caller(unwrap(model), options.output)
     caller = replace(caller, channels_last=runs_channels_last(caller, dry))
     trace, returned = traced(caller, dry)
-    caller.scores(returned, dry.rows)
+    rows = len(caller.scores(returned, dry.rows))
+    if inputs.rows is None:
+        dry = inputs = replace(inputs, rows=rows, whole=True)
     form = form_of(caller, returned, trace.last_operation)
-    nodes = None if dry.graph is None else int(dry.graph.num_nodes)
-    placement = place(trace, options, dry.rows, nodes)
+    graph = dry.graph
+    nodes = None if graph is None or graph.num_nodes == rows else int(graph.num_nodes)
+    alone = dry.sliceable
+    placement = place(trace, options, rows, nodes, alone=alone)
     if not placement.probes and len(caller.followed(dry)) > 1:
         # Others may reach every layer, as a condition or an adjacency does.
         trace, _ = traced(caller, dry, first_only=True)
-        placement = place(trace, options, dry.rows, nodes)
+        placement = place(trace, options, rows, nodes, alone=alone)
     _check_seen(trace, placement, options)
+    check_pools(options, placement)
     probes = [replace(p, pool=options.pool_of(p.name, p.pool)) for p in placement.probes]
     shapes = {(c.name, c.number): c.shape for c in trace.root.walk()}
     by_name = {p.name: shapes[p.module, p.call] for p in probes}
     probes, mask, doubts = resolve(caller, inputs, probes, by_name)
     notes = []
+    if form in ("logit", "probability"):
+        threshold = "0" if form == "logit" else "0.5"
+        notes.append(f"one {form} for each row: two classes, 1 where it is above {threshold}")
     if varies:
         pooled_now = [_of_any_length(p, by_name[p.name]) for p in probes]
         changed = [p.name for p, q in zip(probes, pooled_now, strict=True) if p != q]
         if changed:
-            notes.append(
-                f"rows differ in length: {', '.join(changed)} are averaged over their positions"
-            )
+            where = ranges_of([probe.name for probe in probes], changed)
+            notes.append(f"rows differ in length: averaged over their positions at {where}")
         probes = pooled_now
         if mask is None and dry.graph is None:
             doubts.append(
@@ -63,7 +79,7 @@ def inspect(
             )
     if left_out := sorted(set(dry.kwargs) - set(caller.accepted(dry.kwargs))):
         notes.append(f"not given to the network, which does not take it: {', '.join(left_out)}")
-    first, note = _input_probe(caller, dry, options, varies)
+    first, note = _input_probe(caller, dry, options, varies, nodes is not None)
     notes += [note] if note else []
     layout = Layout(
         probes=(*first, *probes, SOFTMAX),
@@ -76,7 +92,7 @@ def inspect(
         notes=tuple(notes),
         doubts=(*(f"not probed: {sentence}" for sentence in placement.dropped), *doubts),
     )
-    return _narrowed(measured(layout, dry), dry, options.max_width)
+    return layout, inputs
 
 
 def traced(caller: Caller, inputs: Inputs, *, first_only: bool = False) -> tuple[Trace, Any]:
@@ -101,11 +117,6 @@ def measured(layout: Layout, inputs: Inputs) -> Layout:
         shapes=tuple(tuple(value.shape[1:]) for value in values),
         dtypes=tuple(value.dtype for value in values),
     )
-
-
-def _distinct(inputs: Inputs) -> Inputs:
-    """The first rows, few of them."""
-    return inputs.first(DRY_ROWS)
 
 
 def _check_seen(trace: Trace, placement: Placement, options: ProbeOptions) -> None:
@@ -136,14 +147,14 @@ def _check_seen(trace: Trace, placement: Placement, options: ProbeOptions) -> No
 
 
 def _input_probe(
-    caller: Caller, inputs: Inputs, options: ProbeOptions, varies: bool
+    caller: Caller, inputs: Inputs, options: ProbeOptions, varies: bool, of_graphs: bool
 ) -> tuple[list[Probe], str]:
     """The input's probe, or none with the reason."""
     if options.input is False:
         return [], ""
     tensors = [tensor for _, tensor in caller.followed(inputs)]
     reason = ""
-    if inputs.graph is not None:
+    if of_graphs:
         reason = "graphs have nodes of any number"
     elif varies:
         reason = "rows differ in length"
@@ -167,19 +178,30 @@ def _of_any_length(probe: Probe, shape: tuple[int, ...]) -> Probe:
     return probe
 
 
-def _narrowed(layout: Layout, inputs: Inputs, max_width: int | None) -> Layout:
+def narrowed(layout: Layout, inputs: Inputs, max_width: int | None) -> Layout:
     """A layout in which no probe but the softmax is wider, where averaging can help."""
     if max_width is None:
         return layout
     probes = [
-        replace(probe, grid=grid_for(shape, max_width, probe.tokens))
-        if probe.pool == "flatten"
-        else probe
+        narrower(probe, shape, max_width)
         for probe, shape in zip(layout.probes, layout.shapes, strict=True)
     ]
+    averaged = with_grids(layout, probes, max_width)
+    return layout if averaged is layout else measured(averaged, inputs)
+
+
+def narrower(probe: Probe, shape: tuple[int, ...], max_width: int) -> Probe:
+    """A probe whose values, of this shape a row, are averaged where they are wider."""
+    if probe.pool != "flatten":
+        return probe
+    return replace(probe, grid=grid_for(shape, max_width, probe.tokens))
+
+
+def with_grids(layout: Layout, probes: Sequence[Probe], max_width: int) -> Layout:
+    """A layout with probes that `narrower` made, and a note that says which are averaged."""
     averaged = [probe.name for probe in probes if probe.grid is not None]
     if not averaged:
         return layout
-    note = f"max_width {max_width}: {', '.join(averaged)} are averaged to fewer positions"
-    layout = replace(layout, probes=tuple(probes), notes=(*layout.notes, note))
-    return measured(layout, inputs)
+    note = f"max_width {max_width}: averaged to fewer positions at "
+    note += ranges_of(layout.names, averaged)
+    return replace(layout, probes=tuple(probes), notes=(*layout.notes, note))

@@ -27,10 +27,15 @@ class KeptEmbeddings:
         network: str = "",
         meta: Mapping[str, str] | None = None,
     ) -> None:
-        """network: fingerprint of the network's weights. meta: free text, for the store."""
+        """network: fingerprint of the network's weights. meta: free text, for the store.
+
+        Raises ValueError for a finished store of another network, or of other probes.
+        """
         self._job, self._network, self._meta = job, network, meta or {}
         self._writer = None if isinstance(target, EmbeddingStore) else target
         self._store = target if isinstance(target, EmbeddingStore) else None
+        if self._store is not None:
+            self._check_same(self._store)
         self._held: HeldEmbeddings | None = None
 
     def __enter__(self) -> KeptEmbeddings:
@@ -107,6 +112,32 @@ class KeptEmbeddings:
             )
         self._finish(writer, written)
         return reading
+
+    def _check_same(self, store: EmbeddingStore) -> None:
+        """Raise ValueError where a store's embeddings are not those of this job."""
+        layout = self._job.layout
+        widths = [values.shape[1] for values in store.support.embeddings.values()]
+        compared = {
+            "the network": (store.fingerprint, self._network),
+            "the version of placement": tuple(
+                meta.get("placement version", "1") for meta in (store.meta, self._meta)
+            ),
+            "the list of probes": (store.probes, layout.names),
+            "the pooling": (
+                (widths, store.meta.get("probes")),
+                (list(layout.widths), self._meta.get("probes")),
+            ),
+        }
+        for name, (of_store, of_job) in compared.items():
+            if of_store != of_job:
+                short = all(
+                    isinstance(value, str) and len(value) < 9 for value in (of_store, of_job)
+                )
+                change = f": {of_store} then, {of_job} now" if short else ""
+                raise ValueError(
+                    f"keep_embeddings: expected the store of this run, got {store.path}, of which "
+                    f"{name} differs{change}; use another run_dir to begin anew."
+                )
 
     def _finish(self, writer: Writer, written: int) -> None:
         writer.finish(self._job.layout.names, self._network, self._meta)

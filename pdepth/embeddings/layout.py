@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from pdepth.embeddings.batch import Inputs
 from pdepth.embeddings.calling import Caller, Form, as_classes
-from pdepth.embeddings.placement import Probe
+from pdepth.embeddings.placement import VERSION, Probe
 from pdepth.embeddings.pooling import Mask, Positions
 
 
@@ -58,6 +60,33 @@ class Layout:
             + f"; {self.form}; {self.mask}"
         )
 
+    def meta(self) -> dict[str, str]:
+        """What a result keeps of it, as text by name.
+
+        The entry "probes" says how values became vectors, where they are not taken whole, what was
+        left out or averaged, and what is doubtful.
+        """
+        meta = {
+            "model": type(self.caller.model).__name__,
+            "placement": self.rule,
+            "placement version": str(VERSION),
+        }
+        if sentences := (*self._poolings(), *self.notes, *self.doubts):
+            meta["probes"] = "; ".join(sentences)
+        return meta
+
+    def _poolings(self) -> Iterator[str]:
+        """Which probes' values are pooled, and how: "blocks.0 to blocks.11: token"."""
+        texts = {
+            probe.name: pooling_text(probe, self.mask)
+            for probe in self.probes
+            if probe.grid is None  # a note says which are averaged
+        }
+        for text in dict.fromkeys(texts.values()):
+            alike = [name for name in texts if texts[name] == text]
+            if text not in ("flatten", "softmax"):
+                yield f"{ranges_of(self.names, alike)}: {text}"
+
     @property
     def probabilities(self) -> bool:
         """Whether the class scores are already what a softmax would give."""
@@ -84,3 +113,31 @@ def input_value(caller: Caller, inputs: Inputs) -> Tensor:
     if len(tensors) == 1:
         return tensors[0]
     return torch.cat([tensor.flatten(1) for tensor in tensors], dim=1)
+
+
+def ranges_of(names: Sequence[str], chosen: Collection[str]) -> str:
+    """Some of the names in few words, neighbours together: "stem, blocks.0 to blocks.11"."""
+    ranges = []
+    for is_chosen, group in groupby(names, key=lambda name: name in chosen):
+        first, *rest = group
+        if is_chosen:
+            ranges.append(f"{first} to {rest[-1]}" if rest else first)
+    return ", ".join(ranges)
+
+
+def pooling_text(probe: Probe, mask: Mask | None = None) -> str:
+    """How a probe's values become vectors, in a few words: "mean of tokens 1 to the last"."""
+    pool = getattr(probe.pool, "__name__", str(probe.pool))
+    if probe.layer is not None:
+        return "last state"
+    if probe.nodes:
+        return f"{pool} of nodes"
+    if probe.grid is not None:
+        runs = "runs" if probe.tokens else f"x {probe.grid}"
+        return f"averaged to {probe.grid} {runs}"
+    begin, end = probe.positions
+    if (begin, end) != (0, None):
+        return f"{pool} of tokens {begin} to {'the last' if end is None else end - 1}"
+    if probe.tokens and probe.masked and mask is not None and pool in ("mean", "max", "last"):
+        return f"{pool} of tokens without padding"
+    return pool

@@ -133,11 +133,17 @@ class Placement:
 
 
 def place(
-    trace: Trace, options: ProbeOptions, rows: int | None, nodes: int | None = None
+    trace: Trace,
+    options: ProbeOptions,
+    rows: int | None,
+    nodes: int | None = None,
+    *,
+    alone: bool = True,
 ) -> Placement:
     """Place the probes of a network by what a forward pass over `rows` rows shows.
 
-    nodes: how many nodes a batch of graphs has.
+    nodes: how many nodes a batch of graphs has. alone: whether rows do not depend on each other; a
+    graph network's layers are more than their matrices, and so no MLP's.
 
     layers="auto" follows the network's family:
 
@@ -161,7 +167,7 @@ def place(
     not run; TypeError for anything that is not of these kinds.
     """
     if isinstance(options.layers, str) and options.layers == "auto":
-        return _automatic(trace, rows, nodes)
+        return _automatic(trace, rows, nodes, alone)
     return Placement(tuple(_given(trace, options.layers, rows, nodes)), "given")
 
 
@@ -173,11 +179,25 @@ def check_layers(model: nn.Module, layers: Layers) -> None:
         _chosen(unwrap(model), layers)
 
 
-def _automatic(trace: Trace, rows: int | None, nodes: int | None) -> Placement:
+def check_pools(options: ProbeOptions, placement: Placement) -> None:
+    """Raise ValueError for a pooling of a probe that is not there."""
+    if not isinstance(options.pool, Mapping):
+        return
+    names = ["input", *placement.names]
+    for pattern in options.pool:
+        if not any(pattern == name or _fits(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+            raise ValueError(
+                f"pool: expected names of probes or patterns, got {pattern!r}; nearest: "
+                f"{_listed(near)}."
+            )
+
+
+def _automatic(trace: Trace, rows: int | None, nodes: int | None, alone: bool) -> Placement:
     units = Units(trace).all()
     blocks = [unit for unit in units if unit.block]
     rule = "blocks" if blocks else "layers"
-    if (dense := _dense(trace)) is not None and not blocks:
+    if alone and (dense := _dense(trace)) is not None and not blocks:
         rule, units = "mlp", _followed_by_weights(trace, dense)
     elif _family(trace.root.module, "vgg") and not blocks:
         rule, units = "vgg", _convolutions(units)

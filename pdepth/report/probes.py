@@ -9,7 +9,8 @@ from pdepth.embeddings.calling import at_rest
 from pdepth.embeddings.dataset import Batches, DataOptions
 from pdepth.embeddings.example import example_inputs
 from pdepth.embeddings.inspection import inspect
-from pdepth.embeddings.placement import Probe, ProbeOptions, check_layers
+from pdepth.embeddings.layout import pooling_text
+from pdepth.embeddings.placement import ProbeOptions, check_layers
 
 SAMPLE_ROWS = 4
 
@@ -77,23 +78,7 @@ def describe_probes(
             first, varies = batches.first.inputs, batches.varies
         layout = inspect(model, options, first, varies=varies)
     rows = [
-        ProbeRow(probe.name, probe.module, probe.at, pooling_text(probe), shape)
+        ProbeRow(probe.name, probe.module, probe.at, pooling_text(probe, layout.mask), shape)
         for probe, shape in zip(layout.probes, layout.shapes, strict=True)
     ]
     return ProbeTable(rows, layout.rule, (*layout.notes, *layout.doubts))
-
-
-def pooling_text(probe: Probe) -> str:
-    """How a probe's values become vectors, in a few words: "mean of tokens 1 to the last"."""
-    pool = getattr(probe.pool, "__name__", str(probe.pool))
-    if probe.layer is not None:
-        return "last state"
-    if probe.nodes:
-        return f"{pool} of nodes"
-    if probe.grid is not None:
-        runs = "runs" if probe.tokens else f"x {probe.grid}"
-        return f"averaged to {probe.grid} {runs}"
-    begin, end = probe.positions
-    if (begin, end) != (0, None):
-        return f"{pool} of tokens {begin} to {'the last' if end is None else end - 1}"
-    return pool

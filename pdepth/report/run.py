@@ -19,7 +19,8 @@ from pdepth.result import DepthResult
 if TYPE_CHECKING:
     from torch import nn
 
-    from pdepth.embeddings.placement import Layers
+    from pdepth.embeddings.calling import Output
+    from pdepth.embeddings.placement import Layers, Pools, ProbeOptions
     from pdepth.progress import Observer
 
 
@@ -28,6 +29,10 @@ class RunOptions:
     """The options of a run, as `pdepth.prediction_depth` takes them; k: one or several."""
 
     layers: Layers = "auto"
+    pool: Pools = "auto"
+    input: bool | None = None
+    max_width: int | None = None
+    output: Output = None
     k: tuple[int, ...] = (30,)
     metric: str = "sqeuclidean"
     weights: str = "uniform"
@@ -43,10 +48,20 @@ class RunOptions:
     label_column: str | None = None
     processor: Any = None
 
+    def of_probes(self) -> ProbeOptions:
+        """Those that say where a network is probed."""
+        from pdepth.embeddings.placement import ProbeOptions
+
+        return ProbeOptions(self.layers, self.pool, self.input, self.max_width, self.output)
+
     def of_plan(self) -> dict[str, Any]:
         """Those that `pdepth.plan` takes, too."""
         return {
             "layers": self.layers,
+            "pool": self.pool,
+            "input": self.input,
+            "max_width": self.max_width,
+            "output": self.output,
             "k": self.k if len(self.k) > 1 else self.k[0],
             "metric": self.metric,
             "backend": self.backend,

@@ -56,6 +56,8 @@ def print_summary(result: DepthResult, console: Console) -> None:
         )
     console.print(table)
     console.print(_totals(result), highlight=False, soft_wrap=True)
+    if text := result.meta.get("probes"):
+        console.print(f"Probes: {text}.", highlight=False, soft_wrap=True, markup=False)
     if not complete.all():
         console.print(
             "Early exit left votes unknown: no k-NN accuracy there (--all-votes asks them all).",

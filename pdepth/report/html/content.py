@@ -133,7 +133,13 @@ def join_words(words: Sequence[str]) -> str:
 
 def heading(name: str) -> str:
     """The heading of a column, or of an entry of a result's meta."""
-    special = {"k": "Neighbours that vote", "pdepth": "pdepth", "held_out": "Share held out"}
+    special = {
+        "k": "Neighbours that vote",
+        "pdepth": "pdepth",
+        "held_out": "Share held out",
+        "placement": "Rule that placed the probes",
+        "probes": "How the probes were taken",
+    }
     return special.get(name, name.replace("_", " ").capitalize())
 
 
