@@ -33,8 +33,14 @@ def classifier(kind: str) -> Any:
         return transformers.BertForSequenceClassification(config).eval()
     if kind == "gpt2":
         config = transformers.GPT2Config(
-            **labels, n_embd=16, n_layer=2, n_head=2, vocab_size=40, pad_token_id=0,
-            bos_token_id=1, eos_token_id=1,
+            **labels,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            vocab_size=40,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=1,
         )
         return transformers.GPT2ForSequenceClassification(config).eval()
     config = transformers.Wav2Vec2Config(

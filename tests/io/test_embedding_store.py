@@ -407,7 +407,8 @@ def test_a_run_that_fails_leaves_nothing(tmp_path: Path) -> None:
             raise RuntimeError("no")
 
     with pytest.raises(
-        ValueError, match="model: expected a network that runs on the data, .*; got RuntimeError: no"
+        ValueError,
+        match="model: expected a network that runs on the data, .*; got RuntimeError: no",
     ):
         keep(tmp_path / "kept", model=nn.Sequential(nn.Linear(6, 3), Broken()), layers=["0"])
     assert os.listdir(tmp_path) == []
