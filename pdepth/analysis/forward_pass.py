@@ -36,7 +36,7 @@ class ForwardPass:
     """What a network computed for R rows, at its L probes.
 
     Attributes:
-        embeddings: by probe, in forward order, (R, D) in the network's own precision, on its device.
+        embeddings: by probe, in forward order, (R, D) in the network's precision, on its device.
         predictions: (R,) int64 NumPy, the network's classes.
         scores: (R, C) the class scores, as the network gave them; of a binary classifier with one
             logit z, (0, z).

@@ -52,8 +52,8 @@ Pool = Annotated[
     list[str] | None,
     typer.Option(
         metavar="[PROBE=]HOW",
-        help="How values become vectors: flatten, mean, max, of tokens also token or last; more than "
-        "once for single probes or patterns, 'layer4.*=mean'.",
+        help="How values become vectors: flatten, mean, max, of tokens also token or last; more "
+        "than once for single probes or patterns, 'layer4.*=mean'.",
         show_default="feature maps flattened, tokens as the network's head reads them",
     ),
 ]
@@ -70,8 +70,8 @@ MaxWidth = Annotated[
     typer.Option(
         min=1,
         metavar="WIDTH",
-        help="Average feature maps and inputs with more values, to the largest square grid that has "
-        "no more (tokens: to equal runs).",
+        help="Average feature maps and inputs with more values, to the largest square grid that "
+        "has no more (tokens: to equal runs).",
     ),
 ]
 Output = Annotated[

@@ -228,7 +228,7 @@ def test_what_is_refused() -> None:
     for error, sentence, arguments in (
         (ValueError, r"support: expected a mask of shape \(60,\).*got shape \(59,\)",
          {"support": torch.ones(59, dtype=torch.bool)}),
-        (ValueError, r"queries: expected a mask of shape \(60,\).*mask\[:, 0\], got shape \(60, 10\)",
+        (ValueError, r"queries: expected a mask of shape \(60,\).*\[:, 0\], got shape \(60, 10\)",
          {"queries": many}),
         (ValueError, "support: expected at least one row, got none", {"support": many[:, 0]}),
         (ValueError, "queries: expected rows from 0 to 59, got 60", {"queries": [0, 60]}),
