@@ -125,32 +125,22 @@ def _pooling(
     candidates: Sequence[Mask],
 ) -> tuple[Probe, Mask | None, str]:
     """How tokens are pooled, the mask that this needs, and what is doubtful."""
-    fallback = replace(probe, pool=_guess(caller))
-    if read is not None:
-        read = read[read.flatten(1).any(dim=1)]  # no slope at all: a saturated score
-    if read is None or not len(read):
-        return (
-            fallback,
-            None,
-            (
-                f"which tokens the head reads could not be checked at {probe.name!r}; they are "
-                f"pooled by {fallback.pool!r}, pass pool= to choose"
-            ),
-        )
-    places = read.any(dim=2)
-    masks = [(m, m.read(caller, inputs)) for m in candidates]
-    masks = [(m, v) for m, v in masks if v is not None and v.shape == places.shape]
-    choice = _matching(probe, read, places.cpu(), [(m, v.cpu()) for m, v in masks if v is not None])
-    if choice is not None:
-        return choice
-    return (
-        fallback,
-        None,
-        (
-            f"the head reads other tokens at {probe.name!r} than any pooling takes; they are "
-            f"pooled by {fallback.pool!r}, pass pool= to choose"
-        ),
-    )
+    doubt = "which tokens the head reads could not be checked"
+    sloping = None if read is None else read.flatten(1).any(dim=1)  # none of a saturated score
+    if read is not None and sloping is not None and sloping.any():
+        masks = [(mask, mask.read(caller, inputs)) for mask in candidates]
+        fitting = [
+            (mask, valid[sloping].cpu())
+            for mask, valid in masks
+            if valid is not None and valid.shape == read.shape[:2]
+        ]
+        read = read[sloping]
+        choice = _matching(probe, read, read.any(dim=2).cpu(), fitting)
+        if choice is not None:
+            return choice
+        doubt = "the head reads other tokens than any pooling takes"
+    guess = replace(probe, pool=_guess(caller))
+    return guess, None, f"{doubt} at {probe.name!r}: pooled by {guess.pool!r}; pass pool= to choose"
 
 
 def _matching(
