@@ -207,12 +207,7 @@ def _network(network: Any, what: str, model: nn.Module | None, ema: bool) -> nn.
             f"{what}: expected a torch.nn.Module, got a checkpoint; pass --model MODEL (model=), "
             "the network that it is of."
         )
-    source = "a state dict"
-    if not isinstance(network, Mapping):
-        source = str(network)
-        network = inputs.read_checkpoint(source, what)
-    state = inputs.find_state(network, source, ema=ema, what=what)
-    inputs.load_state(model, state, source=source, what=what)
+    inputs.load_checkpoint(model, network, ema=ema, what=what)
     return model
 
 

@@ -25,7 +25,7 @@ from pdepth.inputs.networks import network_of
 from pdepth.inputs.pretrained import load_processor, network_classes, reads_images
 from pdepth.inputs.python_files import call_function, load_function
 from pdepth.inputs.texts import TextDataset
-from pdepth.inputs.weights import load_state
+from pdepth.inputs.weights import load_checkpoint, load_state
 
 __all__ = [
     "Data",
@@ -42,6 +42,7 @@ __all__ = [
     "has_named_rows",
     "is_pretrained",
     "known_labels",
+    "load_checkpoint",
     "load_data",
     "load_function",
     "load_model",

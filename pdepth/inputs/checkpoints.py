@@ -75,7 +75,7 @@ def find_state(
     Raises:
         ValueError: no state dict in it, or no averaged one.
     """
-    place = f" in {source}" if source else ""
+    place, of = (f" in {source}", f", of {source}") if source else ("", "")
     states = list(_states(checkpoint))
     averaged = [entry for entry in states if set(entry[0]) & set(AVERAGED)]
     trained = [entry for entry in states if entry not in averaged]
@@ -91,12 +91,12 @@ def find_state(
     keys, state = (averaged if ema or not trained else trained)[0]
     if trained and averaged:
         other, advice = (
-            (trained[0][0], "leave out ema=True (--ema) for those")
+            (trained[0][0], "leave out ema=True (--ema) for that")
             if ema
-            else (averaged[0][0], "pass ema=True (--ema) for those")
+            else (averaged[0][0], "pass ema=True (--ema) for that")
         )
         warnings.warn(
-            f"{what}: took {_dotted(keys)!r}{place}, which holds {_dotted(other)!r} too; {advice}.",
+            f"{what}: took {_dotted(keys)!r}, not {_dotted(other)!r}{of}; {advice}.",
             stacklevel=2,
         )
     return dict(state) if not isinstance(state, dict) else state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections import OrderedDict
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pdepth.inputs.checkpoints import find_state, read_checkpoint
 
 COMPILED = "_orig_mod."  # what torch.compile puts before the names of a module, anywhere
 PREFIXES = ("module.", "model.", "net.", "network.")  # of DataParallel, and of a training module
@@ -101,6 +104,36 @@ def load_state(
         f"{what}: expected the tensors of {name}, got {source} with {best}; "
         f"{_advice(state, own, what)}."
     )
+
+
+def load_checkpoint(
+    model: nn.Module,
+    checkpoint: Any,
+    *,
+    state_of: Callable[[Any], Mapping[str, Tensor]] | None = None,
+    ema: bool = False,
+    what: str = "weights",
+) -> None:
+    """Load a checkpoint into a model: the path of a file or folder, or what one holds.
+
+    Args:
+        model: as in `load_state`.
+        checkpoint: as `read_state` and `find_state` take it.
+        state_of: returns the state dict of what was read; None for `find_state`.
+        ema: take the averaged weights of a checkpoint.
+        what: named in errors.
+
+    Raises what `read_state` and `load_state` raise.
+    """
+    source = ""
+    if isinstance(checkpoint, str | os.PathLike):
+        source = str(checkpoint)
+        checkpoint = read_checkpoint(source, what)
+    if state_of is not None:
+        state = state_of(checkpoint)
+    else:
+        state = find_state(checkpoint, source, ema=ema, what=what)
+    load_state(model, state, source=source or "a state dict", what=what)
 
 
 def rename(

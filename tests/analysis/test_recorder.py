@@ -211,3 +211,22 @@ def test_what_a_recorder_refuses() -> None:
         Recorder(digits(), support=digits())
     with pytest.raises(ValueError, match="expected at least one record; call record first"):
         Recorder(digits()).training()
+
+
+def test_checkpoints_of_every_form(tmp_path: Path) -> None:
+    data = digits(slice(60))
+    recorder = Recorder(data)
+    states = trained(recorder)
+    torch.save({"state_dict": {f"net.{n}": t for n, t in states[1].items()}}, tmp_path / "1.ckpt")
+    (tmp_path / "2").mkdir()
+    torch.save(states[2], tmp_path / "2" / "pytorch_model.bin")
+    averaged = {"model": states[0], "ema": {f"module.{n}": t for n, t in states[3].items()}}
+    checkpoints = {0: states[0], 10: tmp_path / "1.ckpt", 20: tmp_path / "2", 30: averaged}
+    with pytest.warns(UserWarning, match=r"checkpoints\[30\]: took 'model', not 'ema'; pass ema"):
+        plain = training.from_checkpoints(net(), checkpoints, data)
+    expected = recorder.training().predictions
+    assert (plain.predictions[:3] == expected[:3]).all()
+    assert (plain.predictions[3] == expected[0]).all()
+    with pytest.warns(UserWarning, match="took 'ema'"):
+        of_averages = training.from_checkpoints(net(), {30: averaged}, data, ema=True)
+    assert (of_averages.predictions[0] == expected[3]).all()

@@ -143,7 +143,7 @@ def test_averaged_weights_of_a_checkpoint(tmp_path, nets):
     weights = ("--weights", tmp_path / "0.ckpt")
     result = invoke(*arguments, *weights, "--out", tmp_path / "a")
     assert result.exit_code == 0, result.output
-    assert "Note: weights: took 'model' in " in result.stderr
+    assert "Warning: weights: took 'model', not 'model_ema', of " in result.stderr
     assert "UserWarning" not in result.stderr
     assert saved(tmp_path / "a").predictions.tolist() == predictions(nets, 0)
     result = invoke(*arguments, *weights, "--ema", "--out", tmp_path / "b")

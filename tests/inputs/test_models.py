@@ -167,3 +167,12 @@ def test_what_is_no_network():
         network_of(None, "network")
     with pytest.raises(TypeError, match=r"got the class Linear; pass an object of it, Linear\("):
         network_of(nn.Linear)
+
+
+def test_the_number_of_classes_behind_a_prefix(tmp_path):
+    trained = small_network(7).state_dict()
+    state = {f"net.{name}": tensor for name, tensor in trained.items()}
+    torch.save({"state_dict": state, "model_ema": state}, tmp_path / "w.ckpt")
+    with pytest.warns(UserWarning, match="took 'model_ema'"):
+        model = load_model("torchvision:squeezenet1_1", tmp_path / "w.ckpt", ema=True)
+    assert all(torch.equal(t, trained[name]) for name, t in model.state_dict().items())

@@ -58,11 +58,13 @@ def test_a_configuration_of_that_name_is_no_state():
 def test_averaged_weights_are_taken_on_request(tmp_path, key):
     path = tmp_path / "w.pt"
     torch.save({"state_dict": TRAINED, key: {"module": AVERAGED, "updates": 9}}, path)
-    sentence = rf"weights: took 'state_dict' in .*, which holds '{key}.module' too; pass ema=True"
+    sentence = rf"weights: took 'state_dict', not '{key}.module', of .*w.pt; pass ema=True"
     with pytest.warns(UserWarning, match=sentence):
         state = read_state(path)
     assert torch.equal(state["0.weight"], TRAINED["0.weight"])
-    with pytest.warns(UserWarning, match=rf"took '{key}.module' in .*'state_dict' too; leave out"):
+    with pytest.warns(
+        UserWarning, match=rf"took '{key}.module', not 'state_dict', of .*; leave out"
+    ):
         state = read_state(path, ema=True)
     assert torch.equal(state["0.weight"], AVERAGED["0.weight"])
 

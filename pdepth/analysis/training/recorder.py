@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -133,16 +132,13 @@ def from_checkpoints(
     own_state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     try:
         for step in sorted(checkpoints):
-            checkpoint, what = checkpoints[step], f"checkpoints[{step}]"
-            source = "a state dict"
-            if isinstance(checkpoint, str | os.PathLike):
-                source = str(checkpoint)
-                checkpoint = inputs.read_checkpoint(source, what)
-            if state_of is None:
-                state: Mapping[str, Any] = inputs.find_state(checkpoint, source, ema=ema, what=what)
-            else:
-                state = state_of(checkpoint)
-            inputs.load_state(network, state, source=source, what=what)
+            inputs.load_checkpoint(
+                network,
+                checkpoints[step],
+                state_of=state_of,
+                ema=ema,
+                what=f"checkpoints[{step}]",
+            )
             recorder.record(network, step)
     finally:
         network.load_state_dict(own_state)
