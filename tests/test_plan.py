@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from torch.utils.data import IterableDataset
+import torch
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset
 
 import pdepth
 
@@ -65,6 +67,92 @@ def test_time_comes_from_a_measurement():
     assert re.search(r"^forward +220 rows in 1 pass, \d", text, re.M)
     assert re.search(r"^search +2\.08 MFLOP at most, ", text, re.M)
     assert re.search(r"^time +.* at most, as measured here$", text, re.M)
+
+
+class Images(Dataset):
+    """Rows of 3 x 32 x 32, so many that their embeddings are beyond a small memory."""
+
+    def __len__(self):
+        return 200
+
+    def __getitem__(self, row):
+        if row >= len(self):
+            raise IndexError
+        return torch.full((3, 32, 32), row / 200), row % 4
+
+
+def convolutions():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 4),
+    )  # fmt: skip
+
+
+def test_a_plan_beyond_the_machine_names_max_width():
+    """What it says of max_width is what a plan with it says."""
+    options = {"k": 5, "measure": False, "batch_size": 8}
+    whole = 3 * 32 * 32 + 32 * 32 * 32 + 64 * 32 * 32 + 4
+    asked = pdepth.plan(convolutions(), Images(), memory="60MB", **options)
+    assert asked.embeddings == 200 * 4 * whole
+    assert asked.narrower.max_width == 16384
+    given = pdepth.plan(convolutions(), Images(), memory="60MB", max_width=16384, **options)
+    assert given.widths == (3 * 32 * 32, 32 * 22 * 22, 64 * 16 * 16, 4)
+    assert (asked.narrower.embeddings, asked.narrower.flop) == (given.embeddings, given.flop)
+    assert given.narrower is None
+    assert given.notes == ("max_width 16384: averaged to fewer positions at 1 to 3",)
+    lines = [line.split(maxsplit=1) for line in str(asked).splitlines()]
+    assert ["narrower", "max_width=16384 would need 28.0 MB and 2.8 GFLOP"] in lines
+
+    less = pdepth.plan(convolutions(), Images(), memory="16MB", **options).narrower
+    assert less.max_width == 4096  # the widest with which all fits
+    least = pdepth.plan(convolutions(), Images(), memory=2_500_000, **options).narrower
+    assert least.max_width == 1024  # not even that fits
+    fits = pdepth.plan(convolutions(), Images(), memory="2GB", **options)
+    assert fits.narrower is None
+    flat = plan(memory=int(220 * 4 * 53 / 0.75) + 8)  # no positions to average over
+    assert len(flat.passes) == 2
+    assert flat.narrower is None
+
+
+def test_a_long_search_is_beyond_the_machine(monkeypatch):
+    options = {"k": 5, "batch_size": 8, "memory": "2GB"}
+    monkeypatch.setattr("pdepth.planning.LARGE_FLOP", 1e9)
+    assert pdepth.plan(convolutions(), Images(), measure=False, **options).narrower is not None
+    rates = {"_forward_rate": 1e9, "_search_rates": [(16, 1e6), (4096, 1e6)]}
+    for name, rate in rates.items():
+        monkeypatch.setattr(f"pdepth.planning.{name}", lambda *_, rate=rate: rate)
+    slow = pdepth.plan(convolutions(), Images(), **options)
+    assert slow.search_seconds > 3600
+    assert slow.narrower.max_width == 16384  # 2.8 GFLOP: three quarters of an hour
+    rates["_search_rates"] = [(16, 1e9), (4096, 1e9)]
+    monkeypatch.setattr("pdepth.planning._search_rates", lambda *_: rates["_search_rates"])
+    assert pdepth.plan(convolutions(), Images(), **options).narrower is None
+
+
+@pytest.mark.slow
+def test_resnet50_at_224_pixels():
+    """The example of docs/models.md."""
+    models = pytest.importorskip("torchvision.models")
+
+    class Pictures(Images):
+        def __len__(self):
+            return 5000
+
+        def __getitem__(self, row):
+            if row >= len(self):
+                raise IndexError
+            return torch.full((3, 224, 224), row / 5000), row % 4
+
+    options = {"memory": "16GB", "measure": False, "batch_size": 2}
+    network = models.resnet50()
+    flattened = pdepth.plan(network, Pictures(), **options)
+    assert (flattened.embeddings, flattened.flop) == (129_474_080_000, 3.236852e14)
+    assert str(flattened.narrower) == "max_width=16384 would need 5.1 GB and 12.8 TFLOP"
+    pooled = pdepth.plan(network, Pictures(), pool="mean", **options)
+    assert (pooled.embeddings, pooled.flop) == (3_333_920_000, 8.3348e12)
+    assert pooled.widths[:3] == (150528, 64, 256)
+    assert pooled.narrower is None
 
 
 def test_what_a_plan_cannot_say():

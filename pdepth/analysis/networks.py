@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from pdepth.analysis.ensemble import Member
 from pdepth.arrays import arguments
@@ -61,11 +61,11 @@ def train_all(
     Args:
         train: called with the remaining rows of `data`, a Dataset, and a seed; returns the
             network, or a fitted skorch net.
-        data: a Dataset with a length.
+        data: a Dataset with a length, or a dict of columns.
         numbers: of the networks.
         held_out: share of rows held out from each.
     """
-    count = _count_rows(data)
+    data, count = _counted(data)
     for number in numbers:
         rows = draw_held_out_rows(count, held_out, number, seed)
         support = Subset(data, _other_rows(count, rows))
@@ -86,10 +86,11 @@ def measure(
 
     Args:
         model, k, options: as in `pdepth.prediction_depth`.
+        data: a Dataset with a length, or a dict of columns.
         held_out_rows: distinct rows that the network was not trained on.
         name: distinguishes the network from others.
     """
-    count = _count_rows(data)
+    data, count = _counted(data)
     rows = np.unique(arguments.check_query_rows(held_out_rows, count))
     support = Subset(data, _other_rows(count, rows))
     support_result = prediction_depth(model, support, k=k, **options)
@@ -109,9 +110,18 @@ def measure_all(
         yield measure(model, data, rows, name=name, k=k, **options)
 
 
-def _count_rows(data: Any) -> int:
+def _counted(data: Any) -> tuple[Any, int]:
+    """A dataset whose rows are found by number, and how many they are; columns become one."""
+    from pdepth.embeddings.loaders import Columns
+
+    if isinstance(data, DataLoader):
+        raise TypeError(
+            "data: expected a Dataset with a length, got a DataLoader; pass loader.dataset."
+        )
+    if isinstance(data, Mapping):
+        data = Columns(data, "data")
     try:
-        return len(data)
+        return data, len(data)
     except TypeError:
         raise TypeError(
             f"data: expected a Dataset with a length, got {type(data).__name__} without one."

@@ -143,7 +143,7 @@ def output_margin(logits: Any) -> Float:
     return gaps
 
 
-def input_margin(model: nn.Module, inputs: Tensor) -> Float:
+def input_margin(model: nn.Module, inputs: Any, *, output: Output = None) -> Float:
     """Distance (B,) float64, to first order, of each input to where its prediction changes.
 
     With i the class of the largest logit z and j that of the second largest,
@@ -158,12 +158,18 @@ def input_margin(model: nn.Module, inputs: Tensor) -> Float:
 
     Infinite where the gradient is 0 and the logits differ; 0 where they are equal.
 
+    Args:
+        inputs: (B, ...) tensor; a tuple or dict of several, which the network takes by place or by
+            name, and whose gradients are taken together.
+        output: where the logits are, as in `pdepth.prediction_depth`.
+
     Raises:
         ValueError: inputs that are not floating point, or outputs that are not (batch, classes).
     """
     with at_rest(model):
-        batch = Inputs.of(inputs, len(inputs))
-        layout = inspect(model, ProbeOptions(layers=[]), batch)
+        rows = next((len(tensor) for _, tensor in Inputs.of(inputs, None).tensors()), None)
+        batch = Inputs.of(inputs, rows)
+        layout = inspect(model, ProbeOptions(layers=[], output=output), batch)
         return _logits_and_margins(layout, batch, True)[1]
 
 

@@ -29,10 +29,6 @@ class RunOptions:
     """The options of a run, as `pdepth.prediction_depth` takes them; k: one or several."""
 
     layers: Layers = "auto"
-    pool: Pools = "auto"
-    input: bool | None = None
-    max_width: int | None = None
-    output: Output = None
     k: tuple[int, ...] = (30,)
     metric: str = "sqeuclidean"
     weights: str = "uniform"
@@ -47,6 +43,10 @@ class RunOptions:
     keep_embeddings: str | os.PathLike[str] | None = None
     label_column: str | None = None
     processor: Any = None
+    pool: Pools = "auto"
+    input: bool | None = None
+    max_width: int | None = None
+    output: Output = None
 
     def of_probes(self) -> ProbeOptions:
         """Those that say where a network is probed."""

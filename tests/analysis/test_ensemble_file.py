@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -83,5 +85,19 @@ def test_another_setting_or_too_few_networks_are_refused(tmp_path: Path) -> None
 def test_settings_keep_what_applies() -> None:
     assert EnsembleSettings("d", held_out=0.2).meta() == {
         "data": "d", "layers": "auto", "k": "30", "held_out": "0.2", "seed": "0",
+        "placement version": "2",
     }  # fmt: skip
-    assert set(SETTINGS.meta()) == {"data", "layers", "k", "read"}
+    assert set(SETTINGS.meta()) == {"data", "layers", "k", "read", "placement version"}
+    probes = replace(SETTINGS, pool={"0": "mean"}, input=False, max_width=64, output="found").meta()
+    assert probes.items() - SETTINGS.meta().items() == {
+        ("pool", "{'0': 'mean'}"), ("input", "False"), ("max_width", "64"), ("output", "found"),
+    }  # fmt: skip
+
+
+def test_networks_of_another_placement_are_not_added(tmp_path: Path) -> None:
+    ensemble, meta = Ensemble(np.arange(4)), SETTINGS.meta()
+    ensemble.meta = {name: text for name, text in meta.items() if name != "placement version"}
+    ensemble.add(Member(np.zeros(4, int), np.arange(4), np.arange(4) < 2, 3, 0, np.arange(4)))
+    ensemble.save(tmp_path / "old.parquet")
+    with pytest.raises(FileExistsError, match="networks with placement version 2, got unset; pass"):
+        resume_ensemble(tmp_path / "old.parquet", meta)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pdepth.cli.options import parse_output, parse_pools
 from pdepth.result import DepthResult
 
 from helpers.commands import invoke, refusal
@@ -112,7 +113,8 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
         "-k", 7, "--layers", "0, 2", "--batch-size", 11, "--device", "cpu", "--threads", 3,
         "--backend", "cpu", "--memory", "2GiB", "--all-votes", "--quiet", "--metric", "cosine",
         "--vote-weights", "exp", "--temperature", "0.1", "--reference", "label",
-        "--keep-embeddings", tmp_path / "kept"
+        "--keep-embeddings", tmp_path / "kept", "--pool", "0=mean", "--pool", "2.*=max",
+        "--no-input", "--max-width", 64, "--output", "-1"
     )  # fmt: skip
     assert sentence == "Error: far enough\n"
     assert passed == {
@@ -135,7 +137,21 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
         "run_dir": tmp_path / "o" / ".unfinished",
         "label_column": None,
         "processor": None,
+        "pool": {"0": "mean", "2.*": "max"},
+        "input": False,
+        "max_width": 64,
+        "output": -1,
     }
+
+
+def test_poolings_and_outputs_as_text():
+    assert parse_pools(None) == "auto"
+    assert parse_pools(["mean"]) == "mean"
+    assert parse_pools(["a.b=token", "c=last"]) == {"a.b": "token", "c": "last"}
+    for texts in (["mean", "max"], ["mean", "a=max"], ["a=mean", "a=max"]):
+        with pytest.raises(ValueError, match="--pool: expected one way for all probes, or PROBE=H"):
+            parse_pools(texts)
+    assert [parse_output(text) for text in (None, "1", "-1", "logits")] == [None, 1, -1, "logits"]
 
 
 def test_show_probes(user_file):
@@ -220,7 +236,7 @@ def test_a_bug_keeps_its_traceback(tmp_path, user_file):
     assert isinstance(result.exception.__cause__, KeyError)
 
 
-def test_a_model_that_fails_keeps_its_traceback(tmp_path, user_file):
+def test_a_model_that_fails_is_one_sentence(tmp_path, user_file):
     broken = tmp_path / "broken.py"
     broken.write_text(
         "import torch\n"
@@ -231,6 +247,51 @@ def test_a_model_that_fails_keeps_its_traceback(tmp_path, user_file):
         "    return Net(torch.nn.Flatten(), torch.nn.LazyLinear(3), torch.nn.Linear(3, 3))\n"
     )
     options = ("--support", f"{user_file}:support", "--out", tmp_path / "o", "-k", 3)
-    result = invoke("run", f"{broken}:net", *options)
-    assert isinstance(result.exception, TypeError)
+    sentence = refusal("run", f"{broken}:net", *options)
+    assert sentence.startswith(
+        "Error: model: expected a network that runs on the data, which gives it 0 (2, 6) float32; "
+        "got TypeError: "
+    )
     assert not (tmp_path / "o").exists()
+
+
+def test_how_probes_are_taken_is_shown_and_kept(tmp_path, user_file):
+    options = ("--support", f"{user_file}:support", "-k", 3, "--pool", "0=mean", "--no-input")
+    result = invoke("run", f"{user_file}:net", *options, "--out", tmp_path / "o", "--max-width", 7)
+    assert result.exit_code == 0, result.output
+    saved = DepthResult.load(tmp_path / "o" / "depth.parquet")
+    assert saved.probes == ("0", "2", "softmax")
+    assert saved.meta["probes"] == "0: mean"
+    assert saved.meta["placement version"] == "2"
+    assert "Probes: 0: mean.\n" in result.stdout
+    shown = invoke("run", f"{user_file}:net", *options, "--show-probes")
+    assert ["0", "0", "output", "mean", "8"] in [line.split() for line in shown.stdout.splitlines()]
+    sentence = refusal("run", f"{user_file}:net", *options, "--pool", "9=max", "--show-probes")
+    assert sentence == (
+        "Error: pool: expected names of probes or patterns, got '9'; nearest: 'input', '0', '2'.\n"
+    )
+
+
+def test_a_warning_is_one_line_once(tmp_path, user_file):
+    doubtful = tmp_path / "doubtful.py"
+    doubtful.write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.blocks = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Linear(6, 6))\n"
+        "        self.mix = torch.nn.Linear(2, 2)\n"
+        "        self.head = torch.nn.Linear(6, 3)\n"
+        "    def forward(self, x):\n"
+        "        whole = self.mix(self.blocks(x).reshape(-1, 2)).relu()\n"
+        "        return self.head(whole.reshape(-1, 6))\n"
+        "def net():\n"
+        "    torch.manual_seed(0)\n"
+        "    return Net()\n"
+    )
+    options = ("--support", f"{user_file}:support", "-k", 3)
+    result = invoke("run", f"{doubtful}:net", *options, "--out", tmp_path / "o", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == (
+        "Warning: model: not probed: 'mix' gives values of shape (6, 2), not one for each row.\n"
+    )

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from pdepth.depth import prediction_depth
+from pdepth.embeddings.placement import ProbeOptions
 from pdepth.report import folder
 from pdepth.report.probes import describe_probes
 from pdepth.report.run import RunOptions, plan_run, run_to_folder
@@ -62,13 +63,18 @@ def test_a_wrong_argument_leaves_no_folder(tmp_path: Path, model: nn.Module) -> 
 
 
 def test_every_option_reaches_prediction_depth_and_plan(model: nn.Module) -> None:
-    changed = RunOptions(("0",), (3,), "cosine", "exp", 0.1, "label", False, "cpu", "cpu", 1, 2, 3)
+    changed = RunOptions(
+        ("0",), (3,), "cosine", "exp", 0.1, "label", False, "cpu", "cpu", 1, 2, 3,
+        label_column="y", pool={"0": "max"}, input=False, max_width=8, output=1,
+    )  # fmt: skip
     depth, plan = changed.of_depth(), changed.of_plan()
     assert depth == {
         "layers": ("0",), "k": 3, "metric": "cosine", "weights": "exp", "temperature": 0.1,
         "reference": "label", "early_exit": False, "backend": "cpu", "device": "cpu", "memory": 1,
-        "batch_size": 2, "num_threads": 3, "keep_embeddings": None,
+        "batch_size": 2, "num_threads": 3, "keep_embeddings": None, "label_column": "y",
+        "processor": None, "pool": {"0": "max"}, "input": False, "max_width": 8, "output": 1,
     }  # fmt: skip
+    assert changed.of_probes() == ProbeOptions(("0",), {"0": "max"}, False, 8, 1)
     apart = {"weights", "temperature", "reference", "early_exit"}
     assert plan == {name: value for name, value in depth.items() if name not in apart}
     cost = plan_run(model, rows(40, 0), rows(10, 1), RunOptions(k=(3, 5)))
@@ -76,12 +82,27 @@ def test_every_option_reaches_prediction_depth_and_plan(model: nn.Module) -> Non
 
 
 def test_probes_are_described_with_and_without_data(model: nn.Module) -> None:
-    table = describe_probes(model)
-    assert [row.shape for row in table.rows] == [None] * len(table.rows)
-    with_data = describe_probes(model, data=rows(4, 0))
-    assert [row.name for row in with_data.rows] == [row.name for row in table.rows]
-    assert with_data.rows[0].shape == (6,)
-    assert (with_data.rows[-1].name, with_data.rows[-1].shape) == ("softmax", (3,))
-    assert with_data.rule == table.rule == "mlp"
-    named = describe_probes(model, ["0"], rows(4, 0))
-    assert [row.module for row in named.rows][1:-1] == ["0"]
+    with pytest.raises(ValueError, match="data: expected a dataset for a network whose input size"):
+        describe_probes(model)
+    table = describe_probes(model, data=rows(4, 0))
+    assert [row.name for row in table.rows] == ["input", "0", "softmax"]
+    assert [row.shape for row in table.rows] == [(6,), (8,), (3,)]
+    assert (table.rule, table.notes) == ("mlp", ())
+    named = describe_probes(model, ProbeOptions(["2"], input=False), rows(4, 0))
+    assert [(row.module, row.point, row.pool) for row in named.rows] == [
+        ("2", "output", "flatten"),
+        ("", "output", "softmax"),
+    ]
+
+
+def test_probes_of_a_network_that_says_its_size() -> None:
+    models = pytest.importorskip("torchvision.models")
+    options = ProbeOptions(pool={"layer1.*": "mean"}, max_width=4096)
+    table = describe_probes(models.resnet18(), options)
+    rows_by_name = {row.name: (row.pool, row.shape) for row in table.rows}
+    assert rows_by_name["input"] == ("averaged to 36 x 36", (3, 36, 36))
+    assert rows_by_name["layer1.0"] == ("mean", (64,))
+    assert rows_by_name["layer4.1"] == ("averaged to 2 x 2", (512, 2, 2))
+    assert table.notes == (
+        "max_width 4096: averaged to fewer positions at input to bn1, layer2.0 to layer4.1",
+    )
