@@ -154,14 +154,22 @@ def _matching(
         return replace(probe, pool="mean", masked=False), None, ""
     if (places == first).all():
         return replace(probe, pool="token"), None, ""
+    # What a tensor says by its name; the other reading fits the end of padded rows by coincidence.
+    usual = {mask.name: mask for mask, _ in reversed(masks)}
+    at_end = bool((places == (index == count - 1)).all())
     for mask, valid in masks:
         last = index == torch.where(valid, index, -1).amax(dim=1, keepdim=True)
-        if valid.any(dim=1).all() and (places == last).all():
+        believed = usual[mask.name] is mask or not at_end
+        if believed and valid.any(dim=1).all() and (places == last).all():
             return replace(probe, pool="last"), mask, ""
     for mask, valid in masks:
         if (places == valid).all() and not valid.all():
             return replace(probe, pool="mean"), mask, ""
-    padded = any((~valid).any() for mask, valid in masks if mask.marks != "ids")
+    padded = any(
+        (~valid).any()
+        for mask, valid in masks
+        if mask.marks != "ids" and usual[mask.name] is mask
+    )
     if places.all():
         doubt = f"the head reads padding at {probe.name!r}, which votes" if padded else ""
         certain = next((m for m, v in masks if v.all() and m.marks != "ids"), None)
