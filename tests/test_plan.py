@@ -153,6 +153,10 @@ def test_resnet50_at_224_pixels():
     assert (pooled.embeddings, pooled.flop) == (3_333_920_000, 8.3348e12)
     assert pooled.widths[:3] == (150528, 64, 256)
     assert pooled.narrower is None
+    page = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
+    for printed in map(str, (flattened, pooled)):
+        lines = [line for line in printed.splitlines() if not line.startswith("memory")]  # threads'
+        assert set(lines) <= set(page.splitlines())
 
 
 def test_what_a_plan_cannot_say():

@@ -83,6 +83,34 @@ def names() -> dict[str, Any]:
     }
 
 
+def names_of_transformers() -> dict[str, Any]:
+    """Further variables of the page about texts: small networks with random weights, and rows."""
+    from PIL import Image
+
+    from helpers import pretrained
+
+    rng = np.random.default_rng(0)
+    words = np.array([["bad", "never"], ["good", "so"], ["the", "was"]])
+    texts = []
+    for row in range(QUERIES):
+        label = row % CLASSES
+        chosen = rng.choice([*words[label], "film", "a"], size=rng.integers(2, 9))
+        texts.append({"text": " ".join(chosen), "label": label})
+    pixels = rng.integers(0, 256, (QUERIES, 12, 12, 3), dtype=np.uint8)
+    return {
+        "texts": texts,
+        "images": [
+            {"image": Image.fromarray(image), "label": row % CLASSES}
+            for row, image in enumerate(pixels)
+        ],
+        "text_classifier": pretrained.classifier("bert"),
+        "decoder": pretrained.classifier("gpt2"),
+        "image_classifier": pretrained.classifier("vit"),
+        "tokenizer": pretrained.tokenizer(),
+        "image_processor": pretrained.image_processor(),
+    }
+
+
 def _embeddings(model: Net, inputs: torch.Tensor) -> list[np.ndarray[Any, Any]]:
     rows, found = model.flatten(inputs), []
     with torch.no_grad():

@@ -28,7 +28,10 @@ from .pages import PAGES, ROOT, Block, blocks_of, inline_code, prose_of
 
 LANGUAGES = {"python", "py", "sh", "text", "bibtex", "toml", "yaml"}
 REPOSITORY_PATH = re.compile(r"(pdepth|kernels|csrc|bench|tests|docs|\.ci)/[\w/.]*")
-NEEDS = {"docs/compat.md": ("sklearn", "cleanlab")}  # packages; the page is skipped without them
+NEEDS = {  # packages; the page is skipped without them
+    "docs/compat.md": ("sklearn", "cleanlab"),
+    "docs/text.md": ("transformers", "tokenizers", "PIL", "torchvision"),
+}
 
 
 SLOW = {"docs/compat.md"}  # pages that import large libraries, when they are run
@@ -64,6 +67,8 @@ def test_python_blocks_run(page: Path, folder: Path) -> None:
         pytest.importorskip(module)
     namespace = prepared.names()
     prepared.write_files(folder, namespace["layers"])
+    if page.name == "text.md":
+        namespace |= prepared.names_of_transformers()
     blocks = blocks_of(page)
     for block, after in pairwise([*blocks, Block("", "", 0, "")]):
         if block.language != "python" or not block.runs:
