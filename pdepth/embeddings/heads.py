@@ -30,9 +30,10 @@ def resolve(
     Returns:
         The probes; where padding is marked, or None; and sentences on what is doubtful.
     """
-    if not any(probe.pool == "auto" or probe.tokens for probe in probes):
-        return list(probes), None, []
     candidates = masks_of(caller, inputs)
+    named = next((mask for mask in candidates if mask.marks != "ids"), None)
+    if not any(probe.pool == "auto" or probe.tokens for probe in probes):
+        return list(probes), named, []
     sample = _sample(caller, inputs, candidates)
     chosen: list[Probe] = []
     mask: Mask | None = None
@@ -50,9 +51,7 @@ def resolve(
             doubts += [doubt] if doubt else []
         how = later[1]
         chosen.append(replace(probe, pool=how.pool, positions=how.positions, masked=how.masked))
-    if mask is None and candidates and candidates[0].marks != "ids":
-        mask = candidates[0]
-    return chosen[::-1], mask, doubts
+    return chosen[::-1], mask or named, doubts
 
 
 def _sample(caller: Caller, inputs: Inputs, candidates: Sequence[Mask]) -> Inputs:

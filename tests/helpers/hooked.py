@@ -6,6 +6,7 @@ network makes a vector of what they return.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,12 +42,6 @@ def mean_from(begin: int, end: int | None = None) -> Vector:
 def mean_of_grid(value: Any, batch: Any) -> Tensor:
     """The mean of tokens on a grid (B, H, W, D)."""
     return value.flatten(1, 2).mean(dim=1)
-
-
-def masked_mean(value: Any, batch: Any) -> Tensor:
-    """The mean of the tokens (B, T, D) that are not padding."""
-    mask = batch["attention_mask"].unsqueeze(-1).to(first_of(value).dtype)
-    return (first_of(value) * mask).sum(dim=1) / mask.sum(dim=1)
 
 
 def last_real(value: Any, batch: Any) -> Tensor:
@@ -131,7 +126,11 @@ def assert_votes_equal(case: Case) -> None:
     )
     depth, undefined = definition.depth_from_votes(votes, predictions)
 
-    result = pdepth.prediction_depth(case.model, *loaders, k=K, early_exit=False, progress=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "model: ")  # no doubt is said
+        result = pdepth.prediction_depth(
+            case.model, *loaders, k=K, early_exit=False, progress=False
+        )
     assert list(result.probes) == case.names
     assert list(result.widths) == [of_support[name].shape[1] for name in case.names]
     np.testing.assert_array_equal(result.predictions, predictions)
@@ -207,9 +206,9 @@ def _labels(case: Case) -> Tensor:
     unlabelled = case.batches(case.rows, torch.zeros(len(case.rows)).long())
     _, scores = hooked(case, unlabelled)
     for module in case.model.modules():
-        is_head = isinstance(module, nn.Linear) and module.out_features == scores.shape[1]
-        if is_head and module.bias is not None:
-            module.bias.data -= scores.median(dim=0).values
+        width = getattr(module, "out_features", None)
+        if width in (1, scores.shape[1]) and module.bias is not None:
+            module.bias.data -= scores.median(dim=0).values[-width:]
     _, scores = hooked(case, unlabelled)
     generator = torch.Generator().manual_seed(1)
     own = scores.argmax(dim=1)
