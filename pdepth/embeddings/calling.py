@@ -15,6 +15,11 @@ from pdepth.embeddings.batch import Inputs
 
 Output = str | int | Callable[[Any], Tensor] | None
 Form = Literal["logits", "probabilities", "logit", "probability"]
+# What a network raises on rows that it does not take.
+NETWORK_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ def call(run: Callable[[Inputs], Any], inputs: Inputs) -> Any:
     """Run a network; its own error becomes a sentence, with the error as its cause."""
     try:
         return run(inputs)
-    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except NETWORK_ERRORS as error:
         named = ", ".join(
             f"{name} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}"
             for name, t in inputs.tensors()

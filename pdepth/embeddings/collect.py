@@ -20,7 +20,7 @@ from pdepth.arrays import arguments
 from pdepth.arrays.memory import DEVICE_SHARE, Budget, free_on
 from pdepth.backends import triton
 from pdepth.embeddings.batch import Inputs
-from pdepth.embeddings.calling import device_of
+from pdepth.embeddings.calling import NETWORK_ERRORS, device_of
 from pdepth.embeddings.capture import Captured, capture, check_memory, footprint
 from pdepth.embeddings.dataset import Batches, DataOptions
 from pdepth.embeddings.inspection import inspect, measured
@@ -279,7 +279,7 @@ def _check_alike(layout: Layout, support: Inputs, queries: Inputs) -> None:
     ]
     try:
         same = measured(layout, queries).shapes == layout.shapes
-    except (RuntimeError, TypeError, ValueError) as error:
+    except NETWORK_ERRORS as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"queries: expected inputs like the support's, of shape {shapes[0]}, got inputs of "
