@@ -55,9 +55,7 @@ def test_a_journal_of_another_placement_is_refused(tmp_path: Path) -> None:
     assert about["the version of placement"] == "2"
     about["the version of placement"] = "1"
     (tmp_path / "run" / ABOUT).write_text(json.dumps(about))
-    with pytest.raises(
-        ValueError, match="which the version of placement differs: 1 then, 2 now"
-    ):
+    with pytest.raises(ValueError, match="which the version of placement differs: 1 then, 2 now"):
         run(tmp_path)
 
 
@@ -85,17 +83,13 @@ def test_a_store_of_another_run_is_refused(tmp_path: Path, monkeypatch: pytest.M
         ("fewer, of which the list of probes differs", "fewer"),
         ("network, of which the network differs", "network"),
     ):
-        with pytest.raises(
-            ValueError, match=f"keep_embeddings: expected the store .*{sentence}"
-        ):
+        with pytest.raises(ValueError, match=f"keep_embeddings: expected the store .*{sentence}"):
             run(tmp_path, keep_embeddings=tmp_path / name)
     before = manifest.read_text()
     older = json.loads(before)
     del older["meta"]["placement version"]
     manifest.write_text(json.dumps(older))
-    with pytest.raises(
-        ValueError, match="which the version of placement differs: 1 then, 2 now"
-    ):
+    with pytest.raises(ValueError, match="which the version of placement differs: 1 then, 2 now"):
         run(tmp_path, keep_embeddings=tmp_path / "kept")
     assert open_store(tmp_path / "kept").probes[0] == "input"  # it still opens by itself
     manifest.write_text(before)
