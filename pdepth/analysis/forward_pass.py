@@ -67,7 +67,8 @@ class ForwardPass:
         Args:
             labels: (R,) integers, the classes of all rows; those of rows that are neither support
                 nor queries are not looked at.
-            support: the rows that vote: a mask (R,) of booleans, or row numbers; None for all.
+            support: the rows that vote: a mask (R,) of booleans, or row numbers in any order; None
+                for all.
             queries: the rows whose depth is computed, likewise; None for the support's own. A query
                 that is a row of the support is left out of its own vote.
             options: of `pdepth.depth_from_embeddings`: k, metric, weights, reference, ...; an
@@ -91,6 +92,7 @@ class ForwardPass:
             twice = np.flatnonzero(np.bincount(voting) > 1)[0]
             raise ValueError(f"support: expected each row once, got row {twice} twice.")
         measured = voting if queries is None else _rows(queries, "queries", len(self))
+        voting = np.sort(voting)  # equally near rows vote in the order of their numbers
         for name, rows in (("support", voting), ("queries", measured)):
             self._check_labels(checked, rows, name)
         place = np.full(len(self), -1)
@@ -142,8 +144,8 @@ class ForwardPass:
 
         if np.array_equal(rows, np.arange(len(self))):
             return self.embeddings
-        numbers = torch.from_numpy(rows).to(self.scores.device)
-        return {name: values[numbers] for name, values in self.embeddings.items()}
+        numbers = torch.from_numpy(rows)
+        return {name: v[numbers.to(v.device)] for name, v in self.embeddings.items()}
 
     def _joined(self, parts: list[tuple[Rows, DepthResult]]) -> DepthResult:
         """One result of parts, each with the places of its examples in the whole."""

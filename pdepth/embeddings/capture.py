@@ -59,8 +59,8 @@ def check_memory(
         return need
     if bytes_needed > budget.size:
         raise MemoryError(
-            f"embeddings: expected at most the {budget}, got {need}; probe fewer layers or use "
-            "fewer rows."
+            f"embeddings: expected at most the {budget}, got {need}; probe fewer layers, pass "
+            "max_width=4096, say, or use fewer rows."
         )
     return f"{need} ({budget})"
 

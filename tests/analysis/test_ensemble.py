@@ -405,7 +405,7 @@ ONE = members()[0]
         (
             lambda: next(iter(networks.train_all(lambda s, n: 5, digits(20), [0], held_out=0.5))),
             TypeError,
-            "train: expected it to return a network, got int.",
+            "network returned by train: expected a torch.nn.Module, got a int.",
         ),
         (
             lambda: compare(added([]), added([]), kind="all"),

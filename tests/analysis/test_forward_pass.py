@@ -106,6 +106,7 @@ def test_nodes_of_a_graph(layout: str) -> None:
         (mask, ~mask),
         (mask, None),
         (mask.nonzero()[:, 0], (~mask).nonzero()[:, 0].flip(0)),  # row numbers, in any order
+        (mask.nonzero()[:, 0].flip(0), None),
         (mask, np.arange(NODES)[::-1].copy()),  # some of them vote
         (None, mask.tolist()),
     ):

@@ -132,6 +132,24 @@ def test_it_reads_networks_with_splits_of_their_own(
     assert kept == [0, 1, 2]
 
 
+def test_options_of_probes(tmp_path: Path, user_file: Path, drawn: Any) -> None:
+    train = ("--train", f"{user_file}:train", "--networks", 2)
+    probes = ("--layers", "1", "--no-input", "--max-width", 4, "--pool", "1=mean", "--output", "0:")
+    refused = own(user_file, tmp_path / "out", *train, *probes)
+    assert refused.exit_code == 2
+    assert "output: expected a key or an index of what the network returns, got '0:'" in (
+        refused.stderr
+    )
+    done = own(user_file, tmp_path / "out", *train, *probes[:-2])
+    assert done.exit_code == 0, done.output
+    stored = Ensemble.load(tmp_path / "out" / "ensemble.parquet")
+    assert stored.layers == 2  # the module and the softmax
+    assert {"pool", "input", "max_width", "placement version"} <= set(stored.meta)
+    other = own(user_file, tmp_path / "out", *train, *probes[:-4])
+    assert other.exit_code == 2
+    assert "expected networks with pool unset, got {'1': 'mean'}; pass --overwrite" in other.stderr
+
+
 def test_digits_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = demo.moved_digits()
     few.tensors = tuple(tensor[:120] for tensor in few.tensors)

@@ -19,3 +19,32 @@ def test_the_cost_of_a_run(tmp_path, user_file):
         assert lines["time"].endswith(" at most, as measured here")
     assert not (tmp_path / "o").exists()
     assert refusal("plan", f"{user_file}:net") == "Error: --support: expected DATA, got none.\n"
+
+
+def test_what_max_width_would_make_of_it(tmp_path):
+    """A plan beyond the memory names it; one with it, and a dry run, say what is averaged."""
+    images = tmp_path / "images.py"
+    images.write_text(
+        "import torch\n"
+        "def net():\n"
+        "    return torch.nn.Sequential(\n"
+        "        torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Flatten(),\n"
+        "        torch.nn.Linear(32 * 30 * 30, 3),\n"
+        "    )\n"
+        "def data():\n"
+        "    images = torch.rand(60, 3, 32, 32)\n"
+        "    return torch.utils.data.TensorDataset(images, torch.arange(60) % 3)\n"
+    )
+    options = (f"{images}:net", "--support", f"{images}:data", "-k", 3, "--memory", "5MB")
+    whole = invoke("plan", *options)
+    assert whole.exit_code == 0, whole.output
+    lines = dict(line.split(maxsplit=1) for line in whole.stdout.splitlines())
+    assert lines["probes"] == "3, widths 3072; 28800; 3"
+    assert lines["narrower"] == "max_width=4096 would need 1.7 MB and 50 MFLOP"
+    for command in (("plan",), ("run", "--dry-run")):
+        narrow = invoke(*command, *options, "--max-width", 4096, "--pool", "input=max")
+        assert narrow.exit_code == 0, narrow.output
+        lines = dict(line.split(maxsplit=1) for line in narrow.stdout.splitlines())
+        assert lines["probes"] == "3, widths 3; 3872; 3"
+        assert lines["note"] == "max_width 4096: averaged to fewer positions at 1"
+        assert "narrower" not in lines

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from pdepth import open_store
+from pdepth import capture, open_store
 from pdepth.io.journal import ABOUT, Journal
 
 from helpers.spans import depth, same
@@ -94,3 +94,21 @@ def test_a_store_of_another_run_is_refused(tmp_path: Path, monkeypatch: pytest.M
     assert open_store(tmp_path / "kept").probes[0] == "input"  # it still opens by itself
     manifest.write_text(before)
     same(run(tmp_path, keep_embeddings=tmp_path / "kept"), depth(images(), model=convolutions()))
+
+
+def test_layers_with_old_names_are_the_old_probes() -> None:
+    """Of the rule "chain": every module, flattened, as it was before the next one changed it."""
+    model = nn.Sequential(*convolutions()[:3], nn.ReLU(inplace=True), *convolutions()[4:])
+    values: dict[str, torch.Tensor] = {}
+    for name, module in model.named_children():
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: values.setdefault(name, output.clone())
+        )
+    rows = images().tensors[0]
+    old = ("input", "0", "1", "2", "3", "softmax")
+    names = [name for name in old if name not in ("input", "softmax")]
+    captured = capture(model, rows, layers=names, pool="flatten")
+    assert captured.probes == old
+    for name in names:
+        # Recorded by the first of the passes, over the same rows as the last one.
+        assert torch.equal(captured.embeddings[name], values[name].flatten(1))

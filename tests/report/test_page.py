@@ -100,6 +100,19 @@ def test_words_tell_what_the_numbers_are(tmp_path: Path) -> None:
     assert row in words
 
 
+def test_how_probes_were_placed_and_taken_is_said(tmp_path: Path) -> None:
+    meta = {
+        "placement": "blocks",
+        "placement version": "2",
+        "probes": "block1 to block2: token; the input is no probe: rows differ in length",
+    }
+    page.write(dataclasses.replace(example(), meta=meta), tmp_path / "a.html", class_names=NAMES)
+    words = read_words(tmp_path / "a.html")
+    assert "Rule that placed the probes blocks" in words
+    assert "Placement version 2" in words
+    assert f"How the probes were taken {meta['probes']}" in words
+
+
 def test_words_depend_on_what_votes_were_compared_with(tmp_path: Path) -> None:
     for reference, whose in (
         ("label", "the label"),
