@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["cartography", "label_issues", "table", "write"]
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what it begins with, in a spreadsheet
 
 
 def table(result: DepthResult, *, ids: Any = None, **columns: Any) -> Any:
@@ -91,7 +92,8 @@ def write(frame: Any, path: str | os.PathLike[str]) -> None:
     """Write a DataFrame to a .parquet, .csv or .jsonl file, whole or not at all.
 
     A .jsonl file has one object per line, floats to the last bit, and null for missing values, NaN
-    and infinity. The index is not written.
+    and infinity. The index is not written. In a .csv file, text that a spreadsheet would take for a
+    formula (it begins with one of = + - @, a tab or a line's end) has an apostrophe before it.
 
     Raises:
         ValueError: another suffix.
@@ -107,7 +109,7 @@ def write(frame: Any, path: str | os.PathLike[str]) -> None:
         if suffix == ".parquet":
             frame.to_parquet(temporary, index=False)
         elif suffix == ".csv":
-            frame.to_csv(temporary, index=False)
+            _without_formulas(frame).to_csv(temporary, index=False, lineterminator="\r\n")
         else:
             records = frame.astype(object).where(frame.notna(), None).to_dict("records")
             lines = [
@@ -115,6 +117,19 @@ def write(frame: Any, path: str | os.PathLike[str]) -> None:
                 for record in records
             ]
             temporary.write_text("".join(line + "\n" for line in lines))
+
+
+def _without_formulas(frame: Any) -> Any:
+    """A DataFrame in which text that begins as a formula does is marked as text."""
+
+    def marked(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+    frame = frame.rename(columns=marked)
+    for number, kind in enumerate(frame.dtypes):
+        if kind.kind not in "iufb":
+            frame.isetitem(number, frame.iloc[:, number].map(marked))
+    return frame
 
 
 def _json_value(value: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -252,9 +253,9 @@ def at_rest(model: nn.Module, device: torch.device | None = None) -> Iterator[No
         for module, _ in flags:
             module.training = False
         torch.backends.mha.set_fastpath_enabled(False)  # it runs no module within an encoder layer
-        # Code compiled before the hooks came would not run them. And not inference_mode: what a
-        # model caches or initialises under it could never be trained with again.
-        with torch.compiler.set_stance("force_eager"), torch.no_grad():
+        # Not inference_mode: what a model caches or initialises under it could never be trained
+        # with again.
+        with _eager(), torch.no_grad():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -262,6 +263,16 @@ def at_rest(model: nn.Module, device: torch.device | None = None) -> Iterator[No
             module.training = training
         if device is not None and homes:
             model.to(homes.pop())
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Plain execution of what was compiled: code from before the hooks came would not run them.
+
+    torch.compile imports torch._dynamo, which takes two seconds that others need not spend.
+    """
+    if "torch._dynamo" in sys.modules:
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
 
 
 @contextmanager

@@ -168,6 +168,11 @@ class Trace:
 class Recorder(TorchDispatchMode):
     """Record operations and module calls; use it as a context, around one call of the network."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would import torch._dynamo to skip it, two seconds of the first call."""
+        return False
+
     def __init__(self, model: nn.Module, sources: Iterable[Tensor]) -> None:
         """sources: the tensors whose values are followed."""
         super().__init__()  # type: ignore[no-untyped-call]

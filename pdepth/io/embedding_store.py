@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -347,7 +347,21 @@ def _manifest(path: Path) -> dict[str, Any]:
             f"{path}: expected version {VERSION} of the format, got {manifest.get('version')}, of "
             "another pdepth."
         )
+    try:
+        outside = [about["file"] for about in _files(manifest) if not _is_inside(about["file"])]
+    except (LookupError, TypeError, AttributeError):
+        raise _foreign(path) from None
+    if outside:
+        raise ValueError(
+            f"{path / MANIFEST}: expected names of files inside the store, got {outside[0]!r}."
+        )
     return manifest
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a file's name leads to no other folder: neither from the root nor upwards."""
+    steps = PureWindowsPath(name)  # its separators are those of all systems
+    return not steps.anchor and ".." not in steps.parts
 
 
 def _foreign(path: Path) -> ValueError:

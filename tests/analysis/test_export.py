@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import importlib
 import json
@@ -104,6 +105,23 @@ def test_write_is_read_back(tmp_path: Path, suffix: str) -> None:
     assert list(actual) == list(frame)
     for name in frame:
         assert actual[name].tolist() == frame[name].tolist()
+
+
+def test_text_in_a_csv_file_is_no_formula(tmp_path: Path) -> None:
+    names = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "a=b", "'=1", ""]
+    frame = pandas.DataFrame({"id": names, "=column": np.arange(-5, 5), "x": np.arange(-5, 5) / 4})
+    before = frame.copy()
+    export.write(frame, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["id", "'=column", "x"]
+    assert [row[0] for row in rows] == [*(f"'{name}" for name in names[:7]), *names[7:]]
+    assert [int(row[1]) for row in rows] == list(range(-5, 5))  # a number is none
+    assert [float(row[2]) for row in rows] == [i / 4 for i in range(-5, 5)]
+    assert frame.equals(before)
+    export.write(frame, tmp_path / "table.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == names
 
 
 def test_lines_of_json_say_null_for_what_they_cannot_hold(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from pdepth.analysis.ensemble import Ensemble, Member
 from pdepth.result import DepthResult
 
-NAMES = ["cat", "<script>alert(1)</script>", 'dog, "old"', "ship"]
+NAMES = ["cat", "<script>alert(1)</script>", '=dog, "old"', "ship"]
 N, LAYERS = 240, 4
 PATIENCE = 60  # seconds that a page may take on a busy machine
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -424,6 +426,21 @@ def test_a_store_stays_when_the_search_fails(
     with pytest.raises(RuntimeError, match="no"):
         keep(tmp_path / "kept")
     pdepth.open_store(tmp_path / "kept").verify()
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.npy", "support/../../outside.npy", "{}/outside.npy", "..\\\\o", "C:o"]
+)
+def test_a_manifest_names_no_file_of_another_folder(tmp_path: Path, name: str) -> None:
+    keep(tmp_path / "kept")
+    name = name.format(tmp_path)
+    shutil.copy(tmp_path / "kept/support/labels.npy", tmp_path / "outside.npy")
+    manifest = json.loads((tmp_path / "kept/manifest.json").read_text())
+    manifest["parts"]["support"]["labels"]["file"] = name
+    (tmp_path / "kept/manifest.json").write_text(json.dumps(manifest))
+    sentence = f"manifest.json: expected names of files inside the store, got {name!r}."
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        pdepth.open_store(tmp_path / "kept")
 
 
 # ---- from the shell ----

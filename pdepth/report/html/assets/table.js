@@ -133,6 +133,9 @@ function focusRow(place) {
 function csvText() {
   const kept = [...columns.values()].filter((column) => column.kind !== "order");
   const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  // A spreadsheet would take such text for a formula; a negative number is none.
+  const formula = (text) => /^[=+\-@\t\r\n]/.test(text) && Number.isNaN(Number(text));
+  const plain = (text) => (formula(text) ? `'${text}` : text);
   const head = [];
   const cells = [];
   for (const column of kept) {
@@ -143,8 +146,9 @@ function csvText() {
       cells.push((row) => nameOf(column, column.values[row]));
     }
   }
-  const lines = [head.map(quoted).join(",")];
-  for (const row of tableOrder) lines.push(cells.map((cell) => quoted(cell(row))).join(","));
+  const line = (texts) => texts.map((text) => quoted(plain(text))).join(",");
+  const lines = [line(head)];
+  for (const row of tableOrder) lines.push(line(cells.map((cell) => cell(row))));
   return lines.join("\r\n") + "\r\n";
 }
 
