@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from pdepth.embeddings.batch import Batch, Inputs
 from pdepth.embeddings.calling import probabilities
@@ -56,11 +57,9 @@ class Forward:
         self._numbers = {layout.probes[number]: number for number in probes}
         self._softmax = len(layout.probes) - 1
         self._whole = whole or self._softmax in probes
-        special = (self._softmax,)
-        self._hooked = [
-            p for p, n in self._numbers.items() if n not in special and p.at == "output"
-        ]
-        self._inputs = [p for p in self._numbers if p.at == "input"]
+        self._inputs = [p for p in self._numbers if p.at == "input" and not p.module]
+        others = (*self._inputs, layout.probes[self._softmax])
+        self._hooked = [p for p in self._numbers if p not in others]
 
     def run(self, inputs: Inputs) -> Tensor | None:
         """Run a batch; its class scores (B, C), or None where the pass ended at the last probe."""
@@ -147,26 +146,44 @@ def _hooks(
 ) -> Iterator[None]:
     """Call `receive` with each probe's value as soon as it exists, before later code changes it."""
 
-    def hook_of(run_of: dict[int, list[Probe]]) -> Callable[..., None]:
+    def hook_of(run_of: dict[int, list[Probe]]) -> Callable[[Any], None]:
         runs = 0
 
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def hook(value: Any) -> None:
             nonlocal runs
             runs += 1
             for probe in run_of.get(runs, ()):
-                receive(probe, output)
+                receive(probe, value)
 
         return hook
 
-    by_module: dict[str, dict[int, list[Probe]]] = {}
+    by_module: dict[tuple[str, str], dict[int, list[Probe]]] = {}
     for probe in probes:
-        by_module.setdefault(probe.module, {}).setdefault(probe.call, []).append(probe)
+        by_module.setdefault((probe.module, probe.at), {}).setdefault(probe.call, []).append(probe)
     handles = []
     try:
-        for name, run_of in by_module.items():
-            module = model.get_submodule(name)
-            handles.append(module.register_forward_hook(hook_of(run_of)))
+        for (name, at), run_of in by_module.items():
+            module, hook = model.get_submodule(name), hook_of(run_of)
+            handles.append(_before(module, hook) if at == "input" else _after(module, hook))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _before(module: nn.Module, hook: Callable[[Any], None]) -> RemovableHandle:
+    """Call `hook` with a module's arguments before each of its runs."""
+
+    def call(module: nn.Module, args: Any, kwargs: Any) -> None:
+        hook((args, kwargs))
+
+    return module.register_forward_pre_hook(call, with_kwargs=True)
+
+
+def _after(module: nn.Module, hook: Callable[[Any], None]) -> RemovableHandle:
+    """Call `hook` with a module's output after each of its runs."""
+
+    def call(module: nn.Module, args: Any, output: Any) -> None:
+        hook(output)
+
+    return module.register_forward_hook(call)

@@ -93,27 +93,41 @@ def gradient_positions(caller: Caller, inputs: Inputs, probe: Probe) -> Tensor |
     held: list[Tensor] = []
     runs = 0
 
-    def hook(module: Any, args: Any, output: Any) -> Any:
+    def hook(module: Any, args: Any, value: Any) -> Any:
         nonlocal runs
         runs += 1
         if runs != probe.call:
             return None
-        value = next(tensors_in(output)).detach().requires_grad_()
-        held.append(value)
-        return _with_first(output, value.clone())
+        tensors = list(tensors_in(value))
+        if probe.at == "input":  # others hold the same tensor: x + block(x)
+            held.append(tensors[0].requires_grad_())
+            return None
+        held.extend(tensors[part].detach().requires_grad_() for part in probe.parts)
+        # Clones, since what follows may write into them.
+        changed = {id(tensors[p]): leaf.clone() for p, leaf in zip(probe.parts, held, strict=True)}
+        return _with(value, changed)
 
-    handle = caller.model.get_submodule(probe.module).register_forward_hook(hook)
+    module = caller.model.get_submodule(probe.module)
+    if probe.at == "input":
+        handle = module.register_forward_pre_hook(
+            lambda module, args, kwargs: hook(module, args, (args, kwargs)), with_kwargs=True
+        )
+    else:
+        handle = module.register_forward_hook(hook)
     try:
         with differentiable(caller.model):
             returned = call(caller, inputs)
             scores = caller.scores(returned, inputs.rows)
             top = scores[:, 1] if caller.single(returned) else scores.amax(dim=1)
-            (slopes,) = torch.autograd.grad(top.sum(), held)
-    except (RuntimeError, ValueError, StopIteration):
+            slopes = torch.autograd.grad(top.sum(), held, allow_unused=True)
+    except (RuntimeError, ValueError, IndexError):
         return None
     finally:
         handle.remove()
-    return slopes.movedim(probe.axis, 0).flatten(1, -2) != 0
+    read = [s for s in slopes if s is not None and s.any()]  # of several values, the first of these
+    if not read:
+        return torch.zeros_like(held[0], dtype=torch.bool).movedim(probe.axis, 0).flatten(1, -2)
+    return read[0].movedim(probe.axis, 0).flatten(1, -2) != 0
 
 
 def _pooling(
@@ -199,15 +213,16 @@ def _positions(probe: Probe, shape: tuple[int, ...]) -> int:
     return int(torch.Size(sizes).numel())
 
 
-def _with_first(output: Any, value: Tensor) -> Any:
-    """A module's output with another first tensor."""
-    if isinstance(output, Tensor):
+def _with(value: Any, changed: Mapping[int, Tensor]) -> Any:
+    """A module's output with other tensors in the place of some, by their ids."""
+    if isinstance(value, Tensor):
+        return changed.get(id(value), value)
+    if isinstance(value, Mapping):
+        copied = copy.copy(value)
+        for key in value:
+            copied[key] = _with(value[key], changed)  # type: ignore[index]
+        return copied
+    if not isinstance(value, tuple | list):
         return value
-    if isinstance(output, Mapping):
-        changed = copy.copy(output)
-        key = next(iter(output))
-        changed[key] = _with_first(output[key], value)  # type: ignore[index]
-        return changed
-    first, *rest = output
-    items = [_with_first(first, value), *rest]
-    return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
+    items = [_with(item, changed) for item in value]
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)

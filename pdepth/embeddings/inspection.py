@@ -16,7 +16,7 @@ from pdepth.embeddings.heads import resolve
 from pdepth.embeddings.layout import Layout, ranges_of
 from pdepth.embeddings.placement import Placement, Probe, ProbeOptions, check_pools, place
 from pdepth.embeddings.pooling import grid_for
-from pdepth.embeddings.trace import Recorder, Trace
+from pdepth.embeddings.trace import Call, Recorder, Trace
 
 DRY_ROWS = 2
 INPUT, SOFTMAX = Probe("input", "", "input"), Probe("softmax", "", "output", "softmax")
@@ -58,8 +58,8 @@ def placed(
     _check_seen(trace, placement, options)
     check_pools(options, placement)
     probes = [replace(p, pool=options.pool_of(p.name, p.pool)) for p in placement.probes]
-    shapes = {(c.name, c.number): c.shape for c in trace.root.walk()}
-    by_name = {p.name: shapes[p.module, p.call] for p in probes}
+    calls = {(c.name, c.number): c for c in trace.root.walk()}
+    by_name = {p.name: _shape_at(calls[p.module, p.call], p) for p in probes}
     probes, mask, doubts = resolve(caller, inputs, probes, by_name)
     notes = []
     if form in ("logit", "probability"):
@@ -117,6 +117,13 @@ def measured(layout: Layout, inputs: Inputs) -> Layout:
         shapes=tuple(tuple(value.shape[1:]) for value in values),
         dtypes=tuple(value.dtype for value in values),
     )
+
+
+def _shape_at(call: Call, probe: Probe) -> tuple[int, ...]:
+    """Of the first of the values that a probe takes."""
+    if probe.at == "input":
+        return call.entry_shape
+    return call.shapes[probe.parts[0]] if call.shapes else ()
 
 
 def _check_seen(trace: Trace, placement: Placement, options: ProbeOptions) -> None:

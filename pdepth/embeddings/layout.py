@@ -54,7 +54,7 @@ class Layout:
         return (
             "; ".join(
                 f"{p.module}@{p.call} {p.at} {getattr(p.pool, '__qualname__', p.pool)} "
-                f"{p.positions} {p.masked} {p.grid} {p.axis} {p.layer}"
+                f"{p.positions} {p.masked} {p.grid} {p.parts} {p.axis} {p.layer}"
                 for p in self.probes
             )
             + f"; {self.form}; {self.mask}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pdepth.embeddings.calling import Output, unwrap
 from pdepth.embeddings.trace import Call, Trace
-from pdepth.embeddings.units import Unit, Units, has_tokens
+from pdepth.embeddings.units import Unit, Units
 
 VERSION = 2  # of the rules; depths of other versions may have other probes
 POOLS = ("flatten", "mean", "max", "token", "last")
@@ -38,6 +38,7 @@ class Probe:
             for the end. masked: whether padding, where it is known, is left out.
         grid: a feature map (B, C, H, W) is averaged to grid x grid, tokens to `grid` equal runs;
             None leaves it as it is.
+        parts: of several values that a module returns, which are taken, side by side.
         tokens: whether values are tokens (B, ..., D), and no feature maps (B, C, ...). axis: of the
             rows. layer: of a recurrent network, whose last state is taken. nodes: whether values
             have a row for each node of the graphs in a batch.
@@ -51,6 +52,7 @@ class Probe:
     positions: tuple[int, int | None] = (0, None)
     masked: bool = True
     grid: int | None = None
+    parts: tuple[int, ...] = (0,)
     tokens: bool = False
     axis: int = 0
     layer: int | None = None
@@ -207,14 +209,16 @@ def _automatic(trace: Trace, rows: int | None, nodes: int | None, alone: bool) -
         else:
             units = _around_blocks(trace, units)
     probes: list[Probe] = []
-    dropped = _outside_modules(trace, units)
+    lost: dict[tuple[int, ...], list[str]] = {}
     for unit in units:
         placed = _probes_of(trace, unit, rows, nodes)
         probes += placed
-        if not placed:
-            dropped.append(
-                f"{unit.last.name!r} gives values of shape {unit.last.shape}, not one for each row"
-            )
+        for shape in unit.left_out(trace, rows) if placed else [unit.shape]:
+            lost.setdefault(shape, []).append(repr(unit.last.name))
+    dropped = _outside_modules(trace, units)
+    for shape, names in lost.items():
+        some = f"{names[0]} gives" if len(names) == 1 else f"{names[0]} to {names[-1]} give"
+        dropped.append(f"{some} values of shape {shape}, not one for each row")
     return Placement(tuple(probes), rule, tuple(dropped))
 
 
@@ -223,15 +227,16 @@ def _around_blocks(trace: Trace, units: list[Unit]) -> list[Unit]:
     places = [place for place, unit in enumerate(units) if unit.block]
     first, last = places[0], places[-1]
     attends_first, attends_last = (trace.attends(units[p].last) for p in (first, last))
+    tokens_first = attends_first or units[first].has_tokens(units[first].shape)
 
     def kept(place: int, unit: Unit) -> bool:
         if unit.block:
             return True
         if place > last and attends_last:  # a pooler: the head's own
             return False
-        if place == first - 1 and not attends_first:
+        if place == first - 1 and not tokens_first:
             return True
-        return unit.last.node is not None and trace.activates(unit.last.node)
+        return unit.last.node is not None and trace.activates(unit.first.begin, unit.last.node)
 
     return [unit for place, unit in enumerate(units) if kept(place, unit)]
 
@@ -322,7 +327,9 @@ def _probes_of(
     call = unit.last
     if name is None:
         name = call.name + (f"@{call.number}" if trace.times[call.name] > 1 else "")
-        if name in ("input", "softmax"):
+        if unit.at == "input":
+            name += " (input)"
+        elif name in ("input", "softmax"):
             name += " (module)"
     if isinstance(call.module, nn.RNNBase):
         layers = call.module.num_layers
@@ -330,26 +337,19 @@ def _probes_of(
             Probe(f"{name}[{n}]" if layers > 1 else name, call.name, call=call.number, layer=n)
             for n in range(layers)
         ]
-    shape = call.shape
+    probe = Probe(name, call.name, unit.at, call=call.number)
+    shape = unit.shape
     if nodes is not None and shape[:1] == (nodes,):
-        return [Probe(name, call.name, call=call.number, pool="mean", nodes=True)]
+        return [replace(probe, pool="mean", nodes=True)]
+    if parts := unit.parts(trace, rows):
+        probe, shape = replace(probe, parts=parts), call.shapes[parts[0]]
     if not shape or (rows is not None and rows not in shape[:2]):
         return []
     axis = 0 if rows is None or shape[0] == rows else 1
     if axis == 1 and len(shape) < 3:
         return []
-    tokens = _has_tokens(trace, unit)
-    pool = "auto" if tokens else "flatten"
-    return [Probe(name, call.name, call=call.number, axis=axis, pool=pool, tokens=tokens)]
-
-
-def _has_tokens(trace: Trace, unit: Unit) -> bool:
-    """Whether a unit's values are tokens, by its own layers or by those it is among."""
-    shape = unit.last.shape
-    calls: tuple[Call, ...] = unit.calls
-    if unit.last.parent is not None and unit.last.parent.parent is not None and not unit.block:
-        calls = (*calls, unit.last.parent)
-    return has_tokens(calls, shape)
+    tokens = unit.has_tokens(shape)
+    return [replace(probe, axis=axis, pool="auto" if tokens else "flatten", tokens=tokens)]
 
 
 def _given(trace: Trace, layers: Layers, rows: int | None, nodes: int | None) -> list[Probe]:

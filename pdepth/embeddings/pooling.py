@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -102,7 +102,10 @@ def pooled(
     if probe.layer is not None:
         return last_states(probe.layer, value)
     tensors = [tensor.detach() for tensor in tensors_in(value)]
-    tensor = tensors[0] if tensors else None
+    if len(probe.parts) > 1:
+        one = [replace(probe, parts=(part,)) for part in probe.parts]
+        return torch.cat([pooled(p, value, rows, positions).flatten(1) for p in one], dim=1)
+    tensor = tensors[probe.parts[0]] if len(tensors) > probe.parts[0] else None
     if probe.nodes and tensor is not None and positions.graph is not None and rows is not None:
         return _of_nodes(probe, tensor, positions.graph, rows)
     if (

@@ -46,8 +46,8 @@ class Call:
     Attributes:
         module, name: the module and its dotted name. number: of this run among the module's own,
             from 1. parent: the call within which it ran. children: in order.
-        entry: nodes of its first input. nodes: of its output's tensors, in order. shape: of the
-            first of them. shapes: of all.
+        entry, entry_shape: the node and the shape of its first input. nodes: of its output's
+            tensors, in order. shape: of the first of them. shapes: of all.
         begin, end: the range of nodes that were made while it ran.
     """
 
@@ -57,6 +57,7 @@ class Call:
     parent: Call | None
     begin: int
     entry: int | None = None
+    entry_shape: tuple[int, ...] = ()
     end: int = 0
     nodes: tuple[int | None, ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
@@ -120,15 +121,17 @@ class Trace:
         return self._backward[node] > 0
 
     def is_cut(self, nodes: Iterable[int | None]) -> bool:
-        """Whether every path from the input to the scores leads through one of these nodes.
-
-        The nodes lie beside, not behind each other.
-        """
+        """Whether every path from the input to the scores leads through one of these nodes."""
         if self.output is None:
             return False
         distinct = {node for node in nodes if node is not None}
-        paths = sum(self._forward[node] * self._backward[node] for node in distinct)
-        return paths == self._forward[self.output]
+        if len(distinct) == 1:
+            (node,) = distinct
+            return self._forward[node] * self._backward[node] == self._forward[self.output]
+        passed: list[bool] = []  # whether a path from the input reaches a node around them
+        for node, parents in enumerate(self.parents):
+            passed.append(node not in distinct and (not parents or any(passed[p] for p in parents)))
+        return not passed[self.output]
 
     def has_weights_after(self, node: int) -> bool:
         """Whether a matrix of weights lies between a cut and the scores."""
@@ -157,9 +160,17 @@ class Trace:
             for node, operation in enumerate(self.operations[call.begin : call.end], call.begin)
         )
 
-    def activates(self, node: int) -> bool:
-        """Whether a node is an activation's result, or goes into one before anything else."""
-        if self.operations[node] in ACTIVATIONS:
+    def activates(self, begin: int, node: int) -> bool:
+        """Whether weights and then an activation lie between `begin` and a node, or right after it.
+
+        Activations that a shortcut passes by are none.
+        """
+        if any(
+            self.operations[within] in ACTIVATIONS
+            and any(self.weighted[begin:within])
+            and self.is_cut([within])
+            for within in range(begin, node + 1)
+        ):
             return True
         after = [later for later, parents in enumerate(self.parents) if node in parents]
         return any(self.operations[later] in ACTIVATIONS for later in after)
@@ -297,7 +308,8 @@ class Recorder(TorchDispatchMode):
             parent = self._stack[-1] if self._stack else None
             call = Call(module, name, number, parent, begin=len(self._parents))
             entry = next(tensors_in((args, kwargs)), None)
-            call.entry = None if entry is None else self._node(entry)
+            if entry is not None:
+                call.entry, call.entry_shape = self._node(entry), tuple(entry.shape)
             if parent is None:
                 self._root = call
             else:

@@ -6,9 +6,13 @@ whole where its values branch within it (a residual block, an inception, a dense
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby, pairwise
+from typing import Literal
 
 from torch import nn
 
@@ -22,17 +26,57 @@ class Unit:
     """A part of a network: a layer with its normalisation and activation, or a whole module.
 
     first, last: the calls in which it begins and ends; of a module the same. block: its values
-    branch within it.
+    branch within it. at: "input" where it ends before that call: what a loop over a list of modules
+    makes outside of them, as `x = x + block(x)` does.
     """
 
     first: Call
     last: Call
     block: bool = False
     layer: bool = False
+    at: Literal["input", "output"] = "output"
 
     @property
     def calls(self) -> tuple[Call, ...]:
         return (self.first,) if self.first is self.last else (self.first, self.last)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its first value."""
+        return self.last.shape if self.at == "output" else self.last.entry_shape
+
+    def ends(self, trace: Trace) -> tuple[int, ...]:
+        """Its nodes: of several values the first where that is a cut, else all."""
+        call = self.last
+        if self.at == "input":
+            return () if call.entry is None else (call.entry,)
+        return ends_of(trace, call)
+
+    def parts(self, trace: Trace, rows: int | None) -> tuple[int, ...]:
+        """Which of several values that a module returns are taken: those with one for each input.
+
+        None of them where the first is all of a row.
+        """
+        several = self._several(trace)
+        return tuple(p for p in several if rows is None or self.last.shapes[p][:1] == (rows,))
+
+    def left_out(self, trace: Trace, rows: int | None) -> list[tuple[int, ...]]:
+        """The shapes of values that are not taken."""
+        places = set(self._several(trace)) - set(self.parts(trace, rows))
+        return [self.last.shapes[place] for place in sorted(places)]
+
+    def _several(self, trace: Trace) -> list[int]:
+        ends, nodes = self.ends(trace), self.last.nodes
+        if self.at == "input" or ends == nodes[:1]:
+            return []
+        return sorted(nodes.index(node) for node in ends if trace.reaches_output(node))
+
+    def has_tokens(self, shape: tuple[int, ...]) -> bool:
+        """Whether values of this shape are tokens, by its own layers or by those it is among."""
+        calls, parent = self.calls, self.last.parent
+        if parent is not None and parent.parent is not None and not self.block:
+            calls = (*calls, parent)
+        return has_tokens(calls, shape)
 
 
 class Units:
@@ -43,24 +87,64 @@ class Units:
         total = {id(p): p.numel() for p in trace.root.module.parameters()}
         self._weights = sum(total.values())
         self._kept: dict[int, list[Unit]] = {}
+        # Of one class all are blocks, or rows of units, as its first instances show.
         self._block_classes: set[type] = set()
-        blocks = [call for call in trace.root.walk() if self._is_block(call)]
-        self._block_classes = {type(c.module) for c in blocks} - {nn.Sequential, nn.ModuleList}
+        self._row_classes: set[type] = {nn.Sequential}
+        calls = list(trace.root.walk())
+        blocks = {type(c.module) for c in calls if self._is_block(c)} - self._row_classes
+        rows = {type(c.module) for c in calls if self._is_row(c)} - blocks
+        self._block_classes, self._row_classes = blocks, self._row_classes | rows
         self._kept.clear()
 
     def all(self) -> list[Unit]:
         """Every unit that ends in a cut and is followed by weights, in the order they run."""
         units = self._inside(self._trace.root)
-        return [
-            u for u in units if self._trace.has_weights_after(max(ends_of(self._trace, u.last)))
-        ]
+        return [u for u in units if self._trace.has_weights_after(max(u.ends(self._trace)))]
 
     def _inside(self, call: Call) -> list[Unit]:
         """The units within a call."""
         if id(call) not in self._kept:
-            parts = [part for child in call.children for part in self._parts(child)]
-            self._kept[id(call)] = self._merged(parts)
+            self._kept[id(call)] = self._merged(self._row(call))
         return self._kept[id(call)]
+
+    def _row(self, call: Call) -> list[Unit]:
+        """The parts of a call's children, and what a loop over a list makes between its members."""
+        after = self._after_members(call)
+        parts: list[Unit] = []
+        for child in call.children:
+            if child in after:
+                parts.append(Unit(child, child, block=True, at="input"))
+            parts += self._parts(child)
+        return parts
+
+    def _after_members(self, call: Call) -> list[Call]:
+        """The calls whose input is what a member of a list made, where no member ends in a cut.
+
+        The network's own code adds the member's output to its input, as `x = x + block(x)` does.
+        """
+        trace = self._trace
+        after: list[Call] = []
+        groups = [(m, list(c)) for m, c in groupby(call.children, partial(_member, trace, call))]
+        number = 0
+        for listed, run in groupby(groups, lambda group: group[0] and group[0][0]):
+            members = [children for _, children in run]
+            number += len(members)
+            units = [u for children in members for child in children for u in self._parts(child)]
+            if listed is None or any(trace.is_cut(unit.ends(trace)) for unit in units):
+                continue
+            firsts = [children[0] for children in members]
+            made = [child for before, child in pairwise(firsts) if self._made(before, child)]
+            if made and made == firsts[1:]:
+                after += made
+                if call.parent is None and number < len(groups):
+                    rest = groups[number][1][:1]
+                    after += [child for child in rest if self._made(firsts[-1], child)]
+        return after
+
+    def _made(self, before: Call, call: Call) -> bool:
+        """Whether a call's input arose since another call began, and is a cut."""
+        entry = call.entry
+        return entry is not None and entry >= before.begin and self._trace.is_cut([entry])
 
     def _parts(self, call: Call) -> list[Unit]:
         """A call as units, and as layers that may follow on another."""
@@ -71,15 +155,16 @@ class Units:
         if not trace.is_cut(ends_of(trace, call)):
             return inner
         if type(call.module) in self._block_classes or self._is_block(call):
-            return [Unit(call, call, block=True)]
+            looped = [unit for unit in inner if unit.at == "input"]
+            return [*looped, Unit(call, call, block=True)]
         if not any(trace.weighted[call.begin : call.end]):
             return [Unit(call, call, layer=True)]  # an activation of several modules, say
-        if len(inner) == 1 and ends_of(trace, inner[0].last) == ends_of(trace, call):
-            if inner[0].block and type(call.module) is nn.Sequential:
+        if len(inner) == 1 and inner[0].ends(trace) == ends_of(trace, call):
+            if inner[0].block and type(call.module) in self._row_classes:
                 return inner
             return [Unit(call, call, block=inner[0].block)]
         if inner and self._opens(call, inner):
-            return [part for child in call.children for part in self._parts(child)]
+            return self._row(call)
         return [Unit(call, call, block=bool(trace.branches(call.begin, call.end)))]
 
     def _is_block(self, call: Call) -> bool:
@@ -89,7 +174,8 @@ class Units:
         trace = self._trace
         if not trace.is_cut(ends_of(trace, call)):
             return False
-        ranges = [(u.first.begin, u.last.end) for u in self._inside(call) if not u.layer]
+        whole = [u for u in self._inside(call) if not u.layer and u.at == "output"]
+        ranges = [(u.first.begin, u.last.end) for u in whole]
         return any(
             not any(begin <= node < end for begin, end in ranges)
             for node in trace.branches(call.begin, call.end)
@@ -97,20 +183,23 @@ class Units:
 
     def _opens(self, call: Call, inner: list[Unit]) -> bool:
         """Whether a call is a mere row of units: a Sequential, a stage, a backbone."""
-        if type(call.module) is nn.Sequential:
-            return True
-        classes = Counter(type(u.first.module) for u in inner if not u.layer)
-        if any(count > 1 for count in classes.values()):
+        if type(call.module) in self._row_classes or self._is_row(call):
             return True
         own = {id(p): p.numel() for p in call.module.parameters()}
         return len(inner) > 1 and sum(own.values()) > self._weights / 2
+
+    def _is_row(self, call: Call) -> bool:
+        """Whether two of the units within a call are of one class and members of one list."""
+        units = [u.first for u in self._inside(call) if not u.layer and u.at == "output"]
+        members = Counter((type(u.module), _list_of(self._trace, u.name)) for u in units)
+        return any(count > 1 for (_, listed), count in members.items() if listed is not None)
 
     def _merged(self, parts: Iterable[Unit]) -> list[Unit]:
         """Units that end in cuts; a layer's normalisation and activation belong to it."""
         trace = self._trace
         units: list[Unit] = []
         for part in parts:
-            ends = ends_of(trace, part.last)
+            ends = part.ends(trace)
             if not ends or not trace.is_cut(ends):
                 continue
             if part.layer and not _has_matrix(part.first.module):
@@ -127,10 +216,33 @@ class Units:
 
 
 def ends_of(trace: Trace, call: Call) -> tuple[int, ...]:
-    """The nodes of a call's output: the first tensor's where that is a cut, else all."""
-    if call.node is not None and trace.is_cut([call.node]):
-        return (call.node,)
-    return tuple(dict.fromkeys(node for node in call.nodes if node is not None))
+    """The nodes of a call's output: the first tensor's where that is a cut, else all.
+
+    Tensors that are handed through are none of them, where others are not.
+    """
+    nodes = [node for node in dict.fromkeys(call.nodes) if node is not None]
+    nodes = [node for node in nodes if node >= call.begin] or nodes
+    return tuple(nodes[:1] if trace.is_cut(nodes[:1]) else nodes)
+
+
+def _list_of(trace: Trace, name: str) -> str | None:
+    """The list that a module is a numbered member of, like all beside it: its dotted name, in which
+    lists of one kind are one."""
+    parent, _, own = name.rpartition(".")
+    beside = [child for child, _ in trace.root.module.get_submodule(parent).named_children()]
+    kinds = {re.sub(r"\d+", "", child) for child in beside}
+    return re.sub(r"\d+", "", parent) if len(kinds) == 1 and own not in kinds else None
+
+
+def _member(trace: Trace, call: Call, child: Call) -> tuple[str, str] | None:
+    """The outermost list within a call that a child of it is in, and which member that is."""
+    inside = child.name.removeprefix(f"{call.name}." if call.name else "").split(".")
+    outside = [call.name] if call.name else []
+    for depth in range(1, len(inside) + 1):
+        name = ".".join([*outside, *inside[:depth]])
+        if (listed := _list_of(trace, name)) is not None:
+            return listed, name
+    return None
 
 
 def _has_matrix(module: nn.Module) -> bool:
