@@ -270,9 +270,10 @@ def _eager() -> AbstractContextManager[Any]:
 
     torch.compile imports torch._dynamo, which takes two seconds that others need not spend.
     """
-    if "torch._dynamo" in sys.modules:
-        return torch.compiler.set_stance("force_eager")
-    return nullcontext()
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 @contextmanager

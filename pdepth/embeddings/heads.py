@@ -179,9 +179,7 @@ def _matching(
         if (places == valid).all() and not valid.all():
             return replace(probe, pool="mean"), mask, ""
     padded = any(
-        (~valid).any()
-        for mask, valid in masks
-        if mask.marks != "ids" and usual[mask.name] is mask
+        (~valid).any() for mask, valid in masks if mask.marks != "ids" and usual[mask.name] is mask
     )
     if places.all():
         doubt = f"the head reads padding at {probe.name!r}, which votes" if padded else ""

@@ -1,4 +1,4 @@
-"""A network at rest: what was compiled runs eagerly, and torch's compiler is not imported for it."""
+"""A network at rest: what was compiled runs eagerly; torch's compiler is not imported for it."""
 
 from __future__ import annotations
 
