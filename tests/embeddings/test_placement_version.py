@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from pdepth import capture, open_store
+from pdepth.embeddings.placement import Probe
 from pdepth.io.journal import ABOUT, Journal
 
 from helpers.spans import depth, same
@@ -112,3 +113,22 @@ def test_layers_with_old_names_are_the_old_probes() -> None:
     for name in names:
         # Recorded by the first of the passes, over the same rows as the last one.
         assert torch.equal(captured.embeddings[name], values[name].flatten(1))
+
+
+def test_the_old_first_probe_of_transformers() -> None:
+    """The average of the first block's input, which was called "embedding"."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=3, depth=2, img_size=32).eval()
+    rows = torch.randn(8, 3, 32, 32)
+    seen: list[torch.Tensor] = []
+    handle = model.blocks[0].register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].detach().clone())
+    )
+    with torch.no_grad():
+        model(rows)
+    handle.remove()
+    embedding = Probe("embedding", "blocks.0", "input", "mean", tokens=True)
+    captured = capture(model, rows, layers=[embedding, "blocks.0", "blocks.1"], input=False)
+    assert captured.probes == ("embedding", "blocks.0", "blocks.1", "softmax")
+    assert torch.equal(captured.embeddings["embedding"], seen[0].mean(dim=1))
