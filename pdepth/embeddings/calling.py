@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pdepth.embeddings.batch import Inputs
+from pdepth.inputs.networks import network_of
 
 Output = str | int | Callable[[Any], Tensor] | None
 Form = Literal["logits", "probabilities", "logit", "probability"]
@@ -219,15 +220,20 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile, DataParallel and DistributedDataParallel."""
+def unwrap(model: Any) -> nn.Module:
+    """The module inside torch.compile, DataParallel, DistributedDataParallel and skorch's nets.
+
+    Raises TypeError for what holds no module, and ValueError for a net that is not fitted.
+    """
+    model = network_of(model)
     while True:
         if isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
             model = compiled
         elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
         else:
-            return model
+            module: nn.Module = model
+            return module
 
 
 @contextmanager

@@ -175,10 +175,9 @@ def place(
 
 def check_layers(model: nn.Module, layers: Layers) -> None:
     """Raise as `place` for what can be known before the network runs."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}.")
+    network = unwrap(model)
     if not (isinstance(layers, str) and layers == "auto"):
-        _chosen(unwrap(model), layers)
+        _chosen(network, layers)
 
 
 def check_pools(options: ProbeOptions, placement: Placement) -> None:
