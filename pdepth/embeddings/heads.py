@@ -167,35 +167,32 @@ def _matching(
         return replace(probe, pool="mean", masked=False), None, ""
     if (places == first).all():
         return replace(probe, pool="token"), None, ""
-    # What a tensor says by its name; the other reading fits the end of padded rows by coincidence.
+    # What is said of padding; other readings fit the end of padded rows by coincidence.
     usual = {mask.name: mask for mask, _ in reversed(masks)}
+    said = [(m, v) for m, v in masks if usual[m.name] is m and (m.marks != "ids" or m.explicit)]
     at_end = bool((places == (index == count - 1)).all())
-    for mask, valid in masks:
+    for mask, valid in said if at_end else masks:
         last = index == torch.where(valid, index, -1).amax(dim=1, keepdim=True)
-        believed = usual[mask.name] is mask or not at_end
-        if believed and valid.any(dim=1).all() and (places == last).all():
+        if valid.any(dim=1).all() and (places == last).all():
             return replace(probe, pool="last"), mask, ""
+    padded = any((places & ~valid).any() for mask, valid in said if mask.marks != "ids")
+    doubt = f"the head reads padding at {probe.name!r}, which votes" if padded else ""
+    certain = None if padded else next((mask for mask, _ in said if mask.marks != "ids"), None)
+    if (read.sum(dim=1) <= 1).all() and (places.sum(dim=1) > 1).any():  # of each value one token's
+        return replace(probe, pool="max", masked=not padded), certain, doubt
     for mask, valid in masks:
         if (places == valid).all() and not valid.all():
             return replace(probe, pool="mean"), mask, ""
-    padded = any(
-        (~valid).any() for mask, valid in masks if mask.marks != "ids" and usual[mask.name] is mask
-    )
     if places.all():
-        doubt = f"the head reads padding at {probe.name!r}, which votes" if padded else ""
-        certain = next((m for m, v in masks if v.all() and m.marks != "ids"), None)
         return replace(probe, pool="mean", masked=not padded), certain, doubt
     if (places == places[0]).all():
         (kept,) = torch.where(places[0])
         begin, end = int(kept[0]), int(kept[-1]) + 1
         if len(kept) == 1 and end == count:
-            doubt = f"the head reads padding at {probe.name!r}, which votes" if padded else ""
             return replace(probe, pool="last", masked=False), None, doubt
         if len(kept) == end - begin:
             stop = None if end == count else end
             return replace(probe, pool="mean", positions=(begin, stop), masked=False), None, ""
-    if (read.sum(dim=1) <= 1).all():
-        return replace(probe, pool="max"), masks[0][0] if masks else None, ""
     return None
 
 

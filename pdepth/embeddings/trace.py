@@ -216,7 +216,8 @@ class Recorder(TorchDispatchMode):
                 handles.append(
                     module.register_forward_pre_hook(self._enter(name), with_kwargs=True)
                 )
-                handles.append(module.register_forward_hook(self._leave))
+                # Also of a call that raises, which the network may handle.
+                handles.append(module.register_forward_hook(self._leave, always_call=True))
             with self:
                 yield self
         finally:
@@ -319,8 +320,7 @@ class Recorder(TorchDispatchMode):
         return hook
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        while (call := self._stack.pop()).module is not module:
-            pass  # a call that raised, which the network handled
+        call = self._stack.pop()
         values = list(tensors_in(output))
         call.end = len(self._parents)
         call.nodes = tuple(self._node(value) for value in values)

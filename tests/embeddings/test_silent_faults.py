@@ -91,7 +91,7 @@ def test_padding_moves_no_vector(head):
     assert len(set(depths[0].depth.tolist())) > 1
 
 
-MOST = 1e-5  # of a float32 pass that is summed in another order, relative to a row's length
+MOST = 1e-5  # relative to a row's norm: the float32 sums of another batch; 5e-7 was measured
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,7 @@ def dense():
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 @pytest.mark.parametrize(
     ("build", "kind", "advice"),
     [
