@@ -1,4 +1,4 @@
-"""Rows in forms that mean what they say: booleans, tables, shards in order, buffers filled again."""
+"""Rows in forms that say what they mean: booleans, tables, shards in order, reused buffers."""
 
 from __future__ import annotations
 
