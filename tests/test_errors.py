@@ -49,7 +49,7 @@ def votes(support: Any = SUPPORT, labels: Any = LABELS, queries: Any = None, **o
         ({"support": iter([SUPPORT]), "queries": {"a": QUERIES}}, TypeError, "queries: expected one array a probe as in support, got a dict."),
         ({"support": np.ma.masked_greater(SUPPORT, 0.5)}, TypeError, "support (probe 0): expected a NumPy array or torch tensor, got a MaskedArray."),
         ({"support": torch.from_numpy(SUPPORT).to(torch.float8_e5m2)}, TypeError, "support (probe 0): expected integers or floats of 16 to 64 bits, got elements of type float8_e5m2."),
-        ({"support": torch.from_numpy(SUPPORT).to_sparse()}, TypeError, "support (probe 0): expected a dense tensor, got a sparse_coo one."),
+        ({"support": torch.from_numpy(SUPPORT).to_sparse()}, TypeError, "support (probe 0): expected a dense tensor, got a sparse_coo one; pass its .to_dense()."),
         ({"support": [SUPPORT], "queries": QUERIES}, TypeError, "queries: expected one array a probe as in support, got a ndarray."),
         ({"queries": [QUERIES]}, TypeError, "queries: expected one array as in support, got a list."),
         ({"support": {"a": SUPPORT}, "queries": {"b": QUERIES}}, ValueError, "queries: expected the probes ['a'] as in support, got ['b']."),

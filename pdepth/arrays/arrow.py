@@ -60,6 +60,8 @@ def _arrow_values(array: Any, where: str, first: int) -> NDArray[Any]:
 class ParquetColumn:
     """A column of a Parquet file, decoded forward; going back begins at a row group."""
 
+    fresh = True
+
     def __init__(self, path: Path, name: str | None) -> None:
         parquet = require("pyarrow.parquet", f"Reading {path}", "sources")
         arrow = require("pyarrow", f"Reading {path}", "sources")

@@ -79,8 +79,20 @@ def is_array(value: object) -> bool:
     return is_torch(value) or isinstance(value, np.ndarray)
 
 
+def is_sparse(value: object) -> bool:
+    """Whether `value` is a sparse matrix or array, as of scipy.sparse; imports no library."""
+    counts = hasattr(value, "nnz") or hasattr(value, "nse")
+    return counts and (hasattr(value, "toarray") or hasattr(value, "todense"))
+
+
 def check_array(value: object, what: str) -> None:
     """Raise TypeError for what is no array; a masked one would be read without its mask."""
+    if is_sparse(value):
+        method = "toarray" if hasattr(value, "toarray") else "todense"
+        raise TypeError(
+            f"{what}: expected a dense array, got a sparse {type(value).__name__}; pass its "
+            f".{method}()."
+        )
     if not is_array(value) or np.ma.isMaskedArray(value):
         raise TypeError(
             f"{what}: expected a NumPy array or torch tensor, got a {type(value).__name__}."
@@ -109,7 +121,8 @@ def rows_of(value: Any, what: str) -> Rows:
         )
     if is_torch(value) and (value.layout != _torch().strided or value.is_meta):
         layout = "meta" if value.is_meta else str(value.layout).removeprefix("torch.")
-        raise TypeError(f"{what}: expected a dense tensor, got a {layout} one.")
+        advice = "" if value.is_meta else "; pass its .to_dense()"
+        raise TypeError(f"{what}: expected a dense tensor, got a {layout} one{advice}.")
     if 0 in value.shape:
         raise ValueError(
             f"{what}: expected at least one row and column, got shape {tuple(value.shape)}."
@@ -118,7 +131,9 @@ def rows_of(value: Any, what: str) -> Rows:
         tensor = value.detach().resolve_neg().reshape(len(value), -1)
         if tensor.shape[1] > 1 and tensor.stride(1) != 1:
             tensor = tensor.contiguous()
-        return Rows(tensor.to(_torch().uint8), "uint8") if kind == "bool" else Rows(tensor, kind)
+        if kind == "bool":
+            return Rows((tensor.view(_torch().uint8) != 0).to(_torch().uint8), "uint8")
+        return Rows(tensor, kind)
     array = _on_host(value) if is_torch(value) else value
     if array.ndim != 2:
         array = array.reshape(len(array), -1)
@@ -127,10 +142,17 @@ def rows_of(value: Any, what: str) -> Rows:
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="), order="C")
     if kind == "bool":
-        return Rows(array.view(np.uint8), "uint8")
+        return Rows(_truth(array), "uint8")
     if kind == "bfloat16":  # torch's bits, or the type that ml_dtypes adds to NumPy
         return Rows(array.view(np.uint16), kind)
     return Rows(array, kind)
+
+
+def _truth(booleans: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Booleans as 0 and 1. A mask of 0 and 255 that is seen as booleans is true at any other byte
+    than 0, and is copied."""
+    stored = booleans.view(np.uint8)
+    return stored if stored.max() <= 1 else (stored != 0).view(np.uint8)
 
 
 def _on_host(tensor: Any) -> NDArray[Any]:

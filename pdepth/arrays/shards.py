@@ -51,6 +51,8 @@ class Shard:
 class Shards:
     """Shards of one width and type, one after the other, as a `Source`."""
 
+    fresh = True
+
     def __init__(self, shards: list[Shard]) -> None:
         first = shards[0]
         for shard in shards:
@@ -101,14 +103,18 @@ def open_file(path: Path, name: str | None) -> Shard:
 
 
 def _npy(path: Path) -> Shard:
-    headers = {
+    readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
+        # But for the encoding of names of fields, which no rows of numbers have, the same.
+        (3, 0): np.lib.format.read_array_header_2_0,
     }
     with path.open("rb") as file:
         try:
-            shape, by_column, dtype = headers[np.lib.format.read_magic(file)](file)
-        except (ValueError, KeyError, EOFError):
+            shape, by_column, dtype = readers[np.lib.format.read_magic(file)](file)
+        except OSError:
+            raise
+        except Exception:  # whatever the parser of Python raises: a header is an expression
             raise ValueError(
                 f"{path}: expected a .npy file, got one that cannot be read."
             ) from None
@@ -118,25 +124,50 @@ def _npy(path: Path) -> Shard:
     return _complete(Shard(str(path), shape, type_name(dtype), dtype, path, offset))
 
 
+@dataclass(frozen=True)
+class _Tensor:
+    """What a .safetensors file says of a tensor: its bytes begin and end after the header."""
+
+    code: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @classmethod
+    def of(cls, about: Any) -> _Tensor:
+        """Of an entry of the header. Raises LookupError, TypeError or ValueError for another."""
+        shape, (begin, end) = tuple(about["shape"]), about["data_offsets"]
+        numbers = (*shape, begin, end)
+        if not isinstance(about["dtype"], str) or any(
+            type(number) is not int for number in numbers
+        ):
+            raise TypeError
+        if min(numbers) < 0:
+            raise ValueError
+        return cls(about["dtype"], shape, begin, end)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the elements as they are stored."""
+        kind = _SAFETENSORS_TYPES[self.code]
+        return np.dtype(bool) if kind == "bool" else numpy_type(kind).newbyteorder("<")
+
+
 def _safetensors(path: Path, name: str | None) -> Shard:
     """One tensor of a file: eight bytes of length, a JSON header, and the elements."""
     with path.open("rb") as file:
         try:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, path.stat().st_size)))
+            header = json.loads(
+                file.read(min(length, path.stat().st_size)), object_pairs_hook=_distinct
+            )
             header.pop("__metadata__", None)
-            tensors = {
-                key: (
-                    about["dtype"],
-                    tuple(map(int, about["shape"])),
-                    int(about["data_offsets"][0]),
-                )
-                for key, about in header.items()
-            }
-        except (ValueError, LookupError, TypeError, AttributeError):
+            tensors = {key: _Tensor.of(about) for key, about in header.items()}
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise ValueError(
                 f"{path}: expected a .safetensors file, got one that cannot be read."
             ) from None
+    _check_places(path, tensors)
     if name is None and len(tensors) != 1:
         raise ValueError(
             f"{path}: expected one tensor, got {len(tensors)}; name it: "
@@ -144,19 +175,46 @@ def _safetensors(path: Path, name: str | None) -> Shard:
         )
     if name is not None and name not in tensors:
         raise ValueError(f"{path}: expected one of the tensors {', '.join(tensors)}, got {name!r}.")
-    code, shape, offset = tensors[name or next(iter(tensors))]
-    if code not in _SAFETENSORS_TYPES:
+    tensor = tensors[next(iter(tensors)) if name is None else name]
+    if tensor.code not in _SAFETENSORS_TYPES:
         raise TypeError(
-            f"{path}: expected elements of type {', '.join(_SAFETENSORS_TYPES)}, got {code}."
+            f"{path}: expected elements of type {', '.join(_SAFETENSORS_TYPES)}, got {tensor.code}."
         )
-    kind = _SAFETENSORS_TYPES[code]
-    dtype = np.dtype(bool) if kind == "bool" else numpy_type(kind).newbyteorder("<")
-    return _complete(Shard(str(path), shape, type_name(kind), dtype, path, 8 + length + offset))
+    kind, offset = _SAFETENSORS_TYPES[tensor.code], 8 + length + tensor.begin
+    return _complete(Shard(str(path), tensor.shape, type_name(kind), tensor.dtype, path, offset))
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError where a name comes twice, of which one would be lost."""
+    if len(entries := dict(pairs)) < len(pairs):
+        raise ValueError
+    return entries
+
+
+def _check_places(path: Path, tensors: dict[str, _Tensor]) -> None:
+    """Raise ValueError unless each tensor has the bytes that its shape takes, after those of the
+    one before it: no file of the format has gaps or overlaps."""
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        size = tensor.end - tensor.begin
+        if tensor.code in _SAFETENSORS_TYPES:
+            size = prod(tensor.shape) * tensor.dtype.itemsize
+        if (tensor.begin, tensor.end) != (end, end + max(0, size)):
+            raise ValueError(
+                f"{path}: expected tensor {name!r} at bytes {end} to {end + max(0, size)} by its "
+                f"shape and those before it, got {tensor.begin} to {tensor.end}; write the file "
+                "again."
+            )
+        end = tensor.end
 
 
 def _complete(shard: Shard) -> Shard:
     """The shard, if its file is long enough to hold it."""
     assert isinstance(shard.storage, Path)
+    if any(length < 0 for length in shard.shape):
+        raise ValueError(
+            f"{shard.where}: expected a shape without negative lengths, got {shard.shape}."
+        )
     expected = shard.offset + prod(shard.shape) * shard.dtype.itemsize
     if (size := shard.storage.stat().st_size) < expected:
         raise ValueError(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays.arrow import PARQUET, ParquetColumn, arrow_rows
+from pdepth.arrays.frames import frame_values, is_frame
 from pdepth.arrays.rows import (
     TYPES,
     Rows,
     check_array,
     is_array,
+    is_sparse,
     numpy_type,
     rows_of,
     type_name,
@@ -26,6 +31,7 @@ from pdepth.arrays.shards import NPY, SAFETENSORS, Shards, open_file
 from pdepth.optional import require
 
 SCATTERED_BYTES = 1 << 22  # of scattered rows that are read at a time
+FRESH = ("zarr", "h5py")  # libraries whose arrays give new memory for each slice
 BRIDGED_BYTES = 1 << 16  # that are read and dropped rather than begin another read
 
 RowNumbers = Sequence[int] | NDArray[np.int64]
@@ -51,9 +57,11 @@ class Source(Protocol):
                 blocks = [np.load(file) for file in self.files[first : -(-rows.stop // 1000)]]
                 return np.concatenate(blocks)[rows.start - 1000 * first :][: rows.stop - rows.start]
 
-    It is read in a thread of its own, one slice after the other. One that has a cheaper way to
-    scattered rows than slices may offer `rows_at(numbers)`, ascending int64 numbers; sources that
-    one reading serves together name it as `shared`, a `SharedReading`.
+    It is read in a thread of its own, one slice after the other. What it gives is copied before the
+    next slice is read, so that it may fill one buffer again and again; `fresh = True` says that it
+    never does, and saves the copy. One that has a cheaper way to scattered rows than slices may
+    offer `rows_at(numbers)`, ascending int64 numbers; sources that one reading serves together name
+    it as `shared`, a `SharedReading`.
     """
 
     @property
@@ -91,11 +99,13 @@ class Stored(Rows):
 
     `array` is the source. `prepare` makes of rows as they were read, and their numbers, the rows
     that backends get; `type` is theirs, and `stored_type` that of the source's own elements.
+    `lent`: the source may fill the memory of a slice again.
     """
 
     stored_type: str
     prepare: Callable[[Rows, RowNumbers], Rows]
     what: str
+    lent: bool
 
     @classmethod
     def of(
@@ -117,7 +127,8 @@ class Stored(Rows):
             )
         if 0 in shape:
             raise ValueError(f"{what}: expected at least one row and column, got shape {shape}.")
-        return cls(source, type or stored_type, stored_type, prepare, what)
+        lent = not (is_array(source) or getattr(source, "fresh", _library(source) in FRESH))
+        return cls(source, type or stored_type, stored_type, prepare, what, lent)
 
     def __len__(self) -> int:
         return int(self.array.shape[0])
@@ -126,11 +137,10 @@ class Stored(Rows):
         """Rows in memory, by a slice or by their numbers, ascending and each once."""
         if isinstance(numbers, slice):
             begin, end, _ = numbers.indices(len(self))
-            return self.prepare(self._read(begin, end), range(begin, end))
+            return self._kept(self._read(begin, end), range(begin, end))
         if hasattr(self.array, "rows_at"):
-            return self.prepare(
-                self._checked(self.array.rows_at(numbers), self.what, numbers), numbers
-            )
+            rows = self._checked(self.array.rows_at(numbers), self.what, numbers)
+            return self._kept(rows, numbers)
         out = np.empty((len(numbers), self.width), numpy_type(self.type))
         done = 0
         for run in self._runs(numbers):
@@ -173,6 +183,13 @@ class Stored(Rows):
         what = f"{self.what}[{begin}:{end}]"
         return self._checked(self.array[begin:end], what, range(begin, end))
 
+    def _kept(self, rows: Rows, numbers: RowNumbers) -> Rows:
+        """Rows prepared, in memory that the source does not fill again."""
+        prepared = self.prepare(rows, numbers)
+        if self.lent and prepared is rows:
+            return Rows(rows.array.copy(), rows.type)
+        return prepared
+
     def _checked(self, values: Any, what: str, numbers: RowNumbers) -> Rows:
         """Rows that the source gave, if they have the shape and type that it promised."""
         if not is_array(values) and hasattr(values, "__array__"):
@@ -196,21 +213,29 @@ def _is_source(value: object) -> bool:
     """Whether it looks like a `Source`: sequences have no element type, and a type has no rows."""
     if isinstance(value, type):
         return False
-    return _is_arrow(value) or all(
-        hasattr(value, name) for name in ("shape", "dtype", "__getitem__")
+    return (
+        _is_arrow(value)
+        or is_frame(value)
+        or is_sparse(value)
+        or all(hasattr(value, name) for name in ("shape", "dtype", "__getitem__"))
     )
 
 
 def _is_arrow(value: object) -> bool:
-    return type(value).__module__.partition(".")[0] == "pyarrow" and hasattr(value, "null_count")
+    return _library(value) == "pyarrow" and hasattr(value, "null_count")
+
+
+def _library(value: object) -> str:
+    return type(value).__module__.partition(".")[0]
 
 
 def opened(value: Any, what: str) -> Any:
-    """`value` as an array or a source: paths are opened, Arrow's arrays are borrowed.
+    """`value` as an array or a source: paths are opened, Arrow's arrays are borrowed, a DataFrame's
+    values are copied.
 
     Raises TypeError for anything else, and what `open_source` raises, after the words `what`.
     """
-    if is_array(value) or not is_single(value):
+    if is_array(value) or is_sparse(value) or not is_single(value):
         check_array(value, what)
         return value
     try:
@@ -218,24 +243,29 @@ def opened(value: Any, what: str) -> Any:
             return open_source(value)
         if _is_arrow(value):
             return arrow_rows(value)
+        if is_frame(value):
+            return frame_values(value)
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise type(error)(f"{what}: {error}") from None
     return value
 
 
-def open_source(path: str | os.PathLike[str], name: str | None = None) -> Any:
+def open_source(
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], name: str | None = None
+) -> Any:
     """The rows in a file or directory, as a `Source`: nothing but its headers is read.
 
     Args:
         path: a `.npy`, `.safetensors` or `.parquet` file; a directory of `.npy` or `.safetensors`
-            shards, whose rows follow each other in the order of the sorted file names; or a zarr
-            array's directory. A Parquet column is of fixed-size lists of numbers.
+            shards, whose rows follow each other in the natural order of the file names (`feat_2`
+            before `feat_10`), or a list of such files, in its order; or a zarr array's directory.
+            A Parquet column is of fixed-size lists of numbers.
         name: the tensor in each `.safetensors` file, or the Parquet column; None where there is
             but one.
 
     Returns:
         Something with `shape` (rows, ...), `dtype` and row slices that give arrays; bfloat16 comes
-        as torch tensors.
+        as torch tensors. A warning says where the natural order of shards is not that of the text.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
@@ -243,21 +273,62 @@ def open_source(path: str | os.PathLike[str], name: str | None = None) -> Any:
             another type, and the like, in one sentence.
         ImportError: Parquet (pyarrow) and zarr need the extra `sources`.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file or directory {path}.")
+    if not isinstance(path, str | os.PathLike):
+        return Shards([open_file(_existing(file), name) for file in _listed(path)])
+    path = _existing(path)
     if path.is_file():
         return (
             ParquetColumn(path, name) if path.suffix == PARQUET else Shards([open_file(path, name)])
         )
     if any((path / file).exists() for file in ("zarr.json", ".zarray", ".zgroup")):
         return _open_zarr(path)
-    files = [f for f in sorted(path.iterdir()) if f.suffix in (NPY, SAFETENSORS) and f.is_file()]
+    files = [
+        file
+        for file in path.iterdir()
+        if file.suffix in (NPY, SAFETENSORS) and file.is_file() and not file.name.startswith(".")
+    ]
     kinds = {file.suffix for file in files}
     if len(kinds) != 1:
         content = "both .npy and .safetensors files" if files else "no such file"
         raise ValueError(f"{path}: expected shards, .npy or .safetensors, got {content}.")
-    return Shards([open_file(file, name) for file in files])
+    return Shards([open_file(file, name) for file in _in_natural_order(path, files)])
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file or directory {path}.")
+    return path
+
+
+def _listed(paths: Any) -> list[str | os.PathLike[str]]:
+    """The paths of shards, in the caller's order."""
+    files = list(paths) if isinstance(paths, Sequence) else []
+    if not files or not all(isinstance(file, str | os.PathLike) for file in files):
+        raise TypeError(
+            f"path: expected a path, or a list of the paths of shards, got {paths!r:.100}."
+        )
+    return files
+
+
+def _in_natural_order(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """Files sorted by the text and the numbers of their names; a warning if text alone differs."""
+
+    def key(file: Path) -> list[tuple[int, str]]:
+        pieces = re.split("([0-9]+)", file.name)  # text and digits in turn
+        return [(int(piece) if place % 2 else 0, piece) for place, piece in enumerate(pieces)]
+
+    natural = sorted(files, key=key)
+    for before, after in pairwise(natural):
+        if after.name < before.name:
+            warnings.warn(
+                f"{folder}: shards are read in natural order, {before.name} before {after.name}, "
+                "where the order of the text is another; for another order pass "
+                "pdepth.open_source([path, ...]).",
+                stacklevel=2,
+            )
+            break
+    return natural
 
 
 def _open_zarr(path: Path) -> Any:

@@ -242,7 +242,7 @@ def _labels(labels: Any, what: str) -> Tensor:
         )
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"{what}: expected integers as labels, got {labels.dtype}.")
-    integers: Tensor = labels.to("cpu", torch.int64)
+    integers: Tensor = labels.to("cpu", torch.int64, copy=True)
     return integers
 
 

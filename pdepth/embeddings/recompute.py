@@ -208,6 +208,8 @@ class RecomputedRows:
     Read it inside `at_rest`.
     """
 
+    fresh = True
+
     def __init__(
         self,
         job: Job,

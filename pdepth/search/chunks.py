@@ -323,8 +323,10 @@ def _check_least(memory: int, name: str, width: int, unit: int) -> None:
 
 
 def _row_bytes(rows: Rows) -> int:
-    """Bytes of a row while it is read."""
-    types = {rows.type, rows.stored_type} if isinstance(rows, Stored) else {rows.type}
+    """Bytes of a row while it is read: as it is stored, too, where that is another memory."""
+    types = [rows.type]
+    if isinstance(rows, Stored) and (rows.lent or rows.type != rows.stored_type):
+        types.append(rows.stored_type)
     return rows.width * sum(numpy_type(name).itemsize for name in types)
 
 
