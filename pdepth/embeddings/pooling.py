@@ -127,7 +127,7 @@ def pooled(
         return _of_tokens(probe, tensor, positions.valid if probe.masked else None)
     if probe.pool in ("mean", "max"):
         tensor = tensor.flatten(2)
-        return tensor.mean(dim=2) if probe.pool == "mean" else tensor.amax(dim=2)
+        return _mean(tensor, 2) if probe.pool == "mean" else tensor.amax(dim=2)
     raise ValueError(
         f"pool: expected 'flatten', 'mean', 'max' or a callable for the feature maps of probe "
         f"{probe.name!r}, {tuple(tensor.shape[1:])} a row, got {probe.pool!r}."
@@ -150,29 +150,42 @@ def last_states(layer: int, value: Any) -> Tensor:
 
 
 def averaged(value: Tensor, grid: int, tokens: bool) -> Tensor:
-    """A feature map (B, C, H, W) averaged to grid x grid; tokens (B, T, D) to `grid` equal runs."""
-    narrow = torch.promote_types(value.dtype, torch.float32)
-    if value.ndim == 4 and not tokens:
-        pool = nn.functional.adaptive_avg_pool2d(value.to(narrow), min(grid, *value.shape[2:]))
-        return pool.to(value.dtype)
-    if not tokens:
-        return nn.functional.adaptive_avg_pool1d(value.to(narrow), grid).to(value.dtype)
-    runs = value.flatten(1, -2).to(narrow).movedim(1, 2)
-    pool = nn.functional.adaptive_avg_pool1d(runs, min(grid, runs.shape[2]))
-    return pool.movedim(1, 2).to(value.dtype)
+    """A feature map (B, C, H, W) averaged to grid x grid; tokens (B, T, D) to `grid` equal runs.
+
+    Of series (B, C, T) and volumes (B, C, H, W, Z) likewise; no side becomes longer.
+    """
+    maps = value.flatten(1, -2).movedim(1, 2) if tokens else value
+    pool = getattr(nn.functional, f"adaptive_avg_pool{maps.ndim - 2}d")
+    pooled = _narrow(pool(_wide(maps), min(grid, *maps.shape[2:])), value)
+    return pooled.movedim(1, 2) if tokens else pooled
 
 
 def grid_for(shape: tuple[int, ...], max_width: int, tokens: bool) -> int | None:
     """The largest grid at which a row's value of this shape has at most `max_width` values.
 
-    None where it has no more, or no positions to average over.
+    None where it has no more, or no positions to average over; 1 where a position alone has more.
     """
     if torch.Size(shape).numel() <= max_width or len(shape) < 2:
         return None
-    if tokens:
-        return max(1, max_width // shape[-1])
-    cells = max_width / shape[0]
-    return max(1, int(cells**0.5 + 1e-9) if len(shape) == 3 else int(cells))
+    sides, cells = (
+        (1, max_width // shape[-1]) if tokens else (len(shape) - 1, max_width // shape[0])
+    )
+    nearest = max(1, round(cells ** (1 / sides)))
+    return nearest - 1 if nearest > 1 and nearest**sides > cells else nearest
+
+
+def _mean(value: Tensor, dim: int) -> Tensor:
+    """The mean; of 16 bits with the sum in 32, which it might else exceed."""
+    return _narrow(_wide(value).mean(dim=dim), value)
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _narrow(value: Tensor, like: Tensor) -> Tensor:
+    """Of the precision of `like`, unless that is integers."""
+    return value.to(like.dtype) if like.is_floating_point() else value
 
 
 def _of_nodes(probe: Probe, nodes: Tensor, graph: Tensor, rows: int) -> Tensor:
@@ -202,12 +215,12 @@ def _of_tokens(probe: Probe, tokens: Tensor, valid: Tensor | None) -> Tensor:
     part = slice(*probe.positions)
     tokens = tokens[:, part]
     if valid is None:
-        return tokens.amax(dim=1) if probe.pool == "max" else tokens.mean(dim=1)
+        return tokens.amax(dim=1) if probe.pool == "max" else _mean(tokens, 1)
     weights = valid[:, part].to(tokens.device).unsqueeze(-1)
     if probe.pool == "max":
         return tokens.masked_fill(~weights, -torch.inf).amax(dim=1)
-    total = tokens.masked_fill(~weights, 0).sum(dim=1)
-    return total / weights.sum(dim=1).clamp_min(1)
+    total = _wide(tokens).masked_fill(~weights, 0).sum(dim=1)
+    return _narrow(total / weights.sum(dim=1).clamp_min(1), tokens)
 
 
 def _checked(probe: Probe, value: Any, rows: int) -> Tensor:
