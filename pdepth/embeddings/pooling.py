@@ -170,7 +170,7 @@ def grid_for(shape: tuple[int, ...], max_width: int, tokens: bool) -> int | None
     sides, cells = (
         (1, max_width // shape[-1]) if tokens else (len(shape) - 1, max_width // shape[0])
     )
-    nearest = max(1, round(cells ** (1 / sides)))
+    nearest: int = max(1, round(cells ** (1 / sides)))
     return nearest - 1 if nearest > 1 and nearest**sides > cells else nearest
 
 

@@ -6,6 +6,7 @@ Where a network's tokens are pooled, its case says how its own code reads them.
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 from helpers.hooked import (
@@ -116,11 +117,10 @@ def timm_deit_distilled():
 
 
 def timm_mixer():
-    """`global_pool="avg"` is `x.mean(dim=1)`; the stem is a convolution of patches."""
+    """`global_pool="avg"` is `x.mean(dim=1)`."""
     mixer = pytest.importorskip("timm.models.mlp_mixer")
     model = mixer.MlpMixer(CLASSES, 32, patch_size=8, num_blocks=3, embed_dim=12)
-    blocks = hooks((f"blocks.{n}" for n in range(3)), mean_from(0))
-    return Case(shaken(model), pictures(), [Hook("stem"), *blocks])
+    return Case(shaken(model), pictures(), hooks((f"blocks.{n}" for n in range(3)), mean_from(0)))
 
 
 def timm_mobilevit():
@@ -137,9 +137,12 @@ def timm_levit():
     model = levit.Levit(
         64, num_classes=CLASSES, embed_dim=(16, 24), key_dim=8, depth=(2, 1), num_heads=(2, 2),
     )  # fmt: skip
-    stem = hooks(f"stem.act{n}" for n in (1, 2, 3))
     names = [*(f"stages.0.blocks.{n}" for n in (0, 1)), "stages.1.downsample", "stages.1.blocks.0"]
-    return Case(shaken(model), pictures(64), [*stem, *hooks(names, mean_from(0))])
+    return Case(shaken(model), pictures(64), [Hook("stem"), *hooks(names, mean_from(0))])
+
+
+def side_by_side(values, batch):
+    return torch.cat([value.flatten(1) for value in values], dim=1)
 
 
 def timm_pit():
@@ -149,7 +152,8 @@ def timm_pit():
         32, 8, 4, base_dims=(8, 8), depth=(2, 1), heads=(2, 4), mlp_ratio=2, num_classes=CLASSES
     )
     hooked = hooks((f"transformers.0.blocks.{n}" for n in (0, 1)), mean_from(0))
-    hooked.append(Hook("transformers.1.pool", lambda value, batch: value[0].flatten(1)))
+    # Between the stages, the map of patches and the class token are values of their own.
+    hooked.append(Hook("transformers.1.pool", side_by_side))
     hooked.append(Hook("transformers.1.blocks.0", token(0)))
     return Case(shaken(model), pictures(), hooked)
 
