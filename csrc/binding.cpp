@@ -1,12 +1,15 @@
 #include "binding.hpp"
 
 #include <algorithm>
+#include <cfenv>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 
 #include "bound.hpp"
 #include "call.hpp"
 #include "scores.hpp"
+#include "units.hpp"
 
 namespace pdepth::binding {
 namespace {
@@ -141,6 +144,31 @@ py::dict filter_scores(const Rows& support, const Rows& queries, const std::stri
                     "at_norm"_a = at_norm, "cuts"_a = cuts, "support_norms"_a = y_norms,
                     "support_residuals"_a = y_residuals, "query_norms"_a = x_norms,
                     "query_residuals"_a = x_residuals);
+}
+
+py::bytes arithmetic(const std::optional<std::string>& environment) {
+    std::fenv_t before, after;
+    std::fegetenv(&before);
+    const py::bytes kept(reinterpret_cast<const char*>(&before), sizeof before);
+    if (environment) {
+        require(environment->size() == sizeof after, "environment: expected what this returned.");
+        std::memcpy(&after, environment->data(), sizeof after);
+    }
+    std::fesetenv(environment ? &after : FE_DFL_ENV);
+    return kept;
+}
+
+int64_t unit_rows(const py::array& array, const std::string& type, Dense<double> out,
+                  const std::string& level, int threads) {
+    const Matrix matrix = matrix_of({array, type});
+    require(out.size() == matrix.rows * matrix.width, "out: expected the array's shape.");
+    double* const units = out.mutable_data();
+    const Level& chosen = level_named(level);
+    py::gil_scoped_release released;
+    return pdepth::unit_rows(matrix, units, chosen, threads, [] {
+        py::gil_scoped_acquire held;
+        check_signals();
+    });
 }
 
 int64_t first_not_finite(const py::array& array, const std::string& type, const std::string& level,

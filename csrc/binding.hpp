@@ -29,6 +29,10 @@ py::dict constants();
 py::dict filter_scores(const Rows& support, const Rows& queries, const std::string& level,
                        const std::string& stage, std::optional<Dense<double>> centre,
                        double scale);
+// The calling thread's floating-point environment; the default one is set, or the one passed.
+py::bytes arithmetic(const std::optional<std::string>& environment);
+int64_t unit_rows(const py::array& array, const std::string& type, Dense<double> out,
+                  const std::string& level, int threads);
 int64_t first_not_finite(const py::array& array, const std::string& type, const std::string& level,
                          int threads);
 double run(const std::vector<std::pair<Rows, std::optional<Rows>>>& layers,

@@ -14,6 +14,14 @@ PYBIND11_MODULE(_native, m) {
           "Every score of one filter stage, and the bound on the true one.", py::arg("support"),
           py::arg("queries"), py::arg("level"), py::arg("stage"), py::arg("centre") = py::none(),
           py::arg("scale") = 1.0);
+    m.def("arithmetic", &arithmetic,
+          "Sets this thread's floating-point environment: the default one (round to nearest,\n"
+          "subnormal numbers kept), or one that a call returned. Returns the one before.",
+          py::arg("environment") = py::none());
+    m.def("unit_rows", &unit_rows,
+          "Writes rows divided by their norms; returns the first row of zeros, or -1.",
+          py::arg("array"), py::arg("type"), py::arg("out").noconvert(), py::arg("level"),
+          py::arg("threads"));
     m.def("first_not_finite", &first_not_finite,
           "The first row that holds a NaN or an infinity, or -1.", py::arg("array"),
           py::arg("type"), py::arg("level"), py::arg("threads"));

@@ -35,12 +35,18 @@ class VoteTable(NamedTuple):
 
 
 def as_rows(array: Any, metric: str = "sqeuclidean") -> Float:
-    """`array` (n, ...) as float64 rows (n, D); for `metric="cosine"` each divided by its norm."""
+    """`array` (n, ...) as float64 rows (n, D); for `metric="cosine"` each divided by its norm.
+
+    By a power of two first, which brings its largest value to 1/2 .. 1, so that no square overflows
+    or is lost: any row but one of zeros has a norm.
+    """
     if hasattr(array, "detach"):  # a torch tensor: NumPy has no bfloat16 of its own
         array = array.detach().cpu().double().numpy()
     rows = np.ascontiguousarray(array, dtype=np.float64)
     rows = rows.reshape(len(rows), -1)
     if metric == "cosine":
+        _, exponents = np.frexp(np.abs(rows).max(axis=1))
+        rows = np.ldexp(rows, -exponents[:, None])
         rows = rows / np.sqrt(total(rows * rows))[:, None]
     return rows
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pdepth import _native
@@ -32,6 +34,19 @@ def simd_level() -> str:
             f"{SIMD}: expected one of {', '.join(usable)} on this machine, got {name}."
         )
     return name
+
+
+@contextmanager
+def default_arithmetic() -> Iterator[None]:
+    """Round to nearest and keep subnormal numbers, whatever this thread had set before.
+
+    torch.set_flush_denormal(True), for one, changes weights, comparisons and sums of NumPy's.
+    """
+    before = _native.arithmetic()
+    try:
+        yield
+    finally:
+        _native.arithmetic(before)
 
 
 def default_threads() -> int:

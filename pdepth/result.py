@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pdepth.arrays.rows import is_torch
 from pdepth.io import tables
+from pdepth.native import default_arithmetic
 
 FORMAT = 1  # of the Parquet file; raised when an older pdepth could not read it
 AGAINST = {  # a result's `reference` in words
@@ -54,6 +55,7 @@ class Votes:
         return margins(self.counts)
 
 
+@default_arithmetic()
 def margins(counts: Any) -> Any:
     """Most minus second most (...) of counts (..., C), NumPy or torch; of one class, all it has."""
     if counts.shape[-1] == 1:

@@ -72,6 +72,7 @@ class Voting:
         return {"weights": self.weights, **temperature}
 
 
+@native.default_arithmetic()  # of the temperature
 def check_voting(k: Any, weights: Any = "uniform", temperature: Any = None) -> Voting:
     """`k` as one number or several, and the weights of votes."""
     several = isinstance(k, list | tuple | range) or (isinstance(k, np.ndarray) and k.ndim == 1)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import _native, definition, native
+from pdepth import _native, native
 from pdepth.arrays import arguments
 from pdepth.arrays.arguments import SearchOptions
 from pdepth.arrays.rows import Rows, is_array, is_torch, rows_of
@@ -135,7 +135,7 @@ def _prepared(rows: Rows, numbers: RowNumbers, *, what: str, metric: str, num_th
             raise ValueError(
                 f"{what}: expected finite values, got NaN or infinity in row {numbers[bad]}."
             )
-    return _normalised(rows, numbers, what) if metric == "cosine" else rows
+    return _normalised(rows, numbers, what, num_threads) if metric == "cosine" else rows
 
 
 def _first_not_finite(rows: Rows, num_threads: int) -> int:
@@ -150,42 +150,46 @@ def _first_not_finite(rows: Rows, num_threads: int) -> int:
     return -1
 
 
-def _normalised(rows: Rows, numbers: RowNumbers, what: str) -> Rows:
-    """Rows divided by their norms, in float64, on their device; a chunk at a time."""
-    shape = rows.array.shape
-    out = rows.array[:0].double().new_empty(shape) if rows.on_device else np.empty(shape)
-    step = max(1, 2 ** (24 if rows.on_device else 19) // rows.width)
-    for begin in range(0, len(rows), step):
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            unit = _unit_rows(rows[begin : begin + step])
-            squares = (unit * unit).sum(1)
-        # A norm of zero or beyond float64's range leaves no row of norm one.
-        bad = ~(abs(squares - 1) < 0.5)
-        if bad.any():
-            row = numbers[begin + int((bad * 1).argmax())]
-            raise ZeroNormError(
-                f"{what}: expected rows with a norm for metric='cosine', got row {row}, whose norm "
-                "is zero or beyond float64's range."
-            )
-        out[begin : begin + step] = unit
-    return Rows(out, "float64")
+def _normalised(rows: Rows, numbers: RowNumbers, what: str, num_threads: int) -> Rows:
+    """Rows divided by their norms, in float64, on their device."""
+    if rows.on_device:
+        units, bad = _on_device(rows)
+    else:
+        units = np.empty(rows.array.shape)
+        bad = _native.unit_rows(rows.array, rows.type, units, native.simd_level(), num_threads)
+    if bad >= 0:
+        raise ZeroNormError(
+            f"{what}: expected rows with a norm for metric='cosine', got row {numbers[bad]}, whose "
+            "norm is zero."
+        )
+    return Rows(units, "float64")
 
 
-def _unit_rows(rows: Rows) -> Any:
-    """(n, D) float64 as `definition.as_rows` has them.
+def _on_device(rows: Rows) -> tuple[Any, int]:
+    """(n, D) float64 as `definition.as_rows` has them, and the first row of zeros or -1.
 
     A device does the same operations in the same order, and IEEE 754 rounds each alike; but for
-    the roots, which torch does not promise to round so and NumPy does.
+    the roots, which torch does not promise to round so and NumPy does. A chunk at a time.
     """
-    if not rows.on_device:
-        return definition.as_rows(rows.widened(), "cosine")
-    values = rows.array.double()
-    terms = values * values
-    while (width := terms.shape[1]) > 1:
-        terms[:, : width // 2] += terms[:, width - width // 2 :]
-        terms = terms[:, : width - width // 2]
-    norms = np.sqrt(terms.cpu().numpy())
-    return values / values.new_tensor(norms)
+    out = rows.array[:0].double().new_empty(rows.array.shape)
+    step = max(1, 2**24 // rows.width)
+    for begin in range(0, len(rows), step):
+        values = rows.array[begin : begin + step].double()
+        with native.default_arithmetic():
+            _, exponents = np.frexp(values.abs().amax(1).cpu().numpy())
+            first = np.minimum(-exponents, 1023)  # to scale up in two steps is exact
+            factors = np.ldexp(1.0, first), np.ldexp(1.0, -exponents - first)
+        for factor in factors:
+            values = values * values.new_tensor(factor[:, None])
+        terms = values * values
+        while (width := terms.shape[1]) > 1:
+            terms[:, : width // 2] += terms[:, width - width // 2 :]
+            terms = terms[:, : width - width // 2]
+        norms = np.sqrt(terms.cpu().numpy())
+        if not norms.all():
+            return out, begin + int((norms[:, 0] == 0).argmax())
+        out[begin : begin + step] = values / values.new_tensor(norms)
+    return out, -1
 
 
 def problems(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth.native import default_arithmetic
+
 TYPES = (
     *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
     *("float16", "bfloat16", "float32", "float64"),
@@ -47,6 +49,7 @@ class Rows:
     def width(self) -> int:
         return int(self.array.shape[1])
 
+    @default_arithmetic()
     def widened(self) -> NDArray[np.float64]:
         """(n, D) float64, in NumPy's memory."""
         array: NDArray[Any] = self.on_host().array

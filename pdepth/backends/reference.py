@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pdepth import definition
 from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Neighbors
 from pdepth.arrays.problem import Problem
+from pdepth.native import default_arithmetic
 from pdepth.progress import ProbeProgress
 
 
@@ -53,6 +54,7 @@ class ReferenceSession:
             else None,
         )
 
+    @default_arithmetic()
     def neighbors(
         self,
         probe: int,
@@ -63,6 +65,7 @@ class ReferenceSession:
         support, asked, options = self._arguments(probe, queries)
         return definition.kneighbors(support, asked, **options)
 
+    @default_arithmetic()
     def _table(self, probe: int, queries: NDArray[np.int64] | None) -> definition.VoteTable:
         support, asked, options = self._arguments(probe, queries)
         return definition.probe_votes(support, self._problem.codes, asked, **options)

@@ -35,6 +35,7 @@ from pdepth.arrays.convert import convert_like, to_numpy
 from pdepth.arrays.rows import is_torch
 from pdepth.compat.shared.inner_products import largest_inner_products
 from pdepth.compat.shared.packing import packing_memory
+from pdepth.native import default_arithmetic
 from pdepth.optional import require
 from pdepth.search.voting import count_votes
 
@@ -124,6 +125,7 @@ class IndexFlat:
         """Remove all rows."""
         self._chunks = []
 
+    @default_arithmetic()
     def search(self, x: Any, k: int) -> Any:
         """Find distances, or products, (n, k) float32 and rows (n, k) int64, best first.
 
@@ -330,6 +332,7 @@ def _copy(rows: Any) -> Any:
     return rows.clone() if is_torch(rows) else rows.copy()
 
 
+@default_arithmetic()
 def _as_rows(x: Any, name: str, width: int | None = None) -> Any:
     """Convert x to (n, width) float32; a tensor stays one."""
     x = x.detach().float() if is_torch(x) else np.ascontiguousarray(x, dtype=np.float32)

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 import pdepth
 from pdepth.arrays.problem import checked_rows
 from pdepth.compat.shared.radius import DistanceIndex, squared_radius
-from pdepth.native import default_threads
+from pdepth.native import default_arithmetic, default_threads
 from pdepth.optional import require_tested
 from pdepth.result import DepthResult
 
@@ -117,6 +117,7 @@ class _ActiveRows:
             )
         return _compared(vectors, name, self.metric, self.mean)
 
+    @default_arithmetic()
     def distances(self, squared: NDArray[np.float64]) -> NDArray[np.float64]:
         """Compute the metric's distances from squared ones; for unit rows |x - y|^2 = 2 - 2 cos."""
         result: NDArray[np.float64] = squared / 2 if self.metric == "cosine" else np.sqrt(squared)

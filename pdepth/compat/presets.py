@@ -28,6 +28,7 @@ from pdepth.arrays.problem import ProbeRows, Problem, problems
 from pdepth.arrays.rows import Rows
 from pdepth.arrays.sources import Stored
 from pdepth.compat.shared.manhattan import manhattan_neighbors
+from pdepth.native import default_arithmetic
 from pdepth.result import DepthResult
 from pdepth.search.voting import count_votes
 
@@ -190,6 +191,7 @@ def scores(result: DepthResult) -> NDArray[Any]:
     return rule.score(result.depth, result.undefined, len(result.probes))
 
 
+@default_arithmetic()
 def _votes(
     rule: Rule, problem: Problem, probe: ProbeRows, backend: str
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -42,7 +42,7 @@ from pdepth.arrays.problem import ZeroNormError
 from pdepth.arrays.rows import TYPES, is_torch
 from pdepth.compat.shared.packing import packing_memory
 from pdepth.compat.shared.patching import Patch
-from pdepth.native import default_threads
+from pdepth.native import default_arithmetic, default_threads
 from pdepth.optional import require_tested
 
 require_tested("sklearn", "pdepth.compat.sklearn", "sklearn", "1.6", "1.10")
@@ -115,6 +115,7 @@ class _ExactSearch(KNeighborsMixin):
             to_numpy(X), n_neighbors, mode
         )
 
+    @default_arithmetic()
     def _distances(self, squared: Any, queries: Any) -> Any:
         """Compute the metric's distances from squared ones."""
         if self.effective_metric_ == "sqeuclidean":

@@ -27,6 +27,7 @@ import pdepth
 from pdepth.arrays.convert import convert_like, drop_self, to_numpy
 from pdepth.compat.shared.inner_products import largest_inner_products
 from pdepth.compat.shared.patching import Patch
+from pdepth.native import default_arithmetic
 from pdepth.optional import require_tested
 
 __all__ = ["pairwise_distances", "patch", "unpatch"]
@@ -89,6 +90,7 @@ def pairwise_distances(
     return values, convert_like(rows, queries).to(torch.int32 if backend is None else torch.int64)
 
 
+@default_arithmetic()
 def _neighbors(
     queries: Any, support: Any, metric: str, k: int, exclude_self: bool
 ) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from pdepth.arrays.encoded import Neighbors
 from pdepth.arrays.problem import ProbeRows, Problem
 from pdepth.arrays.rows import Rows
 from pdepth.backends.base import Backend
+from pdepth.native import default_arithmetic
 
 
 class RunningTopK:
@@ -49,6 +50,7 @@ class RunningTopK:
         merge(self.lists, (distances, rows))
 
 
+@default_arithmetic()
 def merge(running: Neighbors, chunk: Neighbors) -> None:
     """Put into the running lists (n, k) the lists (n, any) of a later chunk.
 

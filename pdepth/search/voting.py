@@ -17,6 +17,7 @@ from pdepth.arrays.arguments import Voting
 from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Neighbors
 from pdepth.arrays.problem import Problem
 from pdepth.backends.base import Session
+from pdepth.native import default_arithmetic
 from pdepth.progress import ChunkProgress
 
 CHUNK_BYTES = 1 << 28  # of queries in work: their rows and neighbours
@@ -37,6 +38,7 @@ def count_votes(
     return counts.reshape(-1, classes)
 
 
+@default_arithmetic()
 def votes_of_neighbors(
     neighbors: Neighbors, problem: Problem, voting: Voting, *, counts: bool = False
 ) -> list[EncodedVotes]:

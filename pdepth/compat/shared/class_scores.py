@@ -13,6 +13,7 @@ from pdepth.arrays.convert import to_numpy
 from pdepth.arrays.problem import checked_rows
 from pdepth.arrays.rows import is_torch
 from pdepth.compat.shared.inner_products import InnerProductIndex
+from pdepth.native import default_arithmetic
 from pdepth.search.voting import count_votes
 
 EPSILON = float(np.finfo(np.float64).eps)
@@ -98,6 +99,7 @@ class FeatureBank:
             chunk = slice(begin, begin + step)
             yield chunk, self._chunk_scores(queries[chunk], ks, temperature, uncertain)
 
+    @default_arithmetic()
     def _chunk_scores(
         self, queries: NDArray[Any], ks: Sequence[int], temperature: float, uncertain: Uncertain
     ) -> list[NDArray[np.float64]]:
@@ -128,6 +130,7 @@ class FeatureBank:
         return count_votes(self._codes[near[:, :k]], self.num_classes, weights[:, :k])
 
 
+@default_arithmetic()
 def rank_classes(score: NDArray[np.float64]) -> NDArray[np.int64]:
     """Order the classes (n, C) by score, largest first; of equal scores the smallest class."""
     order: NDArray[np.int64] = np.argsort(-score, axis=1, kind="stable")

@@ -12,7 +12,7 @@ from pdepth.arrays.convert import convert_like, to_numpy
 from pdepth.arrays.problem import probe_rows
 from pdepth.compat.shared.packing import packing_memory
 from pdepth.compat.shared.pairwise import pair_sums, squared_norms
-from pdepth.native import default_threads
+from pdepth.native import default_arithmetic, default_threads
 
 SPARE = 8  # rows beyond the k that are candidates at first
 GROWTH = 8  # times as many candidates for a query that these do not decide
@@ -55,6 +55,7 @@ class InnerProductIndex:
     quarter of one.
     """
 
+    @default_arithmetic()
     def __init__(self, support: Any) -> None:
         rows = to_numpy(support)
         norms = squared_norms(rows)
@@ -67,6 +68,7 @@ class InnerProductIndex:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @default_arithmetic()
     def candidates(
         self, queries: NDArray[Any], k: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
@@ -86,6 +88,7 @@ class InnerProductIndex:
         rounding = 8 * (self._rows.shape[1] + 8) * np.finfo(np.float64).eps * reach
         return to_numpy(distances), to_numpy(rows), rounding + 2 * self._remainder
 
+    @default_arithmetic()
     def approximate_products(
         self, queries: NDArray[Any], distances: NDArray[np.float64]
     ) -> NDArray[np.float64]:
@@ -94,6 +97,7 @@ class InnerProductIndex:
         products: NDArray[np.float64] = (norms + self._largest_norm - distances) / 2
         return products
 
+    @default_arithmetic()
     def search(self, queries: Any, k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Find the k largest products, as `largest_inner_products`."""
         queries, num_threads = to_numpy(queries), default_threads()

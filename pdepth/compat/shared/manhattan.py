@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from pdepth import definition
 from pdepth.arrays.rows import Rows
+from pdepth.native import default_arithmetic
 
 CHUNK = 1 << 22  # numbers of queries, of support rows or of distances that are held
 IN_CACHE = 1 << 16  # differences that a thread adds up at a time
 
 
+@default_arithmetic()
 def manhattan_neighbors(
     support: Rows, queries: Rows, k: int, num_threads: int
 ) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import definition
+from pdepth.native import default_arithmetic
 
 IN_CACHE = 1 << 17  # terms that a thread computes at a time
 
@@ -22,6 +23,7 @@ def squared_differences(rows: Float, queries: Float) -> Float:
     return difference * difference
 
 
+@default_arithmetic()
 def pair_sums(
     terms: Callable[[Float, Float], Float],
     rows: NDArray[Any],
@@ -57,6 +59,7 @@ def pair_sums(
     return sums
 
 
+@default_arithmetic()
 def squared_norms(rows: NDArray[Any]) -> Float:
     """Compute the squared norms (M,) of rows (M, D) in float64, in NumPy's order of summation."""
     norms: Float = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)

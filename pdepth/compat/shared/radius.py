@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.compat.shared.pairwise import pair_sums, squared_differences, squared_norms
+from pdepth.native import default_arithmetic
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -49,13 +50,15 @@ class DistanceIndex:
     def radius_neighbors(self, queries: NDArray[Any], limit: float) -> Iterator[Int]:
         """Yield for each query the rows (n,) at a squared distance <= limit, ascending."""
         for chunk, distances, margin in self._approximate(queries):
-            with np.errstate(invalid="ignore"):  # NaN, of overflow, is decided by neither
+            # NaN, of overflow, is decided by neither.
+            with np.errstate(invalid="ignore"), default_arithmetic():
                 inside = distances <= limit - margin
                 query_numbers, row_numbers = np.nonzero(~inside & ~(distances > limit + margin))
-            exact = self.pair_distances(chunk, row_numbers, query_numbers)
-            inside[query_numbers, row_numbers] = exact <= limit
+                exact = self.pair_distances(chunk, row_numbers, query_numbers)
+                inside[query_numbers, row_numbers] = exact <= limit
             yield from map(np.flatnonzero, inside)
 
+    @default_arithmetic()
     def kneighbors(self, queries: NDArray[Any], k: int) -> tuple[Float, Int]:
         """Find squared distances (N, k) and rows (N, k) of the k nearest, by (distance, row)."""
         squared, rows = np.empty((len(queries), k)), np.empty((len(queries), k), dtype=np.int64)
@@ -78,11 +81,11 @@ class DistanceIndex:
         step = max(1, HELD // len(self.rows))
         for begin in range(0, len(queries), step):
             chunk = queries[begin : begin + step]
-            widened = chunk.astype(np.float64)
-            norms = squared_norms(widened)[:, None]
-            widened = -2 * widened
             distances = np.empty((len(chunk), len(self.rows)))
-            with np.errstate(over="ignore", invalid="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"), default_arithmetic():
+                widened = chunk.astype(np.float64)
+                norms = squared_norms(widened)[:, None]
+                widened = -2 * widened
                 for columns, rows in self._chunks():
                     distances[:, columns] = widened @ rows.T
                 distances += norms
@@ -99,6 +102,7 @@ class DistanceIndex:
             yield chunk, self.rows[chunk].astype(np.float64, copy=False)
 
 
+@default_arithmetic()
 def squared_radius(radius: float) -> float:
     """Return the greatest float64 whose root, rounded to float64, is at most `radius`."""
     if not 0 <= radius < math.inf:
