@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from pdepth.inputs.networks import network_of
 
 Output = str | int | Callable[[Any], Tensor] | None
 Form = Literal["logits", "probabilities", "logit", "probability"]
+SIGMOIDS = frozenset(("sigmoid", "sigmoid_", "exp", "exp_", "hardsigmoid", "hardsigmoid_"))
 # What a network raises on rows that it does not take.
 NETWORK_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
@@ -33,15 +35,17 @@ class Caller:
         output: where the class scores are in what it returns: a key, an index, or a function of
             it; None for the usual places.
         channels_last: images lie channels last in memory, which is faster on a CPU.
+        casts: floating inputs are given in the precision of the network's weights.
     """
 
     model: nn.Module
     output: Output = None
     channels_last: bool = False
+    casts: bool = True
 
     def __call__(self, inputs: Inputs) -> Any:
-        """Run the network on copies of the inputs, moved to its device and, where both are
-        floating, to its precision; what it writes to its inputs reaches nobody else."""
+        """Run the network on copies of the inputs, moved to its device and, where it needs that,
+        to its precision; what it writes to its inputs reaches nobody else."""
         return self.run(self.moved(inputs))
 
     def run(self, inputs: Inputs) -> Any:
@@ -62,7 +66,7 @@ class Caller:
             layout = torch.channels_last if images else torch.preserve_format
             if home is None:
                 return tensor.clone(memory_format=layout)
-            dtype = home.dtype if tensor.is_floating_point() else tensor.dtype
+            dtype = home.dtype if self.casts and tensor.is_floating_point() else tensor.dtype
             return tensor.to(home.device, dtype, copy=True, memory_format=layout)
 
         return inputs.map(move)
@@ -85,12 +89,14 @@ class Caller:
         None that is sparse, beside others; and of a call whose rows depend on each other, none that
         says how, such as an adjacency matrix.
         """
-        named = [(n, t) for n, t in self.parameter_names(inputs) if not _says_which(n)]
+        every = list(self.parameter_names(inputs))
+        related = inputs.whole or inputs.graph is not None
+        named = [(n, t) for n, t in every if not _says_which(n, t, related)] or every
         values = [(n, t) for n, t in named if t.is_floating_point() or t.is_complex()]
         values = [(n, t) for n, t in values if t.layout == torch.strided] or values[:1]
         if inputs.whole:
             values = [(n, t) for n, t in values if not _is_square(t)] or values[:1]
-        return values or [(n, t) for n, t in named if t.dtype != torch.bool]
+        return values or [(n, t) for n, t in named if t.dtype != torch.bool] or named
 
     def scores(self, output: Any, rows: int | None) -> Tensor:
         """The class scores (rows, C) in what the network returned; one logit z as (0, z).
@@ -157,6 +163,8 @@ def call(run: Callable[[Inputs], Any], inputs: Inputs) -> Any:
     """Run a network; its own error becomes a sentence, with the error as its cause."""
     try:
         return run(inputs)
+    except torch.OutOfMemoryError:
+        raise
     except NETWORK_ERRORS as error:
         named = ", ".join(
             f"{name} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}"
@@ -169,18 +177,42 @@ def call(run: Callable[[Inputs], Any], inputs: Inputs) -> Any:
         ) from error
 
 
-def form_of(caller: Caller, output: Any, last_operation: str | None) -> Form:
+def form_of(caller: Caller, output: Any, last_operations: frozenset[str]) -> Form:
     """What the class scores are: logits or probabilities, of all classes or of the second of two.
 
-    last_operation: that made them, such as "sigmoid"; None where it is not known.
+    last_operations: those between the last layer's weights and the scores. Raises ValueError for
+    the logarithm of one probability.
     """
-    if caller.single(output):
-        return "probability" if last_operation == "sigmoid" else "logit"
     scores = caller.scores(output, None)
+    if caller.single(output):
+        one = scores[:, 1]
+        if "log_sigmoid_forward" in last_operations:
+            raise ValueError(
+                "model: expected class scores, one logit or one probability for each row, got the "
+                "logarithm of one probability; pass output=lambda returned: returned.exp()."
+            )
+        inside = bool(((one >= 0) & (one <= 1)).all())
+        return "probability" if inside and last_operations & SIGMOIDS else "logit"
     tolerance = 1e-2 if scores.dtype.itemsize < 4 else 1e-4
     off = (scores.double().sum(dim=1) - 1).abs()
     summed = bool((scores >= 0).all() and (off < tolerance).all())
     return "probabilities" if summed else "logits"
+
+
+def must_cast(caller: Caller, inputs: Inputs) -> bool:
+    """Whether a network runs on floating inputs in the precision of its weights alone.
+
+    One that converts them itself is given them as they are.
+    """
+    homes = {tensor.dtype for tensor in _tensors(caller.model) if tensor.is_floating_point()}
+    dtypes = {tensor.dtype for _, tensor in inputs.tensors() if tensor.is_floating_point()}
+    if not homes or len(homes | dtypes) == 1:
+        return True
+    try:
+        replace(caller, casts=False)(inputs)
+    except Exception:  # of mixed types, mostly; other faults show again
+        return True
+    return False
 
 
 def as_classes(scores: Tensor, form: Form) -> Tensor:
@@ -208,7 +240,7 @@ def runs_channels_last(caller: Caller, inputs: Inputs) -> bool:
     if not any(module.weight.dtype == torch.float32 for module in convolutions):
         return False
     try:
-        Caller(model, caller.output, channels_last=True)(inputs)
+        replace(caller, channels_last=True)(inputs)
     except Exception:  # of a view(), say, that needs another order; other faults show again
         return False
     return True
@@ -296,10 +328,24 @@ def differentiable(model: nn.Module) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
-def _says_which(name: str) -> bool:
-    """Whether a tensor of this name says which values count, and has none itself."""
-    name = name.lower()
-    return any(word in name for word in ("mask", "length", "position_ids", "edge", "adj", "ptr"))
+def _says_which(name: str, tensor: Tensor, related: bool) -> bool:
+    """Whether a tensor, by its name and type, says which values count, and has none itself.
+
+    related: rows depend on each other, as the nodes of a graph do.
+    """
+    words = set(re.split(r"[._\d]+", name.lower()))
+    whole = tensor.dtype == torch.bool or not tensor.is_floating_point()
+    if words & {"mask", "masks"}:
+        return (
+            bool(words & {"attention", "attn", "padding", "pad", "key"})
+            or whole
+            or tensor.ndim == 2
+        )
+    if words & {"length", "lengths", "len", "lens"}:
+        return whole and tensor.ndim == 1
+    if "position" in words and "ids" in words:
+        return True
+    return related and bool(words & {"edge", "adj", "adjacency", "ptr", "batch"})
 
 
 def _is_square(tensor: Tensor) -> bool:

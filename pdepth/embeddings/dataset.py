@@ -98,7 +98,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         done = 0
-        for number, batch in enumerate(chain([self.first], map(self._checked, self._batches))):
+        batches = chain([self.first], map(self._checked, self._within_length(self._batches)))
+        for number, batch in enumerate(batches):
             done += len(batch.labels)
             if self.rows is not None and done > self.rows:
                 raise ValueError(f"{self.what}: expected {self.rows} rows by its length, got more.")
@@ -108,6 +109,16 @@ class Batches:
             yield batch
         if self.rows is not None and done < self.rows:
             raise ValueError(f"{self.what}: expected {self.rows} rows by its length, got {done}.")
+
+    def _within_length(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches; ValueError where a row is missing that the length promises."""
+        try:
+            yield from batches
+        except IndexError as error:
+            raise ValueError(
+                f"{self.what}: expected {self.rows} rows by its length, got an IndexError for one "
+                f"of them: {error}"
+            ) from error
 
     @property
     def batch_rows(self) -> int | None:

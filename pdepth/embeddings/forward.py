@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pdepth.embeddings.batch import Batch, Inputs
-from pdepth.embeddings.calling import probabilities
+from pdepth.embeddings.calling import call, probabilities
 from pdepth.embeddings.layout import Layout
 from pdepth.embeddings.placement import Probe
-from pdepth.embeddings.pooling import not_once, pooled
+from pdepth.embeddings.pooling import RecurrentRun, not_once, pooled
 
 
 def scores(layout: Layout, inputs: Inputs) -> Tensor:
@@ -38,6 +39,13 @@ def values_of(layout: Layout, inputs: Inputs) -> list[Tensor]:
 
 class _LastProbeReached(BaseException):
     """Ends a forward pass after its last probe; no Exception, which a model may handle itself."""
+
+
+class _ProbeFailed(BaseException):
+    """Carries an error of a probe's own through the network's code."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 class Forward:
@@ -70,21 +78,27 @@ class Forward:
 
         def take(probe: Probe, value: Any) -> None:
             received.add(probe)
-            self._receive(self._numbers[probe], pooled(probe, value, inputs.rows, positions))
+            try:
+                self._receive(self._numbers[probe], pooled(probe, value, inputs.rows, positions))
+            except Exception as error:
+                raise _ProbeFailed(error) from error
             if not self._whole and len(received) == len(self._numbers):
                 raise _LastProbeReached
 
         # Not around the loop over batches: a generator's caller must not run without gradients.
-        with torch.no_grad(), _hooks(layout.caller.model, self._hooked, take):
+        with torch.no_grad(), _hooks(layout.caller.model, self._hooked, take) as runs:
             try:
                 for probe in self._inputs:
                     take(probe, layout.input_value(moved))
-                returned = layout.caller.run(moved)
+                returned = call(layout.caller.run, moved)
             except _LastProbeReached:
                 return None
+            except _ProbeFailed as failed:
+                raise failed.error from failed.error.__cause__
             for probe in self._hooked:
-                if probe not in received:
-                    raise not_once(probe, 0)
+                times = runs[probe.module, probe.at]
+                if probe not in received or probe.runs not in (None, times):
+                    raise not_once(probe, times)
             scores = layout.scores(returned, inputs.rows)
             if self._softmax in self._numbers.values():
                 self._receive(self._softmax, probabilities(scores, layout.form))
@@ -143,16 +157,17 @@ def check_labels(layout: Layout, what: str, labels: Tensor) -> None:
 @contextmanager
 def _hooks(
     model: nn.Module, probes: Sequence[Probe], receive: Callable[[Probe, Any], None]
-) -> Iterator[None]:
-    """Call `receive` with each probe's value as soon as it exists, before later code changes it."""
+) -> Iterator[Mapping[tuple[str, str], int]]:
+    """Call `receive` with each probe's value as soon as it exists, before later code changes it.
 
-    def hook_of(run_of: dict[int, list[Probe]]) -> Callable[[Any], None]:
-        runs = 0
+    Yields how often each module ran so far, by its name and the point of it.
+    """
+    runs: Counter[tuple[str, str]] = Counter()
 
+    def hook_of(point: tuple[str, str], run_of: dict[int, list[Probe]]) -> Callable[[Any], None]:
         def hook(value: Any) -> None:
-            nonlocal runs
-            runs += 1
-            for probe in run_of.get(runs, ()):
+            runs[point] += 1
+            for probe in run_of.get(runs[point], ()):
                 receive(probe, value)
 
         return hook
@@ -163,9 +178,9 @@ def _hooks(
     handles = []
     try:
         for (name, at), run_of in by_module.items():
-            module, hook = model.get_submodule(name), hook_of(run_of)
+            module, hook = model.get_submodule(name), hook_of((name, at), run_of)
             handles.append(_before(module, hook) if at == "input" else _after(module, hook))
-        yield
+        yield runs
     finally:
         for handle in handles:
             handle.remove()
@@ -174,16 +189,16 @@ def _hooks(
 def _before(module: nn.Module, hook: Callable[[Any], None]) -> RemovableHandle:
     """Call `hook` with a module's arguments before each of its runs."""
 
-    def call(module: nn.Module, args: Any, kwargs: Any) -> None:
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         hook((args, kwargs))
 
-    return module.register_forward_pre_hook(call, with_kwargs=True)
+    return module.register_forward_pre_hook(before, with_kwargs=True)
 
 
 def _after(module: nn.Module, hook: Callable[[Any], None]) -> RemovableHandle:
     """Call `hook` with a module's output after each of its runs."""
 
-    def call(module: nn.Module, args: Any, output: Any) -> None:
-        hook(output)
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        hook(RecurrentRun(module, args, output) if isinstance(module, nn.RNNBase) else output)
 
-    return module.register_forward_hook(call)
+    return module.register_forward_hook(after)

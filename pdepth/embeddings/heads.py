@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pdepth.embeddings.batch import Inputs
 from pdepth.embeddings.calling import Caller, call, differentiable
@@ -17,6 +18,7 @@ from pdepth.embeddings.pooling import Mask, masks_of
 from pdepth.embeddings.trace import tensors_in
 
 SAMPLE_ROWS = 4
+UNEQUAL = 1e-3  # of the largest score
 
 
 def resolve(
@@ -47,6 +49,8 @@ def resolve(
         if later is None or later[0] != positions:
             read = gradient_positions(caller, sample, probe)
             pooled, used, doubt = _pooling(caller, sample, probe, read, candidates)
+            if later is None and not doubt and (pooled.pool, pooled.positions[1]) == ("mean", None):
+                doubt = _unequal(caller, sample, pooled, used)
             later, mask = (positions, pooled), mask or used
             doubts += [doubt] if doubt else []
         how = later[1]
@@ -57,8 +61,8 @@ def resolve(
 def _sample(caller: Caller, inputs: Inputs, candidates: Sequence[Mask]) -> Inputs:
     """A few rows, those with most padding among them, where something says which that is.
 
-    Where token ids have a value for padding that none of the rows holds, two of them get some: how
-    the network treats it would else stay unseen.
+    Where none of the rows holds any, two of them get some: how the network treats it would else
+    stay unseen.
     """
     if not inputs.sliceable or inputs.rows is None:
         return inputs
@@ -69,17 +73,28 @@ def _sample(caller: Caller, inputs: Inputs, candidates: Sequence[Mask]) -> Input
             fewest = valid.sum(dim=1).masked_fill(~valid.any(dim=1), valid.shape[1])
             padded = fewest.argsort(stable=True)[: SAMPLE_ROWS // 2].tolist()
             return inputs.take(list(dict.fromkeys([*padded, *chosen]))[:SAMPLE_ROWS])
-    sample = inputs.take(chosen)
+    return _padded(caller, inputs.take(chosen), candidates)
+
+
+def _padded(caller: Caller, sample: Inputs, candidates: Sequence[Mask]) -> Inputs:
+    """Rows without padding, two of which get some at their end, by the masks or the token ids."""
+    named = dict(caller.parameter_names(sample))
+    masks = {mask.name for mask in candidates if mask.marks in ("valid", "padding")}
     ids = next((mask for mask in candidates if mask.marks == "ids" and mask.explicit), None)
-    if ids is None or any(mask.marks != "ids" for mask in candidates):
-        return sample
-    padded_ids = dict(caller.parameter_names(sample))[ids.name]
+    changed = [named[name] for name in masks] or ([] if ids is None else [named[ids.name]])
 
     def pad(tensor: Tensor) -> Tensor:
-        if tensor is not padded_ids or tensor.shape[1] < 3:
+        if not any(tensor is other for other in changed) or tensor.shape[1] < 3:
             return tensor
         tensor = tensor.clone()
-        tensor[: SAMPLE_ROWS // 2, -(tensor.shape[1] // 3) :] = ids.padding
+        end = tensor[: SAMPLE_ROWS // 2, -(tensor.shape[1] // 3) :]
+        if not masks:
+            end.fill_(ids.padding if ids is not None else 0)
+        elif tensor.dtype == torch.bool:
+            end.logical_not_()
+        else:  # ones, or zeros that are added to scores
+            added = tensor.is_floating_point() and not tensor.any()
+            end.fill_(torch.finfo(tensor.dtype).min if added else 1 - int(bool(tensor.any())))
         return tensor
 
     return sample.map(pad)
@@ -91,13 +106,8 @@ def gradient_positions(caller: Caller, inputs: Inputs, probe: Probe) -> Tensor |
     None where the network is not differentiable from there on.
     """
     held: list[Tensor] = []
-    runs = 0
 
-    def hook(module: Any, args: Any, value: Any) -> Any:
-        nonlocal runs
-        runs += 1
-        if runs != probe.call:
-            return None
+    def leaves(value: Any) -> Any:
         tensors = list(tensors_in(value))
         if probe.at == "input":  # others hold the same tensor: x + block(x)
             held.append(tensors[0].requires_grad_())
@@ -107,27 +117,41 @@ def gradient_positions(caller: Caller, inputs: Inputs, probe: Probe) -> Tensor |
         changed = {id(tensors[p]): leaf.clone() for p, leaf in zip(probe.parts, held, strict=True)}
         return _with(value, changed)
 
-    module = caller.model.get_submodule(probe.module)
-    if probe.at == "input":
-        handle = module.register_forward_pre_hook(
-            lambda module, args, kwargs: hook(module, args, (args, kwargs)), with_kwargs=True
-        )
-    else:
-        handle = module.register_forward_hook(hook)
     try:
-        with differentiable(caller.model):
+        with differentiable(caller.model), replacing(caller.model, probe, leaves):
             returned = call(caller, inputs)
             scores = caller.scores(returned, inputs.rows)
             top = scores[:, 1] if caller.single(returned) else scores.amax(dim=1)
             slopes = torch.autograd.grad(top.sum(), held, allow_unused=True)
     except (RuntimeError, ValueError, IndexError):
         return None
-    finally:
-        handle.remove()
     read = [s for s in slopes if s is not None and s.any()]  # of several values, the first of these
     if not read:
         return torch.zeros_like(held[0], dtype=torch.bool).movedim(probe.axis, 0).flatten(1, -2)
     return read[0].movedim(probe.axis, 0).flatten(1, -2) != 0
+
+
+@contextmanager
+def replacing(model: nn.Module, probe: Probe, change: Callable[[Any], Any]) -> Iterator[None]:
+    """Put what `change` returns of a probe's value in its place; None leaves it as it is."""
+    runs = 0
+
+    def hook(value: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        return change(value) if runs == probe.call else None
+
+    module = model.get_submodule(probe.module)
+    if probe.at == "input":
+        handle = module.register_forward_pre_hook(
+            lambda module, args, kwargs: hook((args, kwargs)), with_kwargs=True
+        )
+    else:
+        handle = module.register_forward_hook(lambda module, args, value: hook(value))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _pooling(
@@ -154,6 +178,42 @@ def _pooling(
         doubt = "the head reads other tokens than any pooling takes"
     guess = replace(probe, pool=_guess(caller))
     return guess, None, f"{doubt} at {probe.name!r}: pooled by {guess.pool!r}; pass pool= to choose"
+
+
+def _unequal(caller: Caller, inputs: Inputs, probe: Probe, mask: Mask | None) -> str:
+    """A doubt where the scores change when a row's tokens change places, which no mean would see.
+
+    As of the last block: what comes after an earlier one may well know places.
+    """
+    valid = None if mask is None else mask.read(caller, inputs)
+
+    def turned(value: Any) -> Any:
+        tensors = list(tensors_in(value))
+        changed = {}
+        for part in probe.parts if probe.at == "output" else (0,):
+            tokens = tensors[part].movedim(probe.axis, 0)
+            flat = tokens.flatten(1, -2).clone()
+            for row, of_row in enumerate(flat):
+                places = torch.arange(len(of_row))[slice(*probe.positions)]
+                if valid is not None and probe.masked and valid.shape[1] == len(of_row):
+                    places = places[valid[row].cpu()[places]]
+                flat[row, places] = of_row[places.flip(0)].clone()
+            changed[id(tensors[part])] = flat.reshape(tokens.shape).movedim(0, probe.axis)
+        return _with(value, changed)
+
+    try:
+        expected = caller.scores(caller(inputs), inputs.rows)
+        with replacing(caller.model, probe, turned):
+            actual = caller.scores(caller(inputs), inputs.rows)
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return ""
+    scale = float(expected.abs().max()) + 1e-12
+    if float((actual - expected).abs().max()) <= UNEQUAL * scale:
+        return ""
+    return (
+        f"the head does not read all tokens alike at {probe.name!r}: pooled by their mean; pass "
+        "pool= to choose"
+    )
 
 
 def _matching(
@@ -217,6 +277,9 @@ def _with(value: Any, changed: Mapping[int, Tensor]) -> Any:
         for key in value:
             copied[key] = _with(value[key], changed)  # type: ignore[index]
         return copied
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {item.name: _with(getattr(value, item.name), changed) for item in fields(value)}
+        return replace(value, **own)
     if not isinstance(value, tuple | list):
         return value
     items = [_with(item, changed) for item in value]

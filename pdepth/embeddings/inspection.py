@@ -10,15 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from pdepth.embeddings.batch import Inputs
-from pdepth.embeddings.calling import Caller, call, form_of, runs_channels_last, unwrap
-from pdepth.embeddings.forward import values_of
+from pdepth.embeddings.calling import (
+    Caller,
+    call,
+    form_of,
+    must_cast,
+    probabilities,
+    runs_channels_last,
+    unwrap,
+)
+from pdepth.embeddings.forward import scores, values_of
 from pdepth.embeddings.heads import resolve
 from pdepth.embeddings.layout import Layout, ranges_of
 from pdepth.embeddings.placement import Placement, Probe, ProbeOptions, check_pools, place
-from pdepth.embeddings.pooling import grid_for
+from pdepth.embeddings.pooling import Mask, grid_for
 from pdepth.embeddings.trace import Call, Recorder, Trace
 
-DRY_ROWS = 2
+DRY_ROWS = (3, 2, 5, 7)  # the first that is no other size of the inputs, lest axes be mistaken
+REPEATED = 1e-3  # of a probability, from which on two passes differ
 INPUT, SOFTMAX = Probe("input", "", "input"), Probe("softmax", "", "output", "softmax")
 
 
@@ -31,36 +40,40 @@ def inspect(
     an output that is no class scores, for chosen modules that do not run or give no row for each
     input, and for a network whose layers cannot be seen.
     """
-    layout, _ = placed(model, options, inputs, varies=varies)
-    return narrowed(measured(layout, inputs), inputs, options.max_width)
+    layout, inputs = placed(model, options, inputs, varies=varies)
+    layout = narrowed(measured(layout, inputs), inputs, options.max_width)
+    if _repeats(layout, inputs):
+        return layout
+    doubt = (
+        "the network gives other class scores when it runs again on the same rows, as dropout or a "
+        "random transform within it does; depths are those of one draw"
+    )
+    return replace(layout, doubts=(*layout.doubts, doubt))
 
 
 def placed(
     model: nn.Module, options: ProbeOptions, inputs: Inputs, *, varies: bool = False
 ) -> tuple[Layout, Inputs]:
     """`inspect`, but for the shapes and types of values; and the inputs, whose rows are known."""
-    dry = inputs.first(DRY_ROWS)
+    dry = _dry(inputs)
     caller = Caller(unwrap(model), options.output)
+    caller = replace(caller, casts=must_cast(caller, dry))
     caller = replace(caller, channels_last=runs_channels_last(caller, dry))
-    trace, returned = traced(caller, dry)
+    trace, returned, placement = _placed(caller, dry, options)
     rows = len(caller.scores(returned, dry.rows))
     if inputs.rows is None:
         dry = inputs = replace(inputs, rows=rows, whole=True)
-    form = form_of(caller, returned, trace.last_operation)
+    form = form_of(caller, returned, trace.last_operations)
     graph = dry.graph
     nodes = None if graph is None or graph.num_nodes == rows else int(graph.num_nodes)
-    alone = dry.sliceable
-    placement = place(trace, options, rows, nodes, alone=alone)
-    if not placement.probes and len(caller.followed(dry)) > 1:
-        # Others may reach every layer, as a condition or an adjacency does.
-        trace, _ = traced(caller, dry, first_only=True)
-        placement = place(trace, options, rows, nodes, alone=alone)
+    _check_evaluates(caller.model)
     _check_seen(trace, placement, options)
     check_pools(options, placement)
     probes = [replace(p, pool=options.pool_of(p.name, p.pool)) for p in placement.probes]
     calls = {(c.name, c.number): c for c in trace.root.walk()}
     by_name = {p.name: _shape_at(calls[p.module, p.call], p) for p in probes}
     probes, mask, doubts = resolve(caller, inputs, probes, by_name)
+    varies = varies or _has_padding(caller, inputs, mask)
     notes = []
     if form in ("logit", "probability"):
         threshold = "0" if form == "logit" else "0.5"
@@ -77,7 +90,8 @@ def placed(
                 "rows differ in length and nothing says which positions are padding, so that "
                 "padding within a batch votes; give the network a mask, or batches of one length"
             )
-    if left_out := sorted(set(dry.kwargs) - set(caller.accepted(dry.kwargs))):
+    accepted = set(caller.accepted(dry.kwargs))
+    if accepted and (left_out := sorted(set(dry.kwargs) - accepted)):
         notes.append(f"not given to the network, which does not take it: {', '.join(left_out)}")
     first, note = _input_probe(caller, dry, options, varies, nodes is not None)
     notes += [note] if note else []
@@ -95,23 +109,90 @@ def placed(
     return layout, inputs
 
 
-def traced(caller: Caller, inputs: Inputs, *, first_only: bool = False) -> tuple[Trace, Any]:
+def _placed(caller: Caller, inputs: Inputs, options: ProbeOptions) -> tuple[Trace, Any, Placement]:
+    """A trace of a forward pass, what it returned, and the probes that it shows.
+
+    Of several values the first alone is followed, too, as others may be a condition or an adjacency
+    that each layer takes; what shows more is returned. Comparisons are followed where nothing else
+    shows a layer.
+    """
+    best: tuple[Trace, Any, Placement] | None = None
+    for first_only, through_comparisons in ((False, False), (True, False), (False, True)):
+        if first_only and len(caller.followed(inputs)) < 2:
+            continue
+        if through_comparisons and best is not None and best[2].probes:
+            break
+        trace, returned = traced(
+            caller, inputs, first_only=first_only, through_comparisons=through_comparisons
+        )
+        rows = len(caller.scores(returned, inputs.rows))
+        graph = inputs.graph
+        nodes = None if graph is None or graph.num_nodes == rows else int(graph.num_nodes)
+        alone = inputs.sliceable and inputs.rows is not None
+        placement = place(trace, options, rows, nodes, alone=alone)
+        if best is None or len(placement.probes) > len(best[2].probes):
+            best = trace, returned, placement
+    assert best is not None
+    return best
+
+
+def traced(
+    caller: Caller,
+    inputs: Inputs,
+    *,
+    first_only: bool = False,
+    through_comparisons: bool = False,
+) -> tuple[Trace, Any]:
     """Run a network once and record what it does; the trace, and what it returned.
 
     first_only: follow the first of the tensors that hold values, and no others.
+    through_comparisons: see `Recorder`.
     """
     moved = caller.moved(inputs)
     followed = [tensor for _, tensor in caller.followed(moved)]
-    recorder = Recorder(caller.model, followed[:1] if first_only else followed)
+    recorder = Recorder(
+        caller.model,
+        followed[:1] if first_only else followed,
+        through_comparisons=through_comparisons,
+    )
     with recorder.recording():
         returned = call(caller.run, moved)
-    scores = caller.raw_scores(returned)
+        scores = caller.raw_scores(returned)
     return recorder.trace(scores if isinstance(scores, Tensor) else None), returned
+
+
+def _dry(inputs: Inputs) -> Inputs:
+    """The first few rows, as many as no other axis of the inputs is long."""
+    sizes = {size for _, tensor in inputs.tensors() for size in tensor.shape[1:]}
+    fitting = [n for n in DRY_ROWS if n not in sizes and (inputs.rows is None or n <= inputs.rows)]
+    return inputs.first(fitting[0] if fitting else DRY_ROWS[1])
+
+
+def _has_padding(caller: Caller, inputs: Inputs, mask: Mask | None) -> bool:
+    """Whether some of the rows are shorter than others."""
+    valid = None if mask is None else mask.read(caller, inputs)
+    return valid is not None and not bool(valid.all())
+
+
+def _check_evaluates(model: nn.Module) -> None:
+    """Raise ValueError where a network put itself into training mode while it ran."""
+    if any(module.training for module in model.modules()):
+        raise ValueError(
+            "model: expected a network that stays in evaluation mode, got one that calls train() "
+            "in its forward pass; remove that call."
+        )
+
+
+def _repeats(layout: Layout, inputs: Inputs) -> bool:
+    """Whether a network gives the same class scores twice, but for the order of sums."""
+    dry = _dry(inputs)
+    once, again = (probabilities(scores(layout, dry), layout.form) for _ in range(2))
+    return torch.allclose(once.double(), again.double(), rtol=0.0, atol=REPEATED, equal_nan=True)
 
 
 def measured(layout: Layout, inputs: Inputs) -> Layout:
     """A layout with the shapes and types that its probes have on some rows."""
-    values = values_of(layout, inputs.first(DRY_ROWS))
+    values = values_of(layout, _dry(inputs))
     return replace(
         layout,
         shapes=tuple(tuple(value.shape[1:]) for value in values),
@@ -165,8 +246,10 @@ def _input_probe(
         reason = "graphs have nodes of any number"
     elif varies:
         reason = "rows differ in length"
-    elif options.input is None and all(
-        not tensor.is_floating_point() and tensor.ndim <= 2 for tensor in tensors
+    elif (
+        options.input is None
+        and any(isinstance(module, nn.Embedding) for module in caller.model.modules())
+        and all(not tensor.is_floating_point() and tensor.ndim <= 2 for tensor in tensors)
     ):
         reason = "token ids are names, not values"
     elif any(tensor.shape[:1] != (inputs.rows,) for tensor in tensors):

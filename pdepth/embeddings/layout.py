@@ -112,7 +112,11 @@ def input_value(caller: Caller, inputs: Inputs) -> Tensor:
     tensors = [tensor for _, tensor in caller.followed(inputs)]
     if len(tensors) == 1:
         return tensors[0]
-    return torch.cat([tensor.flatten(1) for tensor in tensors], dim=1)
+    flat = [tensor.reshape(len(tensor), -1) for tensor in tensors]
+    dtype = flat[0].dtype
+    for tensor in flat:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return torch.cat([tensor.to(dtype) for tensor in flat], dim=1)
 
 
 def ranges_of(names: Sequence[str], chosen: Collection[str]) -> str:

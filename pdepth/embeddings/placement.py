@@ -28,7 +28,7 @@ class Probe:
     Attributes:
         name: as results show it. module: its dotted name ("" is the network itself). at: whether
             the module's input or its output is taken. call: of a module that runs more than once,
-            which run, from 1.
+            which run, from 1. runs: how often it runs in every forward pass; None: not checked.
         pool: "flatten" keeps all of a value; "mean" and "max" are taken over the positions of a
             feature map (B, C, ...) or over the tokens (B, ..., D) that count; "token" is the first
             token, "last" the last that counts; a callable takes the values (B, ...), detached, and
@@ -49,6 +49,7 @@ class Probe:
     at: Literal["input", "output"] = "output"
     pool: Pool = "flatten"
     call: int = 1
+    runs: int | None = None
     positions: tuple[int, int | None] = (0, None)
     masked: bool = True
     grid: int | None = None
@@ -333,10 +334,16 @@ def _probes_of(
     if isinstance(call.module, nn.RNNBase):
         layers = call.module.num_layers
         return [
-            Probe(f"{name}[{n}]" if layers > 1 else name, call.name, call=call.number, layer=n)
+            Probe(
+                f"{name}[{n}]" if layers > 1 else name,
+                call.name,
+                call=call.number,
+                runs=trace.times[call.name],
+                layer=n,
+            )
             for n in range(layers)
         ]
-    probe = Probe(name, call.name, unit.at, call=call.number)
+    probe = Probe(name, call.name, unit.at, call=call.number, runs=trace.times[call.name])
     shape = unit.shape
     if nodes is not None and shape[:1] == (nodes,):
         return [replace(probe, pool="mean", nodes=True)]

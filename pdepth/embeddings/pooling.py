@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,7 @@ def pooled(
     Raises ValueError for anything but one row for each input.
     """
     if probe.layer is not None:
-        return last_states(probe.layer, value)
+        return last_states(probe.layer, value, positions.valid)
     tensors = [tensor.detach() for tensor in tensors_in(value)]
     if len(probe.parts) > 1:
         one = [replace(probe, parts=(part,)) for part in probe.parts]
@@ -120,7 +120,7 @@ def pooled(
         )
     tensor = tensor.movedim(probe.axis, 0)
     if callable(probe.pool):
-        return _checked(probe, probe.pool(tensor), len(tensor))
+        return _checked(probe, probe.pool(tensor.clone()), len(tensor))
     if tensor.ndim < 3 or probe.pool in ("flatten", "softmax"):
         return tensor if probe.grid is None else averaged(tensor, probe.grid, probe.tokens)
     if probe.tokens:
@@ -134,18 +134,36 @@ def pooled(
     )
 
 
-def last_states(layer: int, value: Any) -> Tensor:
+class RecurrentRun(NamedTuple):
+    """One run of a torch.nn.RNN, GRU or LSTM: the module, its arguments and its output."""
+
+    module: nn.RNNBase
+    arguments: tuple[Any, ...]
+    output: Any
+
+
+def last_states(layer: int, run: RecurrentRun, valid: Tensor | None) -> Tensor:
     """The last state (rows, D) of a layer of a recurrent network, of both directions side by side.
 
-    value: what torch.nn.RNN, GRU or LSTM returns; of packed sequences, the last valid step.
+    Of packed sequences that is the last valid step. Where rows were padded at their end instead,
+    the module runs once more over the same rows, packed. valid: (rows, T) bool, or None.
     """
-    _, states = value
-    states = (states[0] if isinstance(states, tuple) else states).detach()
+    module, output = run.module, run.output
+    sequences = run.arguments[0] if run.arguments else None
+    if isinstance(sequences, Tensor) and valid is not None and not bool(valid.all()):
+        steps = sequences.shape[1 if module.batch_first else 0]
+        lengths = valid.sum(dim=1).clamp_min(1).cpu()
+        at_end = bool((valid.cpu() == (torch.arange(valid.shape[1]) < lengths.unsqueeze(1))).all())
+        if at_end and valid.shape[1] == steps:
+            packed = nn.utils.rnn.pack_padded_sequence(
+                sequences, lengths, batch_first=module.batch_first, enforce_sorted=False
+            )
+            output = module.forward(packed, *run.arguments[1:])
+    states = output[1][0] if isinstance(output[1], tuple) else output[1]
     if states.ndim == 2:
         raise ValueError("layers: expected a batch of sequences, got one sequence.")
-    output = next(tensors_in(value))
-    both = 2 if states.shape[0] % 2 == 0 and output.shape[-1] == 2 * states.shape[-1] else 1
-    last: Tensor = states[layer * both : (layer + 1) * both].movedim(0, 1).flatten(1)
+    both = 2 if module.bidirectional else 1
+    last: Tensor = states.detach()[layer * both : (layer + 1) * both].movedim(0, 1).flatten(1)
     return last
 
 
@@ -191,7 +209,7 @@ def _narrow(value: Tensor, like: Tensor) -> Tensor:
 def _of_nodes(probe: Probe, nodes: Tensor, graph: Tensor, rows: int) -> Tensor:
     """Values of nodes (n, D) pooled over each of the graphs (rows, D)."""
     if callable(probe.pool):
-        return _checked(probe, probe.pool(nodes), rows)
+        return _checked(probe, probe.pool(nodes.clone()), rows)
     reduce = "amax" if probe.pool == "max" else "mean"
     nodes = nodes.flatten(1)
     index = graph.to(nodes.device).unsqueeze(1).expand_as(nodes)

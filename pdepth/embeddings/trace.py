@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -113,9 +113,13 @@ class Trace:
                 self._backward[parent] += self._backward[node]
 
     @property
-    def last_operation(self) -> str | None:
-        """The one that made the class scores."""
-        return None if self.output is None else self.operations[self.output]
+    def last_operations(self) -> frozenset[str]:
+        """Those between the last layer's weights and the class scores."""
+        last = max(
+            (n for n, w in enumerate(self.weighted) if w and self.reaches_output(n)), default=-1
+        )
+        later = range(last + 1, len(self.parents))
+        return frozenset(self.operations[node] for node in later if self.reaches_output(node))
 
     def reaches_output(self, node: int) -> bool:
         return self._backward[node] > 0
@@ -184,10 +188,16 @@ class Recorder(TorchDispatchMode):
         """No: torch would import torch._dynamo to skip it, two seconds of the first call."""
         return False
 
-    def __init__(self, model: nn.Module, sources: Iterable[Tensor]) -> None:
-        """sources: the tensors whose values are followed."""
+    def __init__(
+        self, model: nn.Module, sources: Iterable[Tensor], *, through_comparisons: bool = False
+    ) -> None:
+        """sources: the tensors whose values are followed.
+
+        through_comparisons: follow what is true of a value, as a binary activation does; else it is
+            taken for a mask, which only says which values count.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
-        self._model = model
+        self._model, self._through_comparisons = model, through_comparisons
         self._operations: list[str] = []
         self._parents: list[tuple[int, ...]] = []
         self._weighted: list[bool] = []
@@ -264,7 +274,7 @@ class Recorder(TorchDispatchMode):
         fresh = [t for t in results if self._key(t) not in views]
         for tensor in {self._key(t): t for t in (*fresh, *written)}.values():
             key = self._key(tensor)
-            if parents and tensor.dtype != torch.bool:  # a mask says which values, and has none
+            if parents and (tensor.dtype != torch.bool or self._through_comparisons):
                 node = self._node_of[key] = self._add(operation, parents, bool(names))
                 if name := next(filter(None, names), ""):
                     self._weight_of[node] = name
@@ -310,7 +320,9 @@ class Recorder(TorchDispatchMode):
             call = Call(module, name, number, parent, begin=len(self._parents))
             entry = next(tensors_in((args, kwargs)), None)
             if entry is not None:
-                call.entry, call.entry_shape = self._node(entry), tuple(entry.shape)
+                call.entry_shape = tuple(entry.shape)
+                # A part of a value, as a half that was split off, is not all of it.
+                call.entry = self._node(entry) if _is_whole(entry) else None
             if parent is None:
                 self._root = call
             else:
@@ -327,8 +339,19 @@ class Recorder(TorchDispatchMode):
         call.shapes = tuple(tuple(value.shape) for value in values)
 
 
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor is no smaller than what it is a view of."""
+    if tensor.layout != torch.strided:
+        return True
+    try:
+        size = tensor.untyped_storage().nbytes()
+    except (NotImplementedError, RuntimeError):
+        return True
+    return tensor.numel() * tensor.element_size() >= size
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors of nested tuples, lists, mappings and packed sequences, in order."""
+    """The tensors of nested tuples, lists, mappings, dataclasses and packed sequences, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, nn.utils.rnn.PackedSequence):
@@ -339,6 +362,9 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for item in value:
             yield from tensors_in(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for item in fields(value):
+            yield from tensors_in(getattr(value, item.name))
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:

@@ -62,6 +62,8 @@ class Unit:
 
     def left_out(self, trace: Trace, rows: int | None) -> list[tuple[int, ...]]:
         """The shapes of values that are not taken."""
+        if isinstance(self.last.module, nn.RNNBase):  # its states have the rows second
+            return []
         places = set(self._several(trace)) - set(self.parts(trace, rows))
         return [self.last.shapes[place] for place in sorted(places)]
 
@@ -124,6 +126,12 @@ class Units:
         """
         trace = self._trace
         after: list[Call] = []
+        if call.parent is None:  # the network's own code, whatever its modules are called
+            after = [
+                child
+                for before, child in pairwise(call.children)
+                if not trace.is_cut(ends_of(trace, before)) and self._made(before, child)
+            ]
         groups = [(m, list(c)) for m, c in groupby(call.children, partial(_member, trace, call))]
         number = 0
         for listed, run in groupby(groups, lambda group: group[0] and group[0][0]):
