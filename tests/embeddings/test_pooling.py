@@ -295,7 +295,7 @@ def test_a_callable_pools() -> None:
 def test_a_callable_of_other_rows_is_refused(pool: Any, kind: str) -> None:
     with pytest.raises(
         ValueError,
-        match=rf"pool: expected a callable that returns one row for each of 2 at .*'act', got {kind}",
+        match=rf"pool: expected a callable that returns one row for each of 2 at .*, got {kind}",
     ):
         depth({"act": pool})
 
