@@ -16,7 +16,7 @@ Each placement is judged by what the network's own code says of itself, without 
 - *unnamed*: its module neither has a class that is called a part of a network (`PART`), nor lies on
   a path of such parts (`PATH`), nor is one of timm's `feature_info`.
 - *lost*: a stage of `feature_info` with matrices of weights has no probe, or there are fewer probes
-  than stages.
+  than stages, or than a configuration of transformers says there are layers.
 
 A network is fine with none of the three. The gate: all run, none is left with the input and the
 softmax alone, and 95 % are fine; or the run ends before anything is stored.
@@ -51,7 +51,9 @@ NAME, STORED, PAGE = (
     Path("docs", "placements.md"),
 )
 MEMORY, SECONDS, A_PROCESS, SHARE = 8 << 30, 600, 20, 0.95
-BLOCK = re.compile(r"(?<!Stage)(Block\w*|Layer|Bottle\w*|InvertedResidual|Residual|MBConv)$")
+BLOCK = re.compile(
+    r"(?<!Stage)(Block\w*|(?<!Conv)Layer|Bottle\w*|InvertedResidual|Residual|MBConv)$"
+)
 LISTED = re.compile(r".*\b(blocks?|layers?)(\.\d+)+")
 PART = re.compile(
     "Block|Layer|Stage|Bottle|Residual|Stem|Embed|Conv|Cell|Inception|Mixed|Reduction|Fire|Module"
@@ -131,8 +133,9 @@ def faults(model: nn.Module, layout: Layout) -> Iterator[str]:
         ]
         if not seen and any(weight.ndim > 1 for weight in modules[stage].parameters()):
             yield f"lost: no probe in {stage}"
-    if len(middle) < len(stages):
-        yield f"lost: {len(middle)} probes for {len(stages)} stages"
+    depth = max(len(stages), getattr(getattr(model, "config", None), "num_hidden_layers", 0))
+    if len(middle) < depth:
+        yield f"lost: {len(middle)} probes for {depth} stages or layers"
 
 
 def in_it(inner: str, outer: str) -> bool:
