@@ -232,7 +232,7 @@ def _around_blocks(trace: Trace, units: list[Unit]) -> list[Unit]:
     def kept(place: int, unit: Unit) -> bool:
         if unit.block:
             return True
-        if place > last and attends_last:  # a pooler: the head's own
+        if place > last and attends_last and len(unit.shape) < 3:  # a pooler: the head's own
             return False
         if place == first - 1 and not tokens_first:
             return True

@@ -259,10 +259,16 @@ def _has_matrix(module: nn.Module) -> bool:
 
 
 def has_tokens(calls: Iterable[Call], shape: tuple[int, ...]) -> bool:
-    """Whether values of this shape are tokens (B, ..., D): some layer within works along D."""
+    """Whether values of this shape are tokens (B, ..., D): some layer within works along D.
+
+    What a convolution within gives is no tokens.
+    """
     if len(shape) < 3 or (len(shape) == 4 and shape[1] == shape[-1]):
         return False
-    return any(_along_last(call, shape[-1]) for top in calls for call in top.walk())
+    within = [call for top in calls for call in top.walk()]
+    if any(call.shape == shape and isinstance(call.module, nn.Conv2d) for call in within):
+        return False
+    return any(_along_last(call, shape[-1]) for call in within)
 
 
 def _along_last(call: Call, width: int) -> bool:

@@ -19,10 +19,11 @@ from pdepth.bench.studies import (
     libraries,
     memory,
     noise,
+    placements,
     presets,
 )
 
-STUDIES = (cifar10, compat, findings, libraries, memory, noise, presets)
+STUDIES = (cifar10, compat, findings, libraries, memory, noise, placements, presets)
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.NAME)
