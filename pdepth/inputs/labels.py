@@ -21,6 +21,8 @@ def check_labels(labels: NDArray[Any], name: str, count: int) -> NDArray[np.int6
         )
     if count == 0:
         raise ValueError(f"{name}: expected at least one example, got none.")
+    if labels.max() > np.iinfo(np.int64).max:  # of uint64
+        raise ValueError(f"{name}: expected integers below 2**63, got {labels.max()}.")
     return labels.astype(np.int64)
 
 
@@ -51,15 +53,16 @@ def number_names(
 def renumber(
     labels: NDArray[np.int64], own: Sequence[str], class_names: Sequence[str] | None
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Number classes as in `class_names`, if all names of a dataset's `own` are in it, once each.
+    """Number classes as in `class_names`, if the names of all that have rows are in it, once each.
 
     Returns:
         Labels (N,) int64, negative ones as they were, and a name by class.
     """
     position = {name: number for number, name in enumerate(class_names or ())}
-    if len(position) != len(class_names or ()) or not set(own) <= set(position):
-        return labels, list(own)
     if labels.size and labels.max() >= len(own):
         return labels, list(own)
-    new = np.array([position[name] for name in own], np.int64)
+    used = {own[number] for number in np.unique(labels[labels >= 0])}
+    if len(position) != len(class_names or ()) or not used <= set(position):
+        return labels, list(own)
+    new = np.array([position.get(name, -1) for name in own], np.int64)
     return np.where(labels < 0, labels, new[np.maximum(labels, 0)]), list(position)
