@@ -56,6 +56,12 @@ def is_deep(image: Any) -> bool:
     return image.mode in (FLOATS, INTEGERS) or str(image.mode).startswith(SIXTEEN_BITS)
 
 
+def upright(image: Any) -> Any:
+    """Decode a PIL image, and turn it as its EXIF says."""
+    image.load()
+    return _turned(image, orientation(image))
+
+
 def decode(image: Any, channels: int) -> Any:
     """Decode a PIL image: upright, of mode L or RGB by its channels, or F (grey, 0 to 1).
 
@@ -64,9 +70,9 @@ def decode(image: Any, channels: int) -> Any:
     from PIL import Image
 
     image.load()
-    turn = TURNS.get(orientation(image))
+    way = orientation(image)  # which a converted image may no longer say
     image = Image.fromarray(_scaled(image)) if is_deep(image) else as_mode(image, channels)
-    return image if turn is None else image.transpose(Image.Transpose[turn])
+    return _turned(image, way)
 
 
 def as_mode(image: Any, channels: int) -> Any:
@@ -77,11 +83,11 @@ def as_mode(image: Any, channels: int) -> Any:
 
 
 def as_eight_bits(image: Any, channels: int) -> Any:
-    """What `decode` returned as mode L or RGB: floats rounded to 0..255."""
-    if image.mode == FLOATS:
+    """A decoded PIL image in mode L or RGB; more than 8 bits a value are scaled and rounded."""
+    if is_deep(image):
         from PIL import Image
 
-        image = Image.fromarray(to_bytes(np.asarray(image)))
+        image = Image.fromarray(to_bytes(_scaled(image)))
     return as_mode(image, channels)
 
 
@@ -103,6 +109,12 @@ def to_array(image: Any, channels: int) -> NDArray[Any]:
     """Pixels (H, W, C) of what `decode` returned: uint8, or float32 of 0 to 1."""
     values = np.array(image).reshape(image.height, image.width, -1)
     return values.repeat(channels, axis=2) if values.shape[2] < channels else values
+
+
+def _turned(image: Any, way: int) -> Any:
+    from PIL import Image
+
+    return image.transpose(Image.Transpose[TURNS[way]]) if way in TURNS else image
 
 
 def _scaled(image: Any) -> NDArray[np.float32]:
