@@ -85,6 +85,21 @@ def refuse_columns(inputs: Any) -> None:
             )
 
 
+def decode_images(processor: Any, row: Any) -> None:
+    """Decode the images of a row, as `process` will; raises whatever a broken file does.
+
+    Encoded images are decoded where a processor takes images: bytes may be of sounds, too.
+    """
+    kinds = ("convert_tokens_to_ids", "sampling_rate")
+    takes_images = hasattr(processor, "image_processor") or (
+        processor is not None and not any(hasattr(processor, name) for name in kinds)
+    )
+    values = row if isinstance(row, tuple | list) else [row]
+    for value in row.values() if isinstance(row, Mapping) else values:
+        if is_image(value) and (takes_images or not is_encoded_image(value)):
+            _opened(value).load()
+
+
 def first_line(error: Exception) -> str:
     """An exception's type and the first line of what it says."""
     lines = str(error).strip().splitlines()

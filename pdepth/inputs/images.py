@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from torch.utils.data import Dataset
 from pdepth.inputs.pixels import as_eight_bits, as_mode, decode, resize, to_array, to_bytes
 from pdepth.inputs.texts import IMAGE, LABEL
 
+# Numbers of errors that say nothing of a file: another one would fail in its place.
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -177,6 +180,8 @@ class ImageDataset(Dataset[Any]):
                 f"{self._row_name(row)}: expected an image that fits into memory, got a larger one."
             ) from None
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in EXHAUSTED:
+                raise
             raise Unreadable(
                 f"{self._row_name(row)} cannot be read as an image: {_reason(error)}."
             ) from None
