@@ -16,6 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from pdepth.arrays.sources import in_natural_order
 from pdepth.optional import require
 
 BATCH_ROWS = 16  # images in memory at a time; Arrow holds no 2 GiB of them in one piece
@@ -54,12 +55,7 @@ def find_files(path: Path) -> list[Path]:
                 f"DATA parquet: expected an existing file, got {path}; pass a file, a folder of "
                 "them or a pattern."
             )
-    return sorted(files, key=lambda file: natural(str(file)))
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts numbers within names by their value."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
+    return in_natural_order(path, files, "rename them")
 
 
 class ParquetTable:
