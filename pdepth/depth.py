@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from pdepth.embeddings.dataset import Changed, DataOptions
 from pdepth.embeddings.placement import VERSION, Layers, Pools, ProbeOptions, check_layers
 from pdepth.io.journal import PROBES, READING, Journal, OtherRun
 from pdepth.progress import Observer, ProbeMeter, fastest, watch
-from pdepth.result import DepthResult
+from pdepth.result import SKIPPED, DepthResult
 from pdepth.search.backward import ProbeSearch, Targets
 from pdepth.votes import VotingOptions
 
@@ -47,6 +48,7 @@ class ModelOptions(VotingOptions, total=False):
     output: Output
     label_column: str | None
     processor: Any
+    skip_unreadable: bool
     early_exit: bool
     reference: Any
     device: str | torch.device | None
@@ -90,6 +92,7 @@ def prediction_depth(
     output: Output = None,
     label_column: str | None = None,
     processor: Any = None,
+    skip_unreadable: bool = False,
     k: int | Sequence[int] = 30,
     early_exit: bool = True,
     metric: str = "sqeuclidean",
@@ -126,6 +129,9 @@ def prediction_depth(
     label_column: the entry of dict rows that is the label.
     processor: a tokenizer or an image processor of transformers, or a callable of its kind, for
         rows of text or images.
+    skip_unreadable: leave rows that cannot be read out of support and queries, with a warning;
+        they are in `DepthResult.skipped`, and `rows` has the numbers of the others. It takes one
+        reading of the data more.
     k: neighbours that vote; of several k, one search answers all, in a dict by k.
     early_exit: search from the softmax backward and drop each query at its first vote that is not
         its reference; the depths are the same; votes are known from a query's depth on.
@@ -167,12 +173,13 @@ def prediction_depth(
         ExitStack() as stack,
     ):
         job = Job.inspect(
-            model, probe_options, support, queries, data=DataOptions(label_column, processor),
-            batch_size=batch_size, metric=metric, k=voting.k, budget=budget, backend=backend,
+            model, probe_options, support, queries,
+            data=DataOptions(label_column, processor, skip_unreadable), batch_size=batch_size,
+            metric=metric, k=voting.k, budget=budget, backend=backend,
             observer=observer,
         )  # fmt: skip
-        arguments.check_reference(reference, job.readers[-1].rows)
-        meta = job.layout.meta()
+        reference = _of_read_rows(reference, job)
+        meta = job.layout.meta() | _skipped(job)
         journal, network = None, ""
         if run_dir is not None or kept is not None:
             network = fingerprint_of_network(model)
@@ -202,7 +209,9 @@ def prediction_depth(
         if metric != "sqeuclidean":
             meta["metric"] = metric
         probes = list(zip(job.layout.names, job.layout.widths, strict=True))
-        results = search.results(problem.classes, targets, probes, job.own_rows, meta | voting.meta)
+        results = search.results(
+            problem.classes, targets, probes, job.own_rows, meta | voting.meta, job.numbers
+        )
         meter.finish(_searched([results] if not isinstance(results, dict) else [*results.values()]))
     return results
 
@@ -398,6 +407,25 @@ def _keeping(
     else:
         with writing(path) as writer:
             yield writer
+
+
+def _of_read_rows(reference: Any, job: Job) -> Any:
+    """A reference; of an array for all rows of the data the entries of those that are read."""
+    readable = job.readers[-1].readable
+    if isinstance(reference, str) or readable is None:
+        arguments.check_reference(reference, job.readers[-1].rows)
+        return reference
+    arguments.check_reference(reference, len(readable.rows) + len(readable.reasons))
+    return arguments.check_integers(reference, "reference")[readable.rows]
+
+
+def _skipped(job: Job) -> dict[str, str]:
+    """What a result keeps of rows that were skipped, see `DepthResult.skipped`."""
+    return {
+        f"{SKIPPED}{reader.what}": json.dumps(reader.readable.reasons)
+        for reader in job.readers
+        if reader.readable is not None and reader.readable.reasons
+    }
 
 
 def _reference_name(reference: Any) -> str:

@@ -137,6 +137,7 @@ def plan(
     output: Output = None,
     label_column: str | None = None,
     processor: Any = None,
+    skip_unreadable: bool = False,
     k: int | Sequence[int] = 30,
     metric: str = "sqeuclidean",
     backend: str = "auto",
@@ -150,8 +151,8 @@ def plan(
     """What `prediction_depth` with these arguments will cost.
 
     Where that is beyond the machine, it says what `max_width` would make of it. Reads the first
-    batch of each dataset; measure: runs it once more and the kernel on a few
-    thousand random rows, for some seconds, to know this machine's speed.
+    batch of each dataset, and with skip_unreadable all of it; measure: runs the batch once more
+    and the kernel on a few thousand random rows, for some seconds, to know this machine's speed.
 
     Raises as `prediction_depth` before its work; ValueError for a dataset that does not say how
     many rows it has.
@@ -165,8 +166,9 @@ def plan(
     probe_options = ProbeOptions(layers, pool, input, max_width, output)
     with at_rest(model, target_device):
         job = Job.inspect(
-            model, probe_options, support, queries, data=DataOptions(label_column, processor),
-            batch_size=batch_size, metric=metric, k=voting.k, budget=budget, backend=backend,
+            model, probe_options, support, queries,
+            data=DataOptions(label_column, processor, skip_unreadable), batch_size=batch_size,
+            metric=metric, k=voting.k, budget=budget, backend=backend,
         )  # fmt: skip
         for reader in job.readers:
             if reader.rows is None:

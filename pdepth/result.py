@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pdepth.io import tables
 from pdepth.native import default_arithmetic
 
 FORMAT = 1  # of the Parquet file; raised when an older pdepth could not read it
+SKIPPED = "skipped "  # before support or queries, in meta: reasons by row, as JSON
 AGAINST = {  # a result's `reference` in words
     "prediction": "the network",
     "label": "the label",
@@ -99,6 +101,8 @@ class DepthResult:
         margins: (L, N) most votes minus second most, int32, or float64 where votes have weights;
             None without return_counts.
         meta: free text by name (model, data, version; metric and weights other than the default).
+        rows: (N,) int64, the examples' row numbers in their data, where others were skipped; None:
+            0..N-1.
 
     Raises:
         ValueError: shapes that do not fit together, or a probe name used twice.
@@ -119,6 +123,7 @@ class DepthResult:
     tied: NDArray[np.bool_] | None = None
     margins: NDArray[Any] | None = None
     meta: dict[str, str] = field(default_factory=dict)
+    rows: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n, probes = len(self.depth), len(self.probes)
@@ -132,6 +137,7 @@ class DepthResult:
             "reference_values": (n,),
             "tied": (probes, n),
             "margins": (probes, n),
+            "rows": (n,),
         }
         for name, shape in shapes.items():
             value = getattr(self, name)
@@ -153,6 +159,23 @@ class DepthResult:
             f"DepthResult({len(self)} {kind} examples, {len(self.probes)} probes, k={self.k}, "
             f"{int(self.undefined.sum())} undefined)"
         )
+
+    @property
+    def row_numbers(self) -> NDArray[np.int64]:
+        """(N,) the examples' row numbers in their data."""
+        return np.arange(len(self)) if self.rows is None else self.rows
+
+    @property
+    def skipped(self) -> dict[str, dict[int, str]]:
+        """Why rows could not be read, by their numbers, of "support" and of "queries".
+
+        Without those of which none was skipped. Own rows of the support are of "support".
+        """
+        return {
+            name.removeprefix(SKIPPED): {int(row): why for row, why in json.loads(text).items()}
+            for name, text in self.meta.items()
+            if name.startswith(SKIPPED)
+        }
 
     def complete(self) -> NDArray[np.bool_]:
         """(L,) bool: the probes that have a known vote for every example."""
@@ -219,7 +242,7 @@ class DepthResult:
         """
         table, about = tables.read(path, "DepthResult", FORMAT)
         column = partial(tables.column, table)
-        probes, n = tuple(about["probes"]), table.num_rows
+        probes, n, rows = tuple(about["probes"]), table.num_rows, column("row")
         votes, known = np.empty((len(probes), n), np.int64), np.empty((len(probes), n), bool)
         for number, probe in enumerate(probes):
             vote = table[_vote_column(probe)]
@@ -247,13 +270,14 @@ class DepthResult:
             tied=of_probes(_tied_column),
             margins=of_probes(_margin_column),
             meta=about["meta"],
+            rows=None if np.array_equal(rows, np.arange(n)) else rows,
         )
 
     def _columns(self) -> tables.Columns:
         n = len(self)
         unlabelled = (np.full(n, -1, np.int64), np.ones(n, bool))
         columns: dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]] = {
-            "row": (np.arange(n), None),
+            "row": (self.row_numbers, None),
             "label": unlabelled if self.labels is None else (self.labels, None),
             "prediction": (self.predictions, None),
             "depth": (self.depth, None),

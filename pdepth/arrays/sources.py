@@ -291,7 +291,8 @@ def open_source(
     if len(kinds) != 1:
         content = "both .npy and .safetensors files" if files else "no such file"
         raise ValueError(f"{path}: expected shards, .npy or .safetensors, got {content}.")
-    return Shards([open_file(file, name) for file in _in_natural_order(path, files)])
+    files = in_natural_order(path, files, "pass pdepth.open_source([path, ...])")
+    return Shards([open_file(file, name) for file in files])
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
@@ -311,8 +312,11 @@ def _listed(paths: Any) -> list[str | os.PathLike[str]]:
     return files
 
 
-def _in_natural_order(folder: Path, files: Sequence[Path]) -> list[Path]:
-    """Files sorted by the text and the numbers of their names; a warning if text alone differs."""
+def in_natural_order(folder: Path, files: Sequence[Path], advice: str) -> list[Path]:
+    """Files sorted by the text and the numbers of their names; a warning if text alone differs.
+
+    advice: how to come to another order, in the warning.
+    """
 
     def key(file: Path) -> list[tuple[int, str]]:
         pieces = re.split("([0-9]+)", file.name)  # text and digits in turn
@@ -323,8 +327,7 @@ def _in_natural_order(folder: Path, files: Sequence[Path]) -> list[Path]:
         if after.name < before.name:
             warnings.warn(
                 f"{folder}: shards are read in natural order, {before.name} before {after.name}, "
-                "where the order of the text is another; for another order pass "
-                "pdepth.open_source([path, ...]).",
+                f"where the order of the text is another; for another order {advice}.",
                 stacklevel=2,
             )
             break

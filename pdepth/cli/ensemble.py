@@ -12,7 +12,9 @@ import typer
 from pdepth.arrays import arguments
 from pdepth.cli.opening import DataSpecs, open_data
 from pdepth.cli.options import (
+    AsImageFolder,
     BatchSize,
+    Classes,
     Device,
     Ema,
     ImageSize,
@@ -77,6 +79,7 @@ def ensemble(
     ] = None,
     ema: Ema = False,
     label_column: LabelColumn = None,
+    classes: Classes = None,
     merge: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="Add up these ensemble.parquet, more than one."),
@@ -94,6 +97,7 @@ def ensemble(
     threads: Threads = None,
     memory: Memory = None,
     image_size: ImageSize = None,
+    as_imagefolder: AsImageFolder = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -149,7 +153,13 @@ def ensemble(
         if data is None:
             dataset = demo.moved_digits()
         else:
-            specs = DataSpecs(data, label_column=label_column, image_size=image_size)
+            specs = DataSpecs(
+                data,
+                label_column=label_column,
+                image_size=image_size,
+                as_imagefolder=as_imagefolder,
+                classes=classes,
+            )
             network = None if model is None else inputs.load_model(model, untrained=True)
             opened = open_data(specs, model, network)
             dataset = inputs.unwrap_loader(opened.support)

@@ -32,9 +32,9 @@ Support = Annotated[
     str | None,
     typer.Option(
         metavar="DATA",
-        help="The training set, whose rows vote: imagefolder:DIR, parquet:FILE (columns image or "
-        "text, label), csv:FILE and jsonl:FILE (text, label), dataset:DIR (saved by datasets), "
-        "npz:FILE (x, y) or path/to/file.py:function.",
+        help="The training set, whose rows vote: imagefolder:DIR, parquet:FILE (columns image, "
+        "img or text, label; or a folder of shards, or a pattern), csv:FILE and jsonl:FILE (text, "
+        "label), dataset:DIR (saved by datasets), npz:FILE (x, y) or path/to/file.py:function.",
     ),
 ]
 Queries = Annotated[
@@ -110,6 +110,30 @@ Keep = Annotated[
 ]
 ImageSize = Annotated[
     int | None, typer.Option(help="Resize the shorter side to this and crop the centre.")
+]
+AsImageFolder = Annotated[
+    bool,
+    typer.Option(
+        "--as-imagefolder",
+        help="Read imagefolder:DIR exactly as torchvision's ImageFolder: hidden files and folders "
+        "are taken, EXIF does not turn images, greys of 16 bits saturate.",
+    ),
+]
+SkipUnreadable = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unreadable",
+        help="Leave rows that cannot be read out of support and queries, and list them in "
+        "skipped.csv; it takes one reading more.",
+    ),
+]
+Classes = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Names of the classes in the order of their numbers, one a line or a JSON list; "
+        "labels that are names are numbered so.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results in --out.")]

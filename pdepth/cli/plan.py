@@ -6,8 +6,10 @@ import typer
 
 from pdepth.cli.opening import DataSpecs, open_data
 from pdepth.cli.options import (
+    AsImageFolder,
     Backend,
     BatchSize,
+    Classes,
     Device,
     Ema,
     ImageSize,
@@ -23,6 +25,7 @@ from pdepth.cli.options import (
     Output,
     Pool,
     Queries,
+    SkipUnreadable,
     Support,
     Threads,
     Weights,
@@ -38,6 +41,7 @@ def plan(
     support: Support = None,
     queries: Queries = None,
     label_column: LabelColumn = None,
+    classes: Classes = None,
     layers: Layers = "auto",
     pool: Pool = None,
     input: Input = None,
@@ -52,6 +56,8 @@ def plan(
     memory: Memory = None,
     keep_embeddings: Keep = None,
     image_size: ImageSize = None,
+    as_imagefolder: AsImageFolder = False,
+    skip_unreadable: SkipUnreadable = False,
 ) -> None:
     """Say what a run will cost: forward passes, work, memory, disk and time on this machine.
 
@@ -62,7 +68,14 @@ def plan(
     from pdepth import inputs
     from pdepth.report.run import RunOptions, plan_run
 
-    specs = DataSpecs(support, queries, label_column, image_size)
+    specs = DataSpecs(
+        support,
+        queries,
+        label_column,
+        image_size,
+        as_imagefolder=as_imagefolder,
+        classes=classes,
+    )
     network = inputs.load_model(model, weights, untrained=True, ema=ema)
     opened = open_data(specs, model, network)
     options = RunOptions(
@@ -81,5 +94,6 @@ def plan(
         keep_embeddings=keep_embeddings,
         label_column=opened.label_column,
         processor=opened.processor,
+        skip_unreadable=skip_unreadable,
     )
     typer.echo(plan_run(network, opened.support, opened.queries, options))

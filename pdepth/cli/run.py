@@ -12,8 +12,10 @@ from pdepth import __version__
 from pdepth.arrays import arguments
 from pdepth.cli.opening import DataSpecs, OpenedData, open_data
 from pdepth.cli.options import (
+    AsImageFolder,
     Backend,
     BatchSize,
+    Classes,
     Device,
     Ema,
     ImageSize,
@@ -31,6 +33,7 @@ from pdepth.cli.options import (
     Pool,
     Queries,
     Quiet,
+    SkipUnreadable,
     Support,
     Threads,
     Weights,
@@ -56,6 +59,7 @@ def run(
     support: Support = None,
     queries: Queries = None,
     label_column: LabelColumn = None,
+    classes: Classes = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the results.")] = None,
     layers: Layers = "auto",
     pool: Pool = None,
@@ -97,6 +101,8 @@ def run(
         ),
     ] = None,
     std: Annotated[str | None, typer.Option(metavar="NUMBERS", help="As --mean.")] = None,
+    as_imagefolder: AsImageFolder = False,
+    skip_unreadable: SkipUnreadable = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what the run will cost, and stop.")
     ] = False,
@@ -135,7 +141,9 @@ def run(
     from pdepth.report import pictures
     from pdepth.report.run import RunOptions, plan_run, run_to_folder
 
-    specs = DataSpecs(support, queries, label_column, image_size, *mean_std)
+    specs = DataSpecs(
+        support, queries, label_column, image_size, *mean_std, as_imagefolder, classes
+    )
     network = inputs.load_model(model, weights, untrained=show_probes, ema=ema)
     opened = open_data(specs, model, network)
     options = RunOptions(
@@ -158,6 +166,7 @@ def run(
         keep_embeddings=keep_embeddings,
         label_column=opened.label_column,
         processor=opened.processor,
+        skip_unreadable=skip_unreadable,
     )
     if show_probes:
         _print_probes(_describe_probes(network, options.of_probes(), opened))
@@ -183,9 +192,10 @@ def run(
                 opened.support,
                 opened.images,
                 label_column,
-                inputs.network_classes(network),
+                opened.class_names,
             ),
         },
+        class_names=opened.class_names,
         overwrite=overwrite,
         progress=not quiet,
     )
@@ -236,6 +246,8 @@ def _print_run(finished: Run, start: float) -> None:
     from pdepth.report.terminal import print_by_k
 
     print_results(finished.results.values())
+    for name, reasons in next(iter(finished.results.values())).skipped.items():
+        typer.echo(f"Skipped {len(reasons):,} rows of {name}, which cannot be read.")
     if len(finished.results) > 1:
         console = Console()
         print_by_k(finished.results, console)

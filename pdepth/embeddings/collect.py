@@ -111,6 +111,12 @@ class Job:
         return None if None in known else [rows or 0 for rows in known]
 
     @property
+    def numbers(self) -> NDArray[np.int64] | None:
+        """(N,) the queries' row numbers in their data, where some rows were skipped; else None."""
+        readable = self.readers[-1].readable
+        return None if readable is None or not readable.reasons else readable.rows
+
+    @property
     def fits(self) -> bool:
         """Whether all embeddings fit, as far as that is known."""
         if self.home is not None or self.rows is None or self.budget.size is None:

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pdepth.embeddings.batch import Batch, Inputs, same_shapes
 from pdepth.embeddings.collation import Collated, Collation, Failure, described
 from pdepth.embeddings.loaders import source_of
 from pdepth.embeddings.processors import check_processor
+from pdepth.embeddings.readable import Readable, keep_readable
 
 __all__ = ["Batch", "Batches", "Changed", "DataOptions"]
 
@@ -41,10 +43,13 @@ class DataOptions:
             processor of these is the one that the rows need.
             Any other callable takes the list of a batch's texts, or else one row's image or array,
             as a transform does.
+        skip_unreadable: leave out rows that cannot be read, see `readable.keep_readable`; it takes
+            a reading.
     """
 
     label_column: str | None = None
     processor: Any = None
+    skip_unreadable: bool = False
 
 
 class Batches:
@@ -52,6 +57,7 @@ class Batches:
 
     first: the first batch, checked.
     rows: how many rows will come, or None where the dataset does not say.
+    readable: which rows of the data these are, where those that cannot be read are skipped.
     checks: where it `remembers`, the checksum of each batch that has been read, in order; one that
         is known beforehand, from an earlier run, is compared.
     Iterating yields every batch, the first included, once, and raises ValueError where they are not
@@ -84,6 +90,10 @@ class Batches:
         self.what = what
         self.on_batch: Callable[[Batch], None] = lambda batch: None  # sees each batch first
         self._source = source_of(data, what, batch_size)
+        self.readable: Readable | None = None  # of data of which some rows are skipped
+        if options.skip_unreadable:
+            with _random_state_kept():
+                self._source, self.readable = keep_readable(self._source, what, options.processor)
         self._collation = Collation(self._source.collate, options.label_column, options.processor)
         self._pads = options.processor is not None
         self.rows: int | None = self._source.rows
@@ -193,12 +203,17 @@ class Batches:
             raise self._changed(number, batch)
 
     def _changed(self, number: int, batch: Batch) -> Changed:
-        first = number * (self._source.batch_size or 1)
+        begin = number * (self._source.batch_size or 1)
+        first, last = self.numbers(np.array([begin, begin + len(batch.labels) - 1]))
         return Changed(
             f"{self.what}: expected the same values at each reading, got others in rows "
-            f"{first}-{first + len(batch.labels) - 1}; read without random transforms: "
+            f"{first}-{last}; read without random transforms: "
             "dataset.transform = the evaluation transform."
         )
+
+    def numbers(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers that some rows have in the data, of which others may be skipped."""
+        return rows if self.readable is None else self.readable.rows[rows]
 
     def _checked(self, collated: Collated | Failure) -> Batch:
         what = self.what

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pdepth.embeddings.stacking import Column, Refused, is_audio, is_encoded_image, is_image, stack
+from pdepth.inputs.pixels import as_eight_bits, upright
 from pdepth.optional import require
 
 # Columns that are the two texts of one row, beside those that a number or letter tells apart.
@@ -84,6 +85,21 @@ def refuse_columns(inputs: Any) -> None:
             )
 
 
+def decode_images(processor: Any, row: Any) -> None:
+    """Decode the images of a row, as `process` will; raises whatever a broken file does.
+
+    Encoded images are decoded where a processor takes images: bytes may be of sounds, too.
+    """
+    kinds = ("convert_tokens_to_ids", "sampling_rate")
+    takes_images = hasattr(processor, "image_processor") or (
+        processor is not None and not any(hasattr(processor, name) for name in kinds)
+    )
+    values = row if isinstance(row, tuple | list) else [row]
+    for value in row.values() if isinstance(row, Mapping) else values:
+        if is_image(value) and (takes_images or not is_encoded_image(value)):
+            _opened(value).load()
+
+
 def first_line(error: Exception) -> str:
     """An exception's type and the first line of what it says."""
     lines = str(error).strip().splitlines()
@@ -143,9 +159,10 @@ def _images(processor: Any, columns: Mapping[str, Any]) -> Any:
     column = columns[_only(names, "images")]
     if _is_images(column):
         means = getattr(processor, "image_mean", None)
-        mode = {1: "L", 3: "RGB"}.get(len(means)) if isinstance(means, Sequence) else None
+        channels = len(means) if isinstance(means, Sequence) else None
         images = [_opened(image) for image in column]
-        images = [image.convert(mode) for image in images] if mode else images
+        if channels in (1, 3):
+            images = [as_eight_bits(image, channels) for image in images]
     else:
         images = list(column)
         if images[0].is_floating_point():
@@ -241,12 +258,12 @@ def _only(names: list[str], kind: str) -> str:
 
 
 def _opened(image: Any) -> Any:
-    """A decoded PIL image."""
+    """A decoded PIL image; an encoded one is turned as its EXIF says, as `datasets` does."""
     if not is_encoded_image(image):
         return image
     pil = require("PIL.Image", "rows of encoded images:", "vision")
     data = image if isinstance(image, bytes) else image["bytes"]
-    return pil.open(image["path"] if data is None else io.BytesIO(data))
+    return upright(pil.open(image["path"] if data is None else io.BytesIO(data)))
 
 
 def _same(value: Any) -> Any:

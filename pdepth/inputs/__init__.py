@@ -20,6 +20,7 @@ from pdepth.inputs.datasets import (
     unwrap_loader,
 )
 from pdepth.inputs.images import DatasetImages, ImageDataset, ImageOptions
+from pdepth.inputs.labels import read_class_names
 from pdepth.inputs.models import is_pretrained, load_model
 from pdepth.inputs.networks import network_of
 from pdepth.inputs.pretrained import load_processor, network_classes, reads_images
@@ -51,6 +52,7 @@ __all__ = [
     "network_classes",
     "network_of",
     "read_checkpoint",
+    "read_class_names",
     "read_state",
     "reads_images",
     "runs_code",

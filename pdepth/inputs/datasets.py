@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pdepth.inputs.images import DatasetImages, ImageDataset, ImageOptions, open_image
-from pdepth.inputs.labels import check_labels, renumber
+from pdepth.inputs.archives import open_archive
+from pdepth.inputs.folders import open_image_folder
+from pdepth.inputs.images import DatasetImages, ImageDataset, ImageOptions
 from pdepth.inputs.python_files import PYTHON, call_function, split_spec
 from pdepth.inputs.tables import TableOptions, open_saved_dataset, open_table
 from pdepth.inputs.texts import LABEL_COLUMNS, TextDataset
@@ -21,8 +20,14 @@ from pdepth.optional import require
 
 TABLES = ("parquet", "csv", "jsonl")
 FOLDERS = ("imagefolder", "dataset")
-DATA_FORMS = {"imagefolder": "DIR", "npz": "FILE"} | dict.fromkeys(TABLES, "FILE")
-DATA_FORMS["dataset"] = "DIR"
+DATA_FORMS = {
+    "imagefolder": "DIR",
+    "npz": "FILE",
+    "parquet": "FILE",
+    "csv": "FILE",
+    "jsonl": "FILE",
+    "dataset": "DIR",
+}
 
 Data: TypeAlias = "Dataset[Any] | DataLoader[Any]"
 
@@ -33,21 +38,26 @@ def load_data(
     *,
     label_column: str | None = None,
     class_names: Sequence[str] | None = None,
+    compare: bool = True,
 ) -> Data:
     """Open the dataset that DATA names; labels are checked, pixels read when they are indexed.
 
     Args:
-        spec: imagefolder:DIR (one folder per class); parquet:FILE (a column `image`, encoded bytes
-            or a struct with `bytes`, or one of texts, and `label`); csv:FILE and jsonl:FILE (a
-            column `text`, or only one of strings, and `label`); dataset:DIR (as `datasets` saves
-            them to disk, of images or texts); npz:FILE (`x`: uint8 images (N, H, W[, C]), or
-            floats (N, ...), taken as float32; `y`: integers); or path/to/file.py:function,
-            which returns a Dataset, a DataLoader or a LightningDataModule.
+        spec: imagefolder:DIR (one folder per class); parquet:FILE (a column `image` or `img`,
+            encoded bytes or a struct with `bytes`, or one of texts, and `label`), a folder of such
+            files or a pattern; csv:FILE and jsonl:FILE (a column `text`, or only one of strings,
+            and `label`); dataset:DIR (as `datasets` saves them to disk, of images or texts);
+            npz:FILE (`x`: uint8 images (N, H, W[, C]), or floats (N, ...), taken as float32; `y`:
+            integers); or path/to/file.py:function, which returns a Dataset, a DataLoader or a
+            LightningDataModule.
         options: how images become tensors.
         label_column: the column of labels in a table; None for "label" or "labels". In rows that
             are mappings, {"text": str, label_column: class}, it keeps its name.
         class_names: how classes are numbered that have names, where all of theirs are among
-            these; otherwise names are numbered as they are sorted.
+            these; otherwise names are numbered as they are sorted, or as the data's features do.
+            Labels that are numbers without names have these, where there are enough of them.
+        compare: of imagefolder, warn where torchvision's ImageFolder reads something else; it
+            opens every file.
 
     Raises:
         ValueError: an unknown form, or content of another kind.
@@ -55,22 +65,41 @@ def load_data(
         FileNotFoundError, ImportError: a file or a library is missing.
     """
     options = options or ImageOptions()
-    table = TableOptions(options, label_column, class_names)
     kind, name = split_spec(spec, "DATA", DATA_FORMS)
+    if options.as_imagefolder and kind != "imagefolder":
+        raise ValueError(
+            f"--as-imagefolder (as_imagefolder=True): expected DATA imagefolder:DIR, got {spec}; "
+            "leave it out."
+        )
     if kind == PYTHON:
         return _users_data(spec)
     path = Path(name).expanduser()
     if kind in FOLDERS and not path.is_dir():
         raise FileNotFoundError(f"DATA {kind}: expected an existing folder, got {path}.")
-    if kind == "dataset":
-        return open_saved_dataset(path, table)
-    if kind not in ("csv", "jsonl"):
-        require("PIL", f"DATA {kind}:", "vision")
-    if kind == "imagefolder":
-        return _image_folder(path, table)
-    if not path.is_file():
+    if kind in ("csv", "jsonl", "npz") and not path.is_file():
         raise FileNotFoundError(f"DATA {kind}: expected an existing file, got {path}.")
-    return open_table(kind, path, table) if kind in TABLES else _npz(path, table)
+    if kind in ("imagefolder", "parquet", "npz"):
+        require("PIL", f"DATA {kind}:", "vision")
+    table = TableOptions(options, label_column, class_names)
+    if kind == "imagefolder":
+        return open_image_folder(path, options, class_names, table.row_label, compare=compare)
+    if kind == "dataset":
+        data = open_saved_dataset(path, table)
+    elif kind == "npz":
+        data = open_archive(path, options, table.row_label)
+    else:
+        data = open_table(kind, path, table)
+    _name_classes(data, class_names)
+    return data
+
+
+def _name_classes(data: Any, names: Sequence[str] | None) -> None:
+    """Give a dataset's numbers their names, where it has none and there are enough."""
+    if names is None or class_names(data) is not None:
+        return
+    labels = known_labels(data)
+    if labels is not None and len(labels) and labels.max() < len(names):
+        data.class_names = list(names)
 
 
 def absolute_spec(spec: str) -> str:
@@ -138,17 +167,20 @@ def check_same_classes(support: Data, queries: Data) -> None:
     )
 
 
-def dataset_images(data: Data, rows: int) -> DatasetImages | None:
+def dataset_images(
+    data: Data, rows: int, numbers: NDArray[np.int64] | None = None
+) -> DatasetImages | None:
     """Return the images of a dataset for `pdepth.plot`, or None where its inputs are no images.
 
     None, too, where the dataset has not `rows` rows: a sampler chose, or it is only iterable.
+    numbers: of the rows whose images these are; None for all.
     """
     dataset = unwrap_loader(data)
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         return None
     if len(dataset) != rows:
         return None
-    images = DatasetImages(dataset)
+    images = DatasetImages(dataset, numbers)
     if isinstance(dataset, ImageDataset):
         return images
     if isinstance(dataset, TextDataset):
@@ -174,53 +206,3 @@ def _users_data(spec: str) -> Data:
         )
     opened: Data = data
     return opened
-
-
-def _image_folder(path: Path, options: TableOptions) -> Dataset[Any]:
-    datasets = require("torchvision.datasets", "DATA imagefolder:", "vision")
-    folder = datasets.ImageFolder(str(path))
-    files = [file for file, _ in folder.samples]
-    labels = np.array([label for _, label in folder.samples], np.int64)
-    labels, class_names = renumber(labels, folder.classes, options.class_names)
-    return ImageDataset(
-        lambda row: open_image(Path(files[row]).read_bytes()),
-        labels,
-        lambda row: f"Image {files[row]}",
-        options.images,
-        class_names,
-        options.row_label,
-    )
-
-
-def _npz(path: Path, options: TableOptions) -> Dataset[Any]:
-    pil = require("PIL.Image", "DATA npz:", "vision")
-    try:
-        archive = np.load(path)
-        arrays = {name: archive[name] for name in archive.files if name in ("x", "y")}
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile):
-        raise ValueError(
-            f"DATA npz: expected an npz file of plain arrays, got {path}; write one with "
-            "numpy.savez(path, x=x, y=y)."
-        ) from None
-    for name in ("x", "y"):
-        if name not in arrays:
-            raise ValueError(f"{path}: expected an array {name!r}, got {', '.join(archive.files)}.")
-    x = np.atleast_1d(arrays["x"])
-    labels = check_labels(arrays["y"], f"{path}, array 'y'", len(x))
-    if x.dtype.kind == "f":
-        values = torch.from_numpy(x.astype(np.float32))
-        return TensorDataset(values, torch.from_numpy(labels))
-    if x.dtype != np.uint8 or not (x.ndim == 3 or (x.ndim == 4 and x.shape[-1] in (1, 3, 4))):
-        raise ValueError(
-            f"{path}, array 'x': expected uint8 images (N, H, W) or (N, H, W, C) with 1, 3 or 4 "
-            f"channels, or floats, got {x.dtype} of shape {x.shape}."
-        )
-    if x.ndim == 4 and x.shape[-1] == 1:
-        x = x[..., 0]
-    return ImageDataset(
-        lambda row: pil.fromarray(x[row]),
-        labels,
-        lambda row: f"Row {row} of {path}",
-        options.images,
-        label_column=options.row_label,
-    )

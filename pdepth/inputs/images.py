@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+import errno
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,10 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from pdepth.inputs.pixels import as_eight_bits, as_mode, decode, resize, to_array, to_bytes
 from pdepth.inputs.texts import IMAGE, LABEL
 
+# Numbers of errors that say nothing of a file: another one would fail in its place.
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BILINEAR = 2  # of PIL.Image.Resampling; it averages over what it shrinks
+
+
+class Unreadable(ValueError):
+    """A row whose image cannot be read; it may be skipped."""
+
+
+class OtherSize(ValueError):
+    """A row whose image has another size than the first; skipping it would hide a wrong option."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +37,25 @@ class ImageOptions:
 
     Attributes:
         size: the shorter side is resized to `size` (bilinear, antialiased) and the middle
-            `size` x `size` cut out; None leaves images as they are, all of one size.
+            `size` x `size` cut out, as torchvision's Resize and CenterCrop do; None leaves images
+            as they are, all of one size.
         mean, std: of the pixels in 0..1, one number per channel. One channel means grey, three
             mean RGB; images are converted to that.
         raw: leave all to a processor: a row is {"image": PIL image, label column: class}.
+        as_imagefolder: read a folder of images exactly as torchvision's ImageFolder does: hidden
+            files and folders are taken, EXIF's orientation is not, and greys of 16 bits saturate.
     """
 
     size: int | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     raw: bool = False
+    as_imagefolder: bool = False
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return len(self.mean)
 
     def __post_init__(self) -> None:
         if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
@@ -108,54 +128,86 @@ class ImageDataset(Dataset[Any]):
         return len(self.labels)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int] | dict[str, Any]:
+        row = range(len(self))[row]
         if self.options.raw:
-            return {IMAGE: self._opened(row), self.label_column: int(self.labels[row])}
-        image = self.image(row)
-        if image.shape[:2] != self._size:
-            raise ValueError(
-                f"{self._row_name(row)}: expected {_size_text(self._size)} pixels as in "
-                f"{self._row_name(0)}, got {_size_text(image.shape)}; pass --image-size to bring "
-                "all images to one size."
+            with self._naming(row):
+                image = as_eight_bits(self._decoded(row), self.options.channels)
+            return {IMAGE: image, self.label_column: int(self.labels[row])}
+        pixels = self._pixels(row)
+        first, size = self._first
+        if pixels.shape[:2] != size:
+            raise OtherSize(
+                f"{self._row_name(row)}: expected {_size_text(size)} pixels as in "
+                f"{self._row_name(first)}, got {_size_text(pixels.shape)}; pass --image-size to "
+                "bring all images to one size."
             )
-        pixels = torch.from_numpy(image).float().div_(255)
+        values = torch.from_numpy(pixels)
+        values = values.float().div_(255) if values.dtype == torch.uint8 else values
         mean, std = torch.tensor(self.options.mean), torch.tensor(self.options.std)
-        return ((pixels - mean) / std).permute(2, 0, 1).contiguous(), int(self.labels[row])
+        return ((values - mean) / std).permute(2, 0, 1).contiguous(), int(self.labels[row])
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return the image as the network sees it, but for mean and std: (H, W, C) uint8.
 
-        Of a raw one, what the processor is called with. Raises ValueError for an image that cannot
-        be read.
+        More than 8 bits a value are rounded. Of a raw one, what the processor is called with.
+        Raises ValueError for an image that cannot be read.
         """
-        image = self._opened(row)
-        if self.options.size is not None and not self.options.raw:
-            image = _resize(image, self.options.size)
-        return np.array(image).reshape(*image.size[::-1], len(self.options.mean))
+        return to_bytes(self._pixels(range(len(self))[row]))
 
-    def _opened(self, row: int) -> Any:
-        """The PIL image of a row, grey or RGB."""
+    def _pixels(self, row: int) -> NDArray[Any]:
+        """Pixels (H, W, C): uint8, or float32 of 0 to 1 where the file has more than 8 bits."""
+        options = self.options
+        with self._naming(row):
+            image = self._decoded(row)
+            if options.size is not None and not options.raw:
+                image = resize(image, options.size)
+            return to_array(image, options.channels)
+
+    def _decoded(self, row: int) -> Any:
+        """The PIL image of a row, of mode L, RGB or F."""
+        image, channels = self._read(row), self.options.channels
+        return as_mode(image, channels) if self.options.as_imagefolder else decode(image, channels)
+
+    @contextmanager
+    def _naming(self, row: int) -> Iterator[None]:
+        """Turn whatever Pillow raises on a row's file, of many kinds, into a sentence."""
         try:
-            return self._read(row).convert("L" if len(self.options.mean) == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on broken files
-            raise ValueError(f"{self._row_name(row)} cannot be read as an image: {error}") from None
+            yield
+        except ImportError:
+            raise
+        except MemoryError:
+            raise MemoryError(
+                f"{self._row_name(row)}: expected an image that fits into memory, got a larger one."
+            ) from None
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in EXHAUSTED:
+                raise
+            raise Unreadable(
+                f"{self._row_name(row)} cannot be read as an image: {_reason(error)}."
+            ) from None
 
     @cached_property
-    def _size(self) -> tuple[int, int]:
-        """Height and width of the first image, which all have to have."""
-        height, width = self.image(0).shape[:2]
-        return height, width
+    def _first(self) -> tuple[int, tuple[int, int]]:
+        """The first row that can be read, and its height and width, which all have to have."""
+        for row in range(len(self)):
+            with suppress(Unreadable):
+                height, width = self._pixels(row).shape[:2]
+                return row, (height, width)
+        raise Unreadable(f"{self._row_name(0)} and all others cannot be read as images.")
 
 
 class DatasetImages(Sequence[Any]):
-    """The inputs of a dataset as images, each read when it is indexed."""
+    """The inputs of a dataset, or of some of its rows, as images, each read when it is indexed."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, rows: NDArray[np.int64] | None = None) -> None:
         self._dataset = dataset
+        self._rows: Sequence[int] = range(len(dataset)) if rows is None else rows.tolist()
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._rows)
 
-    def __getitem__(self, row: Any) -> Any:
+    def __getitem__(self, place: Any) -> Any:
+        row = self._rows[place]
         if isinstance(self._dataset, ImageDataset):
             return self._dataset.image(row)
         return input_of(self._dataset[row])
@@ -169,19 +221,14 @@ def input_of(row: Any) -> Any:
     return np.asarray(image) if hasattr(image, "convert") else image  # a PIL image
 
 
-def open_image(content: bytes) -> Any:
-    """Open an encoded image (PNG, JPEG, ...) with Pillow; its pixels are decoded later."""
-    from PIL import Image
-
-    return Image.open(io.BytesIO(content))
-
-
-def _resize(image: Any, size: int) -> Any:
-    width, height = image.size
-    scale = size / min(width, height)
-    image = image.resize((round(width * scale), round(height * scale)), BILINEAR)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, in words, without a dot at the end."""
+    text = " ".join(str(error).split()).rstrip(".")
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "Pillow knows no image in it"  # its own words name an address in memory
+    if type(error).__name__ == "DecompressionBombError":
+        return f"{text}; shrink it, or set PIL.Image.MAX_IMAGE_PIXELS = None in Python"
+    return text or type(error).__name__
 
 
 def _size_text(shape: Sequence[int]) -> str:

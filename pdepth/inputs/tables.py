@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from pdepth.inputs.images import ImageDataset, ImageOptions, open_image
+from pdepth.inputs.images import ImageDataset, ImageOptions
 from pdepth.inputs.labels import check_labels, number_names, renumber
-from pdepth.inputs.texts import IMAGE, LABEL, LABEL_COLUMNS, TEXT_COLUMNS, TextDataset
+from pdepth.inputs.parquet import Images, ParquetTable, readable
+from pdepth.inputs.pixels import open_image
+from pdepth.inputs.texts import IMAGE_COLUMNS, LABEL, LABEL_COLUMNS, TEXT_COLUMNS, TextDataset
 from pdepth.optional import require
 
 BLOCK = 1 << 28  # bytes of CSV or JSON from which types are told; no row is longer
@@ -40,41 +43,69 @@ class TableOptions:
         return self.label_column or LABEL
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table before its columns are chosen.
+
+    types: Arrow's, by column. read: names of columns -> an Arrow table. features: what `datasets`
+    noted of columns. images: column -> its entries, of Parquet.
+    """
+
+    types: Mapping[str, Any]
+    read: Callable[[list[str]], Any]
+    features: Mapping[str, Any] = field(default_factory=dict)
+    images: Callable[[str], Images] | None = None
+
+    def of_kind(self, kind: str) -> list[str]:
+        """The columns whose feature is of a kind ("Image", "ClassLabel")."""
+        return [n for n, f in self.features.items() if f.get("_type") == kind and n in self.types]
+
+
 def open_table(kind: str, path: Path, options: TableOptions) -> Dataset[Any]:
-    """Open a file of images (Parquet only) or texts.
+    """Open files of images (Parquet only) or texts.
 
     Raises:
         ValueError: it cannot be read, lacks a column, or holds other values.
-        ImportError: pyarrow is missing.
+        FileNotFoundError: no such file. ImportError: pyarrow is missing.
     """
-    pa = _arrow(f"DATA {kind}:")
-    try:
-        read, types = _reader(kind, path)
-        values, label = _choose_columns(kind, path, types, options.label_column)
-        table = read([*values, label])
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        form = {"parquet": "Parquet", "csv": "CSV", "jsonl": "JSON lines"}[kind]
-        raise ValueError(f"DATA {kind}: expected a readable {form} file, got {path}.") from error
+    source = _table(kind, path)
+    image = _image_column(source, path)
+    names = list(source.types)
+    texts = [name for name in names if _is_text(source.types[name])]
+    if kind == "parquet" and image is None and not texts:
+        raise ValueError(
+            f"{path}: expected a column {IMAGE_COLUMNS[0]!r}, or {TEXT_COLUMNS[0]!r}, got "
+            f"{', '.join(names)}."
+        )
+    label = _label_column(names, path, options.label_column, source.of_kind("ClassLabel"))
+    values = () if image is not None else _text_columns(texts, label, path, names)
+    table = source.read([*values, label])
     for name in (label, *values):
         if table[name].null_count:
             raise ValueError(
                 f"{path}, column {name!r}: expected no empty entries, got {table[name].null_count}."
             )
-    labels, class_names = _labels(table[label], f"{path}, column {label!r}", options.class_names)
-    if not (kind == "parquet" and values == (IMAGE,)):
-        texts = [table[name].to_pylist() for name in values]
-        names = _row_names(values)
+    named = source.features.get(label, {}).get("names")
+    labels, class_names = _labels(
+        table[label], f"{path}, column {label!r}", options.class_names, named
+    )
+    if image is None:
+        columns = [table[name].to_pylist() for name in values]
+        row_names = _row_names(values)
         return TextDataset(
-            lambda row: {name: column[row] for name, column in zip(names, texts, strict=True)},
+            lambda row: {name: col[row] for name, col in zip(row_names, columns, strict=True)},
             labels,
             options.row_label,
             class_names,
         )
-    image = _encoded(table[IMAGE].combine_chunks(), f"{path}, column {IMAGE!r}")
+    assert source.images is not None
+    images = source.images(image)
     return ImageDataset(
-        lambda row: open_image(image[row].as_py()),
+        lambda row: open_image(io.BytesIO(images[row])),
         labels,
-        lambda row: f"Row {row} of {path}",
+        lambda row: (
+            f"Row {row} of {path}" + (f", {images.where(row)}," if images.is_sharded else "")
+        ),
         options.images,
         class_names,
         options.row_label,
@@ -104,10 +135,15 @@ def open_saved_dataset(path: Path, options: TableOptions) -> Dataset[Any]:
         )
     dataset = dataset.with_format(None)
     features = dataset.features
-    label = _label_column(list(features), path, options.label_column)
+    classes = [n for n, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    label = _label_column(list(features), path, options.label_column, classes)
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     texts = [n for n, kind in features.items() if getattr(kind, "dtype", "").endswith("string")]
-    values = tuple(images[:1]) or _text_columns(texts, label, path, list(features))
+    values = (
+        (_only_image(images, path),)
+        if images
+        else _text_columns(texts, label, path, list(features))
+    )
     labels, class_names = _saved_labels(dataset, label, f"{path}, column {label!r}", options)
     rows = dataset.select_columns(list(values))
     if not images:
@@ -119,7 +155,7 @@ def open_saved_dataset(path: Path, options: TableOptions) -> Dataset[Any]:
             class_names,
         )
     return ImageDataset(
-        lambda row: rows[row][images[0]],
+        lambda row: rows[row][values[0]],
         labels,
         lambda row: f"Row {row} of {path}",
         options.images,
@@ -140,53 +176,58 @@ def _saved_labels(
     return (labels, None) if names is None else renumber(labels, names, options.class_names)
 
 
-def _reader(kind: str, path: Path) -> tuple[Callable[[list[str]], Any], dict[str, Any]]:
-    """A function from names of columns to a table of them, and the types of all by name."""
+def _table(kind: str, path: Path) -> Table:
     if kind == "parquet":
-        pq = require("pyarrow.parquet", "DATA parquet:", "tables")
-        schema = pq.read_schema(path)
-
-        def read(columns: list[str]) -> Any:
-            return pq.read_table(path, columns=columns, partitioning=None)
-
-        return read, dict(zip(schema.names, schema.types, strict=True))
+        parquet = ParquetTable(path)
+        return Table(parquet.types, parquet.read, parquet.features, parquet.images)
     block = min(path.stat().st_size + 1, BLOCK)
     if kind == "csv":
         csv = require("pyarrow.csv", "DATA csv:", "tables")
-        table = csv.read_csv(
-            path,
-            csv.ReadOptions(block_size=block),
-            csv.ParseOptions(
-                delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True
-            ),
-        )
+        with readable(path, "CSV"):
+            table = csv.read_csv(
+                path,
+                csv.ReadOptions(block_size=block),
+                csv.ParseOptions(
+                    delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True
+                ),
+            )
     else:
         json = require("pyarrow.json", "DATA jsonl:", "tables")
-        table = json.read_json(path, json.ReadOptions(block_size=block))
-    return table.select, dict(zip(table.column_names, table.schema.types, strict=True))
+        with readable(path, "JSON lines"):
+            table = json.read_json(path, json.ReadOptions(block_size=block))
+    return Table(dict(zip(table.column_names, table.schema.types, strict=True)), table.select)
 
 
-def _choose_columns(
-    kind: str, path: Path, types: dict[str, Any], label_column: str | None
-) -> tuple[tuple[str, ...], str]:
-    """The columns of images or texts, and that of labels."""
-    names = list(types)
-    if kind == "parquet" and IMAGE in names:
-        return (IMAGE,), _label_column(names, path, label_column)
-    texts = [name for name in names if _is_text(types[name])]
-    if kind == "parquet" and not texts:
+def _image_column(table: Table, path: Path) -> str | None:
+    """The column of images, or None: by its feature, or by its name in a Parquet file."""
+    if table.images is None:
+        return None
+    if noted := table.of_kind("Image"):
+        return _only_image(noted, path)
+    return next((name for name in IMAGE_COLUMNS if name in table.types), None)
+
+
+def _only_image(columns: Sequence[str], path: Path) -> str:
+    """The one column of images, or that of several that is called so."""
+    usual = [name for name in IMAGE_COLUMNS if name in columns]
+    if len(columns) > 1 and not usual:
         raise ValueError(
-            f"{path}: expected a column {IMAGE!r}, or {TEXT_COLUMNS[0]!r}, got {', '.join(names)}."
+            f"{path}: expected one column of images, got {', '.join(columns)}; rename the one to "
+            f"read to {IMAGE_COLUMNS[0]!r}."
         )
-    label = _label_column(names, path, label_column)
-    return _text_columns(texts, label, path, names), label
+    return (*usual, *columns)[0]
 
 
-def _label_column(names: Sequence[str], path: Path, label_column: str | None) -> str:
+def _label_column(
+    names: Sequence[str], path: Path, label_column: str | None, classes: Sequence[str] = ()
+) -> str:
+    """The column of labels; `classes`: those that are noted as such."""
     expected = LABEL_COLUMNS if label_column is None else (label_column,)
     for name in expected:
         if name in names:
             return name
+    if label_column is None and len(classes) == 1:
+        return classes[0]
     raise ValueError(
         f"{path}: expected a column {expected[0]!r}, got {', '.join(names)}; pass "
         "--label-column NAME (label_column=)."
@@ -218,9 +259,12 @@ def _row_names(columns: Sequence[str]) -> list[str]:
 
 
 def _labels(
-    column: Any, source: str, class_names: Sequence[str] | None
+    column: Any, source: str, class_names: Sequence[str] | None, named: Any = None
 ) -> tuple[NDArray[np.int64], list[str] | None]:
-    """Labels (N,) int64, and the names of classes where the column holds names."""
+    """Labels (N,) int64, and the names of classes where the column, or its feature, has names.
+
+    named: a feature's names by number, or None.
+    """
     pa = _arrow("DATA:")
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -229,22 +273,15 @@ def _labels(
     values = column.to_numpy()
     if pa.types.is_boolean(column.type):
         values = values.astype(np.int64)
-    return check_labels(values, source, len(column)), None
-
-
-def _encoded(image: Any, source: str) -> Any:
-    """The column of encoded images, of a struct its field `bytes`."""
-    pa = _arrow("DATA:")
-    if pa.types.is_struct(image.type) and image.type.get_field_index("bytes") >= 0:
-        image = image.field("bytes")
-    if not (pa.types.is_binary(image.type) or pa.types.is_large_binary(image.type)):
+    labels = check_labels(values, source, len(column))
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        return labels, None
+    if labels.max() >= len(named):
         raise ValueError(
-            f"{source}: expected the bytes of image files, or a struct with a field 'bytes', got "
-            f"{image.type}."
+            f"{source}: expected numbers of the {len(named)} classes that its features name, got "
+            f"{labels.max()}."
         )
-    if image.null_count:
-        raise ValueError(f"{source}: expected no empty entries, got {image.null_count}.")
-    return image
+    return renumber(labels, named, class_names)
 
 
 def _is_text(kind: Any) -> bool:

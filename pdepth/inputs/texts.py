@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 TEXT_COLUMNS = ("text", "sentence")  # taken before others
 LABEL_COLUMNS = ("label", "labels")
+IMAGE_COLUMNS = ("image", "img")
 IMAGE, LABEL = "image", "label"  # the entries of a row
 
 

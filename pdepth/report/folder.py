@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
@@ -15,11 +16,13 @@ from typing import Any
 from pdepth.analysis.ensemble import Ensemble
 from pdepth.analysis.groups import Groups
 from pdepth.io import tables
+from pdepth.io.atomic import replacing
 from pdepth.io.journal import ABOUT, KIND, PROBES, READING
 from pdepth.result import DepthResult
 
 TABLE, PICTURE, SUPPORT_TABLE = "depth.parquet", "depth.png", "support.parquet"
 TABLE_OF_K, PICTURE_BY_K = "depth-k{}.parquet", "depth-by-k.png"
+SKIPPED_ROWS = "skipped.csv"
 ENSEMBLE, GROUPS_PICTURE = "ensemble.parquet", "groups.png"
 UNFINISHED = ".unfinished"  # the journal of a run, until it has ended
 
@@ -107,6 +110,7 @@ def write_results(
     *written, picture = (out / name for name in result_names(list(results)))
     for result, table in zip(results.values(), written, strict=True):
         result.save(table)
+    written = [*_write_skipped(next(iter(results.values())), out), *written]
     if not _can_draw():
         picture.unlink(missing_ok=True)  # one of older results must not stay beside new ones
         return written
@@ -117,6 +121,20 @@ def write_results(
     else:
         plot(next(iter(results.values())), picture, images, class_names)
     return [*written, picture]
+
+
+def _write_skipped(result: DepthResult, out: Path) -> list[Path]:
+    """Write which rows of the data were skipped, and why; without any, no file."""
+    path = out / SKIPPED_ROWS
+    path.unlink(missing_ok=True)  # one of older results must not stay beside new ones
+    if not result.skipped:
+        return []
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["data", "row", "reason"])
+        for name, reasons in result.skipped.items():
+            writer.writerows([name, row, reason] for row, reason in reasons.items())
+    return [path]
 
 
 def write_groups(

@@ -19,7 +19,7 @@ from pdepth.result import DepthResult
 
 SAMPLED = 64  # rows whose labels are compared where an input has to be read for each
 CLASS_NAMES, IMAGE_SIZE = "class_names", "image_size"  # in the meta of results
-LABEL_COLUMN = "label_column"  # likewise
+LABEL_COLUMN, AS_IMAGEFOLDER = "label_column", "as_imagefolder"  # likewise
 
 BuiltIn = Mapping[str, Callable[[DepthResult | Ensemble], Any]]
 
@@ -51,6 +51,8 @@ def image_meta(
     meta = {CLASS_NAMES: json.dumps(list(names))} if names else {}
     if options.size:
         meta[IMAGE_SIZE] = str(options.size)
+    if options.as_imagefolder:
+        meta[AS_IMAGEFOLDER] = "yes"
     if label_column is not None:
         meta[LABEL_COLUMN] = label_column
     return meta
@@ -112,25 +114,27 @@ def _open(spec: str, names: Sequence[str] | None, result: DepthResult | Ensemble
     size = int(result.meta[IMAGE_SIZE]) if IMAGE_SIZE in result.meta else None
     data = inputs.load_data(
         spec,
-        inputs.ImageOptions(size),
+        inputs.ImageOptions(size, as_imagefolder=AS_IMAGEFOLDER in result.meta),
         label_column=result.meta.get(LABEL_COLUMN),
         class_names=names,
+        compare=False,
     )
     dataset = inputs.unwrap_loader(data)
-    count = len(result if isinstance(result, DepthResult) else result.labels)
+    count = data_rows(result)
     if hasattr(dataset, "__len__") and len(dataset) != count:
         raise ValueError(f"images: expected {count} rows in {spec}, got {len(dataset)}.")
     if result.labels is not None:
-        rows, labels = _labels(data, count)
-        differing = rows[labels != result.labels[rows]]
+        numbers = _read_rows(result)
+        examples, labels = _labels(data, numbers)
+        differing = numbers[examples[labels != result.labels[examples]]]
         if len(differing):
             raise ValueError(
                 f"images: expected the labels of the results in {spec}, got others in "
-                f"{len(differing)} of {len(rows)} rows, the first of them row {differing[0]}."
+                f"{len(differing)} of {len(examples)} rows, the first of them row {differing[0]}."
             )
     if isinstance(dataset, inputs.TextDataset):
         raise Texts(f"images: expected images in {spec}, got texts; leave out --images.")
-    images = inputs.dataset_images(data, count)
+    images = result_images(result, data)
     if images is None:
         raise ValueError(
             f"images: expected images (H, W, C) or (C, H, W) of 1 or 3 channels in {spec}, got "
@@ -139,15 +143,41 @@ def _open(spec: str, names: Sequence[str] | None, result: DepthResult | Ensemble
     return Images(images, inputs.class_names(data))
 
 
-def _labels(data: inputs.Data, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and their labels: all where no input has to be read for them, else some."""
+def data_rows(result: DepthResult | Ensemble) -> int:
+    """How many rows the data has that a result is of, those that were skipped included."""
+    if not isinstance(result, DepthResult):
+        return len(result.labels)
+    measured = "support" if result.leave_one_out else "queries"
+    return len(result) + len(result.skipped.get(measured, ()))
+
+
+def result_images(result: DepthResult | Ensemble, data: inputs.Data) -> Any:
+    """The images (N,) of a result's examples in its data, or None; see `dataset_images`."""
+    numbers = result.rows if isinstance(result, DepthResult) else None
+    return inputs.dataset_images(data, data_rows(result), numbers)
+
+
+def _read_rows(result: DepthResult | Ensemble) -> NDArray[np.int64]:
+    """The numbers of a result's rows in its data."""
+    if isinstance(result, DepthResult):
+        return result.row_numbers
+    return np.arange(len(result.labels))
+
+
+def _labels(
+    data: inputs.Data, numbers: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Examples and their labels: all where no input has to be read for them, else some.
+
+    numbers: of the examples' rows in the data.
+    """
     known = inputs.known_labels(data)
     if known is not None:
-        return np.arange(count), known
+        return np.arange(len(numbers)), known[numbers]
     dataset = inputs.unwrap_loader(data)
-    rows, labels = [], []
-    for row in np.unique(np.linspace(0, count - 1, SAMPLED).round().astype(np.int64)):
+    examples, labels = [], []
+    for example in np.unique(np.linspace(0, len(numbers) - 1, SAMPLED).round().astype(np.int64)):
         with suppress(*UNREADABLE, TypeError, IndexError):  # a broken picture, or no label
-            labels.append(int(dataset[int(row)][1]))
-            rows.append(row)
-    return np.array(rows, np.int64), np.array(labels, np.int64)
+            labels.append(int(dataset[int(numbers[example])][1]))
+            examples.append(example)
+    return np.array(examples, np.int64), np.array(labels, np.int64)

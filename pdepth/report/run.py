@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from pdepth.depth import prediction_depth
 from pdepth.io.journal import OtherRun
 from pdepth.planning import Plan, plan
 from pdepth.report import folder
+from pdepth.report.pictures import result_images
 from pdepth.result import DepthResult
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class RunOptions:
     input: bool | None = None
     max_width: int | None = None
     output: Output = None
+    skip_unreadable: bool = False
 
     def of_probes(self) -> ProbeOptions:
         """Those that say where a network is probed."""
@@ -72,6 +74,7 @@ class RunOptions:
             "keep_embeddings": self.keep_embeddings,
             "label_column": self.label_column,
             "processor": self.processor,
+            "skip_unreadable": self.skip_unreadable,
         }
 
     def of_depth(self) -> dict[str, Any]:
@@ -106,6 +109,7 @@ def run_to_folder(
     options: RunOptions | None = None,
     *,
     meta: Mapping[str, str] | None = None,
+    class_names: Sequence[str] | None = None,
     overwrite: bool = False,
     progress: bool | Observer = True,
 ) -> Run:
@@ -118,6 +122,7 @@ def run_to_folder(
         out: the folder, made where it is missing. See `pdepth.report.folder` for its files.
         options: of the run.
         meta: text by name, kept in the tables beside that of the result.
+        class_names: of the picture, in place of the data's own.
         overwrite: replace results in the folder, and discard another run that was interrupted.
         progress: as in `pdepth.prediction_depth`.
 
@@ -150,8 +155,8 @@ def run_to_folder(
         images = names = None
         if len(results) == 1:  # the picture of several k shows no images
             shown = support if queries is None else queries
-            images = inputs.dataset_images(shown, len(results[options.k[0]]))
-            names = inputs.class_names(support) or inputs.class_names(shown)
+            images = result_images(results[options.k[0]], shown)
+            names = class_names or inputs.class_names(support) or inputs.class_names(shown)
             names = names or inputs.network_classes(inputs.network_of(model))
         return Run(results, folder.write_results(results, out, images, names))
 

@@ -267,6 +267,7 @@ class ProbeSearch:
         probes: Sequence[tuple[str, int]],
         leave_one_out: bool,
         meta: dict[str, str],
+        rows: NDArray[np.int64] | None = None,
     ) -> DepthResult | dict[int, DepthResult]:
         """The depths; for several k, a dict of them by k. probes: names and widths."""
         results = {}
@@ -291,6 +292,7 @@ class ProbeSearch:
                 tied=encoded.tied if self._keep else None,
                 margins=encoded.margins,
                 meta=dict(meta),
+                rows=rows,
             )
         return results if self._voting.several else results[self._voting.ks[0]]
 

@@ -114,7 +114,7 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
         "--backend", "cpu", "--memory", "2GiB", "--all-votes", "--quiet", "--metric", "cosine",
         "--vote-weights", "exp", "--temperature", "0.1", "--reference", "label",
         "--keep-embeddings", tmp_path / "kept", "--pool", "0=mean", "--pool", "2.*=max",
-        "--no-input", "--max-width", 64, "--output", "-1"
+        "--no-input", "--max-width", 64, "--output", "-1", "--skip-unreadable"
     )  # fmt: skip
     assert sentence == "Error: far enough\n"
     assert passed == {
@@ -141,6 +141,7 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
         "input": False,
         "max_width": 64,
         "output": -1,
+        "skip_unreadable": True,
     }
 
 

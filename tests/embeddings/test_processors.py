@@ -211,6 +211,21 @@ def test_images_of_a_datasets_column():
     )
 
 
+def test_encoded_images_are_turned_and_scaled():
+    """As `datasets` turns them, and as 16 bits a value are meant."""
+    image = pytest.importorskip("PIL.Image")
+    exif = image.Exif()
+    exif[274] = 6
+    mine, deep = image_processor(), np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    file = io.BytesIO()
+    image.fromarray(deep).save(file, "PNG", exif=exif)
+    upright = np.rint(np.rot90(deep, -1) / 257).astype(np.uint8)
+    expected = mine(images=[image.fromarray(upright).convert("RGB")], return_tensors="pt")
+    data = rows_of({"image": [file.getvalue()], "label": [0]})
+    (batch,) = read(data, processor=mine)
+    assert torch.equal(batch.inputs.kwargs["pixel_values"], expected["pixel_values"])
+
+
 def test_arrays_as_images():
     mine = image_processor()
     arrays = np.random.default_rng(0).integers(0, 256, (6, 9, 9, 3), np.uint8)

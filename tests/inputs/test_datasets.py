@@ -134,7 +134,10 @@ def test_files_that_are_something_else(tmp_path, content):
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ({"img": [b"a"], "label": [1]}, "expected a column 'image', or 'text', got img, label"),
+        (
+            {"picture": [b"a"], "label": [1]},
+            "expected a column 'image', or 'text', got picture, label",
+        ),
         (
             {"image": [b"a"], "label": [1.5]},
             r"'label': expected integers of shape \(1,\), got float64",

@@ -25,7 +25,7 @@ from pdepth.report.html.content import (
 from pdepth.report.names import ClassNames, class_name
 from pdepth.report.style import FEW
 from pdepth.report.tables import Table, table_by_k
-from pdepth.result import AGAINST, DepthResult
+from pdepth.result import AGAINST, SKIPPED, DepthResult
 
 LEAD = (
     "A network turns its input into an answer layer by layer. An example's prediction depth is the "
@@ -116,7 +116,7 @@ def _columns(
     rivals: tuple[Int, Int] | None,
     measures: Mapping[str, NDArray[np.float64]],
 ) -> dict[str, Column]:
-    columns = {"row": Column(np.arange(len(result)), "whole", "Row")}
+    columns = {"row": Column(result.row_numbers, "whole", "Row")}
     if result.labels is not None:
         columns["label"] = Column(encode_classes(result.labels, classes), "class", "Label")
     columns["prediction"] = Column(
@@ -390,5 +390,13 @@ def _about(result: DepthResult) -> dict[str, str]:
             for name, width in zip(result.probes, result.widths or result.probes, strict=True)
         ),
     }
-    kept = {name: text for name, text in result.meta.items() if text and name != "class_names"}
+    about |= {
+        f"Rows of {name} that cannot be read": f"{len(reasons):,}, which were skipped"
+        for name, reasons in result.skipped.items()
+    }
+    kept = {
+        name: text
+        for name, text in result.meta.items()
+        if text and name != "class_names" and not name.startswith(SKIPPED)
+    }
     return about | {heading(name): text for name, text in kept.items()}
