@@ -192,7 +192,8 @@ class Batches:
         """Some batches once more, by their numbers."""
         source = self._source
         workers = source.workers if len(numbers) > source.workers else 0
-        return map(self._checked, source.read_again(self._collation, numbers, workers))
+        batches = source.read_again(self._collation, numbers, workers)
+        return map(self._checked, self._within_length(batches))
 
     def _compare(self, number: int, batch: Batch) -> None:
         """Keep a batch's checksum, or compare it with the one that is known."""

@@ -67,7 +67,8 @@ def _sample(caller: Caller, inputs: Inputs, candidates: Sequence[Mask]) -> Input
     if not inputs.sliceable or inputs.rows is None:
         return inputs
     chosen = list(range(min(SAMPLE_ROWS, inputs.rows)))
-    for mask in candidates:
+    said = [mask for mask in candidates if mask.marks != "ids" or mask.explicit]
+    for mask in said or candidates:
         valid = mask.read(caller, inputs)
         if valid is not None and valid.any() and not valid.all():
             fewest = valid.sum(dim=1).masked_fill(~valid.any(dim=1), valid.shape[1])
