@@ -263,7 +263,7 @@ def has_tokens(calls: Iterable[Call], shape: tuple[int, ...]) -> bool:
 
     What a convolution within gives is no tokens.
     """
-    if len(shape) < 3 or (len(shape) == 4 and shape[1] == shape[-1]):
+    if len(shape) < 3:
         return False
     within = [call for top in calls for call in top.walk()]
     if any(call.shape == shape and isinstance(call.module, nn.Conv2d) for call in within):
