@@ -130,24 +130,25 @@ class Units:
             after = [
                 child
                 for before, child in pairwise(call.children)
-                if not trace.is_cut(ends_of(trace, before)) and self._made(before, child)
+                if self._adds(before) and self._made(before, child)
             ]
         groups = [(m, list(c)) for m, c in groupby(call.children, partial(_member, trace, call))]
-        number = 0
         for listed, run in groupby(groups, lambda group: group[0] and group[0][0]):
             members = [children for _, children in run]
-            number += len(members)
             units = [u for children in members for child in children for u in self._parts(child)]
             if listed is None or any(trace.is_cut(unit.ends(trace)) for unit in units):
                 continue
             firsts = [children[0] for children in members]
             made = [child for before, child in pairwise(firsts) if self._made(before, child)]
-            if made and made == firsts[1:]:
+            if made == firsts[1:]:
                 after += made
-                if call.parent is None and number < len(groups):
-                    rest = groups[number][1][:1]
-                    after += [child for child in rest if self._made(firsts[-1], child)]
         return after
+
+    def _adds(self, call: Call) -> bool:
+        """Whether a call gives a part of what a row's values become, and not all of it."""
+        ends = ends_of(self._trace, call)
+        reaching = any(self._trace.reaches_output(node) for node in ends)
+        return reaching and not self._trace.is_cut(ends)
 
     def _made(self, before: Call, call: Call) -> bool:
         """Whether a call's input arose since another call began, and is a cut."""
@@ -263,7 +264,7 @@ def has_tokens(calls: Iterable[Call], shape: tuple[int, ...]) -> bool:
 
     What a convolution within gives is no tokens.
     """
-    if len(shape) < 3 or (len(shape) == 4 and shape[1] == shape[-1]):
+    if len(shape) < 3:
         return False
     within = [call for top in calls for call in top.walk()]
     if any(call.shape == shape and isinstance(call.module, nn.Conv2d) for call in within):
