@@ -189,7 +189,7 @@ def test_folders_whose_classes_differ_are_refused(tmp_path):
     inputs.check_same_classes(a, a)
     with pytest.raises(
         ValueError,
-        match=r"expected the 3 classes of support, got 2, and 'y' differs; open them with load_data",
+        match=r"the 3 classes of support, got 2, and 'y' differs; open them with load_data",
     ):
         inputs.check_same_classes(a, b)
 
