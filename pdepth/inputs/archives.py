@@ -48,6 +48,8 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path) as archive:
             names = list(archive.files)
             arrays = {name: archive[name] for name in names if name in ("x", "y")}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("a member that is no array comes as bytes")
     except PermissionError:
         raise
     except MemoryError:

@@ -161,9 +161,12 @@ def check_same_classes(support: Data, queries: Data) -> None:
     if expected is None or names is None or list(names) == list(expected):
         return
     differing = sorted(set(names) ^ set(expected)) or sorted(names)
+    advice = "take out the queries of other classes"
+    if set(names) <= set(expected):
+        advice = "open them with load_data(..., class_names=class_names(support))"
     raise ValueError(
         f"queries: expected the {len(expected)} classes of support, got {len(names)}, and "
-        f"{differing[0]!r} differs; take out the queries of other classes."
+        f"{differing[0]!r} differs; {advice}."
     )
 
 

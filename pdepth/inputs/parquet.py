@@ -21,6 +21,7 @@ from pdepth.optional import require
 
 BATCH_ROWS = 16  # images in memory at a time; Arrow holds no 2 GiB of them in one piece
 BUFFER = 1 << 20  # bytes of a column that are read from the disk at a time
+FORMS = {"parquet": "Parquet", "csv": "CSV", "jsonl": "JSON lines"}
 METADATA_KEY = b"huggingface"  # of a schema
 # Splits of one dataset that are kept in one folder, as the beginning of a file's name.
 SPLIT = re.compile(r"(train|test|valid|val|dev|eval)[a-z]*(?![a-z])", re.IGNORECASE)
@@ -70,7 +71,7 @@ class ParquetTable:
         self._files = find_files(path)
         with readable(self._files[0]):
             schema = self._parquet.read_schema(self._files[0])
-        self.types: dict[str, Any] = dict(zip(schema.names, schema.types, strict=True))
+            self.types: dict[str, Any] = dict(zip(schema.names, schema.types, strict=True))
         self.features = _features(schema.metadata or {})
 
     def read(self, columns: Sequence[str]) -> Any:
@@ -203,9 +204,9 @@ def open_parquet(parquet: Any, file: Path) -> Any:
 
 
 @contextmanager
-def readable(file: Path, form: str = "Parquet") -> Iterator[None]:
+def readable(file: Path, kind: str = "parquet") -> Iterator[None]:
     """Turn what Arrow raises on a broken file, of many kinds, into a sentence."""
-    pa = require("pyarrow", f"DATA {form}:", "tables")
+    pa = require("pyarrow", f"DATA {kind}:", "tables")
     try:
         yield
     except MemoryError:
@@ -213,8 +214,9 @@ def readable(file: Path, form: str = "Parquet") -> Iterator[None]:
     except PermissionError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-        kind = {"Parquet": "parquet", "CSV": "csv", "JSON lines": "jsonl"}[form]
-        raise ValueError(f"DATA {kind}: expected a readable {form} file, got {file}.") from error
+        raise ValueError(
+            f"DATA {kind}: expected a readable {FORMS[kind]} file, got {file}."
+        ) from error
 
 
 def _features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:

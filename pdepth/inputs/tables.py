@@ -86,11 +86,12 @@ def open_table(kind: str, path: Path, options: TableOptions) -> Dataset[Any]:
                 f"{path}, column {name!r}: expected no empty entries, got {table[name].null_count}."
             )
     named = source.features.get(label, {}).get("names")
-    labels, class_names = _labels(
-        table[label], f"{path}, column {label!r}", options.class_names, named
-    )
-    if image is None:
+    with readable(path, kind):  # Arrow notices what is no UTF-8 as it becomes text
+        labels, class_names = _labels(
+            table[label], f"{path}, column {label!r}", options.class_names, named
+        )
         columns = [table[name].to_pylist() for name in values]
+    if image is None:
         row_names = _row_names(values)
         return TextDataset(
             lambda row: {name: col[row] for name, col in zip(row_names, columns, strict=True)},
@@ -181,9 +182,9 @@ def _table(kind: str, path: Path) -> Table:
         parquet = ParquetTable(path)
         return Table(parquet.types, parquet.read, parquet.features, parquet.images)
     block = min(path.stat().st_size + 1, BLOCK)
-    if kind == "csv":
-        csv = require("pyarrow.csv", "DATA csv:", "tables")
-        with readable(path, "CSV"):
+    with readable(path, kind):
+        if kind == "csv":
+            csv = require("pyarrow.csv", "DATA csv:", "tables")
             table = csv.read_csv(
                 path,
                 csv.ReadOptions(block_size=block),
@@ -191,11 +192,10 @@ def _table(kind: str, path: Path) -> Table:
                     delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True
                 ),
             )
-    else:
-        json = require("pyarrow.json", "DATA jsonl:", "tables")
-        with readable(path, "JSON lines"):
+        else:
+            json = require("pyarrow.json", "DATA jsonl:", "tables")
             table = json.read_json(path, json.ReadOptions(block_size=block))
-    return Table(dict(zip(table.column_names, table.schema.types, strict=True)), table.select)
+        return Table(dict(zip(table.column_names, table.schema.types, strict=True)), table.select)
 
 
 def _image_column(table: Table, path: Path) -> str | None:

@@ -188,7 +188,8 @@ def test_folders_whose_classes_differ_are_refused(tmp_path):
     b = load_data(f"imagefolder:{image_folder(tmp_path / 'b', {n: [pixels(2, 2)] for n in 'xz'})}")
     inputs.check_same_classes(a, a)
     with pytest.raises(
-        ValueError, match="queries: expected the 3 classes of support, got 2, and 'y'"
+        ValueError,
+        match=r"the 3 classes of support, got 2, and 'y' differs; open them with load_data",
     ):
         inputs.check_same_classes(a, b)
 
