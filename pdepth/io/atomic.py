@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.(tmp|removed)")
+LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|removed)")
 
 
 @contextmanager
@@ -66,11 +66,12 @@ def remove_folder(path: Path, after: Callable[[], object] = lambda: None) -> Non
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove from a folder what `replacing`, `replacing_folder` and `remove_folder` leave within it
-    when they are killed. No other process may be writing there."""
+    when they are killed; of one file or folder, or of all. No other process may write them."""
     for path in folder.glob(".*"):
-        if LEFTOVER.fullmatch(path.name):
+        match = LEFTOVER.fullmatch(path.name)
+        if match and name in (None, match[1]):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

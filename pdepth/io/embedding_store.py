@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -292,13 +292,8 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
     path.mkdir(exist_ok=True)
     try:
         with locked(path / LOCK, f"keep_embeddings: {path}"):
-            try:
-                _check_target(path, finished=True)
-                yield path
-            finally:
-                if os.listdir(path) == [LOCK]:
-                    with suppress(PermissionError):  # of systems that keep open files
-                        (path / LOCK).unlink()
+            _check_target(path, finished=True)
+            yield path
     finally:
         if is_new and not os.listdir(path):
             path.rmdir()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
@@ -15,9 +16,10 @@ LOCK = ".lock"  # of a directory, within it
 def locked(
     path: Path, what: str, *, wait: float = 0.0, then: str = "wait, or use another directory"
 ) -> Iterator[None]:
-    """Hold the lock file `path`, which stays; the system releases it however the process ends.
+    """Hold the lock file `path`; the system releases it however the process ends.
 
-    what: the sentence's first words, "run_dir: DIR". wait: seconds.
+    Its holder removes the file in the end, where the system lets it. what: the sentence's first
+    words, "run_dir: DIR". wait: seconds.
 
     Raises BlockingIOError where another process holds it all that time, and OSError on a file
     system that cannot lock.
@@ -25,16 +27,34 @@ def locked(
     try:
         lock = _lock_of(path)
         lock.acquire(timeout=wait)
+        while not _is_current(lock, path):  # but a file that its last holder has removed
+            lock.release()
+            lock.acquire(timeout=wait)
     except Timeout:
         raise BlockingIOError(f"{what} is in use by another process; {then}.") from None
     except (OSError, NotImplementedError) as error:
+        with suppress(OSError):
+            path.unlink()
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
         raise _cannot_lock(what, error) from None
     try:
         yield
     finally:
+        with suppress(FileNotFoundError, PermissionError):  # some keep files that are open
+            path.unlink()
         lock.release()
+
+
+def _is_current(lock: BaseFileLock, path: Path) -> bool:
+    """Whether the file that is locked has the name by which others find it."""
+    descriptor = getattr(getattr(lock, "_context", None), "lock_file_fd", None)
+    if descriptor is None or os.name != "posix":
+        return True
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock_of(path: Path) -> BaseFileLock:

@@ -182,7 +182,7 @@ def test_a_network_that_differs_at_each_pass_goes_to_disk(
     depth(model=Random(), memory=ROW * 80, run_dir=tmp_path / "run")  # which keeps them
     assert calls == ["disk"]
     remaining = {path.name.split("-")[0] for path in (tmp_path / "run").iterdir()}
-    assert remaining == {".embeddings", ".lock", "about.json", "reading.npz", "votes"}
+    assert remaining == {".embeddings", "about.json", "reading.npz", "votes"}
 
 
 def test_data_that_changes_on_the_way_is_noticed() -> None:
