@@ -34,6 +34,7 @@ from pdepth.io.embedding_store import (
     open_store,
     relabel,
     reopen,
+    tidy,
     writing,
 )
 from pdepth.io.journal import Journal, OtherRun
@@ -181,6 +182,7 @@ class _Resuming:
         if target.name != INNER:
             return open_store(target)
         try:
+            tidy(target)
             return open_store(target)
         except ValueError as error:
             self.job.note(f"{error} It is written anew")

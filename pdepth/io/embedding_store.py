@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from pdepth.arrays.rows import Rows, raw_bytes, rows_of
 from pdepth.io.array_files import NOTHING_KEPT, ArrayFile, check_content, loaded, mapped, path_of
-from pdepth.io.atomic import disk, replacing
+from pdepth.io.atomic import disk, remove_leftovers, replacing
 from pdepth.io.locks import LOCK, locked
 
 KIND, VERSION = "pdepth embeddings", 2  # raised when an older pdepth could not read it
@@ -270,10 +270,14 @@ def relabel(store: EmbeddingStore, labels: Sequence[Any], fingerprints: Sequence
         entry["fingerprint"] = fingerprint
         _sync_folder(store.path / part)
     _write_manifest(store.path, manifest)
-    _remove_old_labels(store.path, manifest)
+    tidy(store.path)
 
 
-def _remove_old_labels(path: Path, manifest: Mapping[str, Any]) -> None:
+def tidy(path: Path) -> None:
+    """Remove what a writer leaves in a finished store that is killed at the very end."""
+    manifest = _manifest(path)
+    (path / UNFINISHED).unlink(missing_ok=True)
+    remove_leftovers(path)
     used = {about["file"] for about in _files(manifest)}
     for file in path.glob("*/labels*.npy"):
         if f"{file.parent.name}/{file.name}" not in used:
@@ -293,6 +297,8 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         with locked(path / LOCK, f"keep_embeddings: {path}"):
             _check_target(path, finished=True)
+            if is_store(path):
+                tidy(path)
             yield path
     finally:
         if is_new and not os.listdir(path):
