@@ -178,7 +178,8 @@ class Journal:
         self.write(READING, arrays)
         self._identity = _identity_of(arrays)
         for file in self.path.glob("*.npz"):
-            if file.stem != READING and not self._is_of_this_run(file):
+            is_part = file.stem != READING and not file.name.startswith(".")
+            if is_part and not self._is_of_this_run(file):
                 file.unlink()
 
     def _is_of_this_run(self, path: Path) -> bool:
