@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -156,10 +156,10 @@ class _Resuming:
         if store is None and (known is None or self.job.rows is None):
             embeddings, reading = self._anew()
             if known is not None:
-                self._tell(changes(known.rows, [r.known_rows for r in self.job.readers]))
+                self._tell(self._changes(known.rows, [r.known_rows for r in self.job.readers]))
             return embeddings, reading
         rows = [reader.read_rows() for reader in self.job.readers]
-        changed = None if known is None else changes(known.rows, rows)
+        changed = None if known is None else self._changes(known.rows, rows)
         if known is not None and not (changed and changed.inputs):
             self._check_network(known.first)
         if store is not None:
@@ -173,6 +173,9 @@ class _Resuming:
         embeddings = self.start.stack.enter_context(self.start.plan())
         embeddings.resume(known.reading)
         return embeddings, known.reading
+
+    def _changes(self, then: list[Rows], now: list[Rows]) -> Changes:
+        return changes(then, now, self.job.readers)
 
     def _store(self) -> EmbeddingStore | None:
         """The finished store in the target, if there is one."""
@@ -197,11 +200,11 @@ class _Resuming:
         of_store = None
         if not difference:
             parts = [_rows_of(part) for part in store.parts]
-            of_store = changes(parts, rows)
+            of_store = self._changes(parts, rows)
             if self.known is None:
                 difference = str(of_store or "")
             elif of_store and of_store.inputs:
-                if changed and not changes(self.known.rows, parts).inputs:
+                if changed and not self._changes(self.known.rows, parts).inputs:
                     self._tell(changed)
                     reopen(store.path)
                     return self._anew()
@@ -305,14 +308,15 @@ class Changes:
         return f"{' and '.join(texts)} differ"
 
 
-def changes(then: list[Rows], now: list[Rows]) -> Changes:
-    """What differs between two readings of support and queries."""
+def changes(then: list[Rows], now: list[Rows], readers: Sequence[Batches]) -> Changes:
+    """What differs between two readings of support and queries; rows have the data's numbers."""
 
     def of(name: str) -> tuple[str, ...]:
         texts = []
-        for part, before, after in zip(("support", "query"), then, now, strict=False):
+        parts = ("support", "query")
+        for part, before, after, reader in zip(parts, then, now, readers, strict=False):
             if len(rows := differing(getattr(before, name), getattr(after, name))):
-                texts.append(f"{part} {ranges(rows)}")
+                texts.append(f"{part} {ranges(reader.numbers(rows))}")
         return tuple(texts)
 
     return Changes(of("checksums"), of("labels"))

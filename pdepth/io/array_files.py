@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,6 @@ from pdepth.io.atomic import disk
 
 NOTHING_KEPT = "nothing was kept"
 CHUNK_BYTES = 1 << 24  # bytes that are written, or checked, at a time
-NAME = re.compile(r"\w+/[\w-]+\.npy")
 
 
 class ArrayFile:
@@ -88,7 +86,7 @@ def check_content(path: Path, about: Mapping[str, Any]) -> None:
 
 def mapped(folder: Path, about: Mapping[str, Any]) -> Any:
     """A file's array as a memory map whose changes stay in memory; its header is checked."""
-    path = path_of(folder, about)
+    path = folder / str(about["file"])
     _check_size(path, about["bytes"])
     shape, dtype = tuple(about["shape"]), numpy_type(about["dtype"])
     with path.open("rb") as file:
@@ -119,17 +117,8 @@ def mapped(folder: Path, about: Mapping[str, Any]) -> Any:
 def loaded(folder: Path, about: Mapping[str, Any]) -> NDArray[Any]:
     """As `mapped`, of a small file whose content is checked at once."""
     array: NDArray[Any] = mapped(folder, about)
-    check_content(path_of(folder, about), about)
+    check_content(folder / str(about["file"]), about)
     return array
-
-
-def path_of(folder: Path, about: Mapping[str, Any]) -> Path:
-    """Where a file is. Raises ValueError for a name that leads elsewhere."""
-    if not NAME.fullmatch(about["file"]):
-        raise ValueError(
-            f"{folder}: expected names of files within the store, got {about['file']!r}."
-        )
-    return folder / str(about["file"])
 
 
 def _check_size(path: Path, size: int) -> None:

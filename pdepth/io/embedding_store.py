@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays.rows import Rows, raw_bytes, rows_of
-from pdepth.io.array_files import NOTHING_KEPT, ArrayFile, check_content, loaded, mapped, path_of
+from pdepth.io.array_files import NOTHING_KEPT, ArrayFile, check_content, loaded, mapped
 from pdepth.io.atomic import disk, remove_leftovers, replacing
 from pdepth.io.locks import LOCK, locked
 
@@ -127,7 +127,7 @@ class EmbeddingStore:
 
     def _check(self, which: Callable[[dict[str, Any]], bool]) -> None:
         for about in filter(which, _files(_manifest(self.path))):
-            check_content(path_of(self.path, about), about)
+            check_content(self.path / about["file"], about)
 
 
 def open_store(path: str | os.PathLike[str]) -> EmbeddingStore:

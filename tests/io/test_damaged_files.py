@@ -152,7 +152,7 @@ def test_a_manifest_cannot_name_files_elsewhere(name: str, tmp_path: Path) -> No
     manifest = _store_of_version_1(tmp_path)
     manifest["parts"]["support"]["labels"]["file"] = name
     (tmp_path / "kept/manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"expected names of files within the store, got '"):
+    with pytest.raises(ValueError, match=r"expected names of files inside the store, got '"):
         pdepth.open_store(tmp_path / "kept")
 
 
