@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -24,9 +25,11 @@ from pdepth.backends import backend_named
 from pdepth.embeddings.calling import Output, at_rest, device_of, unwrap
 from pdepth.embeddings.capture import footprint
 from pdepth.embeddings.collect import Embeddings, HeldEmbeddings, Job, Reading
-from pdepth.embeddings.dataset import Changed, DataOptions
+from pdepth.embeddings.dataset import DataOptions
 from pdepth.embeddings.placement import VERSION, Layers, Pools, ProbeOptions, check_layers
-from pdepth.io.journal import PROBES, READING, Journal, OtherRun
+from pdepth.embeddings.resuming import Start
+from pdepth.io.embedding_store import Origin, claimed, fingerprint_of, holds_store, is_store
+from pdepth.io.journal import PROBES, Journal
 from pdepth.progress import Observer, ProbeMeter, fastest, watch
 from pdepth.result import SKIPPED, DepthResult
 from pdepth.search.backward import ProbeSearch, Targets
@@ -34,8 +37,6 @@ from pdepth.votes import VotingOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from pdepth.io.embedding_store import EmbeddingStore, Writer
 
 
 class ModelOptions(VotingOptions, total=False):
@@ -149,7 +150,8 @@ def prediction_depth(
     keep_embeddings: a new or empty directory, or one that was left unfinished, that keeps the
         embeddings, labels and predictions for `pdepth.open_store`; they need not fit into memory.
     run_dir: a directory for the journal of the run. After an interruption the same call resumes
-        from it, and ends with the same votes.
+        from it, and ends with the same votes. Data that have changed since, and the code of the
+        network, are noticed: see "Memory, and runs that resume" in the documentation.
     progress: True (standard error), False, or a callable that takes `pdepth.progress.Event`s.
 
     Raises ValueError and TypeError for wrong arguments, before any work where the argument alone
@@ -168,7 +170,7 @@ def prediction_depth(
     probe_options = ProbeOptions(layers, pool, input, max_width, output)
     with (
         watch(progress) as observer,
-        _keeping(keep_embeddings, run_dir) as kept,
+        _kept(keep_embeddings, run_dir) as target,
         at_rest(model, target_device),
         ExitStack() as stack,
     ):
@@ -180,20 +182,19 @@ def prediction_depth(
         )  # fmt: skip
         reference = _of_read_rows(reference, job)
         meta = job.layout.meta() | _skipped(job)
-        journal, network = None, ""
-        if run_dir is not None or kept is not None:
-            network = fingerprint_of_network(model)
+        journal, origin = None, Origin(layout=job.layout.description, meta=meta)
+        if run_dir is not None or target is not None:
+            origin = replace(origin, network=fingerprint_of_network(model))
         if run_dir is not None:
-            about = _run_of(job, options, network) | {
+            about = _run_of(job, options, origin.network) | {
                 "reference": _reference_name(reference),
                 "early_exit": str(early_exit),
                 "return_counts": str(return_counts),
             }
             journal = stack.enter_context(closing(Journal(run_dir, about)))
         rate = product_rate(job.home) if not job.fits or progress is not False else None
-        embeddings = stack.enter_context(plan_embeddings(job, rate, kept, run_dir, network, meta))
-
-        reading = _read(job, embeddings, journal)
+        start = Start(job, origin, target, partial(plan_embeddings, job, rate, run_dir), stack)
+        embeddings, reading = start.anew() if journal is None else start.with_journal(journal)
         problem = _problem_of(job, reading, options)
         targets = Targets.of(problem, reading.predictions, reading.labels[-1], reference)
 
@@ -217,28 +218,18 @@ def prediction_depth(
 
 
 def plan_embeddings(
-    job: Job,
-    search_rate: float | None,
-    kept: Writer | EmbeddingStore | None,
-    run_dir: str | os.PathLike[str] | None,
-    network: str,
-    meta: dict[str, str],
+    job: Job, search_rate: float | None, run_dir: str | os.PathLike[str] | None
 ) -> Embeddings:
-    """Choose where the embeddings of a job are: in memory, on disk, or computed again.
+    """Choose where the embeddings of a job are that are not kept: in memory, or computed again.
 
     Raises MemoryError where not even single rows of a probe could be searched.
     """
-    recomputed = kept is None and not job.fits
-    for reader in job.readers:
-        reader.remembers = recomputed or run_dir is not None
-    if kept is not None:
-        from pdepth.embeddings.kept import KeptEmbeddings
-
-        return KeptEmbeddings(job, kept, network, meta)
-    if not recomputed:
+    if job.fits:
         return HeldEmbeddings(job)
     from pdepth.embeddings.recompute import RecomputedEmbeddings
 
+    for reader in job.readers:
+        reader.remembers = True
     check_least(job)
     return RecomputedEmbeddings(job, search_rate, None if run_dir is None else Path(run_dir))
 
@@ -312,8 +303,6 @@ def check_device(device: str | torch.device | None) -> torch.device | None:
 
 def fingerprint_of_network(model: nn.Module) -> str:
     """The fingerprint of the network's weights; hashing them takes a while."""
-    from pdepth.io.embedding_store import fingerprint_of
-
     return fingerprint_of(unwrap(model).state_dict())
 
 
@@ -333,34 +322,6 @@ def _problem_of(job: Job, reading: Reading, options: SearchOptions) -> Problem:
         num_threads=options.num_threads,
         device=job.home,
     )
-
-
-def _read(job: Job, embeddings: Embeddings, journal: Journal | None) -> Reading:
-    """Read the data for the first time, or what an earlier run wrote of that."""
-    if journal is None:
-        return embeddings.read()
-    known = journal.read(READING)
-    if known is None:
-        reading = embeddings.read()
-        arrays = {"predictions": reading.predictions}
-        for reader, of_reader in zip(job.readers, reading.labels, strict=True):
-            arrays[f"{reader.what} labels"] = of_reader
-            arrays[f"{reader.what} checks"] = np.array(reader.checks, np.int64)
-        journal.write(READING, arrays)
-        return reading
-    for reader in job.readers:
-        try:
-            reader.expect(known[f"{reader.what} checks"].tolist())
-        except Changed as error:
-            what = str(error).partition(";")[0]
-            raise OtherRun(
-                f"run_dir {journal.path} holds a run of other data: {what}; use another directory "
-                "to begin anew."
-            ) from None
-    labels = [known[f"{reader.what} labels"] for reader in job.readers]
-    reading = Reading(labels, known["predictions"])
-    embeddings.resume(reading)
-    return reading
 
 
 def _run_of(job: Job, options: SearchOptions, network: str) -> dict[str, str]:
@@ -384,10 +345,10 @@ def _run_of(job: Job, options: SearchOptions, network: str) -> dict[str, str]:
 
 
 @contextmanager
-def _keeping(
+def _kept(
     path: str | os.PathLike[str] | None, run_dir: str | os.PathLike[str] | None
-) -> Iterator[Writer | EmbeddingStore | None]:
-    """A writer of embeddings to `path`; or, of a run that resumes, the finished store."""
+) -> Iterator[Path | None]:
+    """The directory that keeps embeddings, which no other process uses meanwhile."""
     if path is None:
         yield None
         return
@@ -395,18 +356,10 @@ def _keeping(
         raise ValueError(
             f"keep_embeddings: expected another directory than run_dir, got {path} for both."
         )
-    from pdepth.io.embedding_store import is_store, open_store, writing
-
-    if run_dir is not None and (Path(run_dir) / f"{READING}.npz").exists():
-        if not is_store(path):
-            raise ValueError(
-                f"keep_embeddings: expected the store of the run in {run_dir}, which has read its "
-                f"data already, got {path}; use another run_dir to begin anew."
-            )
-        yield open_store(path)
-    else:
-        with writing(path) as writer:
-            yield writer
+    with claimed(path) as target:
+        if run_dir is None and is_store(target):
+            raise holds_store(target)
+        yield target
 
 
 def _of_read_rows(reference: Any, job: Job) -> Any:

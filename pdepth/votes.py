@@ -292,6 +292,8 @@ def depth_from_embeddings(
             if value is not None:
                 raise TypeError(f"{name}: expected None beside a store, which has its own.")
         store, meta = support, dict(support.meta)
+        for probe in store.probes:
+            store.check(probe)
         labels, predictions, query_labels = _of_store(
             store, labels, predictions, query_labels, query_rows
         )

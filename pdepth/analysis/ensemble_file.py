@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,6 +22,8 @@ from pdepth import __version__, inputs
 from pdepth.analysis import networks as network_members
 from pdepth.analysis.ensemble import Ensemble, Member
 from pdepth.embeddings.placement import VERSION as PLACEMENT_VERSION
+from pdepth.io.atomic import remove_leftovers
+from pdepth.io.locks import locked
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,6 +42,7 @@ __all__ = [
 
 NetworkSource: TypeAlias = "Callable[[Sequence[int]], Iterable[tuple[int, nn.Module, Any]]]"
 """From the numbers of networks to (number, network, rows that it was held out from) of each."""
+LONGEST_WAIT = 600.0  # seconds that another process may take to add a network
 VERSION = "pdepth"  # the entry of meta that may differ between runs
 
 
@@ -127,9 +131,12 @@ def add_networks(
     *,
     k: int = 30,
     on_member: Callable[[Member], None] | None = None,
+    overwrite: bool = False,
     **options: Unpack[ModelOptions],
 ) -> Ensemble:
-    """Measure the networks that an ensemble lacks, and write its file anew after each.
+    """Measure the networks that an ensemble lacks, and add each to its file.
+
+    Processes may share a file: each network is added to those that are in it by then.
 
     Args:
         ensemble: of earlier networks, as `resume_ensemble` returns it; None for a new one.
@@ -141,19 +148,25 @@ def add_networks(
         meta: the settings, kept in a new ensemble.
         k, options: as in `pdepth.prediction_depth`.
         on_member: called after each network is counted and written.
+        overwrite: replace the file with the first network.
 
     Raises:
         ValueError: `networks` yielded fewer than are missing; those it yielded are in the file.
+        FileExistsError: the file has networks of other settings.
     """
     counted = () if ensemble is None else ensemble.names
     missing = [number for number in numbers if number not in counted]
     for member in network_members.measure_all(networks(missing), data, k=k, **options):
-        if ensemble is None:
-            ensemble = Ensemble(member.labels)
-            ensemble.meta = {**meta, VERSION: __version__}
-        ensemble.add(member)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        ensemble.save(path)
+        with file_locked(path):
+            ensemble = resume_ensemble(path, meta, overwrite=overwrite) or ensemble
+            if ensemble is None:
+                ensemble = Ensemble(member.labels)
+                ensemble.meta = {**meta, VERSION: __version__}
+            if member.name not in ensemble.names:  # else another process has added it
+                ensemble.add(member)
+            ensemble.save(path)
+        overwrite = False
         if on_member is not None:
             on_member(member)
     absent = [number for number in missing if ensemble is None or number not in ensemble.names]
@@ -164,6 +177,16 @@ def add_networks(
             + (f"; pass --networks {count} for these alone." if count > 1 else ".")
         )
     return ensemble
+
+
+@contextmanager
+def file_locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold an ensemble's file, whose folder exists, while it is read, added to and written."""
+    path = Path(path)
+    then = f"it was waited for {LONGEST_WAIT:.0f} s"
+    with locked(path.with_name(f".{path.name}.lock"), f"{path}", wait=LONGEST_WAIT, then=then):
+        remove_leftovers(path.parent, path.name)
+        yield
 
 
 def read_networks(

@@ -131,6 +131,7 @@ def ensemble(
     from pdepth.analysis.ensemble_file import (
         EnsembleSettings,
         add_networks,
+        file_locked,
         merge_ensembles,
         resume_ensemble,
     )
@@ -141,7 +142,9 @@ def ensemble(
         folder.check_out(out, (folder.ENSEMBLE, folder.GROUPS_PICTURE), overwrite=overwrite)
         result = merge_ensembles(merge)
         out.mkdir(parents=True, exist_ok=True)
-        result.save(out / folder.ENSEMBLE)
+        with file_locked(out / folder.ENSEMBLE):
+            folder.check_out(out, (folder.ENSEMBLE,), overwrite=overwrite)
+            result.save(out / folder.ENSEMBLE)
     else:
         folder.check_out(out, ())
         settings = EnsembleSettings(
@@ -172,6 +175,7 @@ def ensemble(
             out / folder.ENSEMBLE,
             settings.meta(),
             on_member=None if quiet else _print_member,
+            overwrite=overwrite,
             layers=demo.LAYERS if data is None and layers == "auto" else layers,
             pool=settings.pool,
             input=settings.input,

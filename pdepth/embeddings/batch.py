@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pdepth.arrays.rows import raw_bytes
@@ -94,12 +95,43 @@ class Batch(NamedTuple):
         yield from sorted(self.inputs.tensors(), key=lambda named: named[0])
         yield "labels", self.labels
 
-    def checksum(self) -> int:
-        """CRC-32 of the bytes of all tensors, in the order of `tensors`."""
-        checksum = 0
-        for _, tensor in self.tensors():
-            checksum = crc32(raw_bytes(_dense(tensor)), checksum)
-        return checksum
+    def row_checksums(self) -> NDArray[np.uint64]:
+        """(B,) 64 bits of BLAKE2b over each row's inputs: names, types, shapes and values.
+
+        Of rows that are padded to the batch's longest, over what their attention mask takes and the
+        first of their padding. What is no tensor of rows (graphs, a mask for all rows) counts for
+        each of them.
+        """
+        rows, tensors = len(self.labels), sorted(self.inputs.tensors(), key=lambda named: named[0])
+        mask = self.inputs.kwargs.get("attention_mask")
+        kept: list[Tensor] = []
+        longest = torch.Size()
+        if isinstance(mask, Tensor) and mask.ndim == 2 and len(mask) == rows:
+            kept, longest = _unpadded(mask), mask.shape[1:]
+        common = blake2b(digest_size=8)
+        parts: list[tuple[Any, int]] = []  # of each tensor the bytes, and how many a row has
+        ragged: list[Tensor] = []
+        for name, tensor in tensors:
+            dense = _dense(tensor).detach().cpu()
+            of_rows = self.inputs.graph is None and dense.ndim > 0 and len(dense) == rows
+            is_padded = bool(kept) and of_rows and dense.shape[1:2] == longest
+            shape = dense.shape[1 + is_padded :] if of_rows else dense.shape
+            common.update(f"{name} {tensor.dtype} {tuple(shape)} {of_rows}".encode())
+            if is_padded:
+                ragged.append(dense)
+            elif of_rows:
+                parts.append((raw_bytes(dense), dense[0].numel() * dense.element_size()))
+            else:
+                common.update(raw_bytes(dense))
+        digests = bytearray()
+        for row in range(rows):
+            digest = common.copy()
+            for content, size in parts:
+                digest.update(content[row * size : (row + 1) * size])
+            for dense in ragged:
+                digest.update(raw_bytes(dense[row][kept[row]]))
+            digests += digest.digest()
+        return np.frombuffer(bytes(digests), np.uint64)
 
     def same_as(self, other: Batch) -> bool:
         """Whether all tensors have the same names, types, shapes and bits."""
@@ -108,6 +140,13 @@ class Batch(NamedTuple):
             name == other_name and _same_bits(tensor, other_tensor)
             for (name, tensor), (other_name, other_tensor) in zip(mine, others, strict=True)
         )
+
+
+def _unpadded(mask: Tensor) -> list[Tensor]:
+    """Of each row of a mask (B, T) the positions that count, and the first of the others."""
+    valid = mask.detach().cpu() != 0
+    first = (~valid).int().argmax(dim=1, keepdim=True)
+    return [row.nonzero().flatten() for row in valid.scatter(1, first, True)]
 
 
 def _same_bits(left: Tensor, right: Tensor) -> bool:

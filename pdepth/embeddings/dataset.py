@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from itertools import chain
 from typing import Any
 
@@ -58,10 +59,10 @@ class Batches:
     first: the first batch, checked.
     rows: how many rows will come, or None where the dataset does not say.
     readable: which rows of the data these are, where those that cannot be read are skipped.
-    checks: where it `remembers`, the checksum of each batch that has been read, in order; one that
-        is known beforehand, from an earlier run, is compared.
-    Iterating yields every batch, the first included, once, and raises ValueError where they are not
-    as many rows as that; `again` reads some once more.
+    checks: where it `remembers`, labels and checksums of each batch that has been read, in order,
+        with which every later reading is compared.
+    Iterating yields every batch, the first included, and raises ValueError where they are not as
+    many rows as that; `again` reads some once more.
     """
 
     def __init__(
@@ -88,7 +89,6 @@ class Batches:
         options = options or DataOptions()
         check_processor(options.processor)
         self.what = what
-        self.on_batch: Callable[[Batch], None] = lambda batch: None  # sees each batch first
         self._source = source_of(data, what, batch_size)
         self.readable: Readable | None = None  # of data of which some rows are skipped
         if options.skip_unreadable:
@@ -97,23 +97,26 @@ class Batches:
         self._collation = Collation(self._source.collate, options.label_column, options.processor)
         self._pads = options.processor is not None
         self.rows: int | None = self._source.rows
-        self.checks: list[int] = []
+        self.checks: list[Rows] = []
         self.remembers = False  # whether readings keep and compare checksums
-        self._batches = self._source.read(self._collation)
-        first = next(self._batches, None)
+        batches = self._source.read(self._collation)
+        first = next(batches, None)
         if first is None:
             raise ValueError(f"{what}: expected at least one (input, label) row, got none.")
         self.first: Batch = self._checked(first)
+        self._rest: Iterator[Any] | None = batches  # until they have been read
         self.check_repeats()
 
     def __iter__(self) -> Iterator[Batch]:
         done = 0
-        batches = chain([self.first], map(self._checked, self._within_length(self._batches)))
+        first = [] if self._rest is None else [self.first]
+        rest = self._source.read(self._collation) if self._rest is None else self._rest
+        self._rest = None
+        batches = chain(first, map(self._checked, self._within_length(rest)))
         for number, batch in enumerate(batches):
             done += len(batch.labels)
             if self.rows is not None and done > self.rows:
                 raise ValueError(f"{self.what}: expected {self.rows} rows by its length, got more.")
-            self.on_batch(batch)
             if self.remembers:
                 self._compare(number, batch)
             yield batch
@@ -129,6 +132,21 @@ class Batches:
                 f"{self.what}: expected {self.rows} rows by its length, got an IndexError for one "
                 f"of them: {error}"
             ) from error
+
+    def read_rows(self) -> Rows:
+        """All rows as they are now; the network does not run."""
+        self.remembers = True
+        for _ in self:
+            pass
+        return self.known_rows
+
+    @property
+    def known_rows(self) -> Rows:
+        """All rows that have been read; where it `remembers`."""
+        return Rows(
+            np.concatenate([rows.labels for rows in self.checks]),
+            np.concatenate([rows.checksums for rows in self.checks]),
+        )
 
     @property
     def batch_rows(self) -> int | None:
@@ -167,7 +185,7 @@ class Batches:
         with _random_state_kept():
             for batch in self._source.read_again(self._collation, [0] * (1 + workers), workers):
                 if not self.first.same_as(self._checked(batch)):
-                    raise self._changed(0, self.first)
+                    raise self._changed(0, np.arange(len(self.first.labels)))
 
     def again(self, numbers: Iterable[int]) -> Iterator[tuple[int, Batch]]:
         """The first row and the rows of some batches, by their numbers, as they were first read.
@@ -180,14 +198,6 @@ class Batches:
             self._compare(number, batch)
             yield number * size, batch
 
-    def expect(self, checks: list[int]) -> None:
-        """The checksums of an earlier reading; the first and last batch are compared at once."""
-        self.checks = checks
-        self._compare(0, self.first)
-        if self.batch_rows is not None and len(checks) > 1:
-            for _ in self.again([len(checks) - 1]):
-                pass
-
     def _read(self, numbers: list[int]) -> Iterator[Batch]:
         """Some batches once more, by their numbers."""
         source = self._source
@@ -196,20 +206,19 @@ class Batches:
         return map(self._checked, self._within_length(batches))
 
     def _compare(self, number: int, batch: Batch) -> None:
-        """Keep a batch's checksum, or compare it with the one that is known."""
-        checksum = batch.checksum()
+        """Keep a batch's labels and checksums, or compare them with those that are known."""
+        rows = Rows(batch.labels.numpy(), batch.row_checksums())
         if number == len(self.checks):
-            self.checks.append(checksum)
-        elif number < len(self.checks) and self.checks[number] != checksum:
-            raise self._changed(number, batch)
+            self.checks.append(rows)
+        elif number < len(self.checks) and len(changed := rows.other_than(self.checks[number])):
+            raise self._changed(number, changed)
 
-    def _changed(self, number: int, batch: Batch) -> Changed:
-        begin = number * (self._source.batch_size or 1)
-        first, last = self.numbers(np.array([begin, begin + len(batch.labels) - 1]))
+    def _changed(self, number: int, rows: NDArray[np.int64]) -> Changed:
+        """rows: of a batch, by their places in it."""
+        rows = self.numbers(number * (self._source.batch_size or 1) + rows)
         return Changed(
-            f"{self.what}: expected the same values at each reading, got others in rows "
-            f"{first}-{last}; read without random transforms: "
-            "dataset.transform = the evaluation transform."
+            f"{self.what}: expected the same values at each reading, got others in {ranges(rows)}; "
+            "read without random transforms: dataset.transform = the evaluation transform."
         )
 
     def numbers(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -230,6 +239,43 @@ class Batches:
                 f"{len(labels)} labels{nodes}."
             )
         return Batch(inputs, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What a run remembers of a dataset: labels (n,) int64, and checksums (n,) uint64 of inputs."""
+
+    labels: NDArray[np.int64]
+    checksums: NDArray[np.uint64]
+
+    def other_than(self, other: Rows) -> NDArray[np.int64]:
+        """The numbers of rows that differ in label or inputs."""
+        labels, inputs = (
+            differing(getattr(other, name), getattr(self, name)) for name in ("labels", "checksums")
+        )
+        return np.union1d(labels, inputs)
+
+    @property
+    def fingerprint(self) -> str:
+        """One checksum of them all, in their order."""
+        whole = blake2b(self.labels.tobytes(), digest_size=16)
+        whole.update(self.checksums.tobytes())
+        return whole.hexdigest()
+
+
+def differing(then: NDArray[Any], now: NDArray[Any]) -> NDArray[np.int64]:
+    """The numbers of rows (n,) and (m,) that differ, or are in one of them alone."""
+    both = min(len(then), len(now))
+    missing = np.arange(both, max(len(then), len(now)))
+    return np.concatenate([np.flatnonzero(then[:both] != now[:both]), missing])
+
+
+def ranges(rows: NDArray[np.int64], most: int = 4) -> str:
+    """Ascending rows in few words: "row 3", "rows 3, 400-699"."""
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    texts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:most]]
+    left = sum(map(len, runs[most:]))
+    return f"row{'s' * (len(rows) > 1)} {', '.join(texts)}" + (f" and {left} more" if left else "")
 
 
 def _rows_of(inputs: Inputs, what: str) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from pdepth.arrays.memory import human
 from pdepth.embeddings.capture import capture
 from pdepth.embeddings.collect import HeldEmbeddings, Job, Reading, SpanRows, span_rows
-from pdepth.io.embedding_store import EmbeddingStore, Fingerprint, Writer, open_store
+from pdepth.io.embedding_store import EmbeddingStore, Origin, Writer, open_store
 
 
 class KeptEmbeddings:
@@ -21,21 +20,13 @@ class KeptEmbeddings:
     """
 
     def __init__(
-        self,
-        job: Job,
-        target: Writer | EmbeddingStore,
-        network: str = "",
-        meta: Mapping[str, str] | None = None,
+        self, job: Job, target: Writer | EmbeddingStore, origin: Origin | None = None
     ) -> None:
-        """network: fingerprint of the network's weights. meta: free text, for the store.
-
-        Raises ValueError for a finished store of another network, or of other probes.
-        """
-        self._job, self._network, self._meta = job, network, meta or {}
+        """origin: what the embeddings are of, for a store that is written."""
+        self._job, self._origin = job, origin or Origin()
         self._writer = None if isinstance(target, EmbeddingStore) else target
         self._store = target if isinstance(target, EmbeddingStore) else None
-        if self._store is not None:
-            self._check_same(self._store)
+        self._is_own = self._store is None  # written in this call
         self._held: HeldEmbeddings | None = None
 
     def __enter__(self) -> KeptEmbeddings:
@@ -46,6 +37,8 @@ class KeptEmbeddings:
 
     def read(self) -> Reading:
         assert self._writer is not None  # a finished store comes with a reading
+        for reader in self._job.readers:
+            reader.remembers = True
         if self._job.rows is None:
             return self._read_and_add(self._writer)
         return self._write(self._writer)
@@ -62,13 +55,14 @@ class KeptEmbeddings:
         if self._store is None:
             assert self._held is not None  # rows of unknown number
             return self._held.span(end, active)
-        parts = [self._store.support]
-        if not job.own_rows:
-            assert self._store.queries is not None
-            parts.append(self._store.queries)
-        values = [list(part.embeddings.values()) for part in parts]
+        probes = range(end)
+        if not self._is_own:  # one probe at a time: its values are checked when they are searched
+            probes = range(end - 1, end)
+            self._store.check(job.layout.names[end - 1])
+        parts = self._store.parts
+        values = [[part.embeddings[job.layout.names[p]] for p in probes] for part in parts]
         queries = np.arange(len(parts[-1].labels))
-        return span_rows(job, range(end), values, queries, job.search_memory(recomputed=False))
+        return span_rows(job, probes, values, queries, job.search_memory(recomputed=False))
 
     def _write(self, writer: Writer) -> Reading:
         """Write values as they come; what is searched are maps of the files."""
@@ -79,12 +73,13 @@ class KeptEmbeddings:
         written = 0
         for reader in job.readers:
             meter = job.meter(reader, reader.rows)
-            fingerprint = Fingerprint()
-            reader.on_batch = fingerprint
             part = writer.growing(reader.what, shapes, reader.rows or 0)
             captured = capture(layout, reader, receive=part.put, on_rows=meter)
             meter(len(captured.labels), finished=True)
-            written += part.finish(captured.labels, captured.predictions, fingerprint.hexdigest())
+            rows = reader.known_rows
+            written += part.finish(
+                rows.labels, captured.predictions, rows.checksums, rows.fingerprint
+            )
             labels.append(captured.labels.numpy())
         self._finish(writer, written)
         self._store = open_store(writer.path)
@@ -93,52 +88,23 @@ class KeptEmbeddings:
     def _read_and_add(self, writer: Writer) -> Reading:
         """Hold rows of unknown number, and write them when all have come."""
         job = self._job
-        fingerprints = [Fingerprint() for _ in job.readers]
-        for reader, fingerprint in zip(job.readers, fingerprints, strict=True):
-            reader.on_batch = fingerprint
         self._held = HeldEmbeddings(job)
         reading = self._held.read()
         written = 0
-        for reader, captured, fingerprint in zip(
-            job.readers, self._held.captured, fingerprints, strict=True
-        ):
+        for reader, captured in zip(job.readers, self._held.captured, strict=True):
             embeddings = dict(zip(job.layout.names, captured.embeddings, strict=True))
+            rows = reader.known_rows
             written += writer.add(
                 reader.what,
                 embeddings,
-                captured.labels,
+                rows.labels,
                 captured.predictions,
-                fingerprint.hexdigest(),
+                rows.checksums,
+                rows.fingerprint,
             )
         self._finish(writer, written)
         return reading
 
-    def _check_same(self, store: EmbeddingStore) -> None:
-        """Raise ValueError where a store's embeddings are not those of this job."""
-        layout = self._job.layout
-        widths = [values.shape[1] for values in store.support.embeddings.values()]
-        compared = {
-            "the network": (store.fingerprint, self._network),
-            "the version of placement": tuple(
-                meta.get("placement version", "1") for meta in (store.meta, self._meta)
-            ),
-            "the list of probes": (store.probes, layout.names),
-            "the pooling": (
-                (widths, store.meta.get("probes")),
-                (list(layout.widths), self._meta.get("probes")),
-            ),
-        }
-        for name, (of_store, of_job) in compared.items():
-            if of_store != of_job:
-                short = all(
-                    isinstance(value, str) and len(value) < 9 for value in (of_store, of_job)
-                )
-                change = f": {of_store} then, {of_job} now" if short else ""
-                raise ValueError(
-                    f"keep_embeddings: expected the store of this run, got {store.path}, of which "
-                    f"{name} differs{change}; use another run_dir to begin anew."
-                )
-
     def _finish(self, writer: Writer, written: int) -> None:
-        writer.finish(self._job.layout.names, self._network, self._meta)
+        writer.finish(self._job.layout.names, self._origin)
         self._job.note(f"{human(written)} kept in {writer.path}")

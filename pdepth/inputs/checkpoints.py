@@ -174,18 +174,17 @@ def _read_file(path: Path, what: str) -> Any:
 
 def _unreadable(path: Path) -> str:
     """Say what a file is that is no state dict, and how to make one."""
-    if zipfile.is_zipfile(path):
-        names = {name.partition("/")[2] for name in zipfile.ZipFile(path).namelist()}
-        if "constants.pkl" in names:
-            return (
-                f"expected a state dict, got the TorchScript archive {path}; save one with "
-                "torch.save(torch.jit.load(path).state_dict(), new_path)."
-            )
-        if "archive_format" in names:
-            return (
-                f"expected a state dict, got the torch.export archive {path}; save one with "
-                "torch.save(torch.export.load(path).state_dict, new_path)."
-            )
+    names = _names_in(path)
+    if "constants.pkl" in names:
+        return (
+            f"expected a state dict, got the TorchScript archive {path}; save one with "
+            "torch.save(torch.jit.load(path).state_dict(), new_path)."
+        )
+    if "archive_format" in names:
+        return (
+            f"expected a state dict, got the torch.export archive {path}; save one with "
+            "torch.save(torch.export.load(path).state_dict, new_path)."
+        )
     try:
         classes = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
         holds = f", which holds objects of {classes[0]}" if classes else ""
@@ -195,6 +194,14 @@ def _unreadable(path: Path) -> str:
         f"expected a state dict that torch.load(weights_only=True) reads, got {path}{holds}; save "
         "one with torch.save(model.state_dict(), path)."
     )
+
+
+def _names_in(path: Path) -> set[str]:
+    """The files in an archive, below its folder; none of what is no archive, or a damaged one."""
+    try:
+        return {name.partition("/")[2] for name in zipfile.ZipFile(path).namelist()}
+    except Exception:
+        return set()
 
 
 def _states(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|removed)")
 
 
 @contextmanager
@@ -45,10 +48,34 @@ def replacing_folder(path: Path, ours: Callable[[Path], bool]) -> Iterator[Path]
     temporary.mkdir()
     try:
         yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
+        remove_folder(path, lambda: os.replace(temporary, path))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path, after: Callable[[], object] = lambda: None) -> None:
+    """Remove a folder, if it is there, so that none half removed is ever under its name.
+
+    after: called when it has gone from its name. What a process leaves that is killed meanwhile is
+    removed by `remove_leftovers`.
+    """
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}.removed")
+    with suppress(FileNotFoundError):
+        os.replace(path, hidden)
+    after()
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove from a folder what `replacing`, `replacing_folder` and `remove_folder` leave within it
+    when they are killed; of one file or folder, or of all. No other process may write them."""
+    for path in folder.glob(".*"):
+        match = LEFTOVER.fullmatch(path.name)
+        if match and name in (None, match[1]):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def check_ours(path: Path, ours: Callable[[Path], bool]) -> None:

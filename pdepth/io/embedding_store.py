@@ -1,20 +1,20 @@
 """Embeddings on disk: one array a probe, and a manifest that is written when all of them are there.
 
-DIR/support/00.npy ...    one a probe, then labels.npy and predictions.npy
+DIR/support/00.npy ...    one a probe, then labels.npy, predictions.npy and, of the rows' inputs,
+                          checksums.npy
 DIR/queries/00.npy ...    likewise, where queries were held out
 DIR/manifest.json         what they are; without it the store is not finished
 DIR/.pdepth-unfinished    there from the first byte to the last: the directory is pdepth's
+DIR/.lock                 of the process that writes
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -23,13 +23,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.arrays.rows import Rows, numpy_type, raw_bytes, rows_of
-from pdepth.io.atomic import disk, replacing
+from pdepth.arrays.rows import Rows, raw_bytes, rows_of
+from pdepth.io.array_files import NOTHING_KEPT, ArrayFile, check_content, loaded, mapped
+from pdepth.io.atomic import disk, remove_leftovers, replacing
+from pdepth.io.locks import LOCK, locked
 
-KIND, VERSION = "pdepth embeddings", 1  # raised when an older pdepth could not read it
+KIND, VERSION = "pdepth embeddings", 2  # raised when an older pdepth could not read it
 MANIFEST, UNFINISHED, PARTS = "manifest.json", ".pdepth-unfinished", ("support", "queries")
-NOTHING_KEPT = "nothing was kept"
-CHUNK_BYTES = 1 << 24  # bytes that are written, or checked, at a time
+CHECKSUM = "checksum"  # of the manifest's other entries
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What embeddings are of, beside their data.
+
+    Attributes:
+        network: fingerprint of the network's state dict.
+        layout: what decides the values at the probes, in words.
+        first: checksums of the first rows' values, see `resuming`; none where they were not taken.
+        meta: free text by name, as in `DepthResult`.
+    """
+
+    network: str = ""
+    layout: str = ""
+    first: tuple[int, ...] = ()
+    meta: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +58,14 @@ class Part:
         embeddings: (n, D) by probe's name: NumPy's maps, or torch tensors over them for bfloat16.
         labels, predictions: (n,) int64, the dataset's classes and the network's own.
         fingerprint: of the dataset's inputs and labels, in their order.
+        checksums: (n,) uint64, of each row's inputs; None in a store of version 1.
     """
 
     embeddings: dict[str, Any]
     labels: NDArray[np.int64]
     predictions: NDArray[np.int64]
     fingerprint: str
+    checksums: NDArray[np.uint64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +77,7 @@ class EmbeddingStore:
         support: the rows that vote. queries: held-out rows; None where they are the support's own.
         fingerprint: of the network's state dict.
         meta: free text by name, as in `DepthResult`.
+        origin: what the embeddings are of; None in a store of version 1.
     """
 
     path: Path
@@ -65,6 +86,8 @@ class EmbeddingStore:
     queries: Part | None
     fingerprint: str
     meta: dict[str, str] = field(default_factory=dict)
+    origin: Origin | None = None
+    _checked: set[str] = field(default_factory=set)
 
     @property
     def asked(self) -> Part:
@@ -77,21 +100,34 @@ class EmbeddingStore:
             rows += f", {len(self.queries.labels)} queries"
         return f"EmbeddingStore({str(self.path)!r}, {rows}, {len(self.probes)} probes)"
 
+    @property
+    def parts(self) -> list[Part]:
+        """Support and, where they were held out, queries."""
+        return [self.support] if self.queries is None else [self.support, self.queries]
+
+    def check(self, probe: str) -> None:
+        """Compare a probe's values with the manifest's checksums, once.
+
+        `depth_from_embeddings(store)` does so for each probe before it is searched.
+        Raises ValueError that names the file that has changed.
+        """
+        if probe not in self._checked:
+            self._check(lambda about: about.get("probe") == probe)
+            self._checked.add(probe)
+
     def verify(self) -> None:
-        """Read every array and compare its checksum (CRC-32) with the manifest's.
+        """Read every array and compare its checksums (CRC-32) with the manifest's.
+
+        For those who map the files, or take `support.embeddings`, themselves: what is searched as a
+        store is checked as it is read.
 
         Raises ValueError that names the first file that has changed since it was written.
         """
-        for about in _files(_manifest(self.path)):
-            crc = 0
-            with (self.path / about["file"]).open("rb") as file:
-                while block := file.read(CHUNK_BYTES):
-                    crc = zlib.crc32(block, crc)
-            if crc != about["crc32"]:
-                raise ValueError(
-                    f"{self.path / about['file']}: expected checksum {about['crc32']:08x} as it "
-                    f"was written, got {crc:08x}."
-                )
+        self._check(lambda about: True)
+
+    def _check(self, which: Callable[[dict[str, Any]], bool]) -> None:
+        for about in filter(which, _files(_manifest(self.path))):
+            check_content(self.path / about["file"], about)
 
 
 def open_store(path: str | os.PathLike[str]) -> EmbeddingStore:
@@ -99,25 +135,23 @@ def open_store(path: str | os.PathLike[str]) -> EmbeddingStore:
 
     `depth_from_embeddings(store)` gives the same depths, of any k, without the network.
 
+    The manifest, the files' headers, labels and predictions are checked here; values are checked
+    when they are searched, or by `verify`.
+
     Raises:
         FileNotFoundError: no such directory.
         ValueError: a directory that is no store, an unfinished store, one of a newer pdepth, or
-            one with a file that is missing or of another size.
+            one with a file that is missing or has changed.
     """
     path = Path(path)
     manifest = _manifest(path)
     try:
-        for about in _files(manifest):
-            _check_size(path / about["file"], about["bytes"])
-        parts = {
-            name: Part(
-                {about["probe"]: _mapped(path, about) for about in part["arrays"]},
-                _mapped(path, part["labels"]),
-                _mapped(path, part["predictions"]),
-                part["fingerprint"],
+        parts = {name: _part(path, part) for name, part in manifest["parts"].items()}
+        origin = None
+        if manifest["version"] > 1:
+            origin = Origin(
+                manifest["model"], manifest["layout"], tuple(manifest["first"]), manifest["meta"]
             )
-            for name, part in manifest["parts"].items()
-        }
         return EmbeddingStore(
             path,
             tuple(manifest["probes"]),
@@ -125,9 +159,17 @@ def open_store(path: str | os.PathLike[str]) -> EmbeddingStore:
             parts.get("queries"),
             manifest["model"],
             manifest["meta"],
+            origin,
         )
     except (LookupError, TypeError, AttributeError):
         raise _foreign(path) from None
+
+
+def _part(path: Path, part: Mapping[str, Any]) -> Part:
+    values = {about["probe"]: mapped(path, about) for about in part["arrays"]}
+    labels, predictions = (loaded(path, part[name]) for name in ("labels", "predictions"))
+    checksums = loaded(path, part["checksums"]) if "checksums" in part else None
+    return Part(values, labels, predictions, part["fingerprint"], checksums)
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
@@ -148,6 +190,7 @@ class Writer:
         embeddings: Mapping[str, Any],
         labels: Any,
         predictions: Any,
+        checksums: Any,
         fingerprint: str,
     ) -> int:
         """Write the part "support" or "queries"; returns how many bytes that were."""
@@ -157,22 +200,19 @@ class Writer:
         part = self.growing(name, shapes, len(first))
         for number, array in enumerate(embeddings.values()):
             part.put(number, array)
-        return part.finish(labels, predictions, fingerprint)
+        return part.finish(labels, predictions, checksums, fingerprint)
 
     def growing(self, name: str, probes: Mapping[str, tuple[str, int]], rows: int) -> Growing:
         """A part whose rows come chunk by chunk; probes: types and widths."""
         (self.path / name).mkdir()
         return Growing(self, name, probes, rows)
 
-    def finish(self, probes: Sequence[str], model: str, meta: Mapping[str, str]) -> None:
+    def finish(self, probes: Sequence[str], origin: Origin) -> None:
         """Write the manifest, which makes the store a finished one."""
-        manifest = {"kind": KIND, "version": VERSION, "probes": list(probes), "model": model}
-        manifest |= {"meta": dict(meta), "parts": self.parts}
         _sync_folder(self.path)
-        text = json.dumps(manifest, indent=1).encode()
-        with disk(self.path, NOTHING_KEPT), replacing(self.path / MANIFEST) as temporary:
-            temporary.write_bytes(text)
-        _sync_folder(self.path)
+        manifest = {"kind": KIND, "version": VERSION, "probes": list(probes)}
+        manifest |= {"model": origin.network, "layout": origin.layout, "first": list(origin.first)}
+        _write_manifest(self.path, manifest | {"meta": dict(origin.meta), "parts": self.parts})
         self.finished = True
         (self.path / UNFINISHED).unlink()
 
@@ -185,7 +225,7 @@ class Growing:
     ) -> None:
         self._writer, self._name, self._rows = writer, name, rows
         self._files = [
-            _File(writer.path, f"{name}/{number:02}.npy", kind, (rows, width))
+            ArrayFile(writer.path, f"{name}/{number:02}.npy", kind, (rows, width))
             for number, (kind, width) in enumerate(probes.values())
         ]
         self._probes = list(probes)
@@ -194,59 +234,81 @@ class Growing:
         """The next rows (n, ...) of a probe, by its number."""
         self._files[number].write(rows_of(values, self._probes[number]))
 
-    def finish(self, labels: Any, predictions: Any, fingerprint: str) -> int:
-        """Write labels and predictions after all rows; returns how many bytes the part takes."""
+    def finish(self, labels: Any, predictions: Any, checksums: Any, fingerprint: str) -> int:
+        """Write what rows have one of, after all rows; returns how many bytes the part takes."""
         path = self._writer.path
         part: dict[str, Any] = {"fingerprint": fingerprint}
         part["arrays"] = [
             {"probe": probe} | file.close()
             for probe, file in zip(self._probes, self._files, strict=True)
         ]
-        for what, values in (("labels", labels), ("predictions", predictions)):
-            numbers = Rows(np.asarray(values, np.int64), "int64")
-            file = _File(path, f"{self._name}/{what}.npy", "int64", (self._rows,))
-            file.write(numbers)
-            part[what] = file.close()
+        part["labels"] = _numbers(path, f"{self._name}/labels.npy", labels)
+        part["predictions"] = _numbers(path, f"{self._name}/predictions.npy", predictions)
+        part["checksums"] = _numbers(path, f"{self._name}/checksums.npy", checksums, "uint64")
         _sync_folder(path / self._name)
         self._writer.parts[self._name] = part
         return sum(about["bytes"] for about in _files({"parts": {self._name: part}}))
 
 
-class _File:
-    """One array's file, written from its first row to its last; bfloat16 as its bits."""
+def _numbers(path: Path, name: str, values: Any, kind: str = "int64") -> dict[str, Any]:
+    """Write a file (n,); returns the manifest's entry."""
+    array = np.asarray(values, kind)
+    file = ArrayFile(path, name, kind, array.shape)
+    file.write(Rows(array, kind))
+    return file.close()
 
-    def __init__(self, folder: Path, name: str, kind: str, shape: tuple[int, ...]) -> None:
-        self.folder, self.name, self.kind, self.shape = folder, name, kind, shape
-        self.size, self.crc = 0, 0
-        header = io.BytesIO()
-        about = {
-            "descr": np.lib.format.dtype_to_descr(numpy_type(kind)),
-            "fortran_order": False,
-            "shape": shape,
-        }
-        np.lib.format.write_array_header_1_0(header, about)
-        with disk(folder, NOTHING_KEPT):
-            self.file = (folder / name).open("wb")
-            self._put(header.getvalue())
 
-    def write(self, rows: Rows) -> None:
-        array: NDArray[Any] = rows.on_host().array
-        step = max(1, CHUNK_BYTES // (array[:1].nbytes or 1))
-        with disk(self.folder, NOTHING_KEPT):
-            for begin in range(0, len(array), step):
-                self._put(array[begin : begin + step].tobytes())
+def relabel(store: EmbeddingStore, labels: Sequence[Any], fingerprints: Sequence[str]) -> None:
+    """Replace the labels (n,) of each part, and the fingerprints of the data; all or none."""
+    manifest = _manifest(store.path)
+    for part, values, fingerprint in zip(PARTS, labels, fingerprints, strict=False):
+        entry = manifest["parts"][part]
+        name = f"{part}/labels-{fingerprint[:8]}.npy"
+        if entry["labels"]["file"] == name:  # of data that had the same fingerprint, begun with
+            continue
+        entry["labels"] = _numbers(store.path, name, values)
+        entry["fingerprint"] = fingerprint
+        _sync_folder(store.path / part)
+    _write_manifest(store.path, manifest)
+    tidy(store.path)
 
-    def close(self) -> dict[str, Any]:
-        """Write all to the disk; returns the manifest's entry."""
-        with disk(self.folder, NOTHING_KEPT), self.file:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        about = {"file": self.name, "dtype": self.kind, "shape": list(self.shape)}
-        return about | {"bytes": self.size, "crc32": self.crc}
 
-    def _put(self, block: bytes) -> None:
-        self.file.write(block)
-        self.size, self.crc = self.size + len(block), zlib.crc32(block, self.crc)
+def tidy(path: Path) -> None:
+    """Remove what a writer leaves in a finished store that is killed at the very end."""
+    manifest = _manifest(path)
+    (path / UNFINISHED).unlink(missing_ok=True)
+    remove_leftovers(path)
+    used = {about["file"] for about in _files(manifest)}
+    for file in path.glob("*/labels*.npy"):
+        if f"{file.parent.name}/{file.name}" not in used:
+            file.unlink()
+
+
+@contextmanager
+def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Hold a store's directory, made here if it is new; nothing in it is changed.
+
+    Raises as `writing`, but not for a finished store; BlockingIOError where another process holds
+    it.
+    """
+    path = Path(path)
+    is_new = _check_target(path, finished=True)
+    path.mkdir(exist_ok=True)
+    try:
+        with locked(path / LOCK, f"keep_embeddings: {path}"):
+            _check_target(path, finished=True)
+            if is_store(path):
+                tidy(path)
+            yield path
+    finally:
+        if is_new and not os.listdir(path):
+            path.rmdir()
+
+
+def reopen(path: Path) -> None:
+    """Make a finished store an unfinished one, which may be written anew."""
+    (path / UNFINISHED).touch()
+    (path / MANIFEST).unlink()
 
 
 @contextmanager
@@ -274,8 +336,11 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Writer]:
                 path.rmdir()
 
 
-def _check_target(path: Path) -> bool:
-    """Whether the directory is new. Raises where its content may not be replaced."""
+def _check_target(path: Path, finished: bool = False) -> bool:
+    """Whether the directory is new. Raises where its content may not be replaced.
+
+    finished: whether a finished store is let pass.
+    """
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"keep_embeddings: expected {path} in an existing folder, got none at {path.parent}."
@@ -284,12 +349,11 @@ def _check_target(path: Path) -> bool:
         return True
     if not path.is_dir():
         raise NotADirectoryError(f"keep_embeddings: expected a directory, got the file {path}.")
-    held = set(os.listdir(path))
+    held = set(os.listdir(path)) - {LOCK}
     if MANIFEST in held:
-        raise FileExistsError(
-            f"keep_embeddings: expected a new or empty directory, got {path}, which holds a "
-            "finished store or another manifest."
-        )
+        if finished:
+            return False
+        raise holds_store(path)
     foreign = {name for name in held - {UNFINISHED, *PARTS} if not _is_temporary(name)}
     if held and (UNFINISHED not in held or foreign):
         raise FileExistsError(
@@ -297,6 +361,13 @@ def _check_target(path: Path) -> bool:
             f"{min(foreign or held)}."
         )
     return False
+
+
+def holds_store(path: Path) -> FileExistsError:
+    return FileExistsError(
+        f"keep_embeddings: expected a new or empty directory, got {path}, which holds a "
+        "finished store or another manifest."
+    )
 
 
 def _is_temporary(name: str) -> bool:
@@ -337,15 +408,21 @@ def _manifest(path: Path) -> dict[str, Any]:
             f"{path}: expected a store of embeddings, got a directory without {MANIFEST}."
         )
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-    except ValueError:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+    except (ValueError, RecursionError):
         manifest = None
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise _foreign(path)
-    if manifest.get("version") != VERSION:
+    version = manifest.get("version")
+    if version not in (1, VERSION):
         raise ValueError(
-            f"{path}: expected version {VERSION} of the format, got {manifest.get('version')}, of "
-            "another pdepth."
+            f"{path}: expected version 1 or {VERSION} of the format, got {version}, of another "
+            "pdepth."
+        )
+    if version == VERSION and manifest.pop(CHECKSUM, None) != _checksum(manifest):
+        raise ValueError(
+            f"{path / MANIFEST}: expected the content that pdepth wrote, got one whose checksum "
+            "differs."
         )
     try:
         outside = [about["file"] for about in _files(manifest) if not _is_inside(about["file"])]
@@ -364,6 +441,18 @@ def _is_inside(name: str) -> bool:
     return not steps.anchor and ".." not in steps.parts
 
 
+def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    text = json.dumps({**manifest, CHECKSUM: _checksum(manifest)}, indent=1).encode()
+    with disk(path, NOTHING_KEPT), replacing(path / MANIFEST) as temporary:
+        temporary.write_bytes(text)
+    _sync_folder(path)
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    text = json.dumps(manifest, sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
 def _foreign(path: Path) -> ValueError:
     return ValueError(
         f"{path / MANIFEST}: expected a manifest that pdepth wrote, got another file."
@@ -373,74 +462,8 @@ def _foreign(path: Path) -> ValueError:
 def _files(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The manifest's entry of each file."""
     for part in manifest["parts"].values():
-        yield from (*part["arrays"], part["labels"], part["predictions"])
-
-
-def _check_size(path: Path, size: int) -> None:
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a file of {size} bytes, got none.")
-    if (actual := path.stat().st_size) != size:
-        raise ValueError(f"{path}: expected {size} bytes, got {actual}.")
-
-
-def _mapped(path: Path, about: Mapping[str, Any]) -> Any:
-    """A file's array as a memory map whose changes stay in memory."""
-    try:
-        array = np.load(path / about["file"], mmap_mode="c")
-    except ValueError:
-        raise ValueError(
-            f"{path / about['file']}: expected a .npy file, got one that cannot be read."
-        ) from None
-    if list(array.shape) != about["shape"]:
-        raise ValueError(
-            f"{path / about['file']}: expected shape {tuple(about['shape'])}, got {array.shape}."
-        )
-    if about["dtype"] != "bfloat16":
-        return array
-    import torch
-
-    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-
-
-class Fingerprint:
-    """The fingerprint of a dataset's inputs and labels, in their order.
-
-    The same whatever the batches' size, unless that changes the inputs, as the padding of text.
-    """
-
-    def __init__(self) -> None:
-        self._hashes: list[Any] = []
-        self._kinds: list[str] = []
-
-    def __call__(self, batch: Sequence[Any]) -> None:
-        """Add (inputs, labels) of equal length: a tensor, or all those that `inputs` names."""
-        inputs, labels = batch
-        named = [("", inputs)]
-        if hasattr(inputs, "tensors"):
-            named = sorted(inputs.tensors(), key=lambda entry: entry[0])
-        tensors = [*(tensor for _, tensor in named), labels]
-        kinds = [f"{tensor.dtype} {tuple(tensor.shape[1:])}" for tensor in tensors]
-        if len(named) != 1:
-            names = [*(name for name, _ in named), "labels"]
-            kinds = [f"{name} {kind}" for name, kind in zip(names, kinds, strict=True)]
-        if not self._kinds:
-            self._kinds = kinds
-            self._hashes = [hashlib.blake2b(digest_size=16) for _ in tensors]
-        if len(tensors) != len(self._hashes):
-            raise ValueError(
-                f"inputs: expected {len(self._hashes) - 1} tensors in every batch, got "
-                f"{len(tensors) - 1}."
-            )
-        for digest, tensor, kind, first in zip(
-            self._hashes, tensors, kinds, self._kinds, strict=True
-        ):
-            if kind != first:
-                digest.update(kind.encode())
-            digest.update(raw_bytes(tensor))
-
-    def hexdigest(self) -> str:
-        text = " ".join([*self._kinds, *(digest.hexdigest() for digest in self._hashes)])
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        yield from part["arrays"]
+        yield from (part[name] for name in ("labels", "predictions", "checksums") if name in part)
 
 
 def fingerprint_of(state: Mapping[str, Any]) -> str:

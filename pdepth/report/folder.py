@@ -6,7 +6,6 @@ import csv
 import importlib.util
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,8 +15,9 @@ from typing import Any
 from pdepth.analysis.ensemble import Ensemble
 from pdepth.analysis.groups import Groups
 from pdepth.io import tables
-from pdepth.io.atomic import replacing
+from pdepth.io.atomic import remove_folder, remove_leftovers, replacing
 from pdepth.io.journal import ABOUT, KIND, PROBES, READING
+from pdepth.io.locks import LOCK, locked
 from pdepth.result import DepthResult
 
 TABLE, PICTURE, SUPPORT_TABLE = "depth.parquet", "depth.png", "support.parquet"
@@ -71,18 +71,31 @@ def resumable(out: Path) -> Iterator[Path]:
     """Yield the directory of a run's journal within `out`; it stays when the run is cut short.
 
     A wrong argument or wrong data leaves nothing that was not there before.
+    Raises BlockingIOError where another process is at work on a run there.
     """
-    run_dir, is_new_folder = out / UNFINISHED, not out.exists()
-    is_new_run = not run_dir.exists()
+    is_new_folder = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(out / LOCK, f"out: {out}", then="wait, or pass another --out"):
+            remove_leftovers(out)
+            with _journal_within(out / UNFINISHED) as run_dir:
+                yield run_dir
+    except (ValueError, TypeError):
+        if is_new_folder:
+            with suppress(OSError):
+                out.rmdir()
+        raise
+
+
+@contextmanager
+def _journal_within(run_dir: Path) -> Iterator[Path]:
+    """Yield a directory for a run's journal, and remove it when the run has ended."""
+    is_new_run = not run_dir.exists()
     try:
         yield run_dir
     except (ValueError, TypeError):
         if is_new_run:
-            shutil.rmtree(run_dir, ignore_errors=True)
-        if is_new_folder:
-            with suppress(OSError):
-                out.rmdir()
+            remove_folder(run_dir)
         raise
     except KeyboardInterrupt:
         if (
@@ -90,7 +103,7 @@ def resumable(out: Path) -> Iterator[Path]:
         ).exists():  # before the first reading ends there is nothing to resume
             raise KeyboardInterrupt("The same command resumes from here.") from None
         raise
-    shutil.rmtree(run_dir, ignore_errors=True)
+    remove_folder(run_dir)
 
 
 def write_results(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdepth import inputs
 from pdepth.depth import prediction_depth
+from pdepth.io.atomic import remove_folder
 from pdepth.io.journal import OtherRun
 from pdepth.planning import Plan, plan
 from pdepth.report import folder
@@ -146,7 +146,7 @@ def run_to_folder(
         except OtherRun as error:
             if not overwrite:
                 raise OtherRun(f"{error} Pass --overwrite to discard it.") from None
-            shutil.rmtree(run_dir)
+            remove_folder(run_dir)
             measured = measure()
         by_k = measured if isinstance(measured, dict) else {options.k[0]: measured}
         results = {

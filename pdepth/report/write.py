@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pdepth.arrays import arguments
+from pdepth.io.atomic import remove_folder
 from pdepth.optional import require
 from pdepth.report.figures import pdf as figures
 from pdepth.report.folder import read_results
@@ -87,5 +87,5 @@ def write_report(
     for folder_of in (thumbnail_folder_of, figures.folder_of):  # an earlier page's
         with suppress(FileExistsError):  # which is not all ours
             if overwrite and (old := folder_of(path)) not in folders:
-                shutil.rmtree(old, ignore_errors=True)
+                remove_folder(old)
     return Report(path, folders, pictures.note, shown.tried, len(shown.unreadable))

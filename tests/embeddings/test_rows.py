@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import UserDict, namedtuple
 from collections.abc import Mapping
-from zlib import crc32
+from hashlib import blake2b
 
 import numpy as np
 import pytest
@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from pdepth.arrays.rows import raw_bytes
+from pdepth.embeddings import dataset
 from pdepth.embeddings.batch import Batch, Inputs, same_shapes
 from pdepth.embeddings.dataset import Batches, Changed
-from pdepth.io.embedding_store import Fingerprint
 
 from helpers.networks import Stream
 from helpers.rows import assert_batches, read
@@ -77,36 +76,74 @@ def test_every_form_is_read_again_and_fingerprinted(form):
     make, _ = FORMS[form]
     source = Batches(Rows(make), "support", 4)
     source.remembers = True
-    fingerprint, whole = Fingerprint(), Fingerprint()
-    source.on_batch = fingerprint
     first = list(source)
     for number, (begin, batch) in zip([2, 0], source.again([2, 0]), strict=True):
         assert begin == 4 * number
         assert batch.same_as(first[number])
-    whole(read(Rows(make), 10)[0])
-    assert fingerprint.hexdigest() == whole.hexdigest()
-    later = Batches(Rows(make), "support", 4)
-    later.expect(source.checks)
-    with pytest.raises(Changed, match=r"support: expected the same values .* in rows 8-9; read "):
-        later.expect([*source.checks[:2], source.checks[2] ^ 1])
+    whole = Batches(Rows(make), "support", 10).read_rows()
+    assert source.known_rows.fingerprint == whole.fingerprint
+    rows = source.checks[2]
+    changed = rows.checksums ^ np.array([0, 1], np.uint64)
+    source.checks[2] = dataset.Rows(rows.labels, changed)
+    with pytest.raises(Changed, match=r"support: expected the same values .* in row 9; read "):
+        list(source.again([2]))
 
 
-def test_checks_and_fingerprints_of_a_single_tensor_stay_what_they_were():
-    source = Batches(TensorDataset(X, Y), "support", 10)
-    source.remembers = True
-    (batch,) = source
-    assert source.checks == [crc32(raw_bytes(Y), crc32(raw_bytes(X)))]
-    both = Fingerprint(), Fingerprint()
-    both[0](batch)
-    both[1]((X, Y))
-    assert both[0].hexdigest() == both[1].hexdigest()
+def rows_of(*batches):
+    """The fingerprint of some batches as one dataset."""
+    checksums = np.concatenate([batch.row_checksums() for batch in batches])
+    labels = torch.cat([batch.labels for batch in batches]).numpy()
+    return dataset.Rows(labels, checksums).fingerprint
+
+
+def test_a_rows_checksum_is_blake2b_of_its_kind_and_bytes():
+    checksums = Batch(Inputs.of(X, 10), Y).row_checksums()
+    for row, checksum in zip(X, checksums, strict=True):
+        content = f"0 torch.float32 {tuple(X.shape[1:])} True".encode() + row.numpy().tobytes()
+        assert checksum.tobytes() == blake2b(content, digest_size=8).digest()
+
+
+def test_one_row_that_differs_has_another_checksum():
+    before = Batch(Inputs.of((X, Z), 10), Y).row_checksums()
+    other = Z.clone()
+    other[3, -1] += 1
+    after = Batch(Inputs.of((X, other), 10), Y).row_checksums()
+    assert np.flatnonzero(before != after).tolist() == [3]
+
+
+def test_a_checksum_is_of_a_row_without_the_padding_of_its_batch():
+    def batch(rows, left=False, pad=0):
+        length = max(map(len, rows))
+        padded = [[pad] * (length - len(row)) for row in rows]
+        masks = [[0] * len(p) + [1] * len(r) if left else [1] * len(r) + [0] * len(p)
+                 for p, r in zip(padded, rows, strict=True)]  # fmt: skip
+        ids = [p + r if left else r + p for p, r in zip(padded, rows, strict=True)]
+        inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(masks)}
+        return Batch(Inputs.of(inputs, len(rows)), torch.zeros(len(rows)).long()).row_checksums()
+
+    long, longer, short, shorter = [1, 2, 3, 4], [1, 2, 3, 4, 5], [5, 6], [7]
+    assert (
+        batch([long, short, shorter])[1:].tolist() == batch([longer, short, shorter])[1:].tolist()
+    )
+    assert batch([long, short])[0] != batch([longer, short])[0]
+    for other in ([5, 7], [5], [5, 6, 0]):
+        assert batch([longer, short])[1] != batch([longer, other])[1]
+    assert batch([long, short])[1] != batch([long, short], pad=9)[1]
+    assert batch([long, short])[1] != batch([long, short], left=True)[1]
+
+
+def test_a_checksum_sees_what_is_no_tensor_of_rows():
+    def of(shared):
+        return Batch(Inputs.of({"x": X, "shared": shared}, 10), Y).row_checksums()
+
+    shared = torch.arange(3)
+    assert (of(shared) == of(shared.clone())).all()
+    assert (of(shared) != of(shared + 1)).all()
 
 
 def test_a_fingerprint_sees_each_tensor_its_name_and_its_shape():
     def of(**arguments):
-        fingerprint = Fingerprint()
-        fingerprint(Batch(Inputs.of(arguments, 10), Y))
-        return fingerprint.hexdigest()
+        return rows_of(Batch(Inputs.of(arguments, 10), Y))
 
     assert of(x=X, z=Z) == of(z=Z, x=X)
     variants = [
@@ -120,10 +157,9 @@ def test_a_fingerprint_sees_each_tensor_its_name_and_its_shape():
 
 def test_a_fingerprint_of_batches_of_several_shapes():
     def of(*shapes):
-        fingerprint = Fingerprint()
-        for shape in shapes:
-            fingerprint((torch.zeros(shape), torch.zeros(shape[0])))
-        return fingerprint.hexdigest()
+        labels = [torch.zeros(shape[0]).long() for shape in shapes]
+        inputs = [Inputs.of(torch.zeros(shape), shape[0]) for shape in shapes]
+        return rows_of(*map(Batch, inputs, labels))
 
     assert len({of((2, 3), (2, 6)), of((2, 3), (4, 3)), of((2, 6), (2, 3))}) == 3
 

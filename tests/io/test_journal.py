@@ -50,7 +50,7 @@ def test_a_journal_of_version_1_is_refused(entry: dict[str, str], tmp_path: Path
         with pytest.raises(OtherRun) as caught:
             Journal(path, ABOUT_RUN)
         assert str(caught.value) == (
-            f"run_dir {path} holds a journal of version 1, and this pdepth writes version 2; use "
+            f"run_dir {path} holds a journal of version 1, and this pdepth writes version 3; use "
             "another directory to begin anew."
         )
     assert (path / ABOUT).read_text() == about

@@ -1,0 +1,38 @@
+"""A crash at any file operation: the same call ends right, see `helpers.crashes`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import crashes
+
+pytest.importorskip("pyarrow")
+CASES = ["run", "overwrite", "keep", "keep_and_run", "relabel", "report", "ensemble"]
+
+
+def test_every_case_is_run() -> None:
+    assert set(CASES) == set(crashes.CASES)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.slow_if(case=["overwrite", "keep", "relabel", "report"])
+@pytest.mark.parametrize("case", CASES)
+def test_crashes(case: str, tmp_path: Path, of_tier: Callable[[Any, Any], Any]) -> None:
+    """At every operation; in the fast tier at every 24th."""
+    if case == "report":
+        pytest.importorskip("plotly")
+    tests = Path(__file__).parents[1]
+    step, offset = of_tier((24, 11), (1, 0))
+    environment = {**os.environ, "PYTHONPATH": str(tests), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, crashes.__file__, case, str(tmp_path), str(step), str(offset)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    points = int(ended.stdout.split(" points")[0].split()[-1])
+    assert points >= of_tier(1, 20)
