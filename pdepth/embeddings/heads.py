@@ -18,6 +18,7 @@ from pdepth.embeddings.pooling import Mask, masks_of
 from pdepth.embeddings.trace import tensors_in
 
 SAMPLE_ROWS = 4
+READS_PADDING = "the head reads padding"
 UNEQUAL = 1e-3  # of the largest score
 
 
@@ -37,6 +38,11 @@ def resolve(
     if not any(probe.pool == "auto" or probe.tokens for probe in probes):
         return list(probes), named, []
     sample = _sample(caller, inputs, candidates)
+    padding = any(
+        (valid := each.read(caller, inputs)) is not None and valid.any() and not valid.all()
+        for each in candidates
+        if each.marks != "ids"
+    )
     chosen: list[Probe] = []
     mask: Mask | None = None
     doubts: list[str] = []
@@ -49,6 +55,8 @@ def resolve(
         if later is None or later[0] != positions:
             read = gradient_positions(caller, sample, probe)
             pooled, used, doubt = _pooling(caller, sample, probe, read, candidates)
+            if doubt.startswith(READS_PADDING) and not padding:
+                doubt = ""
             if later is None and not doubt and (pooled.pool, pooled.positions[1]) == ("mean", None):
                 doubt = _unequal(caller, sample, pooled, used)
             later, mask = (positions, pooled), mask or used
@@ -237,7 +245,7 @@ def _matching(
         if valid.any(dim=1).all() and (places == last).all():
             return replace(probe, pool="last"), mask, ""
     padded = any((places & ~valid).any() for mask, valid in said if mask.marks != "ids")
-    doubt = f"the head reads padding at {probe.name!r}, which votes" if padded else ""
+    doubt = f"{READS_PADDING} at {probe.name!r}, which votes" if padded else ""
     certain = None if padded else next((mask for mask, _ in said if mask.marks != "ids"), None)
     if (read.sum(dim=1) <= 1).all() and (places.sum(dim=1) > 1).any():  # of each value one token's
         return replace(probe, pool="max", masked=not padded), certain, doubt

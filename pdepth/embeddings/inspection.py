@@ -41,8 +41,11 @@ def inspect(
     input, and for a network whose layers cannot be seen.
     """
     layout, inputs = placed(model, options, inputs, varies=varies)
-    layout = narrowed(measured(layout, inputs), inputs, options.max_width)
-    if _repeats(layout, inputs):
+    dry = _dry(inputs)
+    values = values_of(layout, dry)
+    layout = narrowed(_with_shapes(layout, values), inputs, options.max_width)
+    again = probabilities(scores(layout, dry), layout.form)
+    if torch.allclose(values[-1], again, rtol=0.0, atol=REPEATED, equal_nan=True):
         return layout
     doubt = (
         "the network gives other class scores when it runs again on the same rows, as dropout or a "
@@ -183,16 +186,12 @@ def _check_evaluates(model: nn.Module) -> None:
         )
 
 
-def _repeats(layout: Layout, inputs: Inputs) -> bool:
-    """Whether a network gives the same class scores twice, but for the order of sums."""
-    dry = _dry(inputs)
-    once, again = (probabilities(scores(layout, dry), layout.form) for _ in range(2))
-    return torch.allclose(once.double(), again.double(), rtol=0.0, atol=REPEATED, equal_nan=True)
-
-
 def measured(layout: Layout, inputs: Inputs) -> Layout:
     """A layout with the shapes and types that its probes have on some rows."""
-    values = values_of(layout, _dry(inputs))
+    return _with_shapes(layout, values_of(layout, _dry(inputs)))
+
+
+def _with_shapes(layout: Layout, values: Sequence[Tensor]) -> Layout:
     return replace(
         layout,
         shapes=tuple(tuple(value.shape[1:]) for value in values),

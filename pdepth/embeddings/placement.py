@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ class Probe:
     at: Literal["input", "output"] = "output"
     pool: Pool = "flatten"
     call: int = 1
-    runs: int | None = None
+    runs: int | None = field(default=None, compare=False)
     positions: tuple[int, int | None] = (0, None)
     masked: bool = True
     grid: int | None = None

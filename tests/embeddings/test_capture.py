@@ -368,7 +368,7 @@ def test_a_module_without_one_row_for_each_input():
     model = nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (-1, 12)), nn.Linear(12, 5))
     data = TensorDataset(torch.randn(6, 12), torch.zeros(6, dtype=torch.long))
     with pytest.raises(
-        ValueError, match=r"one row for each of 2 inputs as the output of module '0', got shape"
+        ValueError, match=r"one row for each of 3 inputs as the output of module '0', got shape"
     ):
         run(model, data, ["0"])
 

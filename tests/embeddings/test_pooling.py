@@ -20,7 +20,15 @@ import pdepth
 from pdepth.embeddings.batch import Inputs
 from pdepth.embeddings.calling import Caller
 from pdepth.embeddings.placement import Probe
-from pdepth.embeddings.pooling import Mask, Positions, averaged, grid_for, masks_of, pooled
+from pdepth.embeddings.pooling import (
+    Mask,
+    Positions,
+    RecurrentRun,
+    averaged,
+    grid_for,
+    masks_of,
+    pooled,
+)
 
 from helpers.networks import inspected
 
@@ -150,14 +158,15 @@ def test_last_states(kind: Any, both: bool, packed: bool) -> None:
     sequence = nn.utils.rnn.pack_padded_sequence(x, lengths, True, enforce_sorted=False)
     with torch.no_grad():
         value = network(sequence if packed else x)
+    run = RecurrentRun(network, (sequence if packed else x,), value)
     steps = nn.utils.rnn.pad_packed_sequence(value[0], True)[0] if packed else value[0]
     last = steps[torch.arange(B), lengths - 1]
     if both:  # the second direction ends at the first step
         last = torch.cat([last[:, :4], steps[:, 0, 4:]], dim=1)
-    assert torch.equal(pooled(replace(MAPS, layer=1), value, B), last)
+    assert torch.equal(pooled(replace(MAPS, layer=1), run, B), last)
     states = value[1][0] if kind is nn.LSTM else value[1]
     first = torch.cat([states[0], states[1]], dim=1) if both else states[0]
-    assert torch.equal(pooled(replace(MAPS, layer=0), value, B), first)
+    assert torch.equal(pooled(replace(MAPS, layer=0), run, B), first)
 
 
 def test_nodes_of_graphs() -> None:

@@ -187,7 +187,7 @@ def test_a_run_goes_on_from_wherever_it_was_cut(
     depth(queries=QUERIES, model=model, run_dir=tmp_path / "other", **same_names, **options)
     model.rows.clear()
     depth(queries=QUERIES, model=model, run_dir=tmp_path / "other", **same_names, **options)
-    assert [entry for entry in model.rows if entry != "whole"] == [2] * DRY_RUNS + [BATCH] * 2
+    assert [entry for entry in model.rows if entry != "whole"] == [3] * DRY_RUNS + [BATCH] * 2
 
 
 KILLED = """

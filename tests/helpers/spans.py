@@ -14,8 +14,8 @@ from pdepth.depth import prediction_depth
 K, BATCH = 5, 16
 WIDTHS = (6, 40, 30, 20, 3)
 ROW = 4 * sum(WIDTHS)  # bytes of a row at all probes
-DRY_RUNS = 3  # of two rows: what runs, its values, and the queries' values
-DRY_ROWS = 2 * DRY_RUNS
+DRY_RUNS = 4  # of three rows: what runs, its values, its scores again, and the queries' values
+DRY_ROWS = 3 * DRY_RUNS
 
 
 def blobs(rows: int, seed: int = 0) -> TensorDataset:
