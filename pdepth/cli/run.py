@@ -224,6 +224,9 @@ def _describe_probes(network: nn.Module, options: ProbeOptions, opened: OpenedDa
     return describe_probes(network, options, opened.support, data_options=data_options)
 
 
+UNBOUNDED = 400  # columns of a file or a pipe
+
+
 def _print_probes(table: ProbeTable) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -234,7 +237,10 @@ def _print_probes(table: ProbeTable) -> None:
     for row in table.rows:
         shape = " x ".join(map(str, row.shape))
         columns.add_row(row.name, row.module or "(the network)", row.point, row.pool, shape)
-    Console().print(columns)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=UNBOUNDED)  # names are to be copied whole
+    console.print(columns)
     for note in table.notes:
         typer.echo(f"{note[0].upper()}{note[1:]}.")
     typer.echo(f"{len(table.rows)} probes, placed by the rule {table.rule!r}.")
