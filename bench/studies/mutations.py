@@ -28,7 +28,8 @@ from pdepth.result import DepthResult
 
 RESULTS = Path(__file__).parents[1] / "results" / "mutations.json"
 ABOUT_RUN = {"k": "5", "the network": "f" * 32}
-WITHOUT_CHECKSUMS = ("legacy checkpoint", "safetensors", "npy")  # a changed value is another value
+# Of these a changed value is another value; torch.load does not compare the checksums of archives.
+WITHOUT_CHECKSUMS = ("zipped checkpoint", "legacy checkpoint", "safetensors", "npy")
 MASKS = (0x01, 0x02, 0x04, 0x10, 0x80, 0xFF)
 REFUSALS = (ValueError, TypeError, OSError, MemoryError)
 
@@ -184,7 +185,7 @@ def _of_journal(path: Path) -> Iterator[Target]:
 
 def _of_weights(folder: Path, state: dict[str, Any]) -> Iterator[Target]:
     zipped, legacy = folder / "zipped.pt", folder / "legacy.pt"
-    torch.save(state, zipped)  # CRC-32 of each tensor, which torch.load compares
+    torch.save(state, zipped)
     torch.save(state, legacy, _use_new_zipfile_serialization=False)
     files = [zipped, legacy]
     try:
@@ -214,13 +215,15 @@ def _of_arrays(folder: Path, array: Any) -> Iterator[Target]:
     yield Target("npy", file, read, file.name, guarded=False)
 
 
-def study(changes: int) -> dict[str, dict[str, int]]:
-    """Outcomes by kind of file; each file gets its share by its size."""
+def study(changes: int, kind: str | None = None) -> dict[str, dict[str, int]]:
+    """Outcomes by kind of file, of all or of one; each file gets its share by its size."""
     with tempfile.TemporaryDirectory() as name:
         every = list(targets(Path(name)))
         sizes = [target.file.stat().st_size for target in every]
         by_kind: dict[str, Counter[str]] = {}
         for number, (target, size) in enumerate(zip(every, sizes, strict=True)):
+            if kind not in (None, target.kind):
+                continue
             share = max(50, round(changes * size / sum(sizes)))
             counts = run_target(target, share, seed=number)
             by_kind.setdefault(target.kind, Counter()).update(counts)

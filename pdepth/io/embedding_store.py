@@ -419,11 +419,6 @@ def _manifest(path: Path) -> dict[str, Any]:
             f"{path}: expected version 1 or {VERSION} of the format, got {version}, of another "
             "pdepth."
         )
-    if version == VERSION and manifest.pop(CHECKSUM, None) != _checksum(manifest):
-        raise ValueError(
-            f"{path / MANIFEST}: expected the content that pdepth wrote, got one whose checksum "
-            "differs."
-        )
     try:
         outside = [about["file"] for about in _files(manifest) if not _is_inside(about["file"])]
     except (LookupError, TypeError, AttributeError):
@@ -431,6 +426,11 @@ def _manifest(path: Path) -> dict[str, Any]:
     if outside:
         raise ValueError(
             f"{path / MANIFEST}: expected names of files inside the store, got {outside[0]!r}."
+        )
+    if version == VERSION and manifest.pop(CHECKSUM, None) != _checksum(manifest):
+        raise ValueError(
+            f"{path / MANIFEST}: expected the content that pdepth wrote, got one whose checksum "
+            "differs."
         )
     return manifest
 
