@@ -35,6 +35,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pdepth.bench.common import HOME, RESULTS, describe, machine
@@ -153,11 +154,12 @@ def stages_of(model: nn.Module) -> list[str]:
 
 
 def limit() -> None:
-    """Bound what a process may take; beyond it, errors are raised."""
+    """Bound what a process may take; beyond it, errors are raised. One thread wastes no time."""
 
     def end(number: int, frame: object) -> None:
         raise TimeoutError(f"takes more than {SECONDS} seconds of processor time")
 
+    torch.set_num_threads(1)
     signal.signal(signal.SIGPROF, end)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
 
