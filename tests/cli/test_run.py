@@ -250,7 +250,7 @@ def test_a_model_that_fails_is_one_sentence(tmp_path, user_file):
     options = ("--support", f"{user_file}:support", "--out", tmp_path / "o", "-k", 3)
     sentence = refusal("run", f"{broken}:net", *options)
     assert sentence.startswith(
-        "Error: model: expected a network that runs on the data, which gives it 0 (2, 6) float32; "
+        "Error: model: expected a network that runs on the data, which gives it 0 (3, 6) float32; "
         "got TypeError: "
     )
     assert not (tmp_path / "o").exists()
@@ -294,5 +294,5 @@ def test_a_warning_is_one_line_once(tmp_path, user_file):
     result = invoke("run", f"{doubtful}:net", *options, "--out", tmp_path / "o", "--quiet")
     assert result.exit_code == 0, result.output
     assert result.stderr == (
-        "Warning: model: not probed: 'mix' gives values of shape (6, 2), not one for each row.\n"
+        "Warning: model: not probed: 'mix' gives values of shape (9, 2), not one for each row.\n"
     )
