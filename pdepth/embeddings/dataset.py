@@ -103,7 +103,9 @@ class Batches:
         first = next(batches, None)
         if first is None:
             raise ValueError(f"{what}: expected at least one (input, label) row, got none.")
-        self.first: Batch = self._checked(first)
+        checked = self._checked(first)
+        # Kept while others are read, by a loader that may fill the same buffers for each batch.
+        self.first: Batch = Batch(checked.inputs.map(torch.clone), checked.labels.clone())
         self._rest: Iterator[Any] | None = batches  # until they have been read
         self.check_repeats()
 

@@ -309,3 +309,21 @@ def test_a_dataset_that_is_shorter_than_it_says():
 
     with pytest.raises(ValueError, match="support: expected 50 rows by its length, got an Index"):
         pdepth.prediction_depth(Net(), Short(), k=3, batch_size=40, progress=False)
+
+
+def test_a_collation_that_fills_the_same_buffers_for_each_batch():
+    rows, labels = torch.randn(40, 8), torch.arange(40) % 4
+    buffer, label_buffer = torch.empty(7, 8), torch.empty(7, dtype=torch.long)
+
+    def collate(batch):
+        for place, (row, label) in enumerate(batch):
+            buffer[place], label_buffer[place] = row, label
+        return buffer[: len(batch)], label_buffer[: len(batch)]
+
+    data, options = TensorDataset(rows, labels), {"k": 3, "progress": False, "early_exit": False}
+    plain = pdepth.prediction_depth(Net(), DataLoader(data, batch_size=7), **options)
+    refilled = pdepth.prediction_depth(
+        Net(), DataLoader(data, batch_size=7, collate_fn=collate), **options
+    )
+    for name in ("votes", "labels", "predictions", "depth"):
+        assert np.array_equal(getattr(refilled, name), getattr(plain, name))
