@@ -232,8 +232,8 @@ def table(stored: dict[str, Any]) -> str:
     lines = [
         f"{len(looked)} networks, each the smallest of its family, built without weights: "
         f"{sum('error' not in record for record in looked)} run, none falls to input and softmax "
-        f"only, and of {len(fine)} ({len(fine) / len(looked):.1%}) every probe is a part that the "
-        f"network's own code names. {describe(stored['machine'])}.",
+        f"only; in {len(fine)} ({len(fine) / len(looked):.1%}) every probe is a part that the "
+        f"network's own code names, and no stage lacks one. {describe(stored['machine'])}.",
     ]
     for library, group in groupby(looked, key=lambda record: record["library"]):
         lines += [
