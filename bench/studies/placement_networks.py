@@ -140,8 +140,8 @@ def _of_torchvision() -> Iterator[Network]:
     sizes: dict[str, dict[str, int]] = {}
     for name in models.list_models(module=models):
         family = models.get_model_builder(name).__module__.rpartition(".")[2]
-        with torch.device("meta"):
-            sizes.setdefault(family, {})[name] = _weights(_torchvision(name))
+        trained = models.get_model_weights(name).DEFAULT  # says how many there are
+        sizes.setdefault(family, {})[name] = trained.meta["num_params"]
     for family, own in sizes.items():
         yield Network("torchvision", family, min(own, key=lambda name: own[name]))
 

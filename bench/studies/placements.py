@@ -1,7 +1,9 @@
 """Where the usual networks are probed: every family of timm and torchvision, many of transformers.
 
-    python bench/studies/placements.py            inspect all, store, render into docs/placements.md
-    python bench/studies/placements.py --render   the page's table, as stored
+    python bench/studies/placements.py [--kept FILE]   inspect all, store, render the page
+    python bench/studies/placements.py --render        the page's table, as stored
+
+FILE keeps what was seen of each network, so that a run that was interrupted goes on.
 
 Of each module of timm.models and torchvision.models the smallest network is taken, and small random
 configurations of transformers' classifiers: `placement_networks.py`. Weights are random, rows too,
@@ -15,7 +17,7 @@ Each placement is judged by what the network's own code says of itself, without 
   it: no member of a list of blocks or layers (`LISTED`).
 - *unnamed*: its module neither has a class that is called a part of a network (`PART`), nor lies on
   a path of such parts (`PATH`), nor is one of timm's `feature_info`.
-- *lost*: a stage of `feature_info` with matrices of weights has no probe, or there are fewer probes
+- *lost*: a stage of `feature_info` that holds layers has no probe, or there are fewer probes
   than stages, or than a configuration of transformers says there are layers.
 
 A network is fine with none of the three. The gate: all run, none is left with the input and the
@@ -24,12 +26,15 @@ softmax alone, and 95 % are fine; or the run ends before anything is stored.
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
 import resource
 import signal
-import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
@@ -132,7 +137,8 @@ def faults(model: nn.Module, layout: Layout) -> Iterator[str]:
         seen = [
             p for p in middle if f"{p.module}.".startswith(f"{stage}.") or in_it(stage, p.module)
         ]
-        if not seen and any(weight.ndim > 1 for weight in modules[stage].parameters()):
+        layers = [m for m in modules[stage].modules() if m is not modules[stage]]
+        if not seen and any(w.ndim > 1 for layer in layers for w in layer.parameters()):
             yield f"lost: no probe in {stage}"
     depth = max(len(stages), getattr(getattr(model, "config", None), "num_hidden_layers", 0))
     if len(middle) < depth:
@@ -164,12 +170,19 @@ def limit() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
 
 
-def measure() -> dict[str, Any]:
-    """Look at every network, in processes that see few each, so that memory stays bounded."""
-    looked: list[dict[str, Any]] = []
+def measure(kept: Path) -> dict[str, Any]:
+    """Look at every network, in processes that see few each, so that memory stays bounded.
+
+    kept: a file with a line for each network that was looked at, to which others are added.
+    """
+    looked = [json.loads(text) for text in kept.read_text().splitlines()] if kept.exists() else []
+    done = {(record["library"], record["family"]) for record in looked}
+    rest = (network for network in networks() if (network.library, network.family) not in done)
     with get_context("spawn").Pool(1, limit, maxtasksperchild=A_PROCESS) as pool:
-        for record in pool.imap(look, networks()):
+        for record in pool.imap(look, rest):
             looked.append(record)
+            with kept.open("a") as file:
+                print(json.dumps(record), file=file)
             print(line(record), *record.get("faults", ()), sep="\n  ", flush=True)
     check(looked)
     packages = ("torch", "torchvision", "timm", "transformers")
@@ -219,8 +232,8 @@ def table(stored: dict[str, Any]) -> str:
     lines = [
         f"{len(looked)} networks, each the smallest of its family, built without weights: "
         f"{sum('error' not in record for record in looked)} run, none falls to input and softmax "
-        f"only, and of {len(fine)} ({len(fine) / len(looked):.1%}) every probe is a part that the "
-        f"network's own code names. {describe(stored['machine'])}.",
+        f"only; in {len(fine)} ({len(fine) / len(looked):.1%}) every probe is a part that the "
+        f"network's own code names, and no stage lacks one. {describe(stored['machine'])}.",
     ]
     for library, group in groupby(looked, key=lambda record: record["library"]):
         lines += [
@@ -244,5 +257,16 @@ def table(stored: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kept", type=Path, metavar="FILE")
+    parser.add_argument("--render", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        kept = options.kept or Path(scratch, "looked.jsonl")
+        arguments = ["--render"] if options.render else []
+        publish(arguments, NAME, partial(measure, kept), table, STORED, PAGE)
+
+
 if __name__ == "__main__":
-    publish(sys.argv[1:], NAME, measure, table, STORED, PAGE)
+    main()
