@@ -141,6 +141,7 @@ def _prepared(rows: Rows, numbers: RowNumbers, *, what: str, metric: str, num_th
 def _first_not_finite(rows: Rows, num_threads: int) -> int:
     """The first row with NaN or infinity, or -1; a tensor is looked at on its device."""
     if not rows.on_device:
+        native.check_headroom()
         return _native.first_not_finite(rows.array, rows.type, native.simd_level(), num_threads)
     step = max(1, 2**24 // rows.width)
     for begin in range(0, len(rows), step):
@@ -156,6 +157,7 @@ def _normalised(rows: Rows, numbers: RowNumbers, what: str, num_threads: int) ->
         units, bad = _on_device(rows)
     else:
         units = np.empty(rows.array.shape)
+        native.check_headroom()
         bad = _native.unit_rows(rows.array, rows.type, units, native.simd_level(), num_threads)
     if bad >= 0:
         raise ZeroNormError(
