@@ -136,9 +136,14 @@ def test_a_store_that_is_cut(tmp_path: Path) -> None:
     )
     pdepth.prediction_depth(network, data, k=K, progress=False, keep_embeddings=tmp_path / "kept")
     store = pdepth.open_store(tmp_path / "kept")
-    os.truncate(tmp_path / "kept/support/01.npy", 8192)
-    with pytest.raises(ValueError, match=r"support \(.*\): .*support/01\.npy became shorter"):
-        pdepth.depth_from_embeddings(store, k=K)
+
+    def cut(probe: int, *_: Any) -> None:
+        os.truncate(tmp_path / f"kept/support/{probe:02}.npy", 4096)
+
+    with pytest.raises(ValueError, match=r"support \(.*\): .*support/0\d\.npy became shorter"):
+        pdepth.depth_from_embeddings(store, k=K, progress=cut)
+    with pytest.raises(ValueError, match=r"support/0\d\.npy: expected "):
+        pdepth.depth_from_embeddings(pdepth.open_store(tmp_path / "kept"), k=K)
 
 
 def test_a_file_that_grows_again_is_mapped_anew(tmp_path: Path) -> None:

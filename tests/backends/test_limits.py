@@ -1,4 +1,4 @@
-"""A process whose address space ends: the right answer or MemoryError, and never the process's end."""
+"""Address space that ends: the right answer or MemoryError, and never the process's end."""
 
 from __future__ import annotations
 
