@@ -1,10 +1,16 @@
 // Registration only: binding.cpp converts the arguments.
 #include "binding.hpp"
+#include "watch.hpp"
 
 PYBIND11_MODULE(_native, m) {
     namespace py = pybind11;
     using namespace pdepth::binding;
     m.doc() = "The compiled CPU backend; pdepth.backends.cpu calls it.";
+    py::class_<pdepth::Watch>(
+        m, "Watch", "Memory that may be a mapped file, watched until `close`; see csrc/watch.hpp.")
+        .def(py::init<std::vector<pdepth::Range>>(), py::arg("ranges"))
+        .def_property_readonly("cut", &pdepth::Watch::cut)
+        .def("close", &pdepth::Watch::close);
     m.def("levels", &levels, "Compiled levels, best last, and whether this machine runs each.");
     m.def("filter_stages", &filter_stages,
           "A level's filter stages as pdepth.certify.FilterStage takes them, differences last.",

@@ -10,10 +10,15 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/mman.h>
+#endif
 
 namespace pdepth {
 
@@ -31,6 +36,36 @@ private:
     std::fenv_t saved_;
 };
 
+// Memory set aside, not of the heap's: a new thread asks the system for its own.
+class Reserve {
+public:
+    Reserve() = default;
+    Reserve(const Reserve&) = delete;
+    Reserve& operator=(const Reserve&) = delete;
+    ~Reserve() { release(); }
+
+#if defined(__unix__) || defined(__APPLE__)
+    bool hold(std::size_t bytes) {
+        void* const held = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+        if (held == MAP_FAILED) return false;
+        data_ = held;
+        bytes_ = bytes;
+        return true;
+    }
+    void release() {
+        if (data_) munmap(data_, bytes_);
+        data_ = nullptr;
+    }
+
+private:
+    void* data_ = nullptr;
+    std::size_t bytes_ = 0;
+#else
+    bool hold(std::size_t) { return true; }
+    void release() {}
+#endif
+};
+
 class Team {
 public:
     // `poll` runs on the calling thread, some ten times a second between items and wherever an item
@@ -38,11 +73,22 @@ public:
     // work from the others.
     Team(int size, std::function<void()> poll) : poll_(std::move(poll)) {
         threads_.reserve(size);
+        touch_thread_local_data();
+        Reserve reserve;
+        while (size > 1 && !reserve.hold(kOfThread * size)) size /= 2;
+        std::unique_lock<std::mutex> lock(mutex_);
         try {
             for (int t = 1; t < size; t++)
-                threads_.emplace_back([this, t] { work_until_closed(t); });
+                threads_.emplace_back([this, t] {
+                    begin();
+                    work_until_closed(t);
+                });
         } catch (const std::system_error&) {
+        } catch (const std::bad_alloc&) {
         }
+        busy_ = static_cast<int>(threads_.size());
+        reserve.release();
+        done_.wait(lock, [this] { return busy_ == 0; });
     }
 
     ~Team() {
@@ -85,6 +131,25 @@ public:
 
 private:
     struct Stopped {};
+
+    static constexpr std::size_t kOfThread = std::size_t(1) << 18;
+
+    // A thread's first exception allocates what the C++ library keeps of a thread, and where that
+    // fails the C library ends the process. So it is thrown as a thread begins, when there is
+    // memory: what was set aside before the threads took their stacks, and nobody else takes.
+    static void touch_thread_local_data() {
+        try {
+            throw Stopped{};
+        } catch (const Stopped&) {
+        }
+    }
+
+    void begin() {
+        { std::lock_guard<std::mutex> lock(mutex_); }  // until the reserve is free
+        touch_thread_local_data();
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (--busy_ == 0) done_.notify_one();
+    }
 
     void work_until_closed(int thread) {
         for (int64_t last_round = 0;;) {

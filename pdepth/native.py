@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 from pdepth import _native
 
 SIMD = "PDEPTH_SIMD"
+HEADROOM = 1 << 20  # bytes that are free, at least, where compiled code or a thread begins
+USUAL_STACK = 1 << 23
 
 
 def simd_levels() -> dict[str, bool]:
@@ -47,6 +50,32 @@ def default_arithmetic() -> Iterator[None]:
         yield
     finally:
         _native.arithmetic(before)
+
+
+def check_headroom(threads: int = 0) -> None:
+    """Raise MemoryError where there is no room for so many more threads, and what one call keeps.
+
+    Where memory is limited, as by RLIMIT_AS, compiled code that finds none when it throws its first
+    exception ends the process, and a thread of Python's that finds none never says that it began.
+    """
+    try:
+        mmap.mmap(-1, HEADROOM + threads * (HEADROOM + _stack_bytes())).close()
+    except (OSError, ValueError, OverflowError):
+        raise MemoryError(
+            "The limit of this process's memory leaves too little for another thread."
+        ) from None
+
+
+def _stack_bytes() -> int:
+    """What a new thread takes for its stack."""
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_STACK)
+        unlimited = limit == resource.RLIM_INFINITY
+    except ImportError:  # not on every system
+        unlimited = True
+    return USUAL_STACK if unlimited else limit
 
 
 def default_threads() -> int:

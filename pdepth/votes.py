@@ -184,7 +184,8 @@ def kneighbors(
         raise TypeError(f"k: expected an integer, got {k!r}.")
     options = arguments.check_search(voting, metric, exclude_self, num_threads, memory)
     (problem,) = problems(support, queries, None, options, query_rows=query_rows)
-    with open_session(problem, backend_named(backend, problem.device)) as session:
+    opened = open_session(problem, backend_named(backend, problem.device))
+    with problem.watched([0]), opened as session:
         distances, rows = session.neighbors(0)
     return to_device(distances, problem.device), to_device(rows, problem.device)
 

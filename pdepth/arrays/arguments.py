@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import definition, native
+from pdepth.arrays.mapped import watched
 from pdepth.arrays.memory import parse_bytes
 from pdepth.arrays.rows import is_torch
 
@@ -155,6 +156,11 @@ def check_integers(
     value: Any, name: str, length: int | None = None, *, booleans: bool = True
 ) -> NDArray[np.int64]:
     """`value` as (length,) int64."""
+    with watched([(name, value)]):
+        return _integers(value, name, length, booleans)
+
+
+def _integers(value: Any, name: str, length: int | None, booleans: bool) -> NDArray[np.int64]:
     if is_torch(value):
         kind = str(value.dtype).removeprefix("torch.")
         value = value.detach().cpu()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pdepth import _native, native
 from pdepth.arrays import arguments
 from pdepth.arrays.arguments import SearchOptions
+from pdepth.arrays.mapped import watched
 from pdepth.arrays.rows import Rows, is_array, is_torch, rows_of
 from pdepth.arrays.sources import RowNumbers, Stored, is_single, opened
 
@@ -75,6 +77,17 @@ class Problem:
             for rows in (probe.support, probe.queries)
         )
 
+    def watched(self, probes: Iterable[int]) -> AbstractContextManager[None]:
+        """Read some probes' rows in memory; see `mapped.watched`."""
+        return watched(
+            [
+                (f"{kind} ({probe.name})", rows.array)
+                for probe in (self.probes[number] for number in probes)
+                for kind, rows in (("support", probe.support), ("queries", probe.queries))
+                if rows is not None and not isinstance(rows, Stored)
+            ]
+        )
+
     def row_numbers(self, queries: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
         """The rows of some queries, None for all; None for row i of each query i."""
         if self.query_rows is None or queries is None:
@@ -112,12 +125,13 @@ def checked_rows(
     """The rows of `array`, known to be finite; for `metric="cosine"` normalised."""
     threads = num_threads or native.default_threads()
     prepare = partial(_prepared, what=what, metric=metric, num_threads=threads)
-    rows = rows_of(array, what) if is_array(array) else None
-    if rows is None or (metric == "cosine" and _too_large(rows, memory)):
-        rows = Stored.of(array, what, "float64" if metric == "cosine" else None, prepare)
-    if len(rows) > MOST_ROWS:
-        raise ValueError(f"{what}: expected at most {MOST_ROWS} rows, got {len(rows)}.")
-    return rows if isinstance(rows, Stored) else prepare(rows, range(len(rows)))
+    with watched([(what, array)]):
+        rows = rows_of(array, what) if is_array(array) else None
+        if rows is None or (metric == "cosine" and _too_large(rows, memory)):
+            rows = Stored.of(array, what, "float64" if metric == "cosine" else None, prepare)
+        if len(rows) > MOST_ROWS:
+            raise ValueError(f"{what}: expected at most {MOST_ROWS} rows, got {len(rows)}.")
+        return rows if isinstance(rows, Stored) else prepare(rows, range(len(rows)))
 
 
 def _too_large(rows: Rows, memory: int | None) -> bool:
@@ -141,6 +155,7 @@ def _prepared(rows: Rows, numbers: RowNumbers, *, what: str, metric: str, num_th
 def _first_not_finite(rows: Rows, num_threads: int) -> int:
     """The first row with NaN or infinity, or -1; a tensor is looked at on its device."""
     if not rows.on_device:
+        native.check_headroom()
         return _native.first_not_finite(rows.array, rows.type, native.simd_level(), num_threads)
     step = max(1, 2**24 // rows.width)
     for begin in range(0, len(rows), step):
@@ -156,6 +171,7 @@ def _normalised(rows: Rows, numbers: RowNumbers, what: str, num_threads: int) ->
         units, bad = _on_device(rows)
     else:
         units = np.empty(rows.array.shape)
+        native.check_headroom()
         bad = _native.unit_rows(rows.array, rows.type, units, native.simd_level(), num_threads)
     if bad >= 0:
         raise ZeroNormError(

@@ -96,7 +96,8 @@ def check_array(value: object, what: str) -> None:
             f"{what}: expected a dense array, got a sparse {type(value).__name__}; pass its "
             f".{method}()."
         )
-    if not is_array(value) or np.ma.isMaskedArray(value):
+    masked = sys.modules.get("numpy.ma")  # which who has such an array has imported
+    if not is_array(value) or (masked is not None and isinstance(value, masked.MaskedArray)):
         raise TypeError(
             f"{what}: expected a NumPy array or torch tensor, got a {type(value).__name__}."
         )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pdepth.arrays.arrow import PARQUET, ParquetColumn, arrow_rows
 from pdepth.arrays.frames import frame_values, is_frame
+from pdepth.arrays.mapped import watched
 from pdepth.arrays.rows import (
     TYPES,
     Rows,
@@ -185,16 +186,18 @@ class Stored(Rows):
 
     def _kept(self, rows: Rows, numbers: RowNumbers) -> Rows:
         """Rows prepared, in memory that the source does not fill again."""
-        prepared = self.prepare(rows, numbers)
-        if self.lent and prepared is rows:
-            return Rows(rows.array.copy(), rows.type)
-        return prepared
+        with watched([(self.what, rows.array)]):
+            prepared = self.prepare(rows, numbers)
+            if self.lent and prepared is rows:
+                return Rows(rows.array.copy(), rows.type)
+            return prepared
 
     def _checked(self, values: Any, what: str, numbers: RowNumbers) -> Rows:
         """Rows that the source gave, if they have the shape and type that it promised."""
         if not is_array(values) and hasattr(values, "__array__"):
             values = np.asarray(values)
-        rows = rows_of(values, what).on_host()
+        with watched([(what, values)]):
+            rows = rows_of(values, what).on_host()
         shape = (len(numbers), self.width)
         if rows.type != self.stored_type or rows.array.shape != shape:
             raise ValueError(

@@ -105,6 +105,7 @@ class CpuSession:
             "progress": progress and (lambda at, *rest: progress(probes[at], *rest)),
         }
         while True:
+            native.check_headroom()
             try:
                 _native.run(**call, **_ANSWERS | answers, held_bytes=self._held)
                 return

@@ -15,6 +15,7 @@ Metric, number of neighbours, types and the places of exact duplicates are clean
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ from pdepth.optional import require, require_tested
 __all__ = [
     "LabelQuality",
     "construct_knn",
+    "correct_knn_distances_and_indices",
     "create_knn_graph_and_index",
     "knn_graph",
     "label_quality",
@@ -80,6 +82,33 @@ def create_knn_graph_and_index(
     ends = np.arange(0, rows * k + 1, k)
     graph = sparse.csr_matrix((distances.ravel(), neighbors.ravel(), ends), shape=(rows, rows))
     return graph, index
+
+
+def correct_knn_distances_and_indices(
+    features: Any,
+    distances: NDArray[Any],
+    indices: NDArray[Any],
+    exact_duplicate_sets: Sequence[Any] | None = None,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Put exact duplicates first, at distance 0: cleanlab's function of that name.
+
+    The other neighbours keep their order, and the farthest of them are dropped; cleanlab's own sort
+    is not stable, so that from k = 17 on it may drop nearer ones.
+
+    Args:
+        features: (N, D). distances, indices: (N, k) of each row's nearest others; not changed.
+        exact_duplicate_sets: the row numbers of each set of equal rows, ascending, where they are
+            known.
+    """
+    distances, indices = np.copy(distances), np.copy(indices)
+    if exact_duplicate_sets is None:
+        sets = duplicate_sets(np.asarray(to_numpy(features)))
+    else:
+        sets = np.full(len(distances), -1, dtype=np.int64)
+        for number, rows in enumerate(exact_duplicate_sets):
+            sets[rows] = number
+    move_duplicates_first(sets, distances, indices)
+    return distances, indices
 
 
 def knn_graph(features: Any, k: int | None = None, metric: Any = None, **knn_kwargs: Any) -> Any:
@@ -231,6 +260,7 @@ def _replacements() -> Replacements:
     return [
         (search.construct_knn, construct_knn),
         (graph.create_knn_graph_and_index, create_knn_graph_and_index),
+        (graph.correct_knn_distances_and_indices, correct_knn_distances_and_indices),
     ]
 
 

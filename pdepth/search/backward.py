@@ -190,16 +190,17 @@ class ProbeSearch:
         if self._early_exit and self._targets is not None:
             targets = np.where(self._matching, self._targets, NO_CLASS)[:, active]
         counts = bool(self._keep)
-        if self._voting.is_plain:
-            whole = len(places) == problem.num_queries
-            target = None if targets is None else targets[0]
-            votes = [session.votes(probes, None if whole else places, target, counts=counts)]
-        else:
-            (probe,) = probes
-            votes = search_votes(
-                session, problem, self._voting, probe, places, targets, counts=counts,
-                progress=report,
-            )  # fmt: skip
+        with problem.watched(probes):
+            if self._voting.is_plain:
+                whole = len(places) == problem.num_queries
+                target = None if targets is None else targets[0]
+                votes = [session.votes(probes, None if whole else places, target, counts=counts)]
+            else:
+                (probe,) = probes
+                votes = search_votes(
+                    session, problem, self._voting, probe, places, targets, counts=counts,
+                    progress=report,
+                )  # fmt: skip
         if self._keep == "margins":
             votes = [replace(v, counts=None, margins=margins(v.counts)) for v in votes]
         return votes

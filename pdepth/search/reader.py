@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
+from pdepth import native
 from pdepth.arrays.memory import human
 from pdepth.arrays.rows import Rows, numpy_type
 from pdepth.arrays.sources import Stored
@@ -20,7 +21,9 @@ class Reader:
     """Reads rows in a thread, and knows how long the others waited for it."""
 
     def __enter__(self) -> Reader:
+        native.check_headroom(threads=1)
         self._pool = ThreadPoolExecutor(1, "pdepth-reader")
+        self._pool.submit(int).result()  # the thread begins now, while there is memory for it
         self._start, self._bytes, self._reading, self._waiting = time.monotonic(), 0, 0.0, 0.0
         return self
 

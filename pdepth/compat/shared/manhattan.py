@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pdepth import definition
 from pdepth.arrays.rows import Rows
-from pdepth.native import default_arithmetic
+from pdepth.native import check_headroom, default_arithmetic
 
 CHUNK = 1 << 22  # numbers of queries, of support rows or of distances that are held
 IN_CACHE = 1 << 16  # differences that a thread adds up at a time
@@ -31,6 +31,7 @@ def manhattan_neighbors(
     """
     neighbors = np.empty((len(queries), k), dtype=np.int64)
     step = max(1, CHUNK // max(support.width, len(support)))
+    check_headroom(num_threads)
     with ThreadPoolExecutor(num_threads) as pool:
         for begin in range(0, len(queries), step):
             query_chunk = queries[begin : begin + step].widened()

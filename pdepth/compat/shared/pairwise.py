@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import definition
-from pdepth.native import default_arithmetic
+from pdepth.native import check_headroom, default_arithmetic
 
 IN_CACHE = 1 << 17  # terms that a thread computes at a time
 
@@ -54,6 +54,7 @@ def pair_sums(
         with np.errstate(over="ignore"):
             sums[chunk] = definition.total(terms(*pair))
 
+    check_headroom(num_threads)
     with ThreadPoolExecutor(num_threads) as pool:
         list(pool.map(compute, range(0, len(row_numbers), step)))
     return sums
