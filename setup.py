@@ -24,7 +24,7 @@ if sanitizers := os.environ.get("PDEPTH_SANITIZE"):  # "address,undefined": see 
     COMMON += [*SANITIZE, "-O1", "-g", "-fno-omit-frame-pointer", "-fno-wrapv"]
 # name -> the flags that only this source may have
 SOURCES: dict[str, list[str]] = {name: [] for name in ("binding", "dispatch")}
-SOURCES |= {name: [] for name in ("call", "filter", "settle", "support", "scores")}
+SOURCES |= {name: [] for name in ("call", "filter", "packing", "settle", "support", "scores")}
 SOURCES |= {name: [] for name in ("units", "watch")}
 SOURCES |= {"level_bf16": [], "level_portable": []}
 if platform.machine() in ("x86_64", "AMD64"):

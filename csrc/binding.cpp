@@ -85,7 +85,8 @@ void check_layers(const std::vector<Layer>& layers, const Dense<int32_t>& codes,
                   const std::optional<Dense<int64_t>>& query_rows, int64_t queries) {
     int64_t fewest = std::numeric_limits<int64_t>::max();
     for (const Layer& layer : layers) {
-        require(layer.support.width == layer.queries.width && layer.support.rows == codes.size() &&
+        const Matrix& support = layer.support->rows;
+        require(support.width == layer.queries.width && support.rows == codes.size() &&
                     (query_rows || layer.queries.rows == queries),
                 "layers: expected one width, a code for each support row and `queries` queries.");
         fewest = std::min(fewest, layer.queries.rows);
@@ -182,7 +183,25 @@ int64_t first_not_finite(const py::array& array, const std::string& type, const 
     });
 }
 
-double run(const std::vector<std::pair<Rows, std::optional<Rows>>>& layers,
+HeldSupport support_of(const Rows& rows, bool lasting) {
+    return {rows.first, std::make_shared<Support>(matrix_of(rows), lasting)};
+}
+
+HeldSupport support_after(const HeldSupport& before, const Rows& rows) {
+    const Matrix matrix = matrix_of(rows), &earlier = before.support->rows;
+    require(matrix.width == earlier.width && matrix.type == earlier.type &&
+                matrix.rows >= earlier.rows,
+            "rows: expected those of the support before, and more of their width and type.");
+    return {rows.first, std::make_shared<Support>(before.support, matrix)};
+}
+
+int64_t nbytes_of(const HeldSupport& held) {
+    const std::shared_ptr<Support> support = held.support;
+    py::gil_scoped_release released;  // a search that packs holds the lock, and may wait for this
+    return support->nbytes();
+}
+
+double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>& layers,
            const Dense<int32_t>& codes, int32_t classes, int64_t k, bool exclude_self,
            std::optional<Dense<int64_t>> query_rows, int64_t queries,
            std::optional<Dense<int32_t>> target, std::optional<Dense<int32_t>> votes,
@@ -193,8 +212,7 @@ double run(const std::vector<std::pair<Rows, std::optional<Rows>>>& layers,
            std::optional<std::function<void(int64_t, double, int64_t)>> progress) {
     std::vector<Layer> read;
     for (const auto& [support, others] : layers) {
-        const Matrix own = matrix_of(support);
-        read.push_back({own, others ? matrix_of(*others) : own, !others});
+        read.push_back({support->support, others ? matrix_of(*others) : support->support->rows, !others});
     }
     check_layers(read, codes, classes, query_rows, queries);
     const int64_t answers = static_cast<int64_t>(layers.size()) * queries;

@@ -8,10 +8,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "support.hpp"
 
 namespace pdepth::binding {
 
@@ -22,6 +25,17 @@ using Rows = std::pair<py::array, std::string>;
 
 template <class T>
 using Dense = py::array_t<T, py::array::c_style>;
+
+// A layer's support as Python holds it: the rows' memory lives as long as it does.
+struct HeldSupport {
+    py::array array;
+    std::shared_ptr<Support> support;
+};
+
+HeldSupport support_of(const Rows& rows, bool lasting);
+// The rows of `before` and more after them.
+HeldSupport support_after(const HeldSupport& before, const Rows& rows);
+int64_t nbytes_of(const HeldSupport& held);
 
 std::vector<std::pair<std::string, bool>> levels();
 std::vector<py::dict> filter_stages(const std::string& level);
@@ -35,7 +49,7 @@ int64_t unit_rows(const py::array& array, const std::string& type, Dense<double>
                   const std::string& level, int threads);
 int64_t first_not_finite(const py::array& array, const std::string& type, const std::string& level,
                          int threads);
-double run(const std::vector<std::pair<Rows, std::optional<Rows>>>& layers,
+double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>& layers,
            const Dense<int32_t>& codes, int32_t classes, int64_t k, bool exclude_self,
            std::optional<Dense<int64_t>> query_rows, int64_t queries,
            std::optional<Dense<int32_t>> target, std::optional<Dense<int32_t>> votes,

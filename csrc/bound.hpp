@@ -33,6 +33,15 @@ inline float float_above(double value) {
     return std::nextafterf(rounded, std::numeric_limits<float>::infinity());
 }
 
+// The largest residual of some rows, as a share of its row's norm.
+inline double relative_of(const float* norms, const float* residuals, int64_t count) {
+    double relative = 0;
+    for (int64_t i = 0; i < count; i++)
+        if (residuals[i] > kNegligible)
+            relative = std::max(relative, static_cast<double>(residuals[i]) / norms[i]);
+    return relative;
+}
+
 struct ProductsBound {
     struct Query {
         double norm;
@@ -45,12 +54,8 @@ struct ProductsBound {
           products_(kUnit * roundings(stage, width)),
           norms_(stage.norms_first ? products_ : kUnit) {}
 
-    // Takes note of support rows before they are scanned.
-    void add_rows(const float* norms, const float* residuals, int64_t count) {
-        for (int64_t i = 0; i < count; i++)
-            if (residuals[i] > kNegligible)
-                relative_ = std::max(relative_, static_cast<double>(residuals[i]) / norms[i]);
-    }
+    // Takes note of support rows before they are scanned: their `relative_of`.
+    void add_rows(double relative) { relative_ = std::max(relative_, relative); }
 
     Query query(float norm, float residual) const {
         return {norm, static_cast<double>(norm) + residual, residual};
@@ -97,7 +102,7 @@ struct DifferencesBound {
           lost_(3 * kLost * (width + 8)),
           relative_(kMargin * kUnit * roundings(stage, width)) {}
 
-    void add_rows(const float*, const float*, int64_t) {}
+    void add_rows(double) {}
 
     Query query(float /*norm*/, float residual) const {
         return {kMargin * (residual + largest_residual_)};

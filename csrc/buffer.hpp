@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <new>
+#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -18,6 +19,15 @@ public:
     ~Buffer() { std::free(data_); }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
+    Buffer(Buffer&& other) noexcept { swap(other); }
+    Buffer& operator=(Buffer&& other) noexcept {
+        swap(other);
+        return *this;
+    }
+    void swap(Buffer& other) noexcept {
+        std::swap(data_, other.data_);
+        std::swap(capacity_, other.capacity_);
+    }
 
     // Room for `count` elements; what it held is lost where it has to grow.
     T* reserve(int64_t count) {
@@ -38,6 +48,7 @@ public:
     }
 
     T* get() const { return data_; }
+    int64_t nbytes() const { return capacity_ * static_cast<int64_t>(sizeof(T)); }
 
 private:
     T* data_ = nullptr;

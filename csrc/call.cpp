@@ -12,31 +12,46 @@ namespace {
 
 constexpr int64_t kDifferencesUpTo = 12;  // columns
 
+// Multiply-adds for which it pays to start another thread.
+constexpr double kWorkOfThread = 1 << 24;
+constexpr double kPacking = 128;  // of an element of the support, in multiply-adds
+
+// No more threads than the work is worth, or than can share it: a small call begins none.
+int threads_for(const std::vector<Layer>& layers, int64_t queries, const Level& level, int most) {
+    double work = 0;
+    int64_t items = 1;
+    for (const Layer& layer : layers) {
+        const Matrix& rows = layer.support->rows;
+        const FilterStage& stage =
+            rows.width > kDifferencesUpTo && level.products_count ? level.products[0] : level.differences;
+        const int64_t padded = round_up(queries, stage.query_rows);
+        const bool packs = !layer.support->lasting || !layer.support->present();
+        work += static_cast<double>(rows.rows) * static_cast<double>(rows.width) *
+                (static_cast<double>(padded) + (packs ? kPacking : 0));
+        items = std::max(items, packs ? most : padded / stage.query_rows);
+    }
+    return static_cast<int>(std::min({static_cast<double>(most), static_cast<double>(items),
+                                      1 + work / kWorkOfThread}));
+}
+
 // The stages in turn, each with the queries that the one before could not serve.
 void answer_layer(Session& session, const Layer& layer, int64_t index,
                   const std::vector<int64_t>& queries) {
     session.begin_layer(layer, index);
     const Level& level = session.level;
-    const int64_t width = layer.support.width;
-    const Support support(layer.support, session.question.k + 1, session.leaves_out(), level,
-                          session.team);
-    session.support = &support;
-    const double norm = support.largest_norm;
+    const Reading& reading = *session.reading;
+    const int64_t width = session.support->width;
     std::vector<int64_t> remaining = queries;
-    if (norm == 0 || (norm > 0x1p-400 && norm < 0x1p400)) {
-        session.scale = norm == 0 ? 1 : std::ldexp(1.0, kScaledExponent - 1 - std::ilogb(norm));
-        const double scaled = norm * session.scale;
+    if (reading.bounded()) {
+        const double scaled = reading.largest_norm * reading.scale;
         for (int i = 0; i < level.products_count && width > kDifferencesUpTo; i++) {
             const FilterStage& stage = level.products[i];
             if (remaining.empty() || !bounded(stage, width)) continue;
-            remaining = filter(session, stage, ProductsBound(stage, width, scaled),
-                               support.centre.data(), remaining);
+            remaining = filter(session, stage, ProductsBound(stage, width, scaled), remaining);
         }
         if (!remaining.empty() && bounded(level.differences, width)) {
-            // Rows that float32 holds as they are need no centre, which would round them.
-            const DifferencesBound bound(level.differences, width, support.exact ? 0 : scaled);
-            remaining = filter(session, level.differences, bound,
-                               support.exact ? nullptr : support.centre.data(), remaining);
+            const DifferencesBound bound(level.differences, width, reading.exact ? 0 : scaled);
+            remaining = filter(session, level.differences, bound, remaining);
         }
     }
     settle_completely(session, remaining);
@@ -47,7 +62,8 @@ void answer_layer(Session& session, const Layer& layer, int64_t index,
 double answer_layers(const std::vector<Layer>& layers, const Question& question,
                      const Answers& answers, const Level& level, int threads,
                      const Progress& progress) {
-    Session session(question, answers, level, threads, progress);
+    Session session(question, answers, level,
+                    threads_for(layers, question.queries, level, threads), progress);
     std::vector<int64_t> queries(question.queries);
     std::iota(queries.begin(), queries.end(), 0);
     const auto count = static_cast<int64_t>(queries.empty() ? 0 : layers.size());

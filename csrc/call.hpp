@@ -1,21 +1,23 @@
 // The answers of whole layers: filter stages, certificate, settlement, majority.
 //
 // All layers of one call share its threads, each thread's scratch and the buffers of packed rows,
-// which is why a call takes several. Every layer answers all queries of the call; a caller that drops
+// which is why a call takes several; what a lasting support has packed it keeps for later calls. Every layer answers all queries of the call; a caller that drops
 // queries between layers, as early exit does, makes a call for each.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "level.hpp"
+#include "support.hpp"
 
 namespace pdepth {
 
 struct Layer {
-    Matrix support;
-    Matrix queries;  // the support itself where own_rows
+    std::shared_ptr<Support> support;
+    Matrix queries;  // the support's rows where own_rows
     bool own_rows;
 };
 

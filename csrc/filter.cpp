@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "packing.hpp"
 #include "settle.hpp"
 
 namespace pdepth {
@@ -27,11 +28,11 @@ double kth_smallest(const std::vector<double>& values, int64_t k, std::vector<do
 template <class Bound>
 class Filter {
 public:
-    Filter(Session& session, const FilterStage& stage, const Bound& bound, const double* centre)
-        : session_(session), stage_(stage), bound_(bound), transform_{centre, session.scale},
-          columns_(stage.columns(session.layer->support.width)),
+    Filter(Session& session, const FilterStage& stage, const Bound& bound)
+        : session_(session), stage_(stage), bound_(bound),
+          columns_(stage.columns(session.support->width)),
           row_bytes_(columns_ * stage.item_size),
-          rows_(static_cast<int64_t>(session.support->order.size())) {
+          rows_(static_cast<int64_t>(session.reading->order.size())) {
         const int64_t k = session.question.k, tile = stage.support_rows;
         soft_limit_ = std::max<int64_t>(128, k + k / 2 + 2 * tile);
         capacity_ = std::min(std::max<int64_t>(256, 2 * soft_limit_),
@@ -42,16 +43,27 @@ public:
         const auto count = static_cast<int64_t>(queries.size());
         const int64_t held = rows_held();
         const int64_t most = queries_held(count, held);
-        support_ = session_.packed_support.reserve(held, round_up(rows_, stage_.support_rows),
-                                                   row_bytes_);
-        queries_ = session_.packed_queries.reserve(most, most, row_bytes_);
-        scores_ = session_.scores.reserve(most * capacity_);
-        positions_ = session_.positions.reserve(most * capacity_);
-        for (auto& s : session_.scratch) s->partial.reserve(stage_.item_queries * kept_rows());
+        const bool kept = session_.layer->support->lasting && held >= rows_;
+        Buffers& buffers = session_.buffers;
+        if (kept) {
+            const PackedStage whole =
+                packed_whole(*session_.support, *session_.reading, stage_, session_.team);
+            support_ = whole.panel;
+            kept_ = whole.memory;
+            bound_.add_rows(whole.relative);
+        } else {
+            support_ = buffers.packed_support.reserve(held, round_up(rows_, stage_.support_rows),
+                                                      row_bytes_);
+        }
+        queries_ = buffers.packed_queries.reserve(most, most, row_bytes_);
+        scores_ = buffers.scores.reserve(most * capacity_);
+        positions_ = buffers.positions.reserve(most * capacity_);
+        const int64_t in_item = std::min(stage_.item_queries, most);
+        for (auto& s : session_.scratch) s->partial.reserve(in_item * kept_rows());
         session_.begin_stage(count * ceil_div(rows_, held));
 
         std::vector<int64_t> overflowed;
-        int64_t packed = -1;  // the first position of the support that is held
+        int64_t packed = kept ? 0 : -1;  // the first position of the support that is held
         for (int64_t begin = 0; begin < count; begin += most) {
             const int64_t chunk = std::min(most, count - begin);
             start(queries.data() + begin, chunk);
@@ -113,26 +125,28 @@ private:
                 support_.residuals + first, support_.units + first};
     }
 
-    void pack(const Matrix& source, const int64_t* rows, int64_t count, const Panel& panel,
-              Side side, int64_t tile) {
-        session_.team.run(ceil_div(count, tile), [&](int64_t i, int) {
-            stage_.pack(source, rows + i * tile, std::min(tile, count - i * tile), transform_, panel,
-                        side, i);
-        });
-    }
-
     void pack_support(int64_t first, int64_t count) {
         const Panel panel = panel_at(first);
-        pack(session_.layer->support, session_.support->order.data() + first, count, panel,
-             Side::support, stage_.support_rows);
-        bound_.add_rows(panel.norms, panel.residuals, count);
+        pack_positions(*session_.support, *session_.reading, first, count, stage_, panel,
+                       session_.team);
+        bound_.add_rows(relative_of(panel.norms, panel.residuals, count));
+    }
+
+    void pack_queries(const std::vector<int64_t>& rows) {
+        const Transform transform = session_.reading->transform(stage_);
+        const auto count = static_cast<int64_t>(rows.size());
+        const int64_t tile = stage_.query_rows;
+        session_.team.run(ceil_div(count, tile), [&](int64_t i, int) {
+            stage_.pack(session_.layer->queries, rows.data() + i * tile,
+                        std::min(tile, count - i * tile), transform, queries_, Side::query, i);
+        });
     }
 
     void start(const int64_t* queries, int64_t count) {
         const int64_t padded = round_up(count, stage_.query_rows);
         std::vector<int64_t> rows(count);
         for (int64_t i = 0; i < count; i++) rows[i] = session_.source_row(queries[i]);
-        pack(session_.layer->queries, rows.data(), count, queries_, Side::query, stage_.query_rows);
+        pack_queries(rows);
 
         numbers_ = queries;
         limits_.resize(count);
@@ -148,8 +162,8 @@ private:
             limits_[i] = bound_.query(queries_.norms[i], queries_.residuals[i]);
             const double within = session_.within(queries[i]);
             if (within < kInfinity)
-                proven_[i] = bound_.score_at(limits_[i], within * session_.scale * session_.scale);
-            if (session_.leaves_out()) self_[i] = session_.support->positions[rows[i]];
+                proven_[i] = bound_.score_at(limits_[i], within * session_.reading->scale * session_.reading->scale);
+            if (session_.leaves_out()) self_[i] = session_.reading->positions[rows[i]];
             overflowed_[i] = !(queries_.norms[i] <= kLargestScaled);
         }
     }
@@ -299,7 +313,7 @@ private:
         int64_t open = std::min(k, count);
         for (int64_t i = 0; i < count; i++) {
             if (s.lower[i] > farthest) continue;
-            const int64_t row = session_.support->order[positions[i]];
+            const int64_t row = session_.reading->order[positions[i]];
             if (s.upper[i] < nearest_other && !session_.answers.rows) {
                 s.ballot.add(question.codes[row]);
                 open--;
@@ -335,9 +349,9 @@ private:
     Session& session_;
     const FilterStage& stage_;
     Bound bound_;
-    Transform transform_;
     int64_t columns_, row_bytes_, rows_, soft_limit_, capacity_;
     Panel support_{}, queries_{};
+    std::shared_ptr<KeptRows> kept_;  // the support's memory, where it outlives the call
     float* scores_ = nullptr;
     uint32_t* positions_ = nullptr;
     const int64_t* numbers_ = nullptr;  // of the chunk's queries in the call
@@ -354,14 +368,13 @@ private:
 }  // namespace
 
 std::vector<int64_t> filter(Session& session, const FilterStage& stage, const ProductsBound& bound,
-                            const double* centre, const std::vector<int64_t>& queries) {
-    return Filter<ProductsBound>(session, stage, bound, centre).run(queries);
+                            const std::vector<int64_t>& queries) {
+    return Filter<ProductsBound>(session, stage, bound).run(queries);
 }
 
 std::vector<int64_t> filter(Session& session, const FilterStage& stage,
-                            const DifferencesBound& bound, const double* centre,
-                            const std::vector<int64_t>& queries) {
-    return Filter<DifferencesBound>(session, stage, bound, centre).run(queries);
+                            const DifferencesBound& bound, const std::vector<int64_t>& queries) {
+    return Filter<DifferencesBound>(session, stage, bound).run(queries);
 }
 
 }  // namespace pdepth

@@ -10,11 +10,10 @@
 namespace pdepth {
 
 // Answers `queries` (numbers of the call) by a stage and the bound that belongs to it; returns those
-// whose candidates did not fit in their lists. `centre` as in Transform.
+// whose candidates did not fit in their lists.
 std::vector<int64_t> filter(Session& session, const FilterStage& stage, const ProductsBound& bound,
-                            const double* centre, const std::vector<int64_t>& queries);
-std::vector<int64_t> filter(Session& session, const FilterStage& stage,
-                            const DifferencesBound& bound, const double* centre,
                             const std::vector<int64_t>& queries);
+std::vector<int64_t> filter(Session& session, const FilterStage& stage,
+                            const DifferencesBound& bound, const std::vector<int64_t>& queries);
 
 }  // namespace pdepth

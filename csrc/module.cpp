@@ -11,6 +11,11 @@ PYBIND11_MODULE(_native, m) {
         .def(py::init<std::vector<pdepth::Range>>(), py::arg("ranges"))
         .def_property_readonly("cut", &pdepth::Watch::cut)
         .def("close", &pdepth::Watch::close);
+    py::class_<HeldSupport>(m, "Support", "Rows of a support; see csrc/support.hpp.")
+        .def(py::init(&support_of), py::arg("rows"), py::kw_only(), py::arg("lasting"))
+        .def("followed_by", &support_after, py::arg("rows"))
+        .def_property_readonly("array", [](const HeldSupport& held) { return held.array; })
+        .def_property_readonly("nbytes", &nbytes_of);
     m.def("levels", &levels, "Compiled levels, best last, and whether this machine runs each.");
     m.def("filter_stages", &filter_stages,
           "A level's filter stages as pdepth.certify.FilterStage takes them, differences last.",

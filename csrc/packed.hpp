@@ -1,6 +1,8 @@
 // Memory for packed rows and for what is measured of each, kept from stage to stage.
 #pragma once
 
+#include <cstdint>
+
 #include "buffer.hpp"
 #include "level.hpp"
 
@@ -14,6 +16,10 @@ struct PackedRows {
     Panel reserve(int64_t held, int64_t rows, int64_t row_bytes) {
         return {values.reserve(held * row_bytes), half_norms.reserve(rows), norms.reserve(rows),
                 residuals.reserve(rows), units.reserve(rows)};
+    }
+    int64_t nbytes() const {
+        return values.nbytes() + half_norms.nbytes() + norms.nbytes() + residuals.nbytes() +
+               units.nbytes();
     }
 };
 

@@ -27,7 +27,7 @@ Panel packed(const Matrix& rows, Transform transform, const FilterStage& stage, 
 template <class Bound>
 void apply(Bound bound, const Panel& support, const Panel& queries, int64_t rows, int64_t count,
            const StageScores& out) {
-    bound.add_rows(support.norms, support.residuals, rows);
+    bound.add_rows(relative_of(support.norms, support.residuals, rows));
     for (int64_t i = 0; i < count; i++) {
         const auto query = bound.query(queries.norms[i], queries.residuals[i]);
         for (int64_t j = 0; j < rows; j++) {

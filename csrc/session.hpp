@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "ballot.hpp"
@@ -18,10 +19,6 @@
 
 namespace pdepth {
 
-// Norms are scaled to just below 2^60: their squares are far from float32's end, and the squares
-// of values 2^-120 times as large are still above its beginning.
-constexpr int kScaledExponent = 60;
-constexpr float kLargestScaled = 0x1p62f;  // norm of a query that a stage can serve
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 struct Neighbour {
@@ -47,6 +44,29 @@ struct Scratch {
     std::chrono::steady_clock::duration settling{};
 };
 
+// Memory that a thread keeps from call to call, up to a limit: small calls then touch no new pages.
+struct Buffers {
+    PackedRows packed_support, packed_queries;
+    Buffer<float> scores;
+    Buffer<uint32_t> positions;
+
+    int64_t nbytes() const {
+        return packed_support.nbytes() + packed_queries.nbytes() + scores.nbytes() +
+               positions.nbytes();
+    }
+    static Buffers take() { return std::move(kept()); }
+    static void put_back(Buffers&& buffers) {
+        if (buffers.nbytes() <= kMostKept) kept() = std::move(buffers);
+    }
+
+private:
+    static constexpr int64_t kMostKept = int64_t(64) << 20;
+    static Buffers& kept() {
+        thread_local Buffers buffers;
+        return buffers;
+    }
+};
+
 // Queries are named by their number in the call, 0 .. N - 1.
 class Session {
 public:
@@ -58,15 +78,19 @@ public:
             scratch.push_back(std::make_unique<Scratch>(question.classes));
     }
 
+    ~Session() { Buffers::put_back(std::move(buffers)); }
+
     void begin_layer(const Layer& present, int64_t number) {
         layer = &present;
+        support = &present.support->rows;
+        reading = present.support->read(question.k, level, team);
         index = number;
         done = 0;
         before_ = 0;
         report();
         for (auto& s : scratch) {
-            s->query.resize(present.support.width);
-            s->distance.resize(2 * present.support.width);
+            s->query.resize(support->width);
+            s->distance.resize(2 * support->width);
         }
     }
 
@@ -91,15 +115,13 @@ public:
     const Answers& answers;
     const Level& level;
     const Layer* layer = nullptr;
-    const Support* support = nullptr;
-    double scale = 1;
+    const Matrix* support = nullptr;
+    std::shared_ptr<Reading> reading;
     int64_t index = 0;
     std::atomic<int64_t> done{0};  // of `total`, in the present stage of the layer
     int64_t total = 1;
     std::vector<std::unique_ptr<Scratch>> scratch;
-    PackedRows packed_support, packed_queries;
-    Buffer<float> scores;
-    Buffer<uint32_t> positions;
+    Buffers buffers = Buffers::take();
 
 private:
     // Stages fill nine tenths of what remains, since they may hand queries on.

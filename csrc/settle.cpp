@@ -21,7 +21,7 @@ void widen_query(const Session& session, int64_t query, Scratch& s) {
 }
 
 Neighbour neighbour(const Session& session, int64_t row, Scratch& s) {
-    const Matrix& support = session.layer->support;
+    const Matrix& support = *session.support;
     return {session.level.squared_distance(s.query.data(), support.row(row), support.type,
                                            support.width, s.distance.data()),
             row};
@@ -81,8 +81,8 @@ void settle_completely(Session& session, const std::vector<int64_t>& queries) {
         widen_query(session, query, s);
         const auto k = static_cast<std::size_t>(session.question.k);
         std::vector<Neighbour>& nearest = s.neighbours;  // a heap, the farthest in front
-        for (int64_t row : session.support->order) {
-            if (row == own) continue;
+        for (int64_t row : session.reading->order) {
+            if (row == own || row == Reading::kNoRow) continue;
             const Neighbour next = neighbour(session, row, s);
             if (nearest.size() == k) {
                 if (!(next < nearest.front())) continue;

@@ -4,11 +4,14 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 namespace pdepth {
 namespace {
 
 constexpr int64_t kRowsPerItem = 64;
+constexpr int64_t kLastingKeep = 257;  // equal rows of a support that later searches share: for k to 256
+constexpr double kLargestKept = 0x1p61;  // scaled norm of a row that joins
 
 uint64_t mix(uint64_t value) {
     value *= 0x9e3779b97f4a7c15u;
@@ -32,8 +35,8 @@ uint64_t hash_of(const char* bytes, int64_t size) {
     return mix(mix(mix(lanes[0]) ^ lanes[1]) ^ mix(lanes[2]) ^ (lanes[3] << 1));
 }
 
-// The first `keep` of each set of equal rows, in ascending order.
-std::vector<int64_t> first_of_equals(const Matrix& rows, int64_t keep,
+// The first `keep` of each set of equal rows from `begin` on, in ascending order.
+std::vector<int64_t> first_of_equals(const Matrix& rows, int64_t begin, int64_t keep,
                                      const std::vector<uint64_t>& hashes) {
     struct EqualRows {
         int64_t row;  // the first of them
@@ -48,10 +51,11 @@ std::vector<int64_t> first_of_equals(const Matrix& rows, int64_t keep,
     sets.reserve(hashes.size());
     std::vector<int64_t> kept;
     kept.reserve(hashes.size());
-    for (int64_t row = 0; row < rows.rows; row++) {
-        int64_t& head = heads[hashes[row] & (slots - 1)];
+    for (int64_t row = begin; row < rows.rows; row++) {
+        const uint64_t hash = hashes[row - begin];
+        int64_t& head = heads[hash & (slots - 1)];
         int64_t at = head;
-        while (at >= 0 && (hashes[sets[at].row] != hashes[row] ||
+        while (at >= 0 && (hashes[sets[at].row - begin] != hash ||
                            std::memcmp(rows.row(sets[at].row), rows.row(row), bytes) != 0))
             at = sets[at].next;
         if (at < 0) {
@@ -98,34 +102,139 @@ std::vector<double> centre_of(const Matrix& rows, const std::vector<int64_t>& or
     return centre;
 }
 
+// What is read of each row from `begin` on.
+struct Summaries {
+    std::vector<uint64_t> hashes;
+    std::vector<double> norms;  // rounded up
+    bool exact;
+
+    Summaries(const Matrix& rows, int64_t begin, const Level& level, Team& team)
+        : hashes(rows.rows - begin), norms(rows.rows - begin) {
+        std::atomic<bool> all_exact{true};
+        const int64_t count = rows.rows - begin;
+        team.run(ceil_div(count, kRowsPerItem), [&](int64_t item, int) {
+            const int64_t end = std::min(count, (item + 1) * kRowsPerItem);
+            for (int64_t i = item * kRowsPerItem; i < end; i++) {
+                const void* const row = rows.row(begin + i);
+                hashes[i] = hash_of(static_cast<const char*>(row), rows.width * rows.item_size);
+                const RowSummary summary = level.summarise(row, rows.type, rows.width);
+                norms[i] = summary.norm;
+                if (!summary.exact) all_exact = false;
+            }
+        });
+        exact = all_exact;
+    }
+
+    double largest() const { return *std::max_element(norms.begin(), norms.end()); }
+};
+
+double norm_of(const std::vector<double>& values) {
+    double square = 0;
+    for (double value : values) square += value * value;
+    return std::sqrt(square);
+}
+
+// Positions at which the tiles of every stage of a level begin.
+int64_t common_tile(const Level& level) {
+    int64_t tile = level.differences.support_rows;
+    for (int i = 0; i < level.products_count; i++)
+        tile = std::lcm(tile, level.products[i].support_rows);
+    return tile;
+}
+
+// Rows from `begin` on join a reading.
+void append(Reading& reading, const Matrix& rows, int64_t begin, const Summaries& summaries) {
+    const std::vector<int64_t> kept =
+        first_of_equals(rows, begin, reading.keep, summaries.hashes);
+    reading.dropped |= static_cast<int64_t>(kept.size()) < rows.rows - begin;
+    reading.positions.resize(rows.rows, kNoPosition);
+    for (int64_t row : scattered(kept)) {
+        reading.positions[row] = static_cast<uint32_t>(reading.order.size());
+        reading.order.push_back(row);
+    }
+    reading.exact &= summaries.exact;
+    reading.rows = rows.rows;
+}
+
+std::shared_ptr<Reading> reading_of(const Matrix& rows, int64_t keep, const Level& level,
+                                    Team& team) {
+    auto reading = std::make_shared<Reading>();
+    const Summaries summaries(rows, 0, level, team);
+    reading->level = &level;
+    reading->keep = keep;
+    append(*reading, rows, 0, summaries);
+    reading->first_rows = rows.rows;
+    reading->centre = centre_of(rows, reading->order, summaries.norms, level);
+    const double norm = summaries.largest() + norm_of(reading->centre);
+    reading->largest_norm = norm;
+    if (norm > 0 && reading->bounded())
+        reading->scale = std::ldexp(1.0, kScaledExponent - 1 - std::ilogb(norm));
+    return reading;
+}
+
+// The reading of `before` with the rows that follow, or null where all are to be read anew.
+std::shared_ptr<Reading> extended(Reading& before, const Matrix& rows, int64_t keep,
+                                  const Level& level, Team& team) {
+    const bool few = rows.rows <= 2 * before.first_rows;
+    if (!few || before.level != &level || before.keep < keep || before.largest_norm == 0 ||
+        !before.bounded())
+        return nullptr;
+    const Summaries summaries(rows, before.rows, level, team);
+    const double norm =
+        std::max(before.largest_norm, summaries.largest() + norm_of(before.centre));
+    if (!(norm * before.scale < kLargestKept) || (before.exact && !summaries.exact)) return nullptr;
+    auto reading = std::make_shared<Reading>();
+    reading->level = &level;
+    reading->order = before.order;
+    reading->order.resize(round_up(reading->order.size(), common_tile(level)), Reading::kNoRow);
+    if (static_cast<int64_t>(reading->order.size()) > 4 * before.first_rows + common_tile(level))
+        return nullptr;  // too many of them fill tiles
+    reading->positions = before.positions;
+    reading->centre = before.centre;
+    reading->largest_norm = norm;
+    reading->scale = before.scale;
+    reading->exact = before.exact;
+    reading->keep = before.keep;
+    reading->dropped = before.dropped;
+    reading->first_rows = before.first_rows;
+    append(*reading, rows, before.rows, summaries);
+    const std::lock_guard<std::mutex> lock(before.mutex);
+    reading->stages = before.stages;
+    return reading;
+}
+
 }  // namespace
 
-Support::Support(const Matrix& rows, int64_t keep, bool need_positions, const Level& level,
-                 Team& team) {
-    std::vector<uint64_t> hashes(rows.rows);
-    std::vector<double> norms(rows.rows);
-    std::atomic<bool> all_exact{true};
-    team.run(ceil_div(rows.rows, kRowsPerItem), [&](int64_t item, int) {
-        const int64_t end = std::min(rows.rows, (item + 1) * kRowsPerItem);
-        for (int64_t row = item * kRowsPerItem; row < end; row++) {
-            hashes[row] = hash_of(static_cast<const char*>(rows.row(row)),
-                                  rows.width * rows.item_size);
-            const RowSummary summary = level.summarise(rows.row(row), rows.type, rows.width);
-            norms[row] = summary.norm;
-            if (!summary.exact) all_exact = false;
-        }
-    });
-    exact = all_exact;
-    order = scattered(first_of_equals(rows, keep, hashes));
-    if (need_positions) {
-        positions.assign(rows.rows, kNoPosition);
-        for (std::size_t i = 0; i < order.size(); i++)
-            positions[order[i]] = static_cast<uint32_t>(i);
-    }
-    centre = centre_of(rows, order, norms, level);
-    double square = 0;
-    for (double value : centre) square += value * value;
-    largest_norm = *std::max_element(norms.begin(), norms.end()) + std::sqrt(square);
+bool Reading::bounded() const {
+    return largest_norm == 0 || (largest_norm > 0x1p-400 && largest_norm < 0x1p400);
+}
+
+std::shared_ptr<Reading> Support::read(int64_t k, const Level& level, Team& team) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (reading_ && reading_->level == &level && (!reading_->dropped || k < reading_->keep))
+        return reading_;
+    const int64_t keep = lasting ? std::max(k + 1, kLastingKeep) : k + 1;
+    std::shared_ptr<Reading> next;
+    if (const std::shared_ptr<Reading> earlier = before_ ? before_->present() : nullptr)
+        next = extended(*earlier, rows, keep, level, team);
+    reading_ = next ? next : reading_of(rows, keep, level, team);
+    before_ = nullptr;
+    return reading_;
+}
+
+std::shared_ptr<Reading> Support::present() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return reading_ || !before_ ? reading_ : before_->present();
+}
+
+int64_t Support::nbytes() const {
+    const std::shared_ptr<Reading> reading = present();
+    if (!reading) return 0;
+    const std::lock_guard<std::mutex> lock(reading->mutex);
+    auto bytes = static_cast<int64_t>(reading->order.size() * sizeof(int64_t) +
+                                      reading->positions.size() * sizeof(uint32_t));
+    for (const PackedStage& packed : reading->stages) bytes += packed.memory->nbytes();
+    return bytes;
 }
 
 }  // namespace pdepth

@@ -1,26 +1,96 @@
-// What one reading of a layer's support finds out before anything is packed.
+// A layer's support: its rows, what one reading of them finds out, and their packed forms.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "level.hpp"
+#include "packed.hpp"
 #include "team.hpp"
 
 namespace pdepth {
 
-struct Support {
-    std::vector<int64_t> order;      // packed position -> support row
-    std::vector<uint32_t> positions; // support row -> packed position, or kNoPosition; empty unless needed
-    std::vector<double> centre;      // with zeros up to a multiple of 8 columns
-    double largest_norm;             // at least that of any row, with and without the centre
-    bool exact;                      // float32 holds every value
+// Norms are scaled to just below 2^60: their squares are far from float32's end, and the squares
+// of values 2^-120 times as large are still above its beginning. Rows that join later may be longer.
+constexpr int kScaledExponent = 60;
+constexpr float kLargestScaled = 0x1p62f;  // norm of a row that a stage can serve
 
-    // Rows are put in a fixed scattered order, so that files sorted by class do not feed a query
-    // its far rows first. Of rows that are equal only the first `keep` are kept: equal rows are
-    // equally far from any query and come in the order of their numbers, so with `keep` > k no
-    // later one can be among the k nearest.
-    Support(const Matrix& rows, int64_t keep, bool need_positions, const Level& level, Team& team);
+struct KeptRows : PackedRows {
+    int64_t capacity = 0;          // rows
+    std::atomic<int64_t> used{0};  // rows that some reading has packed
+};
+
+// All rows packed for one stage, kept from call to call.
+struct PackedStage {
+    const FilterStage* stage = nullptr;
+    std::shared_ptr<KeptRows> memory;
+    Panel panel{};
+    int64_t packed = 0;    // positions, to the end of a tile
+    double relative = 0;   // the largest residual, as a share of its row's norm
+};
+
+// What is known of the rows before anything is packed, and what has been packed since.
+struct Reading {
+    static constexpr int64_t kNoRow = -1;  // at a position that fills a tile
+
+    const Level* level = nullptr;
+    std::vector<int64_t> order;       // packed position -> support row
+    std::vector<uint32_t> positions;  // support row -> packed position, or kNoPosition
+    std::vector<double> centre;       // with zeros up to a multiple of 8 columns
+    double largest_norm = 0;          // at least that of any row, with and without the centre
+    double scale = 1;
+    bool exact = true;                // float32 holds every value
+    int64_t keep = 0;                 // of equal rows
+    bool dropped = false;             // whether there were more
+    int64_t rows = 0;                 // of the support
+    int64_t first_rows = 0;           // those that the centre and the scale were made for
+
+    std::mutex mutex;                 // of `stages`
+    std::vector<PackedStage> stages;
+
+    bool bounded() const;  // whether the norms allow filter stages
+    // How a stage takes rows. Those that float32 holds as they are need no centre where they are
+    // subtracted from each other, which it would round.
+    Transform transform(const FilterStage& stage) const {
+        const bool plain = exact && &stage == &level->differences;
+        return {plain ? nullptr : centre.data(), scale};
+    }
+};
+
+class Support {
+public:
+    // lasting: packed forms are kept for later calls. rows must outlive it.
+    Support(const Matrix& rows, bool lasting) : rows(rows), lasting(lasting) {}
+
+    // The rows of `before`, and more after them: what has been packed is packed no more, until the
+    // rows have doubled.
+    Support(std::shared_ptr<const Support> before, const Matrix& rows)
+        : rows(rows), lasting(true), before_(std::move(before)) {}
+
+    // The reading that serves a search for k neighbours.
+    //
+    // Rows are put in a fixed scattered order, so that files sorted by class do not feed a query its
+    // far rows first. Of rows that are equal only the first are kept, more than k: equal rows are
+    // equally far from any query and come in the order of their numbers, so no later one can be
+    // among the k nearest.
+    std::shared_ptr<Reading> read(int64_t k, const Level& level, Team& team);
+
+    // The last reading, or that of the rows before; null where there is none yet.
+    std::shared_ptr<Reading> present() const;
+
+    // Bytes of what is kept beside the rows.
+    int64_t nbytes() const;
+
+    const Matrix rows;
+    const bool lasting;
+
+private:
+    mutable std::mutex mutex_;  // of what follows
+    std::shared_ptr<Reading> reading_;
+    std::shared_ptr<const Support> before_;
 };
 
 }  // namespace pdepth

@@ -127,4 +127,5 @@ def _borrowed(problem: Problem, probe: int) -> tuple[Any, Any]:
         return (rows.on_host().array if rows.on_device else rows.array), rows.type
 
     rows = problem.probes[probe]
-    return borrow(rows.support), None if rows.queries is None else borrow(rows.queries)
+    support = _native.Support(borrow(rows.support), lasting=False)
+    return support, None if rows.queries is None else borrow(rows.queries)
