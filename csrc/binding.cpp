@@ -183,8 +183,8 @@ int64_t first_not_finite(const py::array& array, const std::string& type, const 
     });
 }
 
-HeldSupport support_of(const Rows& rows, bool lasting) {
-    return {rows.first, std::make_shared<Support>(matrix_of(rows), lasting)};
+HeldSupport support_of(const Rows& rows, int64_t kept_bytes) {
+    return {rows.first, std::make_shared<Support>(matrix_of(rows), kept_bytes)};
 }
 
 HeldSupport support_after(const HeldSupport& before, const Rows& rows) {

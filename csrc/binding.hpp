@@ -32,7 +32,7 @@ struct HeldSupport {
     std::shared_ptr<Support> support;
 };
 
-HeldSupport support_of(const Rows& rows, bool lasting);
+HeldSupport support_of(const Rows& rows, int64_t kept_bytes);
 // The rows of `before` and more after them.
 HeldSupport support_after(const HeldSupport& before, const Rows& rows);
 int64_t nbytes_of(const HeldSupport& held);

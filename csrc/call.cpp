@@ -25,7 +25,7 @@ int threads_for(const std::vector<Layer>& layers, int64_t queries, const Level& 
         const FilterStage& stage =
             rows.width > kDifferencesUpTo && level.products_count ? level.products[0] : level.differences;
         const int64_t padded = round_up(queries, stage.query_rows);
-        const bool packs = !layer.support->lasting || !layer.support->present();
+        const bool packs = !layer.support->kept_bytes || !layer.support->present();
         work += static_cast<double>(rows.rows) * static_cast<double>(rows.width) *
                 (static_cast<double>(padded) + (packs ? kPacking : 0));
         items = std::max(items, packs ? most : padded / stage.query_rows);
@@ -78,7 +78,7 @@ int64_t first_not_finite(const Matrix& matrix, const Level& level, int threads,
                          const std::function<void()>& poll) {
     std::atomic<int64_t> first{matrix.rows};
     constexpr int64_t kRows = 64;
-    Team team(threads, poll);
+    Team team(threads_to_read(matrix, threads), poll);
     team.run(ceil_div(matrix.rows, kRows), [&](int64_t item, int) {
         const int64_t end = std::min(matrix.rows, (item + 1) * kRows);
         for (int64_t row = item * kRows; row < end && row < first; row++) {

@@ -1,6 +1,7 @@
 #include "filter.hpp"
 
 #include <algorithm>
+#include <new>
 
 #include "packing.hpp"
 #include "settle.hpp"
@@ -41,20 +42,13 @@ public:
 
     std::vector<int64_t> run(const std::vector<int64_t>& queries) {
         const auto count = static_cast<int64_t>(queries.size());
-        const int64_t held = rows_held();
+        const bool kept = find_kept();
+        const int64_t held = kept ? round_up(rows_, stage_.support_rows) : rows_held();
         const int64_t most = queries_held(count, held);
-        const bool kept = session_.layer->support->lasting && held >= rows_;
         Buffers& buffers = session_.buffers;
-        if (kept) {
-            const PackedStage whole =
-                packed_whole(*session_.support, *session_.reading, stage_, session_.team);
-            support_ = whole.panel;
-            kept_ = whole.memory;
-            bound_.add_rows(whole.relative);
-        } else {
+        if (!kept)
             support_ = buffers.packed_support.reserve(held, round_up(rows_, stage_.support_rows),
                                                       row_bytes_);
-        }
         queries_ = buffers.packed_queries.reserve(most, most, row_bytes_);
         scores_ = buffers.scores.reserve(most * capacity_);
         positions_ = buffers.positions.reserve(most * capacity_);
@@ -80,6 +74,22 @@ public:
 
 private:
     int64_t kept_rows() const { return stage_.kept_tiles * stage_.support_rows; }
+
+    // Takes the packed form that the support keeps, if it keeps one.
+    bool find_kept() {
+        const Support& support = *session_.layer->support;
+        if (rows_ * row_bytes_ > support.kept_bytes) return false;
+        try {
+            const PackedStage whole =
+                packed_whole(*session_.support, *session_.reading, stage_, session_.team);
+            support_ = whole.panel;
+            kept_ = whole.memory;
+            bound_.add_rows(whole.relative);
+            return true;
+        } catch (const std::bad_alloc&) {  // in chunks, then
+            return false;
+        }
+    }
 
     // Rows of a chunk of the support.
     int64_t rows_held() const {

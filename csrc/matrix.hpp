@@ -22,4 +22,10 @@ struct Matrix {
     const void* row(int64_t i) const { return data + i * stride; }
 };
 
+// Threads that read all rows once, at most `most`: it does not pay to begin one for a megabyte.
+static constexpr int threads_to_read(const Matrix& matrix, int most) {
+    const int64_t megabytes = matrix.rows * matrix.width * matrix.item_size >> 20;
+    return megabytes < most ? static_cast<int>(megabytes) + (megabytes < 1) : most;
+}
+
 }  // namespace pdepth

@@ -12,8 +12,10 @@ PYBIND11_MODULE(_native, m) {
         .def_property_readonly("cut", &pdepth::Watch::cut)
         .def("close", &pdepth::Watch::close);
     py::class_<HeldSupport>(m, "Support", "Rows of a support; see csrc/support.hpp.")
-        .def(py::init(&support_of), py::arg("rows"), py::kw_only(), py::arg("lasting"))
+        .def(py::init(&support_of), py::arg("rows"), py::kw_only(), py::arg("kept_bytes"))
         .def("followed_by", &support_after, py::arg("rows"))
+        .def("keep", [](HeldSupport& held, int64_t bytes) { held.support->kept_bytes = bytes; },
+             py::arg("bytes"))
         .def_property_readonly("array", [](const HeldSupport& held) { return held.array; })
         .def_property_readonly("nbytes", &nbytes_of);
     m.def("levels", &levels, "Compiled levels, best last, and whether this machine runs each.");

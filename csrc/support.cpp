@@ -213,7 +213,7 @@ std::shared_ptr<Reading> Support::read(int64_t k, const Level& level, Team& team
     const std::lock_guard<std::mutex> lock(mutex_);
     if (reading_ && reading_->level == &level && (!reading_->dropped || k < reading_->keep))
         return reading_;
-    const int64_t keep = lasting ? std::max(k + 1, kLastingKeep) : k + 1;
+    const int64_t keep = kept_bytes ? std::max(k + 1, kLastingKeep) : k + 1;
     std::shared_ptr<Reading> next;
     if (const std::shared_ptr<Reading> earlier = before_ ? before_->present() : nullptr)
         next = extended(*earlier, rows, keep, level, team);

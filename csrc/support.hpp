@@ -62,13 +62,14 @@ struct Reading {
 
 class Support {
 public:
-    // lasting: packed forms are kept for later calls. rows must outlive it.
-    Support(const Matrix& rows, bool lasting) : rows(rows), lasting(lasting) {}
+    // kept_bytes: packed forms up to so many bytes are kept for later calls; larger ones, and all
+    // for 0, are packed by each call, in chunks. rows must outlive it.
+    Support(const Matrix& rows, int64_t kept_bytes) : rows(rows), kept_bytes(kept_bytes) {}
 
     // The rows of `before`, and more after them: what has been packed is packed no more, until the
     // rows have doubled.
     Support(std::shared_ptr<const Support> before, const Matrix& rows)
-        : rows(rows), lasting(true), before_(std::move(before)) {}
+        : rows(rows), kept_bytes(before->kept_bytes.load()), before_(std::move(before)) {}
 
     // The reading that serves a search for k neighbours.
     //
@@ -85,7 +86,7 @@ public:
     int64_t nbytes() const;
 
     const Matrix rows;
-    const bool lasting;
+    std::atomic<int64_t> kept_bytes;
 
 private:
     mutable std::mutex mutex_;  // of what follows

@@ -41,7 +41,7 @@ double sum_of_squares(const double* row, int64_t width, double* sums) {
 int64_t unit_rows(const Matrix& rows, double* out, const Level& level, int threads,
                   const std::function<void()>& poll) {
     std::atomic<int64_t> first{rows.rows};
-    Team team(threads, poll);
+    Team team(threads_to_read(rows, threads), poll);
     std::vector<std::vector<double>> scratch(team.size(), std::vector<double>(rows.width));
     team.run(ceil_div(rows.rows, kRowsPerItem), [&](int64_t item, int thread) {
         const int64_t end = std::min(rows.rows, (item + 1) * kRowsPerItem);

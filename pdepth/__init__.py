@@ -8,6 +8,7 @@ from pdepth.arrays.sources import open_source
 from pdepth.backends import availability as backends
 from pdepth.io.embedding_store import EmbeddingStore, open_store
 from pdepth.result import DepthResult, Votes
+from pdepth.search.index import Index
 from pdepth.votes import depth_from_embeddings, depth_from_votes, kneighbors, probe_votes
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = [
     "DepthResult",
     "EmbeddingStore",
     "ForwardPass",
+    "Index",
     "Plan",
     "Votes",
     "backends",

@@ -33,11 +33,13 @@ class ProbeRows:
     """One probe's rows: `support` (M, D), and `queries` (n, D) or None for the support's own.
 
     Either may be `Stored`; no backend meets such rows, which `search.chunks` reads for it.
+    packed: what the backend keeps of the support from search to search, if anything.
     """
 
     name: str
     support: Rows
     queries: Rows | None
+    packed: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +265,7 @@ def _problem(
     if labels is None:
         labels = np.zeros(rows, dtype=np.int64)
     classes, codes = arguments.encode_labels(labels, rows)
-    _check_one_device(probes)
+    check_one_device(probes)
     return Problem(
         probes=probes,
         codes=codes,
@@ -278,7 +280,7 @@ def _problem(
     )
 
 
-def _check_one_device(probes: tuple[ProbeRows, ...]) -> None:
+def check_one_device(probes: tuple[ProbeRows, ...]) -> None:
     """Tensors on CUDA devices are all on one."""
     first: tuple[str, Any] | None = None
     for probe in probes:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays.encoded import EncodedVotes, Neighbors
 from pdepth.arrays.problem import Problem
+from pdepth.arrays.rows import Rows
 from pdepth.progress import ProbeProgress
 
 
@@ -51,6 +52,13 @@ class Backend(Protocol):
 
     def unavailable(self) -> str | None:
         """Why the backend cannot be used here; None where it can."""
+
+    def hold(self, rows: Rows, memory: int, before: Any = None) -> tuple[Rows, Any]:
+        """A support that is searched again and again: its rows where the backend wants them, and
+        `ProbeRows.packed`.
+
+        memory: bytes that may be packed. before: what it keeps of the first of these rows.
+        """
 
     def session(
         self, problem: Problem, progress: ProbeProgress | None = None

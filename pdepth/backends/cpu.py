@@ -36,6 +36,14 @@ def unavailable() -> str | None:
     return None
 
 
+def hold(rows: Rows, memory: int, before: Any = None) -> tuple[Rows, Any]:
+    """A support that keeps what is packed of it."""
+    host = rows.on_host()
+    if before is None:
+        return host, _native.Support((host.array, host.type), kept_bytes=memory)
+    return host, before.followed_by((host.array, host.type))
+
+
 def session(
     problem: Problem, progress: ProbeProgress | None = None
 ) -> AbstractContextManager[CpuSession]:
@@ -49,6 +57,7 @@ class CpuSession:
     def __init__(self, problem: Problem, progress: ProbeProgress | None) -> None:
         self._problem, self._progress = problem, progress
         self._held = _held_bytes(problem.memory)
+        self._last: tuple[int, _native.Support] | None = None
 
     def votes(
         self,
@@ -93,7 +102,9 @@ class CpuSession:
     ) -> None:
         problem, progress = self._problem, self._progress
         call: dict[str, Any] = {
-            "layers": [_borrowed(problem, probe) for probe in probes],
+            "layers": [
+                (self._support(probe), _borrowed(problem.probes[probe].queries)) for probe in probes
+            ],
             "codes": problem.codes,
             "classes": len(problem.classes),
             "k": problem.k,
@@ -115,17 +126,27 @@ class CpuSession:
                     raise
                 self._held //= 2
 
+    def _support(self, probe: int) -> _native.Support:
+        """A probe's support; one that is searched again after itself keeps what is packed."""
+        rows = self._problem.probes[probe]
+        if rows.packed is not None:
+            packed: _native.Support = rows.packed
+            return packed
+        if self._last is not None and self._last[0] == probe:
+            self._last[1].keep(self._held)
+        else:
+            borrowed = _borrowed(rows.support)
+            assert borrowed is not None
+            self._last = probe, _native.Support(borrowed, kept_bytes=0)
+        return self._last[1]
+
 
 def _held_bytes(memory: int | None) -> int:
     return HELD_BYTES if memory is None else min(HELD_BYTES, memory // 4)
 
 
-def _borrowed(problem: Problem, probe: int) -> tuple[Any, Any]:
-    """A probe's rows as the native call takes them: arrays on the host, and their types."""
-
-    def borrow(rows: Rows) -> tuple[NDArray[Any], str]:
-        return (rows.on_host().array if rows.on_device else rows.array), rows.type
-
-    rows = problem.probes[probe]
-    support = _native.Support(borrow(rows.support), lasting=False)
-    return support, None if rows.queries is None else borrow(rows.queries)
+def _borrowed(rows: Rows | None) -> tuple[NDArray[Any], str] | None:
+    """Rows as the native call takes them: an array on the host, and its type."""
+    if rows is None:
+        return None
+    return (rows.on_host().array if rows.on_device else rows.array), rows.type

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pdepth import definition
 from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Neighbors
 from pdepth.arrays.problem import Problem
+from pdepth.arrays.rows import Rows
 from pdepth.native import default_arithmetic
 from pdepth.progress import ProbeProgress
 
@@ -19,6 +20,11 @@ from pdepth.progress import ProbeProgress
 def unavailable() -> str | None:
     """None: it needs nothing but NumPy."""
     return None
+
+
+def hold(rows: Rows, memory: int, before: Any = None) -> tuple[Rows, Any]:
+    """Nothing is kept but the rows."""
+    return rows, None
 
 
 def session(

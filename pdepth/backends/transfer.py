@@ -45,7 +45,7 @@ class Transfer:
             # Kernels of the memory's former owner may still be at work.
             begin = torch.cuda.current_stream(self.device).record_event()
         mode = torch.is_inference_mode_enabled()  # which the thread does not inherit
-        copy = self._thread.submit(_copy, _on_host(rows), target, self._lane, begin, mode)
+        copy = self._thread.submit(_copy, as_tensor(rows), target, self._lane, begin, mode)
         self._coming[id(rows)] = rows, target, copy
 
     def take(self, rows: Rows) -> torch.Tensor:
@@ -120,7 +120,7 @@ def _copy(
             return whole
 
 
-def _on_host(rows: Rows) -> torch.Tensor:
+def as_tensor(rows: Rows) -> torch.Tensor:
     """NumPy's rows as torch sees them, uncopied where it can."""
     array = rows.array
     if array.strides[0] < 0 or array.strides[0] % array.itemsize:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Neighbors
 from pdepth.arrays.problem import ProbeRows, Problem
+from pdepth.arrays.rows import Rows
 from pdepth.progress import ProbeProgress
 
 if TYPE_CHECKING:
@@ -50,6 +51,15 @@ def unavailable() -> str | None:
 def interpreted() -> bool:
     """Whether Triton runs its kernels on the CPU, one program after the other, for tests."""
     return os.environ.get(INTERPRET, "0") not in ("", "0")
+
+
+def hold(rows: Rows, memory: int, before: Any = None) -> tuple[Rows, Any]:
+    """The rows, copied to the device once."""
+    from pdepth.backends.transfer import as_tensor
+
+    if rows.on_device or interpreted():
+        return rows, None
+    return Rows(as_tensor(rows).to("cuda"), rows.type), None
 
 
 @contextmanager

@@ -1,0 +1,452 @@
+"""A support that is packed once and searched many times."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth.arrays import arguments
+from pdepth.arrays.arguments import Voting
+from pdepth.arrays.convert import to_device
+from pdepth.arrays.growing import GrowingRows
+from pdepth.arrays.memory import free_bytes
+from pdepth.arrays.problem import ProbeRows, Problem, check_one_device, checked_rows
+from pdepth.arrays.rows import Rows, is_array, is_torch
+from pdepth.backends import backend_named
+from pdepth.result import Votes
+from pdepth.search.backward import ProbeSearch
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+SAMPLE = 64  # rows whose checksums tell that a caller's array was changed
+MEMORY_SHARE = 0.5  # of the free memory, for what is packed, where the caller sets no limit
+DEFAULT_MEMORY = 1 << 31  # where the system does not tell what is free
+
+
+class Index:
+    """A support that is packed once, at the first search, and searched many times.
+
+    Answers are those of `pdepth.kneighbors` and `pdepth.probe_votes`, to the last bit. Any number
+    of threads may search at once; `add` changes what later searches see, not those under way. With
+    one query or a few a search begins no threads.
+
+    The rows are kept beside their packed form, since what a vote hangs on is settled from them.
+    """
+
+    def __init__(
+        self,
+        support: Any,
+        labels: Any = None,
+        *,
+        metric: str = "sqeuclidean",
+        copy: bool = True,
+        backend: str = "auto",
+        memory: int | str | None = None,
+        num_threads: int | None = None,
+    ) -> None:
+        """Check and keep the rows of a support.
+
+        Args:
+            support: (M, D) array, NumPy or torch, of the types of `pdepth.probe_votes`; M may be 0
+                if rows are added later.
+            labels: (M,) integers, the rows' classes; None for an index that does not vote.
+            metric: as in `pdepth.kneighbors`.
+            copy: False keeps the caller's array, which must not change: a sample of its rows is
+                compared before each search.
+            backend: as in `pdepth.probe_votes`; with triton the rows stay on the device.
+            memory: bytes, or an amount such as "8GiB", that packed rows may take; a support that
+                needs more is packed anew, in chunks, by each search. None: half of what is free.
+            num_threads: threads of a search of the cpu backend, at most.
+
+        Raises:
+            ValueError, TypeError: for wrong arguments.
+        """
+        if not is_array(support):
+            raise TypeError(
+                f"support: expected one array, got a {type(support).__name__}; for several layers "
+                "use pdepth.Index.of_layers(...)."
+            )
+        self._open([("probe 0", support)], labels, metric, copy, backend, memory, num_threads)
+        self._single = True
+
+    @classmethod
+    def of_layers(cls, layers: Any, labels: Any = None, **options: Any) -> Self:
+        """Make an index of several layers with the same rows, each of any width.
+
+        Args:
+            layers: a mapping of names to arrays (M, D), or a sequence of arrays.
+            labels, options: as of `Index`.
+
+        Answers then have one more dimension, the layers, in front; queries come as the layers did.
+        """
+        named = list(layers.items()) if isinstance(layers, Mapping) else list(enumerate(layers))
+        if is_array(layers) or not named:
+            raise TypeError(
+                "layers: expected a mapping or a sequence of arrays, at least one; for one array "
+                "use pdepth.Index(array)."
+            )
+        index = cls.__new__(cls)
+        names = [str(n) if isinstance(layers, Mapping) else f"probe {n}" for n, _ in named]
+        defaults: dict[str, Any] = {
+            "metric": "sqeuclidean", "copy": True, "backend": "auto", "memory": None,
+            "num_threads": None,
+        }  # fmt: skip
+        unknown = set(options) - set(defaults)
+        if unknown:
+            raise TypeError(f"Index.of_layers: got an unexpected option {min(unknown)!r}.")
+        arrays = [(name, array) for name, (_, array) in zip(names, named, strict=True)]
+        index._open(arrays, labels, **(defaults | options))
+        index._single = False
+        return index
+
+    def _open(
+        self,
+        layers: Sequence[tuple[str, Any]],
+        labels: Any,
+        metric: Any,
+        copy: Any,
+        backend: Any,
+        memory: Any,
+        num_threads: Any,
+    ) -> None:
+        self._options = arguments.check_search(Voting.plain(1), metric, True, num_threads, memory)
+        self._limit = self._options.memory or int(MEMORY_SHARE * (free_bytes() or DEFAULT_MEMORY))
+        first = layers[0][1]
+        self._device = first.device if is_torch(first) else None
+        self._backend_name = backend
+        self._backend = backend_named(backend, self._device)
+        self._lock = threading.Lock()
+        self._copies = bool(copy)
+        rows = [self._checked(f"support ({name})", array) for name, array in layers]
+        for (name, _), layer in zip(layers, rows, strict=True):
+            if len(layer) != len(rows[0]):
+                raise ValueError(
+                    f"support ({name}): expected {len(rows[0])} rows as at {layers[0][0]}, got "
+                    f"{len(layer)}."
+                )
+        if labels is not None:
+            labels = arguments.check_integers(labels, "labels", len(rows[0]))
+        self._growing = [
+            GrowingRows(layer, copy=self._copies and np.shares_memory(layer.array, array))
+            if not (is_torch(layer.array) or is_torch(array))
+            else GrowingRows(layer, copy=self._copies)
+            for layer, (_, array) in zip(rows, layers, strict=True)
+        ]
+        probes = [
+            self._held(name, growing.rows)
+            for (name, _), growing in zip(layers, self._growing, strict=True)
+        ]
+        check_one_device(tuple(probes))
+        samples = None if self._copies else [_Sample.of(probe) for probe in probes]
+        self._state: _State | None = _State(tuple(probes), labels, samples)
+
+    def __len__(self) -> int:
+        """Return the number of rows, M."""
+        return len(self._now().probes[0].support)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The columns of each layer."""
+        return tuple([probe.support.width for probe in self._now().probes])
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """The rows' classes (M,), or None."""
+        return self._now().labels
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows that are kept and of what is packed by now."""
+        return sum(
+            probe.support.array.nbytes + getattr(probe.packed, "nbytes", 0)
+            for probe in self._now().probes
+        )
+
+    def kneighbors(
+        self,
+        queries: Any = None,
+        k: int = 30,
+        *,
+        query_rows: Any = None,
+        exclude_self: bool = True,
+    ) -> tuple[Any, Any]:
+        """Find each query's k nearest rows: squared distances (N, k) float64 and rows (N, k) int64.
+
+        Of several layers (L, N, k). Sorted by (distance, row); arguments as `pdepth.kneighbors`.
+
+        Raises:
+            ValueError, TypeError: for wrong arguments; an index that has no rows, or was closed; a
+                caller's array that was changed.
+        """
+        k = arguments.check_int(k, "k")
+        problem = self._problem(queries, k, query_rows, exclude_self)
+        probes = range(len(problem.probes))
+        with problem.watched(probes), self._backend.session(problem) as session:
+            pairs = [session.neighbors(probe) for probe in probes]
+        distances, rows = pairs[0] if self._single else map(np.stack, zip(*pairs, strict=True))
+        return to_device(distances, self._device), to_device(rows, self._device)
+
+    def votes(
+        self,
+        queries: Any = None,
+        *,
+        k: int | Sequence[int] = 30,
+        query_rows: Any = None,
+        weights: str = "uniform",
+        temperature: float | None = None,
+        exclude_self: bool = True,
+        return_counts: bool = False,
+    ) -> Votes | dict[int, Votes]:
+        """Compute the k-NN majority votes of queries: arguments and results as `probe_votes`.
+
+        Raises:
+            ValueError, TypeError: as `kneighbors`, and where the index has no labels.
+        """
+        voting = arguments.check_voting(k, weights, temperature)
+        if self._now().labels is None:
+            raise ValueError("votes: expected an index with labels; pass Index(..., labels=...).")
+        problem = self._problem(queries, voting.k, query_rows, exclude_self)
+        keep = "counts" if return_counts else ""
+        search = ProbeSearch(
+            len(problem.probes), problem.num_queries, voting, self._backend_name, keep=keep
+        )
+        search.search(problem)
+
+        def like_support(array: NDArray[Any] | None) -> Any:
+            if array is not None and self._single:
+                array = array[0]
+            return to_device(array, self._device)
+
+        results = {
+            k: Votes(
+                votes=like_support(problem.classes[encoded.votes]),
+                classes=to_device(problem.classes, self._device),
+                tied=like_support(encoded.tied),
+                counts=like_support(encoded.counts),
+            )
+            for k, encoded in zip(voting.ks, search.votes, strict=True)
+        }
+        return results if voting.several else results[voting.ks[0]]
+
+    def add(self, rows: Any, labels: Any = None) -> None:
+        """Add rows, numbered on from `len`; searches under way do not see them.
+
+        Args:
+            rows: (n, D), or one array a layer, of the support's type. labels: (n,), if and only if
+                the index has labels.
+
+        Raises:
+            ValueError, TypeError: another width or type, labels too many or missing, or what the
+                metric cannot take; the index is as it was.
+        """
+        with self._lock:
+            state = self._now()
+            arrays = self._by_layer(state, rows, "rows")
+            more = [
+                self._checked(f"rows ({probe.name})", array)
+                for probe, array in zip(state.probes, arrays, strict=True)
+            ]
+            for probe, layer in zip(state.probes, more, strict=True):
+                kind, own = (layer.width, layer.type), (probe.support.width, probe.support.type)
+                if kind != own or len(layer) != len(more[0]):
+                    raise ValueError(
+                        f"rows ({probe.name}): expected {len(more[0])} rows of width {own[0]} and "
+                        f"type {own[1]}, got {len(layer)} of width {kind[0]} and type {kind[1]}."
+                    )
+            if (labels is None) != (state.labels is None):
+                expected = "none, as of the support" if state.labels is None else "integers"
+                raise ValueError(f"labels: expected {expected}, got {labels!r:.60}.")
+            if state.labels is not None:
+                labels = arguments.check_integers(labels, "labels", len(more[0]))
+                labels = np.concatenate([state.labels, labels])
+            self._check_unchanged(state)
+            probes = [
+                self._held(probe.name, growing.append(layer), probe.packed)
+                for probe, growing, layer in zip(state.probes, self._growing, more, strict=True)
+            ]
+            self._state = _State(tuple(probes), labels, None)
+
+    def close(self) -> None:
+        """Let go of all memory; searches under way end as they would have."""
+        with self._lock:
+            self._state, self._growing = None, []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: the rows and labels; what is packed is packed anew."""
+        state = self._now()
+        self._check_unchanged(state)
+        return {
+            "layers": [(probe.name, probe.support) for probe in state.probes],
+            "labels": state.labels,
+            "single": self._single,
+            "options": (self._options, self._backend_name, self._device),
+        }
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self._options, self._backend_name, self._device = kept["options"]
+        self._limit = self._options.memory or int(MEMORY_SHARE * (free_bytes() or DEFAULT_MEMORY))
+        self._backend = backend_named(self._backend_name, self._device)
+        self._lock, self._copies, self._single = threading.Lock(), True, kept["single"]
+        self._growing = [GrowingRows(rows, copy=False) for _, rows in kept["layers"]]
+        probes = [self._held(name, rows) for name, rows in kept["layers"]]
+        self._state = _State(tuple(probes), kept["labels"], None)
+
+    def _now(self) -> _State:
+        """The state that a search sees, whatever is added meanwhile."""
+        state = self._state
+        if state is None:
+            raise ValueError("Index: expected an open index, got one that was closed.")
+        return state
+
+    def _checked(self, what: str, array: Any) -> Rows:
+        if is_array(array) and array.ndim >= 2 and len(array) == 0 and 0 not in array.shape[1:]:
+            one = array.new_ones if is_torch(array) else lambda shape: np.ones(shape, array.dtype)
+            return checked_rows(one((1, *array.shape[1:])), what, self._options.metric)[:0]
+        if not is_array(array):
+            raise TypeError(
+                f"{what}: expected a NumPy array or torch tensor, got a {type(array).__name__}."
+            )
+        return checked_rows(array, what, self._options.metric, self._options.num_threads)
+
+    def _held(self, name: str, rows: Rows, before: Any = None) -> ProbeRows:
+        """Rows as the backend keeps them; before: what it kept of the first of them."""
+        if len(rows) == 0:
+            return ProbeRows(name, rows, None)
+        support, packed = self._backend.hold(rows, self._limit, before)
+        return ProbeRows(name, support, None, packed)
+
+    def _by_layer(self, state: _State, arrays: Any, what: str) -> list[Any]:
+        """One array for each layer."""
+        if self._single:
+            return [arrays]
+        names = [probe.name for probe in state.probes]
+        if isinstance(arrays, Mapping):
+            if list(arrays) != names:
+                raise ValueError(f"{what}: expected the layers {names}, got {list(arrays)}.")
+            return list(arrays.values())
+        if is_array(arrays) or not isinstance(arrays, Sequence) or len(arrays) != len(names):
+            raise ValueError(
+                f"{what}: expected {len(names)} arrays, one a layer, got a {type(arrays).__name__}."
+            )
+        return list(arrays)
+
+    def _check_unchanged(self, state: _State) -> None:
+        for sample, probe in zip(state.samples or (), state.probes, strict=bool(state.samples)):
+            row = sample.changed(probe)
+            if row >= 0:
+                raise ValueError(
+                    f"support ({probe.name}): row {row} was changed since the index was made; make "
+                    "the index anew, or with copy=True."
+                )
+
+    def _problem(self, queries: Any, k: int, query_rows: Any, exclude_self: bool) -> Problem:
+        state, options = self._now(), self._options
+        support = state.probes[0].support
+        if len(support) == 0:
+            raise ValueError("Index: expected rows to search, got none; add some first.")
+        self._check_unchanged(state)
+        probes = state.probes
+        if queries is not None:
+            if query_rows is not None:
+                raise ValueError(
+                    "query_rows: expected None beside queries, since it picks rows of the support."
+                )
+            probes = tuple(
+                [
+                    self._with_queries(probe, array)
+                    for probe, array in zip(
+                        probes, self._by_layer(state, queries, "queries"), strict=True
+                    )
+                ]
+            )
+            check_one_device(probes)
+            counts = {len(probe.queries or ()) for probe in probes}
+            if len(counts) > 1:
+                raise ValueError(f"queries: expected as many for each layer, got {sorted(counts)}.")
+            count = counts.pop()
+        else:
+            if query_rows is not None:
+                query_rows = arguments.check_query_rows(query_rows, len(support))
+            count = len(support) if query_rows is None else len(query_rows)
+        leaves_out = queries is None and bool(exclude_self)
+        arguments.check_k(k, len(support), leave_one_out=leaves_out)
+        classes, codes = state.encoded
+        return Problem(
+            probes=probes,
+            codes=codes,
+            classes=classes,
+            k=k,
+            exclude_self=leaves_out,
+            query_rows=query_rows,
+            num_queries=count,
+            num_threads=options.num_threads,
+            device=self._device,
+            memory=options.memory,
+        )
+
+    def _with_queries(self, probe: ProbeRows, array: Any) -> ProbeRows:
+        queries = self._checked(f"queries ({probe.name})", array)
+        if queries.width != probe.support.width:
+            raise ValueError(
+                f"queries ({probe.name}): expected width {probe.support.width} as in support, got "
+                f"{queries.width}."
+            )
+        if len(queries) == 0:
+            raise ValueError(f"queries ({probe.name}): expected at least one row, got none.")
+        return replace(probe, queries=queries)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Checksums of some rows of an array that a caller may change."""
+
+    numbers: NDArray[np.int64]
+    checksums: list[int]
+
+    @classmethod
+    def of(cls, probe: ProbeRows) -> _Sample:
+        rows = len(probe.support)
+        numbers = np.unique(np.linspace(0, max(rows - 1, 0), min(rows, SAMPLE)).astype(np.int64))
+        return cls(numbers, [_checksum(probe, int(row)) for row in numbers])
+
+    def changed(self, probe: ProbeRows) -> int:
+        """The first row of the sample that differs, or -1."""
+        for row, checksum in zip(self.numbers.tolist(), self.checksums, strict=True):
+            if _checksum(probe, row) != checksum:
+                return int(row)
+        return -1
+
+
+def _checksum(probe: ProbeRows, row: int) -> int:
+    return zlib.crc32(probe.support[row : row + 1].on_host().array.tobytes())
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What a search sees. samples: of the layers, where they are the caller's arrays."""
+
+    probes: tuple[ProbeRows, ...]
+    labels: NDArray[np.int64] | None
+    samples: list[_Sample] | None
+
+    @cached_property
+    def encoded(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The distinct labels (C,), and each row's position among them (M,)."""
+        rows = len(self.probes[0].support)
+        if self.labels is None:
+            return np.zeros(1, np.int64), np.zeros(rows, np.int32)
+        return arguments.encode_labels(self.labels, rows)

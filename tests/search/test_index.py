@@ -1,0 +1,250 @@
+"""A support that is packed once: the definition's answers, whatever is added, and by any thread."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Engine
+
+import pdepth
+from pdepth import Index, definition, native
+
+from helpers.cases import Case, case, first_difference, oracle_of
+
+LEVELS = [name for name, runs in native.simd_levels().items() if runs]
+RNG = np.random.default_rng(7)
+ROWS = RNG.integers(-3, 4, (300, 20)).astype(np.float32)
+QUERIES = RNG.integers(-3, 4, (9, 20)).astype(np.float32)
+LABELS = RNG.integers(0, 4, 300)
+
+
+def assert_neighbors(
+    found: tuple[Any, Any], support: Any, queries: Any = None, **options: Any
+) -> None:
+    distances, rows = definition.kneighbors(support, queries, **options)
+    assert first_difference(found[1], rows) is None
+    assert first_difference(found[0], distances) is None
+
+
+def grown(problem: Case, rng: np.random.Generator, **options: Any) -> Index:
+    """An index that is made of some rows, searched, and given the rest in pieces."""
+    rows = len(problem.support)
+    cuts = np.sort(rng.integers(0, rows + 1, 3))
+    index = Index(problem.support[: cuts[0]], problem.labels[: cuts[0]], **options)
+    for begin, end in zip(cuts, [*cuts[1:], rows], strict=True):
+        if len(index):
+            few = int(rng.integers(1, len(index) + 1))
+            found = index.kneighbors(problem.support[:2], few)
+            with np.errstate(over="ignore"):
+                assert_neighbors(found, problem.support[:begin], problem.support[:2], k=few)
+        if end > begin:
+            index.add(problem.support[begin:end], problem.labels[begin:end])
+    return index
+
+
+@pytest.mark.parametrize("seed", range(26))
+def test_votes_of_a_grown_index_are_those_of_the_definition(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, rng = case(seed), np.random.default_rng(seed)
+    monkeypatch.setenv(native.SIMD, LEVELS[seed % len(LEVELS)])
+    index = grown(problem, rng, num_threads=1 + seed % 2)
+    oracle = oracle_of(problem)
+    for level in (None, *LEVELS):  # another level packs the rows for itself
+        if level:
+            monkeypatch.setenv(native.SIMD, level)
+        found = index.votes(problem.queries, return_counts=True, **problem.options)
+        for name in ("votes", "tied", "counts", "classes"):
+            assert first_difference(getattr(found, name), getattr(oracle, name)) is None
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
+def test_every_engine(engine: Engine, metric: str) -> None:
+    rows = engine.of(300, 60)
+    index = Index(ROWS[:rows], LABELS[:rows], metric=metric, **engine.options)
+    for queries, options in ((QUERIES, {}), (None, {"query_rows": [3, 3, 0]})):
+        found = index.kneighbors(queries, 5, **options)
+        assert_neighbors(found, ROWS[:rows], queries, k=5, metric=metric, **options)
+        for k in (5, (1, 7)):
+            votes = index.votes(queries, k=k, weights="distance", **options)
+            expected = pdepth.probe_votes(
+                ROWS[:rows], LABELS[:rows], queries, k=k, weights="distance", metric=metric,
+                backend="reference", **options,
+            )  # fmt: skip
+            for some, same in zip(
+                *(v.values() if isinstance(v, dict) else [v] for v in (votes, expected)),
+                strict=True,
+            ):
+                assert first_difference(some.votes, same.votes) is None
+
+
+def test_layers_are_searched_together() -> None:
+    layers = {"a": ROWS, "b": ROWS[:, :3].astype(np.float64)}
+    queries = {"a": QUERIES, "b": QUERIES[:, :3].astype(np.float64)}
+    index = Index.of_layers(layers, LABELS)
+    assert index.widths == (20, 3)
+    expected = pdepth.probe_votes(layers, LABELS, queries, k=5)
+    assert first_difference(index.votes(queries, k=5).votes, expected.votes) is None
+    distances, rows = index.kneighbors(queries, 4)
+    assert distances.shape == rows.shape == (2, 9, 4)
+    assert_neighbors((distances[1], rows[1]), layers["b"], queries["b"], k=4)
+    index.add({name: layer[:5] for name, layer in layers.items()}, LABELS[:5])
+    assert len(index) == 305
+
+
+def test_tensors_come_back_as_tensors() -> None:
+    index = Index(torch.from_numpy(ROWS).bfloat16(), torch.from_numpy(LABELS))
+    index.add(torch.from_numpy(ROWS[:7]).bfloat16(), LABELS[:7])
+    distances, rows = index.kneighbors(QUERIES, 3)
+    assert isinstance(rows, torch.Tensor)
+    assert_neighbors(
+        (distances.numpy(), rows.numpy()), np.concatenate([ROWS, ROWS[:7]]), QUERIES, k=3
+    )
+    assert isinstance(index.votes(QUERIES).votes, torch.Tensor)
+
+
+def test_equal_rows_beyond_what_a_packing_keeps() -> None:
+    """An index drops equal rows that no search so far could return; a larger k finds them."""
+    rows = np.repeat(ROWS[:2], 600, axis=0)
+    index = Index(rows)
+    for k in (3, 700, 3, 1200):
+        assert_neighbors(index.kneighbors(QUERIES[:2], k), rows, QUERIES[:2], k=k)
+
+
+def test_a_support_beyond_memory_is_packed_by_each_search() -> None:
+    index = Index(ROWS, memory=4000)
+    for _ in range(2):
+        assert_neighbors(index.kneighbors(QUERIES, 5), ROWS, QUERIES, k=5)
+    assert index.nbytes < ROWS.nbytes + 8000  # a reading, and no packed rows
+
+
+def test_what_is_packed_is_used_again() -> None:
+    index = Index(ROWS)
+    unpacked = index.nbytes
+    index.kneighbors(QUERIES, 3)
+    packed = index.nbytes
+    assert packed > unpacked
+    index.kneighbors(None, 3)
+    assert index.nbytes == packed
+    index.add(ROWS[:4])
+    index.kneighbors(QUERIES, 3)
+    assert index.nbytes > packed
+
+
+def test_threads_search_while_rows_are_added() -> None:
+    index = Index(ROWS[:50])
+    expected = {n: definition.kneighbors(ROWS[:n], QUERIES, k=5)[1] for n in range(50, 301, 25)}
+    wrong: list[Any] = []
+    done = threading.Event()
+
+    def search() -> None:
+        while not done.is_set():
+            found = index.kneighbors(QUERIES, 5)[1]
+            if not any(np.array_equal(found, rows) for rows in expected.values()):
+                wrong.append(found)
+
+    threads = [threading.Thread(target=search) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for begin in range(50, 300, 25):
+        index.add(ROWS[begin : begin + 25])
+        index.kneighbors(QUERIES, 5)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert first_difference(index.kneighbors(QUERIES, 5)[1], expected[300]) is None
+
+
+def test_pickles_and_copies_answer_alike() -> None:
+    index = Index(ROWS, LABELS, metric="cosine")
+    index.kneighbors(QUERIES, 3)
+    for other in (pickle.loads(pickle.dumps(index)), copy.deepcopy(index)):
+        assert_neighbors(other.kneighbors(QUERIES, 3), ROWS, QUERIES, k=3, metric="cosine")
+        other.add(ROWS[:2], [0, 0])
+        assert len(other) == 302
+    assert len(index) == 300
+
+
+def test_rows_of_the_caller() -> None:
+    rows = ROWS.copy()
+    index = Index(rows, copy=False)
+    assert np.shares_memory(index._now().probes[0].support.array, rows)
+    index.kneighbors(QUERIES, 3)
+    rows[0] += 1
+    with pytest.raises(ValueError, match="row 0 was changed since the index was made"):
+        index.kneighbors(QUERIES, 3)
+    kept = Index(rows)
+    rows[0] -= 1
+    assert_neighbors(
+        kept.kneighbors(QUERIES, 1), np.concatenate([ROWS[:1] + 1, ROWS[1:]]), QUERIES, k=1
+    )
+
+
+def test_an_index_that_began_empty() -> None:
+    index = Index(np.empty((0, 20), np.float32), np.empty(0, np.int64))
+    assert len(index) == 0
+    with pytest.raises(ValueError, match="expected rows to search, got none"):
+        index.kneighbors(QUERIES, 1)
+    index.add(ROWS, LABELS)
+    assert_neighbors(index.kneighbors(QUERIES, 3), ROWS, QUERIES, k=3)
+
+
+def test_closed() -> None:
+    with Index(ROWS) as index:
+        index.kneighbors(QUERIES, 3)
+    with pytest.raises(ValueError, match="expected an open index, got one that was closed"):
+        index.kneighbors(QUERIES, 3)
+
+
+NAN = np.full((1, 20), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: Index([ROWS]), TypeError, "use pdepth.Index.of_layers"),
+        (lambda: Index.of_layers(ROWS), TypeError, "use pdepth.Index"),
+        (
+            lambda: Index.of_layers([ROWS], metrics="cosine"),
+            TypeError,
+            "unexpected option 'metrics'",
+        ),
+        (lambda: Index.of_layers([ROWS, ROWS[:3]]), ValueError, "expected 300 rows as at"),
+        (lambda: Index(ROWS, LABELS[:3]), ValueError, "labels: expected 300 entries, got 3"),
+        (lambda: Index(NAN), ValueError, "NaN or infinity in row 0"),
+        (lambda: Index(ROWS, metric="l1"), ValueError, "metric: expected one of"),
+        (lambda: Index(ROWS).votes(QUERIES), ValueError, "expected an index with labels"),
+        (lambda: Index(ROWS).kneighbors(QUERIES, 301), ValueError, "k: expected at most 300"),
+        (lambda: Index(ROWS).kneighbors(None, 300), ValueError, "less the row that is left out"),
+        (lambda: Index(ROWS).kneighbors(QUERIES[:, :3], 3), ValueError, "expected width 20"),
+        (lambda: Index(ROWS).kneighbors(QUERIES[:0], 3), ValueError, "at least one row, got none"),
+        (lambda: Index(ROWS).kneighbors(NAN, 3), ValueError, "NaN or infinity in row 0"),
+        (lambda: Index(ROWS).kneighbors(QUERIES, 3, query_rows=[1]), ValueError, "beside queries"),
+        (lambda: Index(ROWS).add(ROWS[:, :3]), ValueError, "got 300 of width 3"),
+        (lambda: Index(ROWS).add(ROWS.astype(np.float64)), ValueError, "and type float64"),
+        (lambda: Index(ROWS).add(NAN), ValueError, "NaN or infinity in row 0"),
+        (lambda: Index(ROWS).add(ROWS, LABELS), ValueError, "labels: expected none"),
+        (lambda: Index(ROWS, LABELS).add(ROWS), ValueError, "labels: expected integers, got None"),
+        (lambda: Index(ROWS, metric="cosine").add(0 * ROWS), ValueError, "whose norm is zero"),
+    ],
+)
+def test_bad_input(call: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_a_refused_addition_changes_nothing() -> None:
+    index = Index(ROWS, LABELS)
+    with pytest.raises(ValueError, match="NaN"):
+        index.add(NAN, [0])
+    with pytest.raises(ValueError, match="labels"):
+        index.add(ROWS[:2], [1])
+    assert len(index) == 300
+    assert_neighbors(index.kneighbors(QUERIES, 3), ROWS, QUERIES, k=3)
