@@ -127,17 +127,18 @@ py::dict constants() {
 
 py::dict filter_scores(const Rows& support, const Rows& queries, const std::string& level_name,
                        const std::string& stage_name, std::optional<Dense<double>> centre,
-                       double scale) {
+                       double scale, bool inner_products) {
     const Matrix y = matrix_of(support), x = matrix_of(queries);
     require(x.width == y.width && x.width >= 1 && x.rows >= 1 && y.rows >= 1,
             "support, queries: expected rows of one width.");
     require_size(centre, round_up(x.width, 8), "centre");
+    require(!inner_products || centre, "centre: expected one for inner products.");
     const Level& level = level_named(level_name);
     const FilterStage& stage = stage_named(level, stage_name);
     Dense<float> scores({x.rows, y.rows}), cuts({x.rows, y.rows}), y_norms(y.rows),
         y_residuals(y.rows), x_norms(x.rows), x_residuals(x.rows);
     Dense<double> lower({x.rows, y.rows}), upper({x.rows, y.rows}), at_norm({x.rows, y.rows});
-    score_all(y, x, {data_or_null(centre), scale}, stage, &stage == &level.differences,
+    score_all(y, x, {data_or_null(centre), scale, inner_products}, stage, &stage == &level.differences,
               {scores.mutable_data(), lower.mutable_data(), upper.mutable_data(),
                at_norm.mutable_data(), cuts.mutable_data(), y_norms.mutable_data(),
                y_residuals.mutable_data(), x_norms.mutable_data(), x_residuals.mutable_data()});
@@ -183,8 +184,11 @@ int64_t first_not_finite(const py::array& array, const std::string& type, const 
     });
 }
 
-HeldSupport support_of(const Rows& rows, int64_t kept_bytes) {
-    return {rows.first, std::make_shared<Support>(matrix_of(rows), kept_bytes)};
+HeldSupport support_of(const Rows& rows, const std::string& metric, int64_t kept_bytes) {
+    const bool products = metric == "inner_product";
+    require(products || metric == "sqeuclidean", "metric: expected one of the engine's, got " + metric + ".");
+    const Metric kind = products ? Metric::inner_product : Metric::squared_distance;
+    return {rows.first, std::make_shared<Support>(matrix_of(rows), kind, kept_bytes)};
 }
 
 HeldSupport support_after(const HeldSupport& before, const Rows& rows) {

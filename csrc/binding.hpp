@@ -32,7 +32,7 @@ struct HeldSupport {
     std::shared_ptr<Support> support;
 };
 
-HeldSupport support_of(const Rows& rows, int64_t kept_bytes);
+HeldSupport support_of(const Rows& rows, const std::string& metric, int64_t kept_bytes);
 // The rows of `before` and more after them.
 HeldSupport support_after(const HeldSupport& before, const Rows& rows);
 int64_t nbytes_of(const HeldSupport& held);
@@ -42,7 +42,7 @@ std::vector<py::dict> filter_stages(const std::string& level);
 py::dict constants();
 py::dict filter_scores(const Rows& support, const Rows& queries, const std::string& level,
                        const std::string& stage, std::optional<Dense<double>> centre,
-                       double scale);
+                       double scale, bool inner_products);
 // The calling thread's floating-point environment; the default one is set, or the one passed.
 py::bytes arithmetic(const std::optional<std::string>& environment);
 int64_t unit_rows(const py::array& array, const std::string& type, Dense<double> out,

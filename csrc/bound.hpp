@@ -90,6 +90,49 @@ private:
     double relative_ = 0;  // the largest residual seen, as a share of its row's norm
 };
 
+// Scores -(x . y) less what all rows of a query have in common: `Panel::half_norms` less the product
+// of the centred rows.
+struct InnerProductsBound {
+    using Query = ProductsBound::Query;
+
+    InnerProductsBound(const FilterStage& stage, int64_t width, double largest_norm,
+                       double centre_norm)
+        : largest_norm_(largest_norm), centre_norm_(centre_norm),
+          lost_(3 * kLost * (stage.columns(width) + 8)), products_(kUnit * roundings(stage, width)),
+          offsets_(stage.norms_first ? products_ : 2 * kUnit) {}
+
+    void add_rows(double relative) { relative_ = std::max(relative_, relative); }
+
+    Query query(float norm, float residual) const {
+        return {norm, static_cast<double>(norm) + residual, residual};
+    }
+
+    // Of a support row of that norm.
+    double error(const Query& q, double norm) const {
+        const double residual = relative_ * norm + kNegligible;
+        return kMargin * (q.residual * norm + q.image * residual +
+                          products_ * q.image * (norm + residual) +
+                          offsets_ * centre_norm_ * norm +
+                          kSettlement * (q.norm + centre_norm_) * (norm + centre_norm_)) +
+               lost_;
+    }
+    double lower(const Query& q, float score, float norm) const { return score - error(q, norm); }
+    double upper(const Query& q, float score, float norm) const { return score + error(q, norm); }
+
+    double score_at(const Query&, double /*distance*/) const {  // says nothing about products
+        return std::numeric_limits<double>::infinity();
+    }
+
+    // No row whose true score is at most `score` is computed at or above this.
+    float cut(const Query& q, double score) const {
+        return float_above(score + error(q, largest_norm_));
+    }
+
+private:
+    double largest_norm_, centre_norm_, lost_, products_, offsets_;
+    double relative_ = 0;
+};
+
 struct DifferencesBound {
     struct Query {
         double residual;

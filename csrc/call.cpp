@@ -41,15 +41,22 @@ void answer_layer(Session& session, const Layer& layer, int64_t index,
     const Level& level = session.level;
     const Reading& reading = *session.reading;
     const int64_t width = session.support->width;
+    const bool products = layer.support->metric == Metric::inner_product;
     std::vector<int64_t> remaining = queries;
     if (reading.bounded()) {
         const double scaled = reading.largest_norm * reading.scale;
-        for (int i = 0; i < level.products_count && width > kDifferencesUpTo; i++) {
+        for (int i = 0; i < level.products_count; i++) {
             const FilterStage& stage = level.products[i];
             if (remaining.empty() || !bounded(stage, width)) continue;
-            remaining = filter(session, stage, ProductsBound(stage, width, scaled), remaining);
+            if (products) {
+                const InnerProductsBound bound(stage, width, scaled,
+                                               reading.centre_norm * reading.scale);
+                remaining = filter(session, stage, bound, remaining);
+            } else if (width > kDifferencesUpTo) {
+                remaining = filter(session, stage, ProductsBound(stage, width, scaled), remaining);
+            }
         }
-        if (!remaining.empty() && bounded(level.differences, width)) {
+        if (!remaining.empty() && !products && bounded(level.differences, width)) {
             const DifferencesBound bound(level.differences, width, reading.exact ? 0 : scaled);
             remaining = filter(session, level.differences, bound, remaining);
         }

@@ -40,7 +40,9 @@ struct Answers {
     int32_t* votes = nullptr;    // (L, N); with `target`, that class or kUnknown
     uint8_t* tied = nullptr;     // (L, N)
     int32_t* counts = nullptr;   // (L, N, classes)
-    double* distances = nullptr; // (L, N, k); entries that are left out keep their value
+    // (L, N, k) squared distances, or inner products with their signs turned; what is left out keeps
+    // its value.
+    double* distances = nullptr;
     int64_t* rows = nullptr;     // (L, N, k)
 };
 

@@ -171,8 +171,9 @@ private:
         for (int64_t i = 0; i < count; i++) {
             limits_[i] = bound_.query(queries_.norms[i], queries_.residuals[i]);
             const double within = session_.within(queries[i]);
+            const double scale = session_.reading->scale;
             if (within < kInfinity)
-                proven_[i] = bound_.score_at(limits_[i], within * session_.reading->scale * session_.reading->scale);
+                proven_[i] = bound_.score_at(limits_[i], within * scale * scale);
             if (session_.leaves_out()) self_[i] = session_.reading->positions[rows[i]];
             overflowed_[i] = !(queries_.norms[i] <= kLargestScaled);
         }
@@ -380,6 +381,11 @@ private:
 std::vector<int64_t> filter(Session& session, const FilterStage& stage, const ProductsBound& bound,
                             const std::vector<int64_t>& queries) {
     return Filter<ProductsBound>(session, stage, bound).run(queries);
+}
+
+std::vector<int64_t> filter(Session& session, const FilterStage& stage,
+                            const InnerProductsBound& bound, const std::vector<int64_t>& queries) {
+    return Filter<InnerProductsBound>(session, stage, bound).run(queries);
 }
 
 std::vector<int64_t> filter(Session& session, const FilterStage& stage,

@@ -14,6 +14,8 @@ namespace pdepth {
 std::vector<int64_t> filter(Session& session, const FilterStage& stage, const ProductsBound& bound,
                             const std::vector<int64_t>& queries);
 std::vector<int64_t> filter(Session& session, const FilterStage& stage,
+                            const InnerProductsBound& bound, const std::vector<int64_t>& queries);
+std::vector<int64_t> filter(Session& session, const FilterStage& stage,
                             const DifferencesBound& bound, const std::vector<int64_t>& queries);
 
 }  // namespace pdepth

@@ -30,7 +30,7 @@ struct Lists {
 // Rows in the order of the register tiles, in the numbers of a stage: tile after tile.
 struct Panel {
     void* values;
-    float* half_norms;     // |row|^2 / 2
+    float* half_norms;     // |row|^2 / 2; for inner products, -(row . centre)
     float* norms;          // |row|, rounded up
     float* residuals;      // |row - what was packed of it|, rounded up
     float* units;          // what 1 stands for, where rows are packed as integers
@@ -44,6 +44,7 @@ constexpr double kNegligible = 0x1p-40;
 struct Transform {
     const double* centre;
     double scale;
+    bool inner_products = false;  // see Panel::half_norms
 };
 
 // One item of work: some queries against some rows of the packed support.
@@ -105,6 +106,9 @@ struct Level {
     // to the first until one term is left. `scratch` holds twice `width` values.
     double (*squared_distance)(const double* query, const void* row, DType type, int64_t width,
                                double* scratch);
+    // The inner product in float64, summed likewise.
+    double (*inner_product)(const double* query, const void* row, DType type, int64_t width,
+                            double* scratch);
     // A value that k of the scores do not exceed, and more only where they tie.
     float (*kth_score)(const float* scores, int64_t count, int64_t k);
 

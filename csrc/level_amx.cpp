@@ -58,6 +58,6 @@ struct Tiles {
 }  // namespace
 
 namespace pdepth {
-constexpr Level amx_level{"amx", widen, finite, summarise, squared_distance, kth_score,
+constexpr Level amx_level{"amx", widen, finite, summarise, squared_distance, inner_product, kth_score,
                           kDifferences, 3, {kBfloat16Products<1>, kBfloat16Products<3>, kFloatProducts}};
 }

@@ -57,6 +57,6 @@ struct Simd {
 }  // namespace
 
 namespace pdepth {
-constexpr Level avx2_level{"avx2", widen, finite, summarise, squared_distance, kth_score,
+constexpr Level avx2_level{"avx2", widen, finite, summarise, squared_distance, inner_product, kth_score,
                            kDifferences, 2, {kIntegerProducts, kFloatProducts}};
 }

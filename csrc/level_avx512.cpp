@@ -17,6 +17,6 @@ using Simd = Avx512;
 }  // namespace
 
 namespace pdepth {
-constexpr Level avx512_level{"avx512", widen, finite, summarise, squared_distance, kth_score,
+constexpr Level avx512_level{"avx512", widen, finite, summarise, squared_distance, inner_product, kth_score,
                              kDifferences, 1, {kFloatProducts}};
 }

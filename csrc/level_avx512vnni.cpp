@@ -19,6 +19,6 @@ struct Simd : Avx512 {
 }  // namespace
 
 namespace pdepth {
-constexpr Level avx512vnni_level{"avx512vnni", widen, finite, summarise, squared_distance, kth_score,
+constexpr Level avx512vnni_level{"avx512vnni", widen, finite, summarise, squared_distance, inner_product, kth_score,
                                  kDifferences, 2, {kIntegerProducts, kFloatProducts}};
 }

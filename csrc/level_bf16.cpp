@@ -70,6 +70,6 @@ private:
 }  // namespace
 
 namespace pdepth {
-constexpr Level bf16_level{"bf16", widen, finite, summarise, squared_distance, kth_score,
+constexpr Level bf16_level{"bf16", widen, finite, summarise, squared_distance, inner_product, kth_score,
                            kDifferences, 3, {kBfloat16Products<1>, kBfloat16Products<3>, kFloatProducts}};
 }

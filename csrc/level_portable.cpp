@@ -15,6 +15,6 @@ using Simd = Portable;
 }  // namespace
 
 namespace pdepth {
-constexpr Level portable_level{"portable", widen, finite, summarise, squared_distance, kth_score,
+constexpr Level portable_level{"portable", widen, finite, summarise, squared_distance, inner_product, kth_score,
                                kDifferences, 2, {kIntegerProducts, kFloatProducts}};
 }

@@ -12,7 +12,8 @@ PYBIND11_MODULE(_native, m) {
         .def_property_readonly("cut", &pdepth::Watch::cut)
         .def("close", &pdepth::Watch::close);
     py::class_<HeldSupport>(m, "Support", "Rows of a support; see csrc/support.hpp.")
-        .def(py::init(&support_of), py::arg("rows"), py::kw_only(), py::arg("kept_bytes"))
+        .def(py::init(&support_of), py::arg("rows"), py::kw_only(), py::arg("metric"),
+             py::arg("kept_bytes"))
         .def("followed_by", &support_after, py::arg("rows"))
         .def("keep", [](HeldSupport& held, int64_t bytes) { held.support->kept_bytes = bytes; },
              py::arg("bytes"))
@@ -26,7 +27,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("filter_scores", &filter_scores,
           "Every score of one filter stage, and the bound on the true one.", py::arg("support"),
           py::arg("queries"), py::arg("level"), py::arg("stage"), py::arg("centre") = py::none(),
-          py::arg("scale") = 1.0);
+          py::arg("scale") = 1.0, py::arg("inner_products") = false);
     m.def("arithmetic", &arithmetic,
           "Sets this thread's floating-point environment: the default one (round to nearest,\n"
           "subnormal numbers kept), or one that a call returned. Returns the one before.",

@@ -1,6 +1,7 @@
 #include "scores.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -81,7 +82,13 @@ void score_all(const Matrix& support, const Matrix& queries, Transform transform
     std::copy_n(x.norms, queries.rows, out.query_norms);
     std::copy_n(x.residuals, queries.rows, out.query_residuals);
     const double largest = *std::max_element(y.norms, y.norms + support.rows);
-    if (differences)
+    if (transform.inner_products) {
+        double square = 0;
+        for (int64_t c = 0; c < support.width; c++) square += transform.centre[c] * transform.centre[c];
+        const double centre = std::sqrt(square) * transform.scale;
+        apply(InnerProductsBound(stage, support.width, largest, centre), y, x, support.rows,
+              queries.rows, out);
+    } else if (differences)
         apply(DifferencesBound(stage, support.width, largest), y, x, support.rows,
               queries.rows, out);
     else

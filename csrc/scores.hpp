@@ -17,7 +17,7 @@ struct StageScores {
     float* query_residuals;    // (N,)
 };
 
-// Norms must be below 2^60 after the transform.
+// Norms, the centre's too where it matters, must be below 2^60 after the transform.
 void score_all(const Matrix& support, const Matrix& queries, Transform transform,
                const FilterStage& stage, bool differences, const StageScores& out);
 

@@ -22,11 +22,14 @@ namespace pdepth {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 struct Neighbour {
-    double distance;
+    double distance;  // squared; or the inner product, its sign turned
     int64_t row;
 
+    // A product of which parts overflow either way is NaN, and behind all others.
     bool operator<(const Neighbour& other) const {
-        return distance != other.distance ? distance < other.distance : row < other.row;
+        if (distance < other.distance || other.distance < distance) return distance < other.distance;
+        if (std::isnan(distance) != std::isnan(other.distance)) return std::isnan(other.distance);
+        return row < other.row;
     }
 };
 
@@ -104,10 +107,12 @@ public:
     int64_t source_row(int64_t query) const {
         return question.query_rows ? question.query_rows[query] : query;
     }
+    bool inner_products() const { return layer->support->metric == Metric::inner_product; }
     // The squared distance beyond which a query's neighbours may be left out.
     double within(int64_t query) const {
-        return question.within && !std::isnan(question.within[query]) ? question.within[query]
-                                                                      : kInfinity;
+        return question.within && !inner_products() && !std::isnan(question.within[query])
+                   ? question.within[query]
+                   : kInfinity;
     }
     bool leaves_out() const { return layer->own_rows && question.exclude_self; }
 

@@ -22,9 +22,11 @@ void widen_query(const Session& session, int64_t query, Scratch& s) {
 
 Neighbour neighbour(const Session& session, int64_t row, Scratch& s) {
     const Matrix& support = *session.support;
-    return {session.level.squared_distance(s.query.data(), support.row(row), support.type,
-                                           support.width, s.distance.data()),
-            row};
+    const Level& level = session.level;
+    const auto between = session.inner_products() ? level.inner_product : level.squared_distance;
+    const double value = between(s.query.data(), support.row(row), support.type, support.width,
+                                 s.distance.data());
+    return {session.inner_products() ? -value : value, row};
 }
 
 // The `open` nearest of s.neighbours, whose distances are known, join those of the ballot.

@@ -156,16 +156,18 @@ void append(Reading& reading, const Matrix& rows, int64_t begin, const Summaries
     reading.rows = rows.rows;
 }
 
-std::shared_ptr<Reading> reading_of(const Matrix& rows, int64_t keep, const Level& level,
-                                    Team& team) {
+std::shared_ptr<Reading> reading_of(const Matrix& rows, Metric metric, int64_t keep,
+                                    const Level& level, Team& team) {
     auto reading = std::make_shared<Reading>();
     const Summaries summaries(rows, 0, level, team);
     reading->level = &level;
+    reading->metric = metric;
     reading->keep = keep;
     append(*reading, rows, 0, summaries);
     reading->first_rows = rows.rows;
     reading->centre = centre_of(rows, reading->order, summaries.norms, level);
-    const double norm = summaries.largest() + norm_of(reading->centre);
+    reading->centre_norm = norm_of(reading->centre);
+    const double norm = summaries.largest() + reading->centre_norm;
     reading->largest_norm = norm;
     if (norm > 0 && reading->bounded())
         reading->scale = std::ldexp(1.0, kScaledExponent - 1 - std::ilogb(norm));
@@ -181,16 +183,18 @@ std::shared_ptr<Reading> extended(Reading& before, const Matrix& rows, int64_t k
         return nullptr;
     const Summaries summaries(rows, before.rows, level, team);
     const double norm =
-        std::max(before.largest_norm, summaries.largest() + norm_of(before.centre));
+        std::max(before.largest_norm, summaries.largest() + before.centre_norm);
     if (!(norm * before.scale < kLargestKept) || (before.exact && !summaries.exact)) return nullptr;
     auto reading = std::make_shared<Reading>();
     reading->level = &level;
+    reading->metric = before.metric;
     reading->order = before.order;
     reading->order.resize(round_up(reading->order.size(), common_tile(level)), Reading::kNoRow);
     if (static_cast<int64_t>(reading->order.size()) > 4 * before.first_rows + common_tile(level))
         return nullptr;  // too many of them fill tiles
     reading->positions = before.positions;
     reading->centre = before.centre;
+    reading->centre_norm = before.centre_norm;
     reading->largest_norm = norm;
     reading->scale = before.scale;
     reading->exact = before.exact;
@@ -217,7 +221,7 @@ std::shared_ptr<Reading> Support::read(int64_t k, const Level& level, Team& team
     std::shared_ptr<Reading> next;
     if (const std::shared_ptr<Reading> earlier = before_ ? before_->present() : nullptr)
         next = extended(*earlier, rows, keep, level, team);
-    reading_ = next ? next : reading_of(rows, keep, level, team);
+    reading_ = next ? next : reading_of(rows, metric, keep, level, team);
     before_ = nullptr;
     return reading_;
 }

@@ -13,6 +13,8 @@
 
 namespace pdepth {
 
+enum class Metric { squared_distance, inner_product };
+
 // Norms are scaled to just below 2^60: their squares are far from float32's end, and the squares
 // of values 2^-120 times as large are still above its beginning. Rows that join later may be longer.
 constexpr int kScaledExponent = 60;
@@ -37,9 +39,11 @@ struct Reading {
     static constexpr int64_t kNoRow = -1;  // at a position that fills a tile
 
     const Level* level = nullptr;
+    Metric metric = Metric::squared_distance;
     std::vector<int64_t> order;       // packed position -> support row
     std::vector<uint32_t> positions;  // support row -> packed position, or kNoPosition
     std::vector<double> centre;       // with zeros up to a multiple of 8 columns
+    double centre_norm = 0;
     double largest_norm = 0;          // at least that of any row, with and without the centre
     double scale = 1;
     bool exact = true;                // float32 holds every value
@@ -56,7 +60,7 @@ struct Reading {
     // subtracted from each other, which it would round.
     Transform transform(const FilterStage& stage) const {
         const bool plain = exact && &stage == &level->differences;
-        return {plain ? nullptr : centre.data(), scale};
+        return {plain ? nullptr : centre.data(), scale, metric == Metric::inner_product};
     }
 };
 
@@ -64,12 +68,14 @@ class Support {
 public:
     // kept_bytes: packed forms up to so many bytes are kept for later calls; larger ones, and all
     // for 0, are packed by each call, in chunks. rows must outlive it.
-    Support(const Matrix& rows, int64_t kept_bytes) : rows(rows), kept_bytes(kept_bytes) {}
+    Support(const Matrix& rows, Metric metric, int64_t kept_bytes)
+        : rows(rows), metric(metric), kept_bytes(kept_bytes) {}
 
     // The rows of `before`, and more after them: what has been packed is packed no more, until the
     // rows have doubled.
     Support(std::shared_ptr<const Support> before, const Matrix& rows)
-        : rows(rows), kept_bytes(before->kept_bytes.load()), before_(std::move(before)) {}
+        : rows(rows), metric(before->metric), kept_bytes(before->kept_bytes.load()),
+          before_(std::move(before)) {}
 
     // The reading that serves a search for k neighbours.
     //
@@ -86,6 +92,7 @@ public:
     int64_t nbytes() const;
 
     const Matrix rows;
+    const Metric metric;
     std::atomic<int64_t> kept_bytes;
 
 private:

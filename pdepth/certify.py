@@ -46,6 +46,13 @@ the computed one.
 Everything is enlarged by MARGIN, which covers n u / (1 - n u) against n u as long as n u < 1 /
 32, the second-order terms that were left out, and the roundings of the bound's own computation.
 
+**Inner products**, S = -(m.y) - x.y with x and y centred on m and m the scaled centre: the
+uncentred rows' product, its sign turned, less what all rows of a query have in common, m.x + m.m.
+The largest products have the least scores. Points 1, 2 and 4 hold as they are; -(m.y) takes the
+place of |y|^2 / 2 in point 3, summed in float64 and at most |m| |y|, so that two roundings are
+2 u |m| |y|; and the definition's product in float64 is of uncentred rows, at most |x| + |m| and
+|y| + |m| long.
+
 **Differences**, S = |x - y|^2. Each rounding is relative to a term of the sum, so the computed
 score is within n u of |x^ - y^|^2, and | |x - y| - |x^ - y^| | <= |x - x^| + |y - y^|. Support
 rows that float32 holds as they are have no residual; else it is at most u times the largest norm.
@@ -151,6 +158,42 @@ class Products:
         distance = math.sqrt(max(0.0, 2 * proven + query_norm * query_norm))
         norm = np.float64(min(largest, (query_norm + distance) * MARGIN))
         return proven + float(self.error(np.float64(query_norm), np.float64(query_residual), norm))
+
+
+@dataclass(frozen=True)
+class InnerProducts:
+    """The bound on scores -(m.y) - x.y of one layer; centre_norm: |m|, scaled."""
+
+    products: Products
+    centre_norm: float
+
+    def error(self, query_norm: Float, query_residual: Float, norm: Float) -> Float:
+        """The most by which a score may be off; arguments broadcast."""
+        stage, width = self.products.stage, self.products.width
+        products = UNIT * stage.roundings(width)
+        offsets = products if stage.norms_first else 2 * UNIT
+        image = query_norm + query_residual
+        residual = self.products.relative * norm + self.products.negligible
+        error = MARGIN * (
+            query_residual * norm
+            + image * residual
+            + products * image * (norm + residual)
+            + offsets * self.centre_norm * norm
+            + SETTLEMENT * (query_norm + self.centre_norm) * (norm + self.centre_norm)
+        )
+        return error + 3 * LOST * (stage.columns(width) + 8)
+
+    def bounds(
+        self, scores: Float, query_norm: Float, query_residual: Float, norm: Float
+    ) -> tuple[Float, Float]:
+        """Lower and upper bounds of the true scores."""
+        error = self.error(query_norm, query_residual, norm)
+        return scores - error, scores + error
+
+    def cut(self, query_norm: float, query_residual: float, proven: float, largest: float) -> float:
+        """No row whose true score is at most `proven` is computed above this."""
+        arguments = (np.float64(value) for value in (query_norm, query_residual, largest))
+        return proven + float(self.error(*arguments))
 
 
 @dataclass(frozen=True)

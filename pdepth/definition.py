@@ -4,7 +4,8 @@ Source of the definition: Baldock, Maennel, Neyshabur, "Deep Learning Through th
 Difficulty", NeurIPS 2021, arXiv 2106.09647. Where the paper is silent, the rules below decide:
 
 1. Squared L2 distance, in float64, from the stored values, summed as `total` does.
-2. Neighbours in the order (distance, support row). The first k vote.
+2. Neighbours in the order (distance, support row). The first k vote. With the metric
+   "inner_product": in the order (product descending, row).
 3. A query that is a support row is left out by its row number, never by "drop the nearest".
 4. One vote a neighbour, or as much as `vote_weights` says. Each class adds up its votes in the
    neighbours' order; the class with most wins; of tied classes, the smallest label.
@@ -70,6 +71,11 @@ def squared_distances(support: Float, query: Float) -> Float:
     return total(difference * difference)
 
 
+def inner_products(support: Float, query: Float) -> Float:
+    """(M,) of each row of `support` (M, D) with `query` (D,)."""
+    return total(query * support)
+
+
 def nearest(distances: Float, k: int, left_out: int | None = None) -> Int:
     """The first k rows (k,) in the order (distance, row), without the row `left_out`."""
     rows = np.arange(len(distances))
@@ -87,7 +93,8 @@ def vote_weights(
     those like it weigh 1 and the others 0: scikit-learn's KNeighborsClassifier. "exp":
     exp(-(d - nearest d) / (2 temperature)); with the cosine metric d = 2 - 2 cos, so this is
     exp(cos / temperature), of Wu et al., arXiv 1805.01978, and of DINO's and lightly's evaluation,
-    up to a factor common to a query's neighbours. A weight does not depend on k.
+    up to a factor common to a query's neighbours. Of inner products d = -2 x.y stands for it, so
+    that "exp" is exp(x.y / temperature); "distance" has no meaning. A weight does not depend on k.
     """
     if weights == "uniform":
         return np.ones(distances.shape, dtype=np.int64)
@@ -120,8 +127,9 @@ def kneighbors(
 ) -> tuple[Float, Int]:
     """Squared distances (N, k) and rows (N, k) of each query's k nearest support rows.
 
-    Without `queries`, the queries are the support's own rows (or those of `query_rows`), each
-    left out of its own neighbours unless `exclude_self` is false.
+    Of `metric="inner_product"`, the largest products and their rows. Without `queries`, the queries
+    are the support's own rows (or those of `query_rows`), each left out of its own neighbours
+    unless `exclude_self` is false.
     """
     source = as_rows(support, metric)
     if queries is not None:
@@ -133,8 +141,9 @@ def kneighbors(
     distances, rows = np.empty(shape), np.empty(shape, dtype=np.int64)
     for i, query in enumerate(query_values):
         own = int(left_out[i]) if left_out is not None and exclude_self else None
-        to_all = squared_distances(source, query)
-        rows[i] = nearest(to_all, k, own)
+        products = metric == "inner_product"
+        to_all = (inner_products if products else squared_distances)(source, query)
+        rows[i] = nearest(-to_all if products else to_all, k, own)
         distances[i] = to_all[rows[i]]
     return distances, rows
 
@@ -150,6 +159,8 @@ def probe_votes(
     """The vote of one probe for each query; `options` are those of `kneighbors`."""
     classes, codes = np.unique(np.asarray(labels), return_inverse=True)
     distances, rows = kneighbors(support, queries, **options)
+    if options.get("metric") == "inner_product":
+        distances = -2 * distances  # of rows of norm 1, less 2: their squared distance
     weight = vote_weights(distances, weights, temperature)
     counts: Any = np.zeros((len(rows), len(classes)), dtype=weight.dtype)
     for i, neighbors in enumerate(rows):

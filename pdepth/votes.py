@@ -100,8 +100,9 @@ def probe_votes(
             default.
         k: neighbours that vote, in the order (float64 squared distance, row). Of several k, all
             are answered from one search of the largest.
-        metric: "sqeuclidean", or "cosine": rows are divided by their norms first, into float64
-            copies of the arrays.
+        metric: "sqeuclidean"; "cosine": rows are divided by their norms first, into float64 copies
+            of the arrays; or "inner_product": the neighbours are the rows with the largest
+            products, in the order (product descending, row); on the cpu backend.
         weights: "uniform", one vote a neighbour; "distance", 1 / distance, as scikit-learn's
             KNeighborsClassifier; or "exp", exp(-squared distance / (2 temperature)), which with the
             cosine metric is the exp(cos / temperature) of Wu et al., arXiv 1805.01978, and of the
@@ -175,7 +176,8 @@ def kneighbors(
     """Find each query's k nearest rows: squared distances (N, k) float64 and rows (N, k) int64.
 
     Sorted by (distance, row). Arguments, array kinds and errors as in `probe_votes`, for one
-    array (M, D); with `metric="cosine"` the distances are those of the normalised rows.
+    array (M, D). With `metric="cosine"` the distances are those of the normalised rows; with
+    `metric="inner_product"` they are the products, largest first.
     """
     if not is_single(support):
         raise TypeError(f"support: expected one array, got a {type(support).__name__}.")
@@ -187,6 +189,8 @@ def kneighbors(
     opened = open_session(problem, backend_named(backend, problem.device))
     with problem.watched([0]), opened as session:
         distances, rows = session.neighbors(0)
+    if metric == "inner_product":
+        distances = -distances
     return to_device(distances, problem.device), to_device(rows, problem.device)
 
 

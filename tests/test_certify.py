@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -168,3 +169,57 @@ def test_no_score_within_reach_is_cut(level: str, name: str) -> None:
                 assert cut == (
                     above if float(above) > value else np.nextafter(above, np.float32(np.inf))
                 )
+
+
+PRODUCTS = [stage for stage in STAGES if "differences" not in str(stage.values[1])]
+
+
+@pytest.mark.parametrize(("level", "name"), PRODUCTS)
+@pytest.mark.parametrize("shift", [0.0, 0.3, 30.0])
+def test_bounds_of_inner_products(level: str, name: str, shift: float) -> None:
+    """They hold for adversarial rows around a centre near or far, and are those of certify."""
+    stage = stage_of(level, name)
+    worst = 0.0
+    for adversary, (support, queries) in attacks(seed=1):
+        width = support.shape[1]
+        centre = np.zeros(-(-width // 8) * 8)
+        direction = np.random.default_rng(width).standard_normal(width)
+        length = np.linalg.norm(support, axis=1).max() / np.linalg.norm(direction)
+        centre[:width] = shift / 64 * length * direction
+        if shift:  # of a query at the centre, the offset's own rounding is all there is
+            queries[::2] = centre[:width] + queries[::2] * 2.0**-30
+        scored = _native.filter_scores(
+            (support, "float64"), (queries, "float64"), level, name, centre=centre,
+            inner_products=True,
+        )  # fmt: skip
+        y = support.astype(np.longdouble) - centre[:width]
+        true = -(queries.astype(np.longdouble) @ y.T)  # -(m + x - m).(y - m)
+        assert (scored["lower"] <= true).all(), adversary
+        assert (true <= scored["upper"]).all(), adversary
+        worst = max(worst, float(share_of_bound({**scored, "true": true}).max()))
+        norms, residuals, own_norms, own_residuals = (
+            scored[f"{side}_{what}"].astype(float)
+            for side in ("support", "query")
+            for what in ("norms", "residuals")
+        )
+        products = certify.Products.of(stage, width, norms, residuals)
+        square = 0.0
+        for value in centre[:width]:
+            square += value * value
+        bound = certify.InnerProducts(products, math.sqrt(square))
+        lower, upper = bound.bounds(
+            scored["scores"].astype(float), own_norms[:, None], own_residuals[:, None], norms
+        )
+        assert (scored["lower"] == lower).all()
+        assert (scored["upper"] == upper).all()
+        for i in range(len(queries)):
+            spared = scored["scores"][i] < scored["cuts"][i][:, None]
+            assert (spared | ~(true[i] <= scored["lower"][i][:, None])).all()
+            value = bound.cut(
+                own_norms[i], own_residuals[i], float(scored["lower"][i][0]), norms.max()
+            )
+            above = np.float32(value)
+            above = above if float(above) > value else np.nextafter(above, np.float32(np.inf))
+            assert scored["cuts"][i][0] == above
+    expected = 0.02 if stage.norms_first else 0.3
+    assert worst > expected, "the adversaries have lost their teeth: a wrong bound would pass"

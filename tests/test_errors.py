@@ -84,7 +84,7 @@ def votes(support: Any = SUPPORT, labels: Any = LABELS, queries: Any = None, **o
         ({"labels": torch.zeros(50, dtype=torch.bfloat16)}, TypeError, "labels: expected integers, got elements of type bfloat16."),
         ({"num_threads": 2**40}, ValueError, "num_threads: expected at most 1024, got 1099511627776."),
         ({"query_rows": [1], "queries": QUERIES}, ValueError, "query_rows: expected None beside queries, since it picks rows of the support."),
-        ({"metric": "l1"}, ValueError, "metric: expected one of sqeuclidean, cosine, got 'l1'."),
+        ({"metric": "l1"}, ValueError, "metric: expected one of sqeuclidean, cosine, inner_product, got 'l1'."),
         ({"metric": "cosine", "support": np.vstack([SUPPORT[:49], 0 * SUPPORT[:1]])}, ValueError, "support (probe 0): expected rows with a norm for metric='cosine', got row 49, whose norm is zero."),
         ({"backend": "gpu"}, ValueError, "backend: expected one of auto, cpu, triton, reference, got 'gpu'."),
         ({"num_threads": 0}, ValueError, "num_threads: expected an integer >= 1, got 0."),

@@ -84,7 +84,7 @@ class DeepKNN:
         self, k: int = 75, *, metric: str = "cosine", trim_zeros: bool = False, **options: Any
     ) -> None:
         self.k = arguments.check_int(k, "k")
-        self.metric = arguments.check_choice(metric, "metric", arguments.METRICS)
+        self.metric = arguments.check_choice(metric, "metric", arguments.DISTANCES)
         self.trim_zeros, self.options = trim_zeros, options
         self._support: tuple[Any, Any] | None = None
         self._calibration: NDArray[np.int64] | None = None

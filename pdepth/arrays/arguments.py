@@ -14,7 +14,8 @@ from pdepth.arrays.mapped import watched
 from pdepth.arrays.memory import parse_bytes
 from pdepth.arrays.rows import is_torch
 
-METRICS = ("sqeuclidean", "cosine")
+DISTANCES = ("sqeuclidean", "cosine")
+METRICS = (*DISTANCES, "inner_product")
 WEIGHTS = ("uniform", "distance", "exp")
 REFERENCES = ("prediction", "label", "last_probe")
 MOST_THREADS = 1024
@@ -118,9 +119,14 @@ def check_search(
     memory: Any,
 ) -> SearchOptions:
     """The options of a search."""
+    check_choice(metric, "metric", METRICS)
+    if metric == "inner_product" and voting.weights == "distance":
+        raise ValueError(
+            "weights: expected 'uniform' or 'exp' with metric='inner_product', got 'distance'."
+        )
     return SearchOptions(
         voting,
-        check_choice(metric, "metric", METRICS),
+        metric,
         bool(exclude_self),
         check_threads(num_threads),
         None if memory is None else parse_bytes(memory),

@@ -52,6 +52,8 @@ class Problem:
     support where these are its own, or None for all. num_queries: N. device: of the first support,
     where it is a torch tensor; None for NumPy. memory: bytes that the search may take beside
     arrays, for rows in work and what a backend packs of them; None where the caller set no limit.
+    metric: "sqeuclidean", also of rows that were normalised, or "inner_product": then a distance is
+    an inner product, its sign turned.
     """
 
     probes: tuple[ProbeRows, ...]
@@ -64,6 +66,7 @@ class Problem:
     num_threads: int
     device: Any = None
     memory: int | None = None
+    metric: str = "sqeuclidean"
 
     @property
     def own_rows(self) -> bool:
@@ -277,7 +280,13 @@ def _problem(
         num_threads=options.num_threads,
         device=pairs[0][1].device if is_torch(pairs[0][1]) else None,
         memory=options.memory,
+        metric=searched_metric(options.metric),
     )
+
+
+def searched_metric(metric: str) -> str:
+    """What backends compute for a metric: cosine is the distance of rows that were normalised."""
+    return "sqeuclidean" if metric == "cosine" else metric
 
 
 def check_one_device(probes: tuple[ProbeRows, ...]) -> None:

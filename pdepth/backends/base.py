@@ -40,7 +40,7 @@ class Session(Protocol):
         queries: NDArray[np.int64] | None = None,
         within: NDArray[np.float64] | None = None,
     ) -> Neighbors:
-        """The k nearest support rows of the queries at one probe.
+        """The k nearest support rows of the queries at one probe; see `Problem.metric`.
 
         within: (n,) squared distances, or None: rows beyond them may be left out, and are NaN and
         -1; NaN for any distance.
@@ -53,11 +53,12 @@ class Backend(Protocol):
     def unavailable(self) -> str | None:
         """Why the backend cannot be used here; None where it can."""
 
-    def hold(self, rows: Rows, memory: int, before: Any = None) -> tuple[Rows, Any]:
+    def hold(self, rows: Rows, metric: str, memory: int, before: Any = None) -> tuple[Rows, Any]:
         """A support that is searched again and again: its rows where the backend wants them, and
         `ProbeRows.packed`.
 
-        memory: bytes that may be packed. before: what it keeps of the first of these rows.
+        metric: of `Problem`. memory: bytes that may be packed. before: what it keeps of the first
+        of these rows.
         """
 
     def session(

@@ -36,11 +36,11 @@ def unavailable() -> str | None:
     return None
 
 
-def hold(rows: Rows, memory: int, before: Any = None) -> tuple[Rows, Any]:
+def hold(rows: Rows, metric: str, memory: int, before: Any = None) -> tuple[Rows, Any]:
     """A support that keeps what is packed of it."""
     host = rows.on_host()
     if before is None:
-        return host, _native.Support((host.array, host.type), kept_bytes=memory)
+        return host, _native.Support((host.array, host.type), metric=metric, kept_bytes=memory)
     return host, before.followed_by((host.array, host.type))
 
 
@@ -137,7 +137,8 @@ class CpuSession:
         else:
             borrowed = _borrowed(rows.support)
             assert borrowed is not None
-            self._last = probe, _native.Support(borrowed, kept_bytes=0)
+            support = _native.Support(borrowed, metric=self._problem.metric, kept_bytes=0)
+            self._last = probe, support
         return self._last[1]
 
 

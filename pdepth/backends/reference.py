@@ -22,7 +22,7 @@ def unavailable() -> str | None:
     return None
 
 
-def hold(rows: Rows, memory: int, before: Any = None) -> tuple[Rows, Any]:
+def hold(rows: Rows, metric: str, memory: int, before: Any = None) -> tuple[Rows, Any]:
     """Nothing is kept but the rows."""
     return rows, None
 
@@ -69,7 +69,8 @@ class ReferenceSession:
     ) -> Neighbors:
         """All k, however far."""
         support, asked, options = self._arguments(probe, queries)
-        return definition.kneighbors(support, asked, **options)
+        distances, rows = definition.kneighbors(support, asked, **options)
+        return (-distances if self._problem.metric == "inner_product" else distances), rows
 
     @default_arithmetic()
     def _table(self, probe: int, queries: NDArray[np.int64] | None) -> definition.VoteTable:
@@ -84,7 +85,9 @@ class ReferenceSession:
         if self._progress is not None:
             count = problem.num_queries if queries is None else len(queries)
             self._progress(probe, 0.0, count)
-        options = {"k": problem.k, "exclude_self": problem.exclude_self}
+        options = {
+            "k": problem.k, "exclude_self": problem.exclude_self, "metric": problem.metric,
+        }  # fmt: skip
         if rows.queries is None:
             return rows.support.widened(), None, options | {"query_rows": numbers}
         asked = rows.queries.widened()

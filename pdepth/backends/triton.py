@@ -53,7 +53,7 @@ def interpreted() -> bool:
     return os.environ.get(INTERPRET, "0") not in ("", "0")
 
 
-def hold(rows: Rows, memory: int, before: Any = None) -> tuple[Rows, Any]:
+def hold(rows: Rows, metric: str, memory: int, before: Any = None) -> tuple[Rows, Any]:
     """The rows, copied to the device once."""
     from pdepth.backends.transfer import as_tensor
 
@@ -73,6 +73,11 @@ def session(problem: Problem, progress: ProbeProgress | None = None) -> Iterator
         raise ValueError(
             f"k: expected at most {MOST_NEIGHBOURS} with backend='triton', got {problem.k}; "
             "backend='cpu' takes any number."
+        )
+    if problem.metric == "inner_product":
+        raise ValueError(
+            "metric: expected 'sqeuclidean' or 'cosine' with backend='triton', got "
+            "'inner_product'; backend='cpu' takes its arrays too."
         )
     device = _device(problem)
     opened = None

@@ -17,7 +17,13 @@ from pdepth.arrays.arguments import Voting
 from pdepth.arrays.convert import to_device
 from pdepth.arrays.growing import GrowingRows
 from pdepth.arrays.memory import free_bytes
-from pdepth.arrays.problem import ProbeRows, Problem, check_one_device, checked_rows
+from pdepth.arrays.problem import (
+    ProbeRows,
+    Problem,
+    check_one_device,
+    checked_rows,
+    searched_metric,
+)
 from pdepth.arrays.rows import Rows, is_array, is_torch
 from pdepth.backends import backend_named
 from pdepth.result import Votes
@@ -191,6 +197,8 @@ class Index:
         probes = range(len(problem.probes))
         with problem.watched(probes), self._backend.session(problem) as session:
             pairs = [session.neighbors(probe) for probe in probes]
+        if problem.metric == "inner_product":
+            pairs = [(-distances, rows) for distances, rows in pairs]
         distances, rows = pairs[0] if self._single else map(np.stack, zip(*pairs, strict=True))
         return to_device(distances, self._device), to_device(rows, self._device)
 
@@ -326,7 +334,9 @@ class Index:
         """Rows as the backend keeps them; before: what it kept of the first of them."""
         if len(rows) == 0:
             return ProbeRows(name, rows, None)
-        support, packed = self._backend.hold(rows, self._limit, before)
+        support, packed = self._backend.hold(
+            rows, searched_metric(self._options.metric), self._limit, before
+        )
         return ProbeRows(name, support, None, packed)
 
     def _by_layer(self, state: _State, arrays: Any, what: str) -> list[Any]:
@@ -396,6 +406,7 @@ class Index:
             num_threads=options.num_threads,
             device=self._device,
             memory=options.memory,
+            metric=searched_metric(options.metric),
         )
 
     def _with_queries(self, probe: ProbeRows, array: Any) -> ProbeRows:

@@ -44,6 +44,8 @@ def votes_of_neighbors(
 ) -> list[EncodedVotes]:
     """The votes (1, n) of each k from the lists (n, k) of one probe; with all counts if asked."""
     distances, rows = neighbors
+    if problem.metric == "inner_product":
+        distances = 2 * distances  # as `definition.vote_weights` takes products
     weights = None
     if voting.weights != "uniform":
         weights = definition.vote_weights(distances, voting.weights, voting.temperature)

@@ -409,3 +409,73 @@ def test_fresh_memory_is_never_read() -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("seed", range(39))
+def test_largest_inner_products(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products, rows and votes of the definition, at every level, with every kind of rows."""
+    problem = case(seed)
+    with np.errstate(over="ignore", invalid="ignore"):
+        products, rows = definition.kneighbors(
+            problem.support, problem.queries, metric="inner_product", **problem.options
+        )
+        table = definition.probe_votes(
+            problem.support, problem.labels, problem.queries, metric="inner_product",
+            **problem.options,
+        )  # fmt: skip
+    for level in LEVELS:
+        monkeypatch.setenv(native.SIMD, level)
+        options = {"metric": "inner_product", "num_threads": 1 + seed % 2, **problem.options}
+        found = pdepth.kneighbors(problem.support, problem.queries, **options)
+        where = first_difference(found[1], rows)
+        assert where is None, f"{problem.name}, {level}: rows differ first at {where}"
+        assert np.array_equal(found[0], products, equal_nan=True)
+        votes = pdepth.probe_votes(
+            problem.support, problem.labels, problem.queries, return_counts=True, **options
+        )
+        for name in ("votes", "tied", "counts"):
+            assert first_difference(getattr(votes, name), getattr(table, name)) is None
+
+
+def test_inner_products_of_an_index_and_in_chunks(engine: Engine) -> None:
+    if engine.name == "triton":
+        with pytest.raises(ValueError, match="backend='cpu' takes its arrays too"):
+            pdepth.kneighbors(np.eye(3), k=1, metric="inner_product", **engine.options)
+        return
+    rng = np.random.default_rng(3)
+    support = rng.integers(-3, 4, (500, 40)).astype(np.float32)
+    queries = rng.integers(-3, 4, (30, 40)).astype(np.float32)
+    products, rows = definition.kneighbors(support, queries, k=9, metric="inner_product")
+    index = pdepth.Index(support[:200], metric="inner_product")
+    index.kneighbors(queries, 3)
+    index.add(support[200:])
+    chunked = pdepth.kneighbors(
+        SlicesOf(support), queries, k=9, metric="inner_product", memory=60_000
+    )
+    for found in (index.kneighbors(queries, 9), chunked):
+        assert first_difference(found[1], rows) is None
+        assert first_difference(found[0], products) is None
+
+
+def test_weights_of_inner_products() -> None:
+    rng = np.random.default_rng(4)
+    support, labels = rng.standard_normal((90, 6)), rng.integers(0, 3, 90)
+    queries = rng.standard_normal((20, 6))
+    options: dict[str, Any] = {"k": 7, "metric": "inner_product", "weights": "exp"}
+    table = definition.probe_votes(support, labels, queries, temperature=0.5, **options)
+    found = pdepth.probe_votes(
+        support, labels, queries, temperature=0.5, return_counts=True, **options
+    )
+    assert first_difference(found.counts, table.counts) is None
+    with pytest.raises(ValueError, match="weights: expected 'uniform' or 'exp'"):
+        pdepth.probe_votes(support, labels, queries, **options | {"weights": "distance"})
+
+
+class SlicesOf:
+    """An array that is read in slices."""
+
+    def __init__(self, array: Any) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __getitem__(self, rows: slice) -> Any:
+        return self.array[rows]

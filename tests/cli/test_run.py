@@ -217,7 +217,7 @@ def test_mistakes_are_one_sentence(tmp_path, user_file):
     )
     assert "k: expected at most 59" in refusal(*base, "-k", 60)
     assert "k: expected distinct integers, got 3 twice" in refusal(*base, "-k", 3, "-k", 3)
-    assert "--metric: expected one of sqeuclidean, cosine, got 'l1'" in refusal(
+    assert "--metric: expected one of sqeuclidean, cosine, inner_product, got 'l1'" in refusal(
         *base, "--metric", "l1"
     )
     assert "--vote-weights: expected one of" in refusal(*base, "--vote-weights", "w.pt")
