@@ -33,6 +33,11 @@ inline float float_above(double value) {
     return std::nextafterf(rounded, std::numeric_limits<float>::infinity());
 }
 
+// Of a true score.
+struct Interval {
+    double lower, upper;
+};
+
 // The largest residual of some rows, as a share of its row's norm.
 inline double relative_of(const float* norms, const float* residuals, int64_t count) {
     double relative = 0;
@@ -74,8 +79,10 @@ struct ProductsBound {
         const double norm = q.norm * (1 - 4 * kUnit);
         return 0.5 * (distance * (1 + kSettlement) - norm * norm);
     }
-    double lower(const Query& q, float score, float norm) const { return score - error(q, norm); }
-    double upper(const Query& q, float score, float norm) const { return score + error(q, norm); }
+    Interval bounds(const Query& q, float score, float norm) const {
+        const double most = error(q, norm);
+        return {score - most, score + most};
+    }
 
     // No row whose true score is at most `score` is computed at or above this. Such a row is within
     // sqrt(2 score + |x|^2) of x, which bounds its norm.
@@ -116,8 +123,10 @@ struct InnerProductsBound {
                           kSettlement * (q.norm + centre_norm_) * (norm + centre_norm_)) +
                lost_;
     }
-    double lower(const Query& q, float score, float norm) const { return score - error(q, norm); }
-    double upper(const Query& q, float score, float norm) const { return score + error(q, norm); }
+    Interval bounds(const Query& q, float score, float norm) const {
+        const double most = error(q, norm);
+        return {score - most, score + most};
+    }
 
     double score_at(const Query&, double /*distance*/) const {  // says nothing about products
         return std::numeric_limits<double>::infinity();
@@ -152,14 +161,11 @@ struct DifferencesBound {
     }
 
     double score_at(const Query&, double distance) const { return distance * (1 + kSettlement); }
-    double lower(const Query& q, float score, float /*norm*/) const {
+    Interval bounds(const Query& q, float score, float /*norm*/) const {
         const double least = std::max(0.0, (score - lost_) * (1 - relative_));
-        const double distance = std::max(0.0, std::sqrt(least) - q.residual);
-        return distance * distance * (1 - kSettlement);
-    }
-    double upper(const Query& q, float score, float /*norm*/) const {
-        const double distance = std::sqrt((score + lost_) * (1 + relative_)) + q.residual;
-        return distance * distance * (1 + kSettlement);
+        const double near = std::max(0.0, std::sqrt(least) - q.residual);
+        const double far = std::sqrt((score + lost_) * (1 + relative_)) + q.residual;
+        return {near * near * (1 - kSettlement), far * far * (1 + kSettlement)};
     }
     float cut(const Query& q, double score) const {
         const double distance = std::sqrt(score) + q.residual;

@@ -282,12 +282,10 @@ private:
         const uint32_t* const positions = positions_ + q * capacity_;
         if (size_[q] < session_.question.k) return;
         const float best = session_.level.kth_score(scores, size_[q], session_.question.k);
-        double proven = -std::numeric_limits<double>::infinity();
+        float norm = 0;  // the bound grows with it, and with the score
         for (int64_t i = 0; i < size_[q]; i++)
-            if (scores[i] <= best)
-                proven = std::max(proven,
-                                  bound_.upper(limits_[q], scores[i], support_.norms[positions[i]]));
-        proven_[q] = std::min(proven_[q], proven);
+            if (scores[i] <= best) norm = std::max(norm, support_.norms[positions[i]]);
+        proven_[q] = std::min(proven_[q], bound_.bounds(limits_[q], best, norm).upper);
         lower_cut(q);
         keep(q, [cut = cut_[q]](float score) { return score < cut; });
     }
@@ -309,9 +307,10 @@ private:
         s.lower.resize(count);
         s.upper.resize(count);
         for (int64_t i = 0; i < count; i++) {
-            const float norm = support_.norms[positions[i]];
-            s.lower[i] = bound_.lower(limits_[q], scores[i], norm);
-            s.upper[i] = bound_.upper(limits_[q], scores[i], norm);
+            const Interval score =
+                bound_.bounds(limits_[q], scores[i], support_.norms[positions[i]]);
+            s.lower[i] = score.lower;
+            s.upper[i] = score.upper;
         }
         // The k-th neighbour is at most this far; nothing that surely is farther can be one.
         const double farthest = few ? kInfinity : kth_smallest(s.upper, k - 1, s.sorted);

@@ -33,8 +33,9 @@ void apply(Bound bound, const Panel& support, const Panel& queries, int64_t rows
         const auto query = bound.query(queries.norms[i], queries.residuals[i]);
         for (int64_t j = 0; j < rows; j++) {
             const int64_t at = i * rows + j;
-            out.lower[at] = bound.lower(query, out.scores[at], support.norms[j]);
-            out.upper[at] = bound.upper(query, out.scores[at], support.norms[j]);
+            const Interval score = bound.bounds(query, out.scores[at], support.norms[j]);
+            out.lower[at] = score.lower;
+            out.upper[at] = score.upper;
             const double norm = support.norms[j];
             out.at_norm[at] = bound.score_at(query, norm * norm);
             out.cuts[at] = bound.cut(query, out.lower[at]);

@@ -29,6 +29,16 @@ Neighbour neighbour(const Session& session, int64_t row, Scratch& s) {
     return {session.inner_products() ? -value : value, row};
 }
 
+// Rows lie anywhere in memory: some way ahead of the one at hand they are on their way.
+constexpr int64_t kAhead = 8;
+constexpr int64_t kMostAhead = 1024;  // bytes of a row; the processor fetches what follows
+
+void prefetch(const Matrix& support, int64_t row) {
+    const char* const begin = static_cast<const char*>(support.row(row));
+    const int64_t bytes = std::min(kMostAhead, support.width * support.item_size);
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(begin + at);
+}
+
 // The `open` nearest of s.neighbours, whose distances are known, join those of the ballot.
 void add_nearest(const Session& session, int64_t query, int64_t open, Clock::time_point start,
                  Scratch& s) {
@@ -67,7 +77,12 @@ void answer_winner(const Session& session, int64_t query, int32_t winner) {
 void settle(const Session& session, int64_t query, int64_t open, Scratch& s) {
     const auto start = Clock::now();
     widen_query(session, query, s);
-    for (int64_t row : s.possible) s.neighbours.push_back(neighbour(session, row, s));
+    const Matrix& support = *session.support;
+    const auto count = static_cast<int64_t>(s.possible.size());
+    for (int64_t i = 0; i < count; i++) {
+        if (i + kAhead < count) prefetch(support, s.possible[i + kAhead]);
+        s.neighbours.push_back(neighbour(session, s.possible[i], s));
+    }
     add_nearest(session, query, open, start, s);
 }
 
