@@ -28,8 +28,8 @@ from pdepth.result import DepthResult
 
 RESULTS = Path(__file__).parents[1] / "results" / "mutations.json"
 ABOUT_RUN = {"k": "5", "the network": "f" * 32}
-# Of these a changed value is another value; torch.load does not compare the checksums of archives.
-WITHOUT_CHECKSUMS = ("zipped checkpoint", "legacy checkpoint", "safetensors", "npy")
+# Of these a changed value is another value.
+WITHOUT_CHECKSUMS = ("legacy checkpoint", "safetensors", "npy")
 MASKS = (0x01, 0x02, 0x04, 0x10, 0x80, 0xFF)
 REFUSALS = (ValueError, TypeError, OSError, MemoryError)
 
@@ -201,7 +201,7 @@ def _of_weights(folder: Path, state: dict[str, Any]) -> Iterator[Target]:
 
     for file in files:
         kind = "safetensors" if file.suffix == ".safetensors" else f"{file.stem} checkpoint"
-        yield Target(kind, file, reader(file), file.name, guarded=False)
+        yield Target(kind, file, reader(file), file.name, kind not in WITHOUT_CHECKSUMS)
 
 
 def _of_arrays(folder: Path, array: Any) -> Iterator[Target]:
