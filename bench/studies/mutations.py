@@ -1,7 +1,7 @@
 """Change bytes of small files that pdepth reads: each is refused in a sentence, or nothing changes.
 
-python -m bench.studies.mutations [--changes N] [--kind KIND] writes bench/results/mutations.json; of
-one kind, the others there stay as they are.
+python -m bench.studies.mutations [--changes N] [--kind KIND] writes bench/results/mutations.json;
+with one kind, the others there stay as they are.
 """
 
 from __future__ import annotations
