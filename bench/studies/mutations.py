@@ -1,12 +1,14 @@
 """Change bytes of small files that pdepth reads: each is refused in a sentence, or nothing changes.
 
-python -m bench.studies.mutations [--changes N] writes bench/results/mutations.json.
+python -m bench.studies.mutations [--changes N] [--kind KIND] writes bench/results/mutations.json;
+with one kind, the others there stay as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import warnings
 from collections import Counter
@@ -28,8 +30,8 @@ from pdepth.result import DepthResult
 
 RESULTS = Path(__file__).parents[1] / "results" / "mutations.json"
 ABOUT_RUN = {"k": "5", "the network": "f" * 32}
-# Of these a changed value is another value; torch.load does not compare the checksums of archives.
-WITHOUT_CHECKSUMS = ("zipped checkpoint", "legacy checkpoint", "safetensors", "npy")
+# Of these a changed value is another value.
+WITHOUT_CHECKSUMS = ("legacy checkpoint", "safetensors", "npy")
 MASKS = (0x01, 0x02, 0x04, 0x10, 0x80, 0xFF)
 REFUSALS = (ValueError, TypeError, OSError, MemoryError)
 
@@ -201,7 +203,7 @@ def _of_weights(folder: Path, state: dict[str, Any]) -> Iterator[Target]:
 
     for file in files:
         kind = "safetensors" if file.suffix == ".safetensors" else f"{file.stem} checkpoint"
-        yield Target(kind, file, reader(file), file.name, guarded=False)
+        yield Target(kind, file, reader(file), file.name, kind not in WITHOUT_CHECKSUMS)
 
 
 def _of_arrays(folder: Path, array: Any) -> Iterator[Target]:
@@ -224,7 +226,7 @@ def study(changes: int, kind: str | None = None) -> dict[str, dict[str, int]]:
         for number, (target, size) in enumerate(zip(every, sizes, strict=True)):
             if kind not in (None, target.kind):
                 continue
-            share = max(50, round(changes * size / sum(sizes)))
+            share = max(50, math.ceil(changes * size / sum(sizes)))
             counts = run_target(target, share, seed=number)
             by_kind.setdefault(target.kind, Counter()).update(counts)
     return {kind: dict(sorted(counts.items())) for kind, counts in by_kind.items()}
@@ -233,7 +235,11 @@ def study(changes: int, kind: str | None = None) -> dict[str, dict[str, int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--changes", type=int, default=100_000)
-    by_kind = study(parser.parse_args().changes)
+    parser.add_argument("--kind")
+    arguments = parser.parse_args()
+    by_kind = study(arguments.changes, arguments.kind)
+    if arguments.kind is not None:
+        by_kind = json.loads(RESULTS.read_text())["outcomes"] | by_kind
     total = sum(sum(counts.values()) for counts in by_kind.values())
     RESULTS.write_text(json.dumps({"changes": total, "outcomes": by_kind}, indent=1) + "\n")
     print(RESULTS.read_text())

@@ -60,6 +60,8 @@ class Member:
         layers: L.
         name: distinguishes the network from others.
         labels: (N,) int64, the labels that it was trained and measured with, or None.
+        rows: (N,) int64, the examples' row numbers in their data, where others were left out; None:
+            all, in the data's order.
     """
 
     depth: NDArray[np.int64]
@@ -68,6 +70,7 @@ class Member:
     layers: int
     name: Hashable
     labels: NDArray[np.int64] | None = None
+    rows: NDArray[np.int64] | None = None
 
     @classmethod
     def from_results(
@@ -81,6 +84,13 @@ class Member:
             held_out_rows: distinct rows of the dataset.
             name: distinguishes the network from others.
         """
+        skipped = sum(len(of) for result in (support, held_out) for of in result.skipped.values())
+        if skipped:
+            raise ValueError(
+                "support, held_out: expected results of all their rows, got some without "
+                f"{skipped:,} that were skipped; use pdepth.analysis.networks.measure with "
+                "skip_unreadable=True."
+            )
         rows = arguments.check_integers(
             held_out_rows, "held_out_rows", len(held_out), booleans=False
         )
@@ -181,13 +191,15 @@ class Ensemble:
 
         Args:
             member: in the order of the ensemble's examples.
-            ids: (N,) of the member's examples, to verify that order.
+            ids: (N,) of the member's examples, to verify that order; None for its `rows`.
 
         Raises:
             ValueError: a name that is there already, another number of probes or examples, other
                 labels, or different ids.
         """
         n = len(self.labels)
+        if ids is None:
+            ids = member.rows
         if ids is not None:
             self._check_same_ids(_check_ids(ids, n))
         depth = arguments.check_integers(member.depth, "depth", n)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -43,7 +44,8 @@ __all__ = [
 NetworkSource: TypeAlias = "Callable[[Sequence[int]], Iterable[tuple[int, nn.Module, Any]]]"
 """From the numbers of networks to (number, network, rows that it was held out from) of each."""
 LONGEST_WAIT = 600.0  # seconds that another process may take to add a network
-VERSION = "pdepth"  # the entry of meta that may differ between runs
+VERSION = "pdepth"  # an entry of meta that may differ between runs
+ROWS = "rows"  # likewise: how many the data has, where not all of them are examples
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class EnsembleSettings:
         model: the name of the network whose checkpoints that function yields. ema: of those.
         label_column: of the dataset, where it is not "label".
         pool, input, max_width, output: as in `pdepth.prediction_depth`.
+        image_size: of images; None for the data's or the network's own.
+        as_imagefolder: folders of images are read as `pdepth.inputs.ImageOptions` says.
+        skip_unreadable: rows that cannot be read are left out.
     """
 
     data: str
@@ -74,6 +79,9 @@ class EnsembleSettings:
     input: bool | None = None
     max_width: int | None = None
     output: Output = None
+    image_size: int | None = None
+    as_imagefolder: bool = False
+    skip_unreadable: bool = False
 
     def meta(self) -> dict[str, str]:
         """The settings in words, without those that are None or do not apply.
@@ -81,7 +89,8 @@ class EnsembleSettings:
         And the version of the rules that place probes, since depths of two do not add up.
         """
         unused = {"held_out", "seed"} if self.read else set()
-        unused |= set() if self.ema else {"ema"}  # which older files do not name
+        flags = ("ema", "as_imagefolder", "skip_unreadable")
+        unused |= {name for name in flags if not getattr(self, name)}  # older files lack them
         unused |= {"pool"} if self.pool == "auto" else set()
         settings = {
             name: str(value)
@@ -110,7 +119,7 @@ def resume_ensemble(
     if overwrite or not Path(path).exists():
         return None
     ensemble = Ensemble.load(path)
-    stored, expected = ({**settings, VERSION: ""} for settings in (ensemble.meta, meta))
+    stored, expected = ({**own, VERSION: "", ROWS: ""} for own in (ensemble.meta, meta))
     if stored != expected:
         names = stored | expected
         name = min(name for name in names if stored.get(name) != expected.get(name))
@@ -132,6 +141,7 @@ def add_networks(
     k: int = 30,
     on_member: Callable[[Member], None] | None = None,
     overwrite: bool = False,
+    rows: Any = None,
     **options: Unpack[ModelOptions],
 ) -> Ensemble:
     """Measure the networks that an ensemble lacks, and add each to its file.
@@ -149,20 +159,26 @@ def add_networks(
         k, options: as in `pdepth.prediction_depth`.
         on_member: called after each network is counted and written.
         overwrite: replace the file with the first network.
+        rows: (n,) distinct row numbers of the data that are its examples; None for all, or with
+            skip_unreadable those that can be read. They are the ensemble's `ids`.
 
     Raises:
         ValueError: `networks` yielded fewer than are missing; those it yielded are in the file.
-        FileExistsError: the file has networks of other settings.
+        FileExistsError: the file has networks of other settings or rows.
     """
+    rows, options = network_members.chosen_rows(data, rows, options)
+    _check_same_rows(ensemble, rows, path)
     counted = () if ensemble is None else ensemble.names
     missing = [number for number in numbers if number not in counted]
-    for member in network_members.measure_all(networks(missing), data, k=k, **options):
+    for member in network_members.measure_all(networks(missing), data, k=k, rows=rows, **options):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with file_locked(path):
             ensemble = resume_ensemble(path, meta, overwrite=overwrite) or ensemble
             if ensemble is None:
-                ensemble = Ensemble(member.labels)
+                ensemble = Ensemble(member.labels, ids=rows)
                 ensemble.meta = {**meta, VERSION: __version__}
+                if rows is not None:
+                    ensemble.meta[ROWS] = str(len(data))  # type: ignore[arg-type]
             if member.name not in ensemble.names:  # else another process has added it
                 ensemble.add(member)
             ensemble.save(path)
@@ -177,6 +193,18 @@ def add_networks(
             + (f"; pass --networks {count} for these alone." if count > 1 else ".")
         )
     return ensemble
+
+
+def _check_same_rows(ensemble: Ensemble | None, rows: Any, path: str | os.PathLike[str]) -> None:
+    """Raise FileExistsError where an ensemble's examples are other rows, as of mended files."""
+    if ensemble is None or rows is None or np.array_equal(ensemble.ids, rows):
+        return
+    other = np.setxor1d(ensemble.ids, rows)
+    raise FileExistsError(
+        f"{path}: expected networks of the {len(rows):,} rows that are measured, got some of "
+        f"{len(ensemble.ids):,} ({len(other):,} differ, the first of them row {other[0]}); pass "
+        "--overwrite, or another --out."
+    )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +20,16 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pdepth.depth import ModelOptions
+    from pdepth.embeddings.readable import Readable
 
-__all__ = ["draw_held_out_rows", "measure", "measure_all", "network_seed", "train_all"]
+__all__ = [
+    "draw_held_out_rows",
+    "measure",
+    "measure_all",
+    "network_seed",
+    "readable_rows",
+    "train_all",
+]
 
 
 def draw_held_out_rows(rows: int, held_out: float, number: int, seed: int = 0) -> NDArray[np.int64]:
@@ -48,6 +57,42 @@ def network_seed(number: int, seed: int = 0) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
+def readable_rows(data: Any, **options: Unpack[ModelOptions]) -> Readable:
+    """Read all rows of a dataset once, and warn of those that cannot be read.
+
+    Args:
+        data: a Dataset with a length, or a dict of columns.
+        options: of `pdepth.prediction_depth`; of these, those that say how data is read.
+    """
+    from pdepth.embeddings.dataset import Batches, DataOptions
+
+    data, _ = _counted(data)
+    reading = DataOptions(options.get("label_column"), options.get("processor"), True)
+    readable = Batches(data, "data", options.get("batch_size", 256), reading).readable
+    assert readable is not None
+    return readable
+
+
+def chosen_rows(
+    data: Any, rows: Any, options: ModelOptions
+) -> tuple[NDArray[np.int64] | None, ModelOptions]:
+    """The rows (n,) int64 of a dataset to be measured, ascending, or None for all; other options.
+
+    With the option skip_unreadable, those of `rows` that can be read.
+    """
+    chosen = None
+    if rows is not None:
+        count = _counted(data)[1]
+        chosen = np.unique(arguments.check_integers(rows, "rows", booleans=False))
+        if not len(chosen) or not 0 <= chosen[0] <= chosen[-1] < count:
+            raise ValueError(f"rows: expected rows from 0 to {count - 1}, got {chosen}.")
+    if options.get("skip_unreadable"):
+        readable = readable_rows(data, **options).rows
+        chosen = readable if chosen is None else np.intersect1d(chosen, readable)
+        options = {**options, "skip_unreadable": False}
+    return chosen, options
+
+
 def train_all(
     train: Callable[[Any, int], Any],
     data: Dataset[Any],
@@ -55,6 +100,7 @@ def train_all(
     *,
     held_out: float = 0.1,
     seed: int = 0,
+    rows: Any = None,
 ) -> Iterator[tuple[int, nn.Module, NDArray[np.int64]]]:
     """Train networks, and yield each with its number and the rows held out from it.
 
@@ -64,13 +110,17 @@ def train_all(
         data: a Dataset with a length, or a dict of columns.
         numbers: of the networks.
         held_out: share of rows held out from each.
+        rows: (n,) distinct row numbers of the data that are used, such as `readable_rows` has;
+            None for all.
     """
     data, count = _counted(data)
+    used = np.arange(count) if rows is None else chosen_rows(data, rows, {})[0]
+    assert used is not None
     for number in numbers:
-        rows = draw_held_out_rows(count, held_out, number, seed)
-        support = Subset(data, _other_rows(count, rows))
+        drawn = used[draw_held_out_rows(len(used), held_out, number, seed)]
+        support = Subset(data, np.setdiff1d(used, drawn).tolist())
         model = train(support, network_seed(number, seed))
-        yield number, network_of(model, "network returned by train"), rows
+        yield number, network_of(model, "network returned by train"), drawn
 
 
 def measure(
@@ -80,6 +130,7 @@ def measure(
     *,
     name: int | str,
     k: int = 30,
+    rows: Any = None,
     **options: Unpack[ModelOptions],
 ) -> Member:
     """Measure one network on all rows: those of its support, each left out of its vote, and others.
@@ -89,13 +140,19 @@ def measure(
         data: a Dataset with a length, or a dict of columns.
         held_out_rows: distinct rows that the network was not trained on.
         name: distinguishes the network from others.
+        rows: (n,) distinct row numbers of the data that are measured, and in the support; None for
+            all, or with skip_unreadable those that can be read. The member's `rows` has them.
     """
     data, count = _counted(data)
-    rows = np.unique(arguments.check_query_rows(held_out_rows, count))
-    support = Subset(data, _other_rows(count, rows))
+    rows, options = chosen_rows(data, rows, options)
+    used = np.arange(count) if rows is None else rows
+    is_held_out = np.isin(used, arguments.check_query_rows(held_out_rows, count))
+    support, others = (Subset(data, used[mask].tolist()) for mask in (~is_held_out, is_held_out))
     support_result = prediction_depth(model, support, k=k, **options)
-    held_out_result = prediction_depth(model, support, Subset(data, rows.tolist()), k=k, **options)
-    return Member.from_results(support_result, held_out_result, rows, name)
+    held_out_result = prediction_depth(model, support, others, k=k, **options)
+    positions = np.flatnonzero(is_held_out)
+    member = Member.from_results(support_result, held_out_result, positions, name)
+    return replace(member, rows=rows)
 
 
 def measure_all(
@@ -103,11 +160,13 @@ def measure_all(
     data: Dataset[Any],
     *,
     k: int = 30,
+    rows: Any = None,
     **options: Unpack[ModelOptions],
 ) -> Iterator[Member]:
     """`measure` for each network of (name, network, rows held out from it)."""
-    for name, model, rows in networks:
-        yield measure(model, data, rows, name=name, k=k, **options)
+    rows, options = chosen_rows(data, rows, options)
+    for name, model, held_out_rows in networks:
+        yield measure(model, data, held_out_rows, name=name, k=k, rows=rows, **options)
 
 
 def _counted(data: Any) -> tuple[Any, int]:
@@ -126,9 +185,3 @@ def _counted(data: Any) -> tuple[Any, int]:
         raise TypeError(
             f"data: expected a Dataset with a length, got {type(data).__name__} without one."
         ) from None
-
-
-def _other_rows(count: int, rows: NDArray[np.int64]) -> list[int]:
-    others = np.ones(count, bool)
-    others[rows] = False
-    return [int(row) for row in np.flatnonzero(others)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,19 +28,23 @@ from pdepth.cli.options import (
     Overwrite,
     Pool,
     Quiet,
+    SkipUnreadable,
     Threads,
     parse_output,
     parse_pools,
 )
-from pdepth.cli.output import print_cost, print_written
+from pdepth.cli.output import print_cost, print_skipped, print_written
 from pdepth.optional import require
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from pdepth.analysis.ensemble import Ensemble, Member
     from pdepth.analysis.ensemble_file import EnsembleSettings, NetworkSource
     from pdepth.analysis.groups import Groups
+    from pdepth.embeddings import placement
 
 
 def ensemble(
@@ -98,6 +103,7 @@ def ensemble(
     memory: Memory = None,
     image_size: ImageSize = None,
     as_imagefolder: AsImageFolder = False,
+    skip_unreadable: SkipUnreadable = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -127,75 +133,121 @@ def ensemble(
     for module in ("pyarrow", *(() if data or merge else ("sklearn",))):
         require(module, "pdepth ensemble", "demo")
     start = time.monotonic()
-    from pdepth import demo, inputs
-    from pdepth.analysis.ensemble_file import (
-        EnsembleSettings,
-        add_networks,
-        file_locked,
-        merge_ensembles,
-        resume_ensemble,
-    )
+    from pdepth import demo
+    from pdepth.analysis.ensemble_file import EnsembleSettings
     from pdepth.report import folder
 
     dataset: Any = None
+    skipped: dict[str, Mapping[int, str]] = {}
     if merge:
-        folder.check_out(out, (folder.ENSEMBLE, folder.GROUPS_PICTURE), overwrite=overwrite)
-        result = merge_ensembles(merge)
-        out.mkdir(parents=True, exist_ok=True)
-        with file_locked(out / folder.ENSEMBLE):
-            folder.check_out(out, (folder.ENSEMBLE,), overwrite=overwrite)
-            result.save(out / folder.ENSEMBLE)
+        result = _merge(merge, out, overwrite)
     else:
         folder.check_out(out, ())
         settings = EnsembleSettings(
             data or demo.DATA, layers, k, train, held_out, seed, read, model, ema, label_column,
-            parse_pools(pool), input, max_width, parse_output(output),
+            parse_pools(pool), input, max_width, parse_output(output), image_size, as_imagefolder,
+            skip_unreadable,
         )  # fmt: skip
-        before = resume_ensemble(out / folder.ENSEMBLE, settings.meta(), overwrite=overwrite)
-        opened = network = None
-        if data is None:
-            dataset = demo.moved_digits()
-        else:
-            specs = DataSpecs(
-                data,
-                label_column=label_column,
-                image_size=image_size,
-                as_imagefolder=as_imagefolder,
-                classes=classes,
-            )
-            network = None if model is None else inputs.load_model(model, untrained=True)
-            opened = open_data(specs, model, network)
-            dataset = inputs.unwrap_loader(opened.support)
-        numbers = range(first, first + networks)
-        result = add_networks(
-            before,
-            _network_source(settings, dataset, numbers, network),
-            dataset,
-            numbers,
+        result, dataset, skipped = _grow(
+            settings,
+            range(first, first + networks),
             out / folder.ENSEMBLE,
-            settings.meta(),
-            on_member=None if quiet else _print_member,
+            data=data,
+            classes=classes,
             overwrite=overwrite,
-            layers=demo.LAYERS if data is None and layers == "auto" else layers,
-            pool=settings.pool,
-            input=settings.input,
-            max_width=settings.max_width,
-            output=settings.output,
-            k=k,
+            quiet=quiet,
             batch_size=batch_size,
             device=device,
             num_threads=threads,
             memory=memory,
-            label_column=None if opened is None else opened.label_column,
-            processor=None if opened is None else opened.processor,
-            progress=False,
         )
     groups = _find_groups(result, quiet)
-    written = [out / folder.ENSEMBLE, *_draw_groups(result, groups, dataset, out)]
+    written = [out / folder.ENSEMBLE, *folder.write_skipped(skipped, out)]
+    written += _draw_groups(result, groups, dataset, out)
     if not quiet:
         _print_ensemble(result, groups)
+        print_skipped(skipped)
         print_cost(start)
         print_written(written)
+
+
+def _merge(files: list[Path], out: Path, overwrite: bool) -> Ensemble:
+    """Add up ensembles, and write their sum."""
+    from pdepth.analysis.ensemble_file import file_locked, merge_ensembles
+    from pdepth.report import folder
+
+    folder.check_out(out, (folder.ENSEMBLE, folder.GROUPS_PICTURE), overwrite=overwrite)
+    result = merge_ensembles(files)
+    out.mkdir(parents=True, exist_ok=True)
+    with file_locked(out / folder.ENSEMBLE):
+        folder.check_out(out, (folder.ENSEMBLE,), overwrite=overwrite)
+        result.save(out / folder.ENSEMBLE)
+    return result
+
+
+def _grow(
+    settings: EnsembleSettings,
+    numbers: range,
+    path: Path,
+    *,
+    data: str | None,
+    classes: Path | None,
+    overwrite: bool,
+    quiet: bool,
+    **options: Any,
+) -> tuple[Ensemble, Any, dict[str, Mapping[int, str]]]:
+    """Measure the networks that a file lacks.
+
+    Returns:
+        The ensemble; its dataset; and why rows of that were skipped.
+    """
+    from pdepth import demo, inputs
+    from pdepth.analysis.ensemble_file import add_networks, resume_ensemble
+    from pdepth.analysis.networks import readable_rows
+
+    before = resume_ensemble(path, settings.meta(), overwrite=overwrite)
+    layers: placement.Layers = settings.layers
+    network = rows = None
+    skipped: dict[str, Mapping[int, str]] = {}
+    if data is None:
+        dataset = demo.moved_digits()
+        layers = demo.LAYERS if layers == "auto" else layers
+    else:
+        if settings.model is not None:
+            network = inputs.load_model(settings.model, untrained=True)
+        specs = DataSpecs(
+            data,
+            label_column=settings.label_column,
+            image_size=settings.image_size,
+            as_imagefolder=settings.as_imagefolder,
+            classes=classes,
+        )
+        opened = open_data(specs, settings.model, network)
+        dataset = inputs.unwrap_loader(opened.support)
+        options["label_column"], options["processor"] = opened.label_column, opened.processor
+    if settings.skip_unreadable:
+        readable = readable_rows(dataset, **options)
+        rows, skipped = readable.rows, {"data": readable.reasons}
+    result = add_networks(
+        before,
+        _network_source(settings, dataset, numbers, network, rows),
+        dataset,
+        numbers,
+        path,
+        settings.meta(),
+        on_member=None if quiet else _print_member,
+        overwrite=overwrite,
+        rows=rows,
+        k=settings.k,
+        layers=layers,
+        pool=settings.pool,
+        input=settings.input,
+        max_width=settings.max_width,
+        output=settings.output,
+        progress=False,
+        **options,
+    )
+    return result, dataset, skipped
 
 
 def _check_combination(
@@ -213,9 +265,13 @@ def _check_combination(
 
 
 def _network_source(
-    settings: EnsembleSettings, dataset: Any, numbers: range, network: nn.Module | None
+    settings: EnsembleSettings,
+    dataset: Any,
+    numbers: range,
+    network: nn.Module | None,
+    rows: NDArray[np.int64] | None,
 ) -> NetworkSource:
-    """The function that yields the missing networks: read, or trained."""
+    """The function that yields the missing networks: read, or trained on some of the `rows`."""
     from pdepth import demo, inputs
     from pdepth.analysis.ensemble_file import read_networks
     from pdepth.analysis.networks import train_all
@@ -225,7 +281,9 @@ def _network_source(
         return partial(read_networks, pairs, numbers, model=network, ema=settings.ema)
     train = settings.train
     function = demo.train if train is None else inputs.load_function(train, "--train")
-    return partial(train_all, function, dataset, held_out=settings.held_out, seed=settings.seed)
+    return partial(
+        train_all, function, dataset, held_out=settings.held_out, seed=settings.seed, rows=rows
+    )
 
 
 def _find_groups(result: Ensemble, quiet: bool) -> Groups | None:
@@ -243,10 +301,11 @@ def _find_groups(result: Ensemble, quiet: bool) -> Groups | None:
 def _draw_groups(result: Ensemble, groups: Groups | None, dataset: Any, out: Path) -> list[Path]:
     from pdepth import inputs
     from pdepth.report.folder import write_groups
+    from pdepth.report.pictures import result_images
 
     if len(result) < 2:
         return []
-    images = None if dataset is None else inputs.dataset_images(dataset, len(result.labels))
+    images = None if dataset is None else result_images(result, dataset)
     names = None if dataset is None else inputs.class_names(dataset)
     return write_groups(result, groups, out, images, names)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,13 @@ def print_cost(start: float) -> None:
 def print_written(paths: Iterable[Path | str]) -> None:
     """Print the names of the files that were written."""
     typer.echo(f"Wrote {', '.join(map(str, paths))}.")
+
+
+def print_skipped(skipped: Mapping[str, Mapping[int, str]]) -> None:
+    """Print how many rows of each dataset were skipped; `skipped`: reasons by row, by its name."""
+    for name, reasons in skipped.items():
+        if reasons:
+            typer.echo(f"Skipped {len(reasons):,} rows of {name}, which cannot be read.")
 
 
 def _peak_memory() -> str:

@@ -41,7 +41,7 @@ from pdepth.cli.options import (
     parse_output,
     parse_pools,
 )
-from pdepth.cli.output import print_cost, print_results, print_written
+from pdepth.cli.output import print_cost, print_results, print_skipped, print_written
 from pdepth.optional import require
 
 if TYPE_CHECKING:
@@ -252,8 +252,7 @@ def _print_run(finished: Run, start: float) -> None:
     from pdepth.report.terminal import print_by_k
 
     print_results(finished.results.values())
-    for name, reasons in next(iter(finished.results.values())).skipped.items():
-        typer.echo(f"Skipped {len(reasons):,} rows of {name}, which cannot be read.")
+    print_skipped(next(iter(finished.results.values())).skipped)
     if len(finished.results) > 1:
         console = Console()
         print_by_k(finished.results, console)

@@ -25,6 +25,9 @@ FOLDER_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+ARCHIVE = b"PK\3\4"  # how one begins; other files of torch.save's have no checksums
+CHUNK_BYTES = 1 << 20
+DIRECTORY = 0x10  # the bit of a record's attributes
 _SCALAR = np.float64(0).__reduce__()[0]
 PLAIN_VALUES: list[
     Any
@@ -51,8 +54,8 @@ def read_state(
         what: named in errors.
 
     Raises:
-        FileNotFoundError: no such file, or a shard is missing. ValueError: no state dict in it.
-        ImportError: safetensors is missing.
+        FileNotFoundError: no such file, or a shard is missing. ValueError: no state dict in it, or
+            bytes that are not those that torch.save wrote. ImportError: safetensors is missing.
     """
     return find_state(read_checkpoint(path, what), str(path), ema=ema, what=what)
 
@@ -112,6 +115,47 @@ def read_checkpoint(path: str | os.PathLike[str], what: str = "weights") -> Any:
     return _read_shards(path, what) if path.suffix == ".json" else _read_file(path, what)
 
 
+def check_folder(folder: Path, what: str) -> None:
+    """Raise ValueError where a file of a folder's weights is damaged, as `check_file` does."""
+    file = _file_of_folder(folder, what)
+    names = set(_read_index(file, what).values()) if file.suffix == ".json" else {file.name}
+    for name in sorted(names):
+        if (folder / name).is_file():
+            check_file(folder / name, what)
+
+
+def check_file(path: Path, what: str) -> None:
+    """Raise ValueError where a file of torch.save's is damaged: torch.load compares no checksums.
+
+    Only archives have them, all that torch.save has written by default since torch 1.6.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(len(ARCHIVE)) != ARCHIVE:
+                return
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                _check_record(archive, record)
+    except Exception as error:  # of zipfile and of what it calls; of many kinds
+        if isinstance(error, OSError) and error.filename is not None:  # it cannot be opened
+            raise
+        raise ValueError(
+            f"{what}: expected {path} as torch.save wrote it, got a damaged archive "
+            f"({str(error).rstrip('.')}); copy or download it anew."
+        ) from error
+
+
+def _check_record(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
+    """Raise BadZipFile where a record is no file to torch, or has another checksum."""
+    if record.external_attr & DIRECTORY:  # torch would read it as one, that is, not at all
+        raise zipfile.BadZipFile(f"Bad attributes of file {record.filename!r}")
+    if record.CRC == 0:  # torch computed none: set_crc32_options(False), skip_data()
+        return
+    with archive.open(record) as content:  # which compares the checksum at its end
+        while content.read(CHUNK_BYTES):
+            pass
+
+
 def _file_of_folder(folder: Path, what: str) -> Path:
     for name in FOLDER_FILES:
         if (folder / name).is_file():
@@ -129,16 +173,8 @@ def _file_of_folder(folder: Path, what: str) -> Path:
 
 def _read_shards(index: Path, what: str) -> dict[str, Tensor]:
     """The tensors of all files that an index names; it says which tensor is in which."""
-    try:
-        files: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        names = sorted(set(files.values()))
-        if not names or any(Path(name).name != name for name in names):
-            raise ValueError
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise ValueError(
-            f"{what}: expected an index of shards (JSON with `weight_map`, files of its folder by "
-            f"tensor), got {index}; pass the file of weights itself."
-        ) from None
+    files = _read_index(index, what)
+    names = sorted(set(files.values()))
     state: dict[str, Tensor] = {}
     for name in names:
         if not (index.parent / name).is_file():
@@ -157,7 +193,23 @@ def _read_shards(index: Path, what: str) -> dict[str, Tensor]:
     return state
 
 
+def _read_index(index: Path, what: str) -> dict[str, str]:
+    """The names of files by tensor, of an index of shards."""
+    try:
+        files: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        names = set(files.values())
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ValueError(
+            f"{what}: expected an index of shards (JSON with `weight_map`, files of its folder by "
+            f"tensor), got {index}; pass the file of weights itself."
+        ) from None
+    return files
+
+
 def _read_file(path: Path, what: str) -> Any:
+    check_file(path, what)
     try:
         if path.suffix == ".safetensors":
             return require("safetensors.torch", "Reading .safetensors files", "timm").load_file(

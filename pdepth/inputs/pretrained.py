@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from pdepth.inputs.checkpoints import FOLDER_FILES
+from pdepth.inputs.checkpoints import FOLDER_FILES, check_folder
 from pdepth.optional import require
 
 
@@ -73,6 +73,7 @@ def load_pretrained(
     if not (with_weights and has_weights):
         model: nn.Module = auto.from_config(config, trust_remote_code=False)
         return model.eval()
+    check_folder(path, "MODEL hf")
     # Of weights that lack a head, transformers makes a random one and only logs it.
     try:
         with _no_progress(transformers):

@@ -165,7 +165,7 @@ def _prefixes(state: Mapping[str, Any]) -> Iterator[str]:
     prefixes = [""]
     for prefix in prefixes:  # which grows
         yield prefix
-        longer = (prefix + more for more in PREFIXES)
+        longer = (prefix + more for more in (COMPILED, *PREFIXES))
         prefixes += [p for p in longer if any(name.startswith(p) for name in state)]
 
 

@@ -123,7 +123,7 @@ def write_results(
     *written, picture = (out / name for name in result_names(list(results)))
     for result, table in zip(results.values(), written, strict=True):
         result.save(table)
-    written = [*_write_skipped(next(iter(results.values())), out), *written]
+    written = [*write_skipped(next(iter(results.values())).skipped, out), *written]
     if not _can_draw():
         picture.unlink(missing_ok=True)  # one of older results must not stay beside new ones
         return written
@@ -136,16 +136,19 @@ def write_results(
     return [*written, picture]
 
 
-def _write_skipped(result: DepthResult, out: Path) -> list[Path]:
-    """Write which rows of the data were skipped, and why; without any, no file."""
+def write_skipped(skipped: Mapping[str, Mapping[int, str]], out: Path) -> list[Path]:
+    """Write which rows of the data were skipped, and why; without any, no file.
+
+    skipped: reasons by row, of each dataset by its name.
+    """
     path = out / SKIPPED_ROWS
     path.unlink(missing_ok=True)  # one of older results must not stay beside new ones
-    if not result.skipped:
+    if not any(skipped.values()):
         return []
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["data", "row", "reason"])
-        for name, reasons in result.skipped.items():
+        for name, reasons in skipped.items():
             writer.writerows([name, row, reason] for row, reason in reasons.items())
     return [path]
 

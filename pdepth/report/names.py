@@ -10,11 +10,15 @@ ClassNames = Sequence[str] | Mapping[int, str] | None
 
 
 def class_name(label: int, class_names: ClassNames, max_letters: int = MAX_LETTERS) -> str:
-    """The name of a class, shortened; the label itself where there is no name."""
+    """The name of a class, shortened; the label itself where there is no name.
+
+    Bytes that are no text, as in names of folders, are written out.
+    """
     if isinstance(class_names, Mapping):
         name = class_names.get(label, str(label))
     elif class_names is not None and 0 <= label < len(class_names):
         name = class_names[label]
     else:
         name = str(label)
+    name = name.encode("utf-8", "backslashreplace").decode()
     return name if len(name) <= max_letters else name[: max_letters - 1] + "…"

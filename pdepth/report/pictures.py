@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pdepth import inputs
 from pdepth.analysis.ensemble import Ensemble
+from pdepth.analysis.ensemble_file import ROWS
 from pdepth.report.folder import Results
 from pdepth.report.images import UNREADABLE
 from pdepth.result import DepthResult
@@ -146,22 +147,22 @@ def _open(spec: str, names: Sequence[str] | None, result: DepthResult | Ensemble
 def data_rows(result: DepthResult | Ensemble) -> int:
     """How many rows the data has that a result is of, those that were skipped included."""
     if not isinstance(result, DepthResult):
-        return len(result.labels)
+        return int(result.meta.get(ROWS, len(result.labels)))
     measured = "support" if result.leave_one_out else "queries"
     return len(result) + len(result.skipped.get(measured, ()))
 
 
 def result_images(result: DepthResult | Ensemble, data: inputs.Data) -> Any:
     """The images (N,) of a result's examples in its data, or None; see `dataset_images`."""
-    numbers = result.rows if isinstance(result, DepthResult) else None
-    return inputs.dataset_images(data, data_rows(result), numbers)
+    count, numbers = data_rows(result), _read_rows(result)
+    return inputs.dataset_images(data, count, None if len(numbers) == count else numbers)
 
 
 def _read_rows(result: DepthResult | Ensemble) -> NDArray[np.int64]:
     """The numbers of a result's rows in its data."""
     if isinstance(result, DepthResult):
         return result.row_numbers
-    return np.arange(len(result.labels))
+    return result.ids if ROWS in result.meta else np.arange(len(result.labels))
 
 
 def _labels(

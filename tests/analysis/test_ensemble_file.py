@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
+import pdepth
 from pdepth.analysis.ensemble import Ensemble, Member
 from pdepth.analysis.ensemble_file import (
     EnsembleSettings,
@@ -22,6 +23,7 @@ from pdepth.analysis.ensemble_file import (
     read_networks,
     resume_ensemble,
 )
+from pdepth.analysis.networks import measure_all, readable_rows, train_all
 
 pytest.importorskip("pyarrow")
 
@@ -92,6 +94,101 @@ def test_settings_keep_what_applies() -> None:
     assert probes.items() - SETTINGS.meta().items() == {
         ("pool", "{'0': 'mean'}"), ("input", "False"), ("max_width", "64"), ("output", "found"),
     }  # fmt: skip
+    images = replace(SETTINGS, image_size=8, as_imagefolder=True, skip_unreadable=True).meta()
+    assert images.items() - SETTINGS.meta().items() == {
+        ("image_size", "8"), ("as_imagefolder", "True"), ("skip_unreadable", "True"),
+    }  # fmt: skip
+
+
+class Broken(Dataset[Any]):
+    """`data`, some rows of which cannot be read."""
+
+    def __init__(self, *broken: int) -> None:
+        self.broken = broken
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, row: int) -> Any:
+        if row in self.broken:
+            raise OSError(f"row {row} is broken")
+        return data()[row]
+
+
+@pytest.mark.filterwarnings("ignore:data. skipped 3 of 30 rows")
+def test_rows_that_cannot_be_read_are_no_examples(tmp_path: Path) -> None:
+    """The networks' own numbers of rows are those of the data; the rest is as if they were not."""
+    broken = Broken(0, 13, 29)
+    kept = np.setdiff1d(np.arange(30), broken.broken)
+    whole = data()
+    alone = TensorDataset(*(tensor[kept] for tensor in whole.tensors))
+
+    def positions() -> Iterator[tuple[nn.Module, Any]]:
+        for network, rows in pairs():
+            yield network, np.flatnonzero(np.isin(kept, rows))
+
+    expected = Ensemble(LABELS[kept].numpy(), ids=kept)
+    for member in measure_all(
+        ((number, *pair) for number, pair in enumerate(positions())), alone, k=3, progress=False
+    ):
+        expected.add(member)
+    source = partial(read_networks, pairs, range(3))
+    meta = replace(SETTINGS, skip_unreadable=True).meta()
+    results = [
+        add_networks(
+            None, source, broken, range(3), tmp_path / "a.parquet", meta, k=3, progress=False,
+            skip_unreadable=True,
+        ),
+        add_networks(
+            None, source, broken, range(3), tmp_path / "b.parquet", meta, k=3, progress=False,
+            rows=kept,
+        ),
+        Ensemble.load(tmp_path / "a.parquet"),
+    ]  # fmt: skip
+    for result in results:
+        assert result.ids.tolist() == kept.tolist()
+        assert (result.labels == expected.labels).all()
+        assert (result.depths == expected.depths).all()
+        assert (result.predicted == expected.predicted).all()
+        assert result.meta["rows"] == "30"
+    with pytest.raises(FileExistsError, match=r"a\.parquet: expected networks of the 28 rows that"):
+        add_networks(
+            results[0], source, Broken(0, 29), range(4), tmp_path / "a.parquet", meta, k=3,
+            progress=False, rows=np.arange(1, 29),
+        )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.* skipped")
+def test_results_without_some_rows_are_not_put_in_their_places() -> None:
+    network, rows = next(pairs())
+    support, held_out = Subset(Broken(13), range(10, 30)), Subset(Broken(), rows)
+    options: dict[str, Any] = {"k": 3, "skip_unreadable": True, "progress": False}
+    of_support = pdepth.prediction_depth(network, support, **options)
+    of_others = pdepth.prediction_depth(network, support, held_out, **options)
+    with pytest.raises(ValueError, match="expected results of all their rows, got some without 2"):
+        Member.from_results(of_support, of_others, rows, 0)
+
+
+@pytest.mark.filterwarnings("ignore:data. skipped")
+def test_networks_are_trained_on_rows_that_can_be_read() -> None:
+    broken = Broken(0, 13)
+    rows = readable_rows(broken).rows
+    seen: list[set[int]] = []
+
+    def train(support: Any, seed: int) -> nn.Module:
+        seen.append(set(support.indices))
+        return nn.Linear(4, 2)
+
+    for (_, _, held_out), support in zip(
+        train_all(train, broken, range(4), held_out=0.25, rows=rows), seen, strict=False
+    ):
+        assert len(held_out) == 7
+        assert support | set(held_out.tolist()) == set(range(30)) - {0, 13}
+        assert not support & set(held_out.tolist())
+    assert len(seen) == 4
+    for wrong in ([30], [-1], []):
+        with pytest.raises(ValueError, match="rows: expected rows from 0 to 29, got"):
+            next(train_all(train, broken, range(1), rows=np.array(wrong, int)))
 
 
 def test_networks_of_another_placement_are_not_added(tmp_path: Path) -> None:

@@ -30,7 +30,13 @@ def net():
     )
 
 def train(data, seed):
+    for row in data:
+        assert row[0].shape == (3, 4, 4)
     return net()
+
+def networks():
+    yield net(), range(12)
+    yield net(), range(12, 24)
 """
 
 
@@ -200,8 +206,74 @@ def test_ensembles_take_folders_as_imagefolder(tmp_path, net):
         *command, "--as-imagefolder", "--classes", tmp_path / "names.txt", "--out", tmp_path / "o"
     )
     assert result.exit_code == 0, result.output
-    labels = Ensemble.load(tmp_path / "o" / "ensemble.parquet").labels
-    assert labels.tolist() == [3] + [2] * 8 + [1] * 8 + [0] * 8
+    stored = Ensemble.load(tmp_path / "o" / "ensemble.parquet")
+    assert stored.labels.tolist() == [3] + [2] * 8 + [1] * 8 + [0] * 8
+    assert stored.meta["as_imagefolder"] == "True"
+    (tmp_path / "names.txt").write_text("c\nb\na")
+    names = ("--classes", tmp_path / "names.txt")
+    sentence = refusal(*command, *names, "--out", tmp_path / "o")
+    assert "expected networks with as_imagefolder unset, got True; pass --overwrite" in sentence
+    command = (*command, *names, "--out", tmp_path / "without")
+    assert invoke(*command).exit_code == 0
+    sentence = refusal(*command, "--as-imagefolder")
+    assert "expected networks with as_imagefolder True, got unset; pass --overwrite" in sentence
+    sentence = refusal(*command, "--image-size", 3)
+    assert "expected networks with image_size 3, got unset; pass --overwrite" in sentence
+
+
+def test_ensembles_skip_rows(tmp_path, net):
+    """Trained and read ones; the examples keep the numbers of the data, and its images."""
+    pytest.importorskip("plotly")
+    root, out = images_of_three(tmp_path / "data"), tmp_path / "o"
+    whole = image_bytes(root)
+    kept = [row for row in range(24) if row not in (9, 23)]
+    for file in ("b/1.png", "c/7.png"):
+        (root / file).write_bytes(b"no")
+    data = ("ensemble", "--data", f"imagefolder:{root}", "-k", 3, "--held-out", 0.25)
+    file = net.removesuffix("net")
+    train = (*data, "--train", f"{file}train", "--out", out)
+    assert "b/1.png cannot be read as an image" in refusal(*train, "--networks", 2, "-q")
+    result = invoke(*train, "--networks", 2, "--skip-unreadable")
+    assert result.exit_code == 0, result.output
+    assert "Skipped 2 rows of data, which cannot be read." in result.stdout
+    assert result.stderr.count("data: skipped 2 of 24 rows, which cannot be read: 9, 23") == 1
+    with (out / "skipped.csv").open(newline="") as lines:
+        assert [line[:2] for line in csv.reader(lines)][1:] == [["data", "9"], ["data", "23"]]
+    stored = Ensemble.load(out / "ensemble.parquet")
+    assert stored.ids.tolist() == kept
+    assert stored.labels.tolist() == [row // 8 for row in kept]
+    assert stored.counts.sum(0).tolist() == [2] * 22
+    assert stored.counts[1].sum() == 2 * round(0.25 * 22)
+    from pdepth.report.pictures import find_images
+
+    shown = find_images(stored).images
+    for place in (8, 9, 21):
+        np.testing.assert_array_equal(shown[place], whole[kept[place]])
+    report = invoke("report", out)
+    assert report.exit_code == 0, report.output
+    assert "no pictures" not in report.output
+
+    sentence = refusal(*train, "--networks", 3)
+    assert "networks with skip_unreadable unset, got True; pass --overwrite" in sentence
+    result = invoke(*train, "--networks", 3, "--skip-unreadable", "-q")
+    assert (result.exit_code, len(Ensemble.load(out / "ensemble.parquet"))) == (0, 3)
+    (root / "b" / "1.png").write_bytes(encoded(pixels(4, 4, 3)))
+    result = invoke(*train, "--networks", 4, "--skip-unreadable")
+    assert result.exit_code == 2
+    assert "of the 23 rows that are measured, got some of 22 (1 differ, the first" in result.stderr
+    assert "row 9); pass --overwrite, or another --out" in result.stderr
+
+    read = (*data, "--read", f"{file}networks", "--networks", 2, "--out", tmp_path / "read", "-q")
+    result = invoke(*read, "--skip-unreadable")
+    assert result.exit_code == 0, result.output
+    stored = Ensemble.load(tmp_path / "read" / "ensemble.parquet")
+    assert stored.ids.tolist() == list(range(23))  # which lacks the last alone
+    assert stored.counts[1].tolist() == [1] * 23
+
+
+def image_bytes(root):
+    """The images of a folder, in the order of its rows."""
+    return [np.asarray(Image.open(path)) for path in sorted(root.glob("*/*.png"))]
 
 
 def test_folders_whose_names_are_no_text(tmp_path, net):

@@ -74,10 +74,17 @@ def test_weights_that_do_not_fit(tmp_path, user_file):
     )
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 broken"])
-def test_weights_that_cannot_be_read(tmp_path, user_file, content):
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", r"expected a state dict that torch\.load.*got .*w\.pt"),
+        (b"no weights", r"expected a state dict that torch\.load.*got .*w\.pt"),
+        (b"PK\x03\x04 broken", r"expected .*w\.pt as torch\.save wrote it.*; copy or download it"),
+    ],
+)
+def test_weights_that_cannot_be_read(tmp_path, user_file, content, sentence):
     (tmp_path / "w.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"expected a state dict that torch\.load.*got .*w\.pt"):
+    with pytest.raises(ValueError, match=sentence):
         load_model(f"{user_file}:net", tmp_path / "w.pt")
 
 

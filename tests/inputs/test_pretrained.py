@@ -74,6 +74,32 @@ def test_weights_of_a_checkpoint_replace_those_of_the_folder(tmp_path):
     assert type(load_model(f"hf:{tmp_path}", untrained=True)) is type(tuned)
 
 
+@pytest.mark.parametrize("shards", [False, True])
+def test_damaged_weights_of_a_folder_are_refused(tmp_path, shards):
+    trained = save_folder(tmp_path, "bert")
+    (tmp_path / "model.safetensors").unlink()
+    state = trained.state_dict()
+    name = "bert.embeddings.word_embeddings.weight"
+    file = tmp_path / "pytorch_model.bin"
+    if shards:
+        files = dict.fromkeys(state, "a.bin") | {name: "b.bin"}
+        for shard in ("a.bin", "b.bin"):
+            torch.save({k: v for k, v in state.items() if files[k] == shard}, tmp_path / shard)
+        index = {"metadata": {"total_size": 0}, "weight_map": files}
+        file.with_name(f"{file.name}.index.json").write_text(json.dumps(index))
+        file = tmp_path / "b.bin"
+    else:
+        torch.save(state, file)
+    assert torch.equal(logits(load_model(f"hf:{tmp_path}"), "bert"), logits(trained, "bert"))
+    values = state[name].numpy()
+    content = file.read_bytes()
+    assert content.count(values.tobytes()) == 1
+    file.write_bytes(content.replace(values.tobytes(), (-values).tobytes()))
+    (tmp_path / "training_args.bin").write_bytes(b"PK\3\4 of a training")  # which is not read
+    with pytest.raises(ValueError, match=rf"^MODEL hf: expected {file} as torch.save wrote it"):
+        load_model(f"hf:{tmp_path}")
+
+
 def test_image_processor(tmp_path):
     save_folder(tmp_path, "vit")
     processor = load_processor(f"hf:{tmp_path}")

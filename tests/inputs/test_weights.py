@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from pdepth.inputs import find_state, load_model, load_state, read_checkpoint, read_state
+from pdepth.inputs.checkpoints import FOLDER_FILES
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -88,7 +89,7 @@ def test_averages_of_torch():
 @pytest.mark.parametrize(
     "prefix",
     ["module.", "_orig_mod.", "model.", "net.", "network.", "module._orig_mod.", "model.module.",
-     "model._orig_mod."],
+     "model._orig_mod.", "_orig_mod.module."],
 )  # fmt: skip
 def test_prefixes(prefix):
     model = net()
@@ -312,6 +313,73 @@ def test_shards_and_folders(tmp_path, name):
         index.write_text(content)
         with pytest.raises(ValueError, match="expected an index of shards .*; pass the file of"):
             read_state(tmp_path)
+
+
+def change(path, old, new):
+    content = path.read_bytes()
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+
+
+@pytest.mark.parametrize("name", ["w.pt", "last.ckpt", "pytorch_model.bin"])
+def test_a_byte_that_torch_does_not_miss_is_refused(tmp_path, name):
+    path = tmp_path / name
+    torch.save({"model": TRAINED, "epoch": 3}, path)
+    weight = TRAINED["0.weight"].numpy()
+    change(path, weight.tobytes(), (-weight).tobytes())
+    assert torch.equal(torch.load(path)["model"]["0.weight"], -TRAINED["0.weight"])
+    what = (
+        rf"damaged archive \(Bad CRC-32 for file '{path.stem}/data/0'\); copy or download it anew"
+    )
+    sentence = rf"^weights: expected {path} as torch\.save wrote it, got a {what}\.$"
+    for read in (read_checkpoint, read_state):
+        with pytest.raises(ValueError, match=sentence):
+            read(path)
+    if name in FOLDER_FILES:
+        with pytest.raises(ValueError, match=sentence):
+            read_state(tmp_path)
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    files = {name: f"w-{number}.bin" for number, name in enumerate(TRAINED)}
+    for name, file in files.items():
+        torch.save({name: TRAINED[name]}, tmp_path / file)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": files}))
+    read_state(tmp_path)
+    values = TRAINED["3.weight"].numpy().tobytes()
+    change(tmp_path / files["3.weight"], values, values[::-1])
+    with pytest.raises(ValueError, match=rf"expected .*{files['3.weight']} as torch.save wrote it"):
+        read_state(tmp_path)
+
+
+def test_a_record_that_torch_takes_for_a_directory_is_refused(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(TRAINED, path)
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"w/data/0", content.index(b"PK\1\2"))
+    content[entry - 8] ^= 0x10  # of its attributes
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"w\.pt as .* \(Bad attributes of file 'w/data/0'\);"):
+        read_state(path)
+
+
+def test_a_download_that_was_cut_short(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(TRAINED, path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ValueError, match=r"w\.pt as torch\.save wrote it.*; copy or download it"):
+        read_state(path)
+
+
+def test_archives_without_checksums_are_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(TRAINED, tmp_path / "w.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    model = net()
+    load_state(model, read_state(tmp_path / "w.pt"))
+    assert is_loaded(model, TRAINED)
 
 
 def test_folders_without_weights(tmp_path):

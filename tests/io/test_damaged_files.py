@@ -43,7 +43,7 @@ def test_a_sample_of_changes_of_every_file(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["store", "journal", "result"])
+@pytest.mark.parametrize("kind", ["store", "journal", "result", "zipped checkpoint"])
 def test_every_byte_of_every_file(kind: str, every_target: list[Target]) -> None:
     for target in every_target:
         if target.kind != kind:

@@ -7,6 +7,7 @@ import importlib
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ pytest.importorskip("matplotlib")
 
 from pdepth.analysis.intervals import wilson_interval
 from pdepth.report.figures import depth
+from pdepth.report.names import class_name
 
 
 def example(n: int = 40, labels: bool = True, early: bool = False) -> DepthResult:
@@ -173,6 +175,31 @@ def test_class_names_are_used_cut_and_never_parsed():
     drawn = figure(example(), np.zeros((40, 4, 4)), names)
     captions = [ax.xaxis.label for ax in drawn.axes if ax.images]
     assert "seen as 4 $kind$ of …" in [c.get_text().split("\n")[1] for c in captions]
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_any_class_name_is_drawn(tmp_path, suffix):
+    odd = [
+        "$100-$200",
+        "$_$",
+        "a$\\frac$",
+        "<b>",
+        "\u540d",
+        "caf\udce9",
+        "\n\n",
+        "\t",
+        "",
+        "x" * 500,
+    ]
+    path = tmp_path / f"a.{suffix}"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        depth.plot(example(), path, images=np.zeros((40, 4, 4)), class_names=odd)
+    assert path.stat().st_size > 10_000
+
+
+def test_bytes_that_are_no_text_are_written_out():
+    assert class_name(0, ["caf\udce9"]) == "caf\\udce9"
 
 
 @pytest.mark.parametrize(

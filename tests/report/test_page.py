@@ -70,6 +70,16 @@ def test_the_result_comes_back_out_of_the_page(tmp_path: Path) -> None:
     assert (np.delete(columns["rival"], rivals) == len(classes)).all()
 
 
+def test_names_that_are_no_text_are_written_out(tmp_path: Path) -> None:
+    """Of classes, and of files, as a result's meta keeps them."""
+    result = dataclasses.replace(example(), meta={"support": "imagefolder:caf\udce9"})
+    page.write(result, tmp_path / "a.html", class_names=["caf\udce9", *NAMES[1:]])
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    header = json.loads(read_script(text, "header"))
+    assert [value["name"] for value in header["classes"]] == ["caf\\udce9", *NAMES[1:]]
+    assert "imagefolder:caf\\udce9" in text
+
+
 def test_unknown_votes_are_missing_and_what_needs_them_left_out(tmp_path: Path) -> None:
     result = example(early=True)
     page.write(result, tmp_path / "a.html", images=grey_images())

@@ -83,7 +83,8 @@ def write(
     with replacing(path) as temporary:
         small_images, folder = make_thumbnails(content, images, thumbnails, path)
         with folder:
-            temporary.write_text(_assemble(content, small_images, note), encoding="utf-8")
+            page = _assemble(content, small_images, note)
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files
     return small_images
 
 
