@@ -70,6 +70,7 @@ def test_distances_are_float64_sums_rounded_once() -> None:
     assert (result[1] == rows).all()
 
 
+@pytest.mark.usefixtures("either_place")
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("k", [1, 6, 150])
 def test_largest_products_are_those_of_float64(kind: Callable[..., Any], k: int) -> None:

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth import Index
 from pdepth.arrays import arguments
 from pdepth.arrays.convert import to_numpy
 from pdepth.arrays.problem import checked_rows
 from pdepth.arrays.rows import is_torch
-from pdepth.compat.shared.inner_products import InnerProductIndex
+from pdepth.compat.shared.inner_products import InnerProductIndex, is_on_device
 from pdepth.native import default_arithmetic
 from pdepth.search.voting import count_votes
 
 EPSILON = float(np.finfo(np.float64).eps)
 SMALL = 1e-290  # a weight below it has lost bits, or soon will
 HELD = 1 << 28  # bytes of neighbours and scores that are held at a time
-LEAST = 1024  # queries of a chunk: for each chunk the rows are packed anew
+LEAST = 1024  # queries of a chunk: on a device the rows are packed anew for each
 
 Uncertain = Callable[["list[NDArray[np.float64]]", "NDArray[np.float64]"], "NDArray[np.bool_]"]
 """Takes scores (N, C) of each k, true to a relative error (N,); which queries these do not decide.
@@ -66,7 +67,10 @@ class FeatureBank:
             f"labels: expected classes from 0 to {self.num_classes - 1}, got {outside[:1]}.",
         )
         checked_rows(rows, "bank")  # refuses NaN and infinity
-        self._index, self._width = InnerProductIndex(rows), rows.shape[1]
+        self._width = rows.shape[1]
+        self._index: InnerProductIndex | Index = (
+            InnerProductIndex(rows) if is_on_device(rows) else Index(rows, metric="inner_product")
+        )
 
     def scores(
         self, queries: Any, ks: Sequence[int], temperature: float, uncertain: Uncertain
@@ -104,6 +108,10 @@ class FeatureBank:
         self, queries: NDArray[Any], ks: Sequence[int], temperature: float, uncertain: Uncertain
     ) -> list[NDArray[np.float64]]:
         largest_k, rows = max(ks), len(self._index)
+        if isinstance(self._index, Index):
+            products, near = map(to_numpy, self._index.kneighbors(queries, largest_k))
+            weights = _weights(products, temperature)
+            return [self._sums(weights, near, k) for k in ks]
         distances, near, margin = self._index.candidates(queries, min(largest_k + 1, rows))
         products = self._index.approximate_products(queries, distances[:, :largest_k])
         weights = _weights(products, temperature)

@@ -1,4 +1,4 @@
-"""Largest inner products, exactly, by a search for smallest distances."""
+"""Largest inner products, exactly; on a device by a search for smallest distances."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pdepth import kneighbors
 from pdepth.arrays.convert import convert_like, to_numpy
 from pdepth.arrays.problem import probe_rows
+from pdepth.arrays.rows import is_torch
 from pdepth.compat.shared.packing import packing_memory
 from pdepth.compat.shared.pairwise import pair_sums, squared_norms
 from pdepth.native import default_arithmetic, default_threads
@@ -35,8 +36,17 @@ def largest_inner_products(
     Raises:
         ValueError, TypeError: as `pdepth.kneighbors`.
     """
+    if not is_on_device(support):
+        memory = packing_memory(support)
+        found = kneighbors(support, queries, k=k, metric="inner_product", memory=memory)
+        return to_numpy(found[0]), to_numpy(found[1])
     probe_rows("probe 0", support, queries)  # refuses what cannot be searched
     return InnerProductIndex(support).search(queries, k)
+
+
+def is_on_device(rows: Any) -> bool:
+    """Whether rows are a tensor of a device, whose kernels know squared distances alone."""
+    return is_torch(rows) and rows.device.type != "cpu"
 
 
 class InnerProductIndex:
