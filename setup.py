@@ -23,7 +23,7 @@ if sanitizers := os.environ.get("PDEPTH_SANITIZE"):  # "address,undefined": see 
     # lawful, and unseen.
     COMMON += [*SANITIZE, "-O1", "-g", "-fno-omit-frame-pointer", "-fno-wrapv"]
 # name -> the flags that only this source may have
-SOURCES: dict[str, list[str]] = {name: [] for name in ("binding", "dispatch")}
+SOURCES: dict[str, list[str]] = {name: [] for name in ("binding", "binding_support", "dispatch")}
 SOURCES |= {name: [] for name in ("call", "filter", "packing", "settle", "support", "scores")}
 SOURCES |= {name: [] for name in ("units", "watch")}
 SOURCES |= {"level_bf16": [], "level_portable": []}

@@ -12,7 +12,6 @@
 #include "units.hpp"
 
 namespace pdepth::binding {
-namespace {
 
 using namespace py::literals;
 
@@ -47,6 +46,8 @@ const Level& level_named(const std::string& name) {
     throw std::invalid_argument("level: expected one that this build and machine have, got " +
                                 name + ".");
 }
+
+namespace {
 
 const FilterStage& stage_named(const Level& level, const std::string& name) {
     if (level.differences.name == name) return level.differences;
@@ -182,27 +183,6 @@ int64_t first_not_finite(const py::array& array, const std::string& type, const 
         py::gil_scoped_acquire held;
         check_signals();
     });
-}
-
-HeldSupport support_of(const Rows& rows, const std::string& metric, int64_t kept_bytes) {
-    const bool products = metric == "inner_product";
-    require(products || metric == "sqeuclidean", "metric: expected one of the engine's, got " + metric + ".");
-    const Metric kind = products ? Metric::inner_product : Metric::squared_distance;
-    return {rows.first, std::make_shared<Support>(matrix_of(rows), kind, kept_bytes)};
-}
-
-HeldSupport support_after(const HeldSupport& before, const Rows& rows) {
-    const Matrix matrix = matrix_of(rows), &earlier = before.support->rows;
-    require(matrix.width == earlier.width && matrix.type == earlier.type &&
-                matrix.rows >= earlier.rows,
-            "rows: expected those of the support before, and more of their width and type.");
-    return {rows.first, std::make_shared<Support>(before.support, matrix)};
-}
-
-int64_t nbytes_of(const HeldSupport& held) {
-    const std::shared_ptr<Support> support = held.support;
-    py::gil_scoped_release released;  // a search that packs holds the lock, and may wait for this
-    return support->nbytes();
 }
 
 double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>& layers,

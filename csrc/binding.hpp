@@ -26,16 +26,27 @@ using Rows = std::pair<py::array, std::string>;
 template <class T>
 using Dense = py::array_t<T, py::array::c_style>;
 
-// A layer's support as Python holds it: the rows' memory lives as long as it does.
+void require(bool condition, const std::string& sentence);  // or std::invalid_argument
+Matrix matrix_of(const Rows& rows);
+const Level& level_named(const std::string& name);
+
+// A layer's support as Python holds it: the rows' memory lives as long as it does, and so does that
+// of what was packed by another process.
 struct HeldSupport {
     py::array array;
     std::shared_ptr<Support> support;
+    std::vector<py::array> packed;
 };
 
 HeldSupport support_of(const Rows& rows, const std::string& metric, int64_t kept_bytes);
 // The rows of `before` and more after them.
 HeldSupport support_after(const HeldSupport& before, const Rows& rows);
 int64_t nbytes_of(const HeldSupport& held);
+// What a support has packed, views of its memory, for a file; None where it has packed nothing.
+std::optional<py::dict> packing_of(const HeldSupport& held);
+// A support with what `packing_of` returned of the same rows: the arrays are borrowed.
+HeldSupport support_with(const Rows& rows, const std::string& metric, int64_t kept_bytes,
+                         const py::dict& packing);
 
 std::vector<std::pair<std::string, bool>> levels();
 std::vector<py::dict> filter_stages(const std::string& level);

@@ -14,6 +14,10 @@ PYBIND11_MODULE(_native, m) {
     py::class_<HeldSupport>(m, "Support", "Rows of a support; see csrc/support.hpp.")
         .def(py::init(&support_of), py::arg("rows"), py::kw_only(), py::arg("metric"),
              py::arg("kept_bytes"))
+        .def_static("restored", &support_with, py::arg("rows"), py::kw_only(), py::arg("metric"),
+                    py::arg("kept_bytes"), py::arg("packing"))
+        .def("packing", &packing_of)
+        .def_property_readonly("packed", [](const HeldSupport& held) { return held.packed; })
         .def("followed_by", &support_after, py::arg("rows"))
         .def("keep", [](HeldSupport& held, int64_t bytes) { held.support->kept_bytes = bytes; },
              py::arg("bytes"))

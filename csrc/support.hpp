@@ -88,6 +88,9 @@ public:
     // The last reading, or that of the rows before; null where there is none yet.
     std::shared_ptr<Reading> present() const;
 
+    // Takes a reading of the same rows that was made earlier.
+    void resume(std::shared_ptr<Reading> reading) { reading_ = std::move(reading); }
+
     // Bytes of what is kept beside the rows.
     int64_t nbytes() const;
 

@@ -84,14 +84,14 @@ class Problem:
 
     def watched(self, probes: Iterable[int]) -> AbstractContextManager[None]:
         """Read some probes' rows in memory; see `mapped.watched`."""
-        return watched(
-            [
-                (f"{kind} ({probe.name})", rows.array)
-                for probe in (self.probes[number] for number in probes)
-                for kind, rows in (("support", probe.support), ("queries", probe.queries))
-                if rows is not None and not isinstance(rows, Stored)
-            ]
-        )
+        arrays = []
+        for probe in (self.probes[number] for number in probes):
+            for kind, rows in (("support", probe.support), ("queries", probe.queries)):
+                if rows is not None and not isinstance(rows, Stored):
+                    arrays.append((f"{kind} ({probe.name})", rows.array))
+            for array in getattr(probe.packed, "packed", ()):
+                arrays.append((f"packed rows ({probe.name})", array))
+        return watched(arrays)
 
     def row_numbers(self, queries: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
         """The rows of some queries, None for all; None for row i of each query i."""

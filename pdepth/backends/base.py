@@ -53,12 +53,14 @@ class Backend(Protocol):
     def unavailable(self) -> str | None:
         """Why the backend cannot be used here; None where it can."""
 
-    def hold(self, rows: Rows, metric: str, memory: int, before: Any = None) -> tuple[Rows, Any]:
+    def hold(
+        self, rows: Rows, metric: str, memory: int, before: Any = None, packing: Any = None
+    ) -> tuple[Rows, Any]:
         """A support that is searched again and again: its rows where the backend wants them, and
         `ProbeRows.packed`.
 
         metric: of `Problem`. memory: bytes that may be packed. before: what it keeps of the first
-        of these rows.
+        of these rows. packing: what it had packed of these, as a file kept it.
         """
 
     def session(

@@ -36,9 +36,15 @@ def unavailable() -> str | None:
     return None
 
 
-def hold(rows: Rows, metric: str, memory: int, before: Any = None) -> tuple[Rows, Any]:
+def hold(
+    rows: Rows, metric: str, memory: int, before: Any = None, packing: Any = None
+) -> tuple[Rows, Any]:
     """A support that keeps what is packed of it."""
     host = rows.on_host()
+    if packing is not None and packing["level"] == native.simd_level():
+        return host, _native.Support.restored(
+            (host.array, host.type), metric=metric, kept_bytes=memory, packing=packing
+        )
     if before is None:
         return host, _native.Support((host.array, host.type), metric=metric, kept_bytes=memory)
     return host, before.followed_by((host.array, host.type))

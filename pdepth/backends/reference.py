@@ -22,7 +22,9 @@ def unavailable() -> str | None:
     return None
 
 
-def hold(rows: Rows, metric: str, memory: int, before: Any = None) -> tuple[Rows, Any]:
+def hold(
+    rows: Rows, metric: str, memory: int, before: Any = None, packing: Any = None
+) -> tuple[Rows, Any]:
     """Nothing is kept but the rows."""
     return rows, None
 

@@ -53,7 +53,9 @@ def interpreted() -> bool:
     return os.environ.get(INTERPRET, "0") not in ("", "0")
 
 
-def hold(rows: Rows, metric: str, memory: int, before: Any = None) -> tuple[Rows, Any]:
+def hold(
+    rows: Rows, metric: str, memory: int, before: Any = None, packing: Any = None
+) -> tuple[Rows, Any]:
     """The rows, copied to the device once."""
     from pdepth.backends.transfer import as_tensor
 

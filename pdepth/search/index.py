@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +26,13 @@ from pdepth.arrays.problem import (
 from pdepth.arrays.rows import Rows, is_array, is_torch
 from pdepth.backends import backend_named
 from pdepth.result import Votes
+from pdepth.search import index_file
 from pdepth.search.backward import ProbeSearch
+from pdepth.search.index_state import IndexState, Sample
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-SAMPLE = 64  # rows whose checksums tell that a caller's array was changed
 MEMORY_SHARE = 0.5  # of the free memory, for what is packed, where the caller sets no limit
 DEFAULT_MEMORY = 1 << 31  # where the system does not tell what is free
 
@@ -123,13 +123,9 @@ class Index:
         memory: Any,
         num_threads: Any,
     ) -> None:
-        self._options = arguments.check_search(Voting.plain(1), metric, True, num_threads, memory)
-        self._limit = self._options.memory or int(MEMORY_SHARE * (free_bytes() or DEFAULT_MEMORY))
         first = layers[0][1]
-        self._device = first.device if is_torch(first) else None
-        self._backend_name = backend
-        self._backend = backend_named(backend, self._device)
-        self._lock = threading.Lock()
+        device = first.device if is_torch(first) else None
+        self._prepare(metric, backend, memory, num_threads, device)
         self._copies = bool(copy)
         rows = [self._checked(f"support ({name})", array) for name, array in layers]
         for (name, _), layer in zip(layers, rows, strict=True):
@@ -151,8 +147,17 @@ class Index:
             for (name, _), growing in zip(layers, self._growing, strict=True)
         ]
         check_one_device(tuple(probes))
-        samples = None if self._copies else [_Sample.of(probe) for probe in probes]
-        self._state: _State | None = _State(tuple(probes), labels, samples)
+        samples = None if self._copies else [Sample.of(probe) for probe in probes]
+        self._state: IndexState | None = IndexState(tuple(probes), labels, samples)
+
+    def _prepare(
+        self, metric: Any, backend: Any, memory: Any, num_threads: Any, device: Any = None
+    ) -> None:
+        self._options = arguments.check_search(Voting.plain(1), metric, True, num_threads, memory)
+        self._limit = self._options.memory or int(MEMORY_SHARE * (free_bytes() or DEFAULT_MEMORY))
+        self._backend_name, self._device = backend, device
+        self._backend = backend_named(backend, device)
+        self._lock, self._copies = threading.Lock(), True
 
     def __len__(self) -> int:
         """Return the number of rows, M."""
@@ -280,7 +285,58 @@ class Index:
                 self._held(probe.name, growing.append(layer), probe.packed)
                 for probe, growing, layer in zip(state.probes, self._growing, more, strict=True)
             ]
-            self._state = _State(tuple(probes), labels, None)
+            self._state = IndexState(tuple(probes), labels, None)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write rows, labels and what is packed by now to one file, which `load` maps.
+
+        Raises OSError where it cannot be written: nothing is left then.
+        """
+        state = self._now()
+        self._check_unchanged(state)
+        about = {"metric": self._options.metric, "single": self._single}
+        index_file.save(path, state.probes, state.labels, about)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        support: Any = None,
+        labels: Any = None,
+        backend: str = "auto",
+        memory: int | str | None = None,
+        num_threads: int | None = None,
+    ) -> Self:
+        """Open a file of `save`: its rows and packed rows are mapped, once all have been checked.
+
+        What was packed for another level of instructions is packed anew.
+
+        Args:
+            support, labels: what the file has to be of, as `Index` or `of_layers` takes them; None
+                for anything.
+            backend, memory, num_threads: as of `Index`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, of another version, or not of `support` and `labels`.
+        """
+        layers, kept_labels, about = index_file.load(path)
+        index = cls.__new__(cls)
+        index._single = about["single"]
+        index._prepare(about["metric"], backend, memory, num_threads)
+        if support is not None:
+            arrays = [support] if index._single else _values(support)
+            rows = [index._checked(f"support (probe {n})", a) for n, a in enumerate(arrays)]
+            if labels is not None:
+                labels = arguments.check_integers(labels, "labels", len(rows[0]))
+            if index_file.fingerprint(rows, labels) != about["fingerprint"]:
+                raise ValueError(
+                    f"{path}: expected the index of this support and its labels, got another's; "
+                    "make the index anew."
+                )
+        index._restore(layers, kept_labels)
+        return index
 
     def close(self) -> None:
         """Let go of all memory; searches under way end as they would have."""
@@ -295,25 +351,34 @@ class Index:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds: the rows and labels; what is packed is packed anew."""
-        state = self._now()
+        state, options = self._now(), self._options
         self._check_unchanged(state)
         return {
             "layers": [(probe.name, probe.support) for probe in state.probes],
             "labels": state.labels,
             "single": self._single,
-            "options": (self._options, self._backend_name, self._device),
+            "options": (
+                *(options.metric, self._backend_name, options.memory),
+                *(options.num_threads, self._device),
+            ),
         }
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        self._options, self._backend_name, self._device = kept["options"]
-        self._limit = self._options.memory or int(MEMORY_SHARE * (free_bytes() or DEFAULT_MEMORY))
-        self._backend = backend_named(self._backend_name, self._device)
-        self._lock, self._copies, self._single = threading.Lock(), True, kept["single"]
-        self._growing = [GrowingRows(rows, copy=False) for _, rows in kept["layers"]]
-        probes = [self._held(name, rows) for name, rows in kept["layers"]]
-        self._state = _State(tuple(probes), kept["labels"], None)
+        self._prepare(*kept["options"])
+        self._single = kept["single"]
+        self._restore([(name, rows, None) for name, rows in kept["layers"]], kept["labels"])
 
-    def _now(self) -> _State:
+    def _restore(
+        self,
+        layers: Sequence[tuple[str, Rows, dict[str, Any] | None]],
+        labels: NDArray[np.int64] | None,
+    ) -> None:
+        """Take rows as they are, and what was packed of them."""
+        self._growing = [GrowingRows(rows, copy=False) for _, rows, _ in layers]
+        probes = [self._held(name, rows, packing=packing) for name, rows, packing in layers]
+        self._state = IndexState(tuple(probes), labels, None)
+
+    def _now(self) -> IndexState:
         """The state that a search sees, whatever is added meanwhile."""
         state = self._state
         if state is None:
@@ -330,16 +395,21 @@ class Index:
             )
         return checked_rows(array, what, self._options.metric, self._options.num_threads)
 
-    def _held(self, name: str, rows: Rows, before: Any = None) -> ProbeRows:
-        """Rows as the backend keeps them; before: what it kept of the first of them."""
+    def _held(
+        self, name: str, rows: Rows, before: Any = None, packing: dict[str, Any] | None = None
+    ) -> ProbeRows:
+        """Rows as the backend keeps them.
+
+        before: what it kept of the first of them. packing: what it had packed of them.
+        """
         if len(rows) == 0:
             return ProbeRows(name, rows, None)
         support, packed = self._backend.hold(
-            rows, searched_metric(self._options.metric), self._limit, before
+            rows, searched_metric(self._options.metric), self._limit, before, packing
         )
         return ProbeRows(name, support, None, packed)
 
-    def _by_layer(self, state: _State, arrays: Any, what: str) -> list[Any]:
+    def _by_layer(self, state: IndexState, arrays: Any, what: str) -> list[Any]:
         """One array for each layer."""
         if self._single:
             return [arrays]
@@ -354,7 +424,7 @@ class Index:
             )
         return list(arrays)
 
-    def _check_unchanged(self, state: _State) -> None:
+    def _check_unchanged(self, state: IndexState) -> None:
         for sample, probe in zip(state.samples or (), state.probes, strict=bool(state.samples)):
             row = sample.changed(probe)
             if row >= 0:
@@ -421,43 +491,6 @@ class Index:
         return replace(probe, queries=queries)
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """Checksums of some rows of an array that a caller may change."""
-
-    numbers: NDArray[np.int64]
-    checksums: list[int]
-
-    @classmethod
-    def of(cls, probe: ProbeRows) -> _Sample:
-        rows = len(probe.support)
-        numbers = np.unique(np.linspace(0, max(rows - 1, 0), min(rows, SAMPLE)).astype(np.int64))
-        return cls(numbers, [_checksum(probe, int(row)) for row in numbers])
-
-    def changed(self, probe: ProbeRows) -> int:
-        """The first row of the sample that differs, or -1."""
-        for row, checksum in zip(self.numbers.tolist(), self.checksums, strict=True):
-            if _checksum(probe, row) != checksum:
-                return int(row)
-        return -1
-
-
-def _checksum(probe: ProbeRows, row: int) -> int:
-    return zlib.crc32(probe.support[row : row + 1].on_host().array.tobytes())
-
-
-@dataclass(frozen=True, eq=False)
-class _State:
-    """What a search sees. samples: of the layers, where they are the caller's arrays."""
-
-    probes: tuple[ProbeRows, ...]
-    labels: NDArray[np.int64] | None
-    samples: list[_Sample] | None
-
-    @cached_property
-    def encoded(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The distinct labels (C,), and each row's position among them (M,)."""
-        rows = len(self.probes[0].support)
-        if self.labels is None:
-            return np.zeros(1, np.int64), np.zeros(rows, np.int32)
-        return arguments.encode_labels(self.labels, rows)
+def _values(layers: Any) -> list[Any]:
+    """The arrays of a mapping or a sequence."""
+    return list(layers.values()) if isinstance(layers, Mapping) else list(layers)

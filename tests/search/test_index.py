@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from conftest import Engine
 
 import pdepth
 from pdepth import Index, definition, native
+from pdepth.io.array_bundle import write_bundle
 
 from helpers.cases import Case, case, first_difference, oracle_of
 
@@ -248,3 +250,91 @@ def test_a_refused_addition_changes_nothing() -> None:
         index.add(ROWS[:2], [1])
     assert len(index) == 300
     assert_neighbors(index.kneighbors(QUERIES, 3), ROWS, QUERIES, k=3)
+
+
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv(native.SIMD, request.param)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "inner_product"])
+@pytest.mark.parametrize("width", [3, 20])
+def test_a_file_of_an_index(
+    tmp_path: Path, level: str, metric: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, queries = ROWS[:, :width], QUERIES[:, :width]
+    index = Index(rows, LABELS, metric=metric)
+    index.kneighbors(queries, 3)
+    index.add(rows[:5], LABELS[:5])
+    index.kneighbors(queries, 3)
+    index.save(tmp_path / "index")
+    both = np.concatenate([rows, rows[:5]])
+    loaded = Index.load(tmp_path / "index", support=both, labels=[*LABELS, *LABELS[:5]])
+    packed = loaded._now().probes[0].packed
+    assert packed.packed  # what was packed is mapped
+    assert_neighbors(loaded.kneighbors(queries, 7), both, queries, k=7, metric=metric)
+    assert first_difference(loaded.votes(queries).votes, index.votes(queries).votes) is None
+    loaded.add(rows[7:100], LABELS[7:100])  # grows out of the file
+    more = np.concatenate([both, rows[7:100]])
+    assert_neighbors(loaded.kneighbors(queries, 7), more, queries, k=7, metric=metric)
+    for other in LEVELS:
+        monkeypatch.setenv(native.SIMD, other)
+        loaded = Index.load(tmp_path / "index")
+        assert_neighbors(loaded.kneighbors(queries, 7), both, queries, k=7, metric=metric)
+
+
+def test_a_file_of_layers_that_were_not_packed(tmp_path: Path) -> None:
+    layers = [torch.from_numpy(ROWS).bfloat16(), ROWS[:, :2] + np.float32(0.5)]
+    Index.of_layers(layers, metric="cosine").save(tmp_path / "index")
+    loaded = Index.load(tmp_path / "index", support=layers)
+    distances, rows = loaded.kneighbors([QUERIES, QUERIES[:, :2]], 3)
+    assert_neighbors((distances[0], rows[0]), ROWS, QUERIES, k=3, metric="cosine")
+
+
+def test_files_that_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "index"
+    index = Index(ROWS, LABELS)
+    index.kneighbors(QUERIES, 3)
+    index.save(file)
+    with pytest.raises(ValueError, match="expected the index of this support and its labels"):
+        Index.load(file, support=ROWS)
+    with pytest.raises(ValueError, match="expected the index of this support and its labels"):
+        Index.load(file, support=ROWS + 1, labels=LABELS)
+    with pytest.raises(FileNotFoundError):
+        Index.load(tmp_path / "none")
+    whole = file.read_bytes()
+    for content, words in (
+        (whole[:-1], "cut short"),
+        (whole[:100], "damaged or cut short"),
+        (whole[:5], "expected a file that pdepth wrote"),
+        (whole + b"1", "lengthened"),
+        (whole.replace(b'"format": 1', b'"format": 2'), "damaged"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=words):
+            Index.load(file)
+    write_bundle(file, {"index": {"format": 2}}, {})
+    with pytest.raises(ValueError, match="expected an index of format 1, got format 2"):
+        Index.load(file)
+
+
+def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
+    file = tmp_path / "index"
+    index = Index(ROWS[:40, :3], LABELS[:40])
+    index.kneighbors(QUERIES[:, :3], 3)
+    index.save(file)
+    whole, expected = file.read_bytes(), index.kneighbors(QUERIES[:, :3], 3)[1]
+    same = 0
+    for place in RNG.permutation(len(whole))[:400]:
+        changed = bytearray(whole)
+        changed[place] ^= int(RNG.integers(1, 256))
+        file.write_bytes(changed)
+        try:
+            loaded = Index.load(file)
+        except ValueError as error:
+            assert str(file) in str(error)
+            continue
+        same += 1
+        assert first_difference(loaded.kneighbors(QUERIES[:, :3], 3)[1], expected) is None
+    assert same < 200  # what fills the file to whole lines

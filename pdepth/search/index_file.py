@@ -1,0 +1,111 @@
+"""An index in one file: its rows, labels and packed form."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth.arrays.problem import ProbeRows
+from pdepth.arrays.rows import Rows
+from pdepth.io.array_bundle import read_bundle, write_bundle
+
+FORMAT = 1
+
+
+def save(
+    path: str | os.PathLike[str],
+    probes: Sequence[ProbeRows],
+    labels: NDArray[np.int64] | None,
+    about: Mapping[str, Any],
+) -> None:
+    """Write an index; about: its options, which JSON takes."""
+    arrays: dict[str, NDArray[Any]] = {}
+    layers = []
+    for number, probe in enumerate(probes):
+        rows = probe.support.on_host()
+        arrays[f"{number} rows"] = np.ascontiguousarray(rows.array)
+        layers.append(
+            {"name": probe.name, "type": rows.type, "packing": _packing(number, probe, arrays)}
+        )
+    if labels is not None:
+        arrays["labels"] = labels
+    kept = {
+        "format": FORMAT,
+        "layers": layers,
+        "fingerprint": fingerprint([probe.support for probe in probes], labels),
+    }
+    write_bundle(path, {"index": kept, **about}, arrays)
+
+
+def _packing(
+    number: int, probe: ProbeRows, arrays: dict[str, NDArray[Any]]
+) -> dict[str, Any] | None:
+    """What a backend has packed: its numbers, and beside them its arrays."""
+    packing = probe.packed.packing() if hasattr(probe.packed, "packing") else None
+    if packing is None:
+        return None
+
+    def split(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+        for name, value in values.items():
+            if isinstance(value, np.ndarray):
+                arrays[f"{prefix} {name}"] = value
+        return {n: v for n, v in values.items() if not isinstance(v, np.ndarray)}
+
+    stages = packing.pop("stages")
+    numbers = split(packing, f"{number}")
+    numbers["stages"] = [split(stage, f"{number} {stage['stage']}") for stage in stages]
+    return numbers
+
+
+def load(
+    path: str | os.PathLike[str],
+) -> tuple[list[tuple[str, Rows, dict[str, Any] | None]], NDArray[np.int64] | None, dict[str, Any]]:
+    """What `save` wrote: of each layer its name, rows and packing; labels; and `about`.
+
+    Raises ValueError that names the file where it is damaged, or of another version.
+    """
+    about, arrays = read_bundle(path)
+    index = about.pop("index", None)
+    if index is None or index["format"] != FORMAT:
+        got = "another file" if index is None else f"format {index['format']}"
+        raise ValueError(
+            f"{path}: expected an index of format {FORMAT}, got {got}; make the index anew."
+        )
+    layers = []
+    for number, layer in enumerate(index["layers"]):
+        rows = Rows(arrays.pop(f"{number} rows"), layer["type"])
+        packing = layer["packing"]
+        if packing is not None:
+            for stage in packing["stages"]:
+                prefix = f"{number} {stage['stage']} "
+                stage.update(_of_prefix(arrays, prefix))
+            packing.update(_of_prefix(arrays, f"{number} "))
+        layers.append((layer["name"], rows, packing))
+    return layers, arrays.get("labels"), about | {"fingerprint": index["fingerprint"]}
+
+
+def _of_prefix(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {
+        name.removeprefix(prefix): arrays.pop(name)
+        for name in list(arrays)
+        if name.startswith(prefix)
+    }
+
+
+def fingerprint(layers: Sequence[Rows], labels: NDArray[np.int64] | None) -> str:
+    """A checksum of rows and labels, by which a file is known to be of a support."""
+    parts = []
+    for rows in layers:
+        array = rows.on_host().array
+        crc = 0
+        step = max(1, (1 << 24) // max(1, array[:1].nbytes))
+        for begin in range(0, len(array), step):
+            crc = zlib.crc32(array[begin : begin + step].tobytes(), crc)
+        parts.append(f"{rows.type} {array.shape} {crc:08x}")
+    parts.append("" if labels is None else f"{zlib.crc32(labels.tobytes()):08x}")
+    return "; ".join(parts)
