@@ -50,6 +50,12 @@ def in_fast_tier(config: pytest.Config) -> bool:
     return bool(config.option.markexpr == "not slow")
 
 
+@pytest.hookimpl(optionalhook=True)  # of xdist, before it starts the workers
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Workers share the cores: more threads of OpenMP, which wait in a loop, double the time."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, native.default_threads() // len(specs))))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     fast = in_fast_tier(config)
     config.option.votes = config.option.votes or VOTES[fast]

@@ -61,7 +61,7 @@ CHILDREN = """
 """
 
 
-@pytest.mark.slow_if(form=["cosine", "source"], step=[7, 1])
+@pytest.mark.slow_if(step=[1])
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
 @pytest.mark.parametrize("step", [7, 1])
 @pytest.mark.parametrize("past", ["warm", "fresh"])

@@ -30,13 +30,13 @@ def of_transformers(kind, **settings):
 
 def resnet():
     return (
-        models.resnet18(num_classes=5),
-        timm.create_model("resnet18", num_classes=5),
+        models.ResNet(models.resnet.BasicBlock, [1, 2, 1, 1], num_classes=5),
+        timm.models.ResNet(timm.models.resnet.BasicBlock, [1, 2, 1, 1], num_classes=5),
         of_transformers(
             "resnet",
             embedding_size=64,
             hidden_sizes=[64, 128, 256, 512],
-            depths=[2, 2, 2, 2],
+            depths=[1, 2, 1, 1],
             layer_type="basic",
         ),
     )
@@ -102,7 +102,7 @@ def regnet():
 @pytest.mark.parametrize(
     ("copies", "size", "count"),
     [
-        (resnet, 32, 1 + 8),
+        (resnet, 32, 1 + 5),
         (vit, 32, 3),
         (swin, 32, 4),
         (convnext, 64, 1 + 8),

@@ -239,3 +239,14 @@ SLOW = [
 @pytest.mark.parametrize("network", [*FAST, *SLOW])
 def test_votes_are_those_of_hooks_and_the_definition(network):
     assert_votes_equal(network())
+
+
+@pytest.mark.parametrize("network", [resnet, transformers_vit])
+def test_votes_are_those_of_several_threads_too(network):
+    """Parallel tests have one thread of torch each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert_votes_equal(network())
+    finally:
+        torch.set_num_threads(threads)

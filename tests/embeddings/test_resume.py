@@ -210,7 +210,7 @@ case.depth(queries=case.QUERIES, memory=case.ROW * 80, run_dir={path!r})
 """
 
 
-@pytest.mark.slow_if(after=[0, 1, 8])
+@pytest.mark.slow  # the fast tier has tests/io/test_crashes.py
 @pytest.mark.parametrize("after", [0, 1, 4, 8])
 def test_a_killed_run_goes_on(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backward, "QUERY_CHUNK", 32)

@@ -245,7 +245,8 @@ class ActivatesFirst(Subtracts):
 
 
 @pytest.mark.parametrize("network", [Subtracts, ActivatesFirst])
-@pytest.mark.parametrize("rows", [90, 2000])
+@pytest.mark.slow_if(rows=[2000])
+@pytest.mark.parametrize("rows", [90, 600, 2000])
 def test_no_pass_touches_the_callers_rows(network, rows):
     """Neither the dry passes' first rows, nor those that are run again for each span."""
     torch.manual_seed(0)
@@ -256,7 +257,7 @@ def test_no_pass_touches_the_callers_rows(network, rows):
                   for part in x.split(256)]  # fmt: skip
     data = TensorDataset(x.clone(), torch.arange(rows) % 4)
     # Fewer rows at a time than there are: the network runs again for each span of probes.
-    memory = {"memory": "120KiB"} if rows > 90 else {}
+    memory = {} if rows == 90 else {"memory": {600: "60KiB", 2000: "120KiB"}[rows]}
     result = pdepth.prediction_depth(model, data, k=K, progress=False, early_exit=False, **memory)
     assert torch.equal(data.tensors[0], x)
     np.testing.assert_array_equal(result.predictions, predictions.numpy())

@@ -1,8 +1,8 @@
 """What a crash leaves, at every file operation: run as a script, it prints the points that failed.
 
-python crashes.py CASE FOLDER [STEP] [OFFSET]: at each STEP-th operation from OFFSET on, a child of
-this prepared process does the case's work and ends there (half of a write is written); another
-child does it again, and checks what is there.
+python crashes.py CASE[,CASE ...] FOLDER [STEP] [OFFSET]: at each STEP-th operation from OFFSET on,
+a child of this prepared process does the case's work and ends there (half of a write is written);
+another child does it again, and checks what is there.
 """
 
 from __future__ import annotations
@@ -215,12 +215,12 @@ def in_child(work: Callable[[], None]) -> int:
     os._exit(0)
 
 
-def main(case: str, where: str, step: str = "1", offset: str = "0") -> None:
-    path = Path(where)
-    (path / "prepared").mkdir()
+def crash_at_each(case: str, path: Path, step: int, offset: int) -> bool:
+    """Whether the case ends right after each crash; says so in a line."""
+    (path / "prepared").mkdir(parents=True)
     prepare(path, case)
     work, failed, points = CASES[case], [], 0
-    for at in range(int(offset), 10**6, int(step)):
+    for at in range(offset, 10**6, step):
         folder = path / str(at)
         shutil.copytree(path / "prepared", folder)
 
@@ -236,8 +236,15 @@ def main(case: str, where: str, step: str = "1", offset: str = "0") -> None:
         shutil.rmtree(folder)
         if code == 0:
             break
-    print(f"{case}: {points} points, {len(failed)} failed {failed}")
-    sys.exit(bool(failed))
+    print(f"{case}: {points} points, {len(failed)} failed {failed}", flush=True)
+    return not failed
+
+
+def main(cases: str, where: str, step: str = "1", offset: str = "0") -> None:
+    right = [
+        crash_at_each(case, Path(where, case), int(step), int(offset)) for case in cases.split(",")
+    ]
+    sys.exit(not all(right))
 
 
 if __name__ == "__main__":
