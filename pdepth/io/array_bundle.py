@@ -34,16 +34,16 @@ def write_bundle(
         place += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
     header = json.dumps({"about": dict(about), "arrays": entries}).encode()
     header += b" " * (-(len(MAGIC) + 12 + len(header)) % ALIGNMENT)
-    with disk(Path(path), "nothing was written"), replacing(path) as temporary:
-        with temporary.open("wb") as file:
-            file.write(MAGIC + len(header).to_bytes(8, "little"))
-            file.write(zlib.crc32(header).to_bytes(4, "little") + header)
-            for array in arrays.values():
-                for chunk in _chunks(array):
-                    file.write(chunk)
-                file.write(bytes(-array.nbytes % ALIGNMENT))
-            file.flush()
-            os.fsync(file.fileno())
+    full = disk(Path(path), "nothing was written")
+    with full, replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(MAGIC + len(header).to_bytes(8, "little"))
+        file.write(zlib.crc32(header).to_bytes(4, "little") + header)
+        for array in arrays.values():
+            for chunk in _chunks(array):
+                file.write(chunk)
+            file.write(bytes(-array.nbytes % ALIGNMENT))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_bundle(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

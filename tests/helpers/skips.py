@@ -29,6 +29,8 @@ REMEDIES = {
     r"chromium": "apt install chromium chromium-driver",
     r"an installed copy has no|is not beside the tests": "a checkout of the repository",
     r"Linux|counted in /proc|as POSIX has them|no /dev/full": "Linux",
+    r"Windows (cuts|makes)|has no (fork|spawn|forkserver)|has no \{context\}": "Linux or macOS",
+    r"reads /proc": "Linux",
     r"no g\+\+ and nm": "apt install g++ binutils",
     r"SCIPY_ARRAY_API": "SCIPY_ARRAY_API=1",
     r"does not have a decision_function": "nothing: scikit-learn's own has none either",
@@ -43,6 +45,8 @@ def with_remedy(reason: str) -> str:
     """The reason of a skip, and what would run the test."""
     if "runs with: " in reason:
         return reason
+    if "'resource'" in reason:  # a module of Python's own
+        return f"{reason}; runs with: Linux or macOS"
     if missing := MISSING.search(reason):
         name = missing[1] or missing[2]
         return f"{reason}; runs with: {ELSEWHERE.get(name, TEST_EXTRA)}"

@@ -330,10 +330,13 @@ def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
         changed = bytearray(whole)
         changed[place] ^= int(RNG.integers(1, 256))
         file.write_bytes(changed)
+        refusal = ""
         try:
             loaded = Index.load(file)
         except ValueError as error:
-            assert str(file) in str(error)
+            refusal = str(error)
+        if refusal:
+            assert str(file) in refusal
             continue
         same += 1
         assert first_difference(loaded.kneighbors(QUERIES[:, :3], 3)[1], expected) is None
