@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pdepth.arrays.memory import human
 from pdepth.arrays.rows import raw_bytes
 from pdepth.embeddings.batch import Batch
+from pdepth.embeddings.calling import device_of
 from pdepth.embeddings.capture import capture_again, footprint, labels_of
 from pdepth.embeddings.collect import (
     Job,
@@ -34,6 +35,7 @@ from pdepth.embeddings.spans import SpanPlanner
 from pdepth.io.embedding_store import writing
 from pdepth.progress import RowMeter
 
+SAMPLE = 32  # rows of the first batch that run twice; on a device all of them
 SCRATCH_PREFIX = ".embeddings-"  # of the folder of embeddings that are not the same again
 
 
@@ -55,7 +57,7 @@ class RecomputedEmbeddings:
         self._planner = SpanPlanner(job, job.rows, search_rate=search_rate)
         self._stack = ExitStack()
         self._on_disk: KeptEmbeddings | None = None
-        self._checksums: dict[int, int] = {}  # of the first batch, by the probe's number
+        self._checksums: dict[int, int] = {}  # of the first rows, by the probe's number
         self._resumed = False  # and the network has not run yet
         self._first: SpanRows | None = None  # whose values the first reading captured
 
@@ -126,9 +128,9 @@ class RecomputedEmbeddings:
 
     def _repeats(self) -> bool:
         """Whether the network gives the same again; and how fast it runs."""
-        begin, reader = time.perf_counter(), self._job.readers[0]
-        self._checksums, again = first_batch_checksums(self._job)
-        self._planner.forward_rate = 2 * len(reader.first[1]) / (time.perf_counter() - begin)
+        begin, rows = time.perf_counter(), len(first_rows(self._job).labels)
+        self._checksums, again = first_rows_checksums(self._job)
+        self._planner.forward_rate = 2 * rows / (time.perf_counter() - begin)
         return self._checksums == again
 
     def _to_disk(self) -> KeptEmbeddings:
@@ -257,18 +259,21 @@ class SharedForward:
         return values
 
 
-def first_batch_checksums(
-    job: Job, rows: int | None = None
-) -> tuple[dict[int, int], dict[int, int]]:
-    """Checksums of the first batch at every probe, by its number; and of the same, run once more.
-
-    Call it inside `at_rest`; it cannot see what changes less often. rows: of the batch, at most.
-    """
+def first_rows(job: Job) -> Batch:
+    """The rows that tell whether a network repeats: of the first batch, on a device all of it."""
     inputs, labels = job.readers[0].first
-    if rows is not None:
-        inputs = inputs.first(rows)
+    if device_of(job.model).type == "cpu":
+        inputs = inputs.first(SAMPLE)
         labels = labels[: inputs.rows]
-    probes = range(len(job.layout.probes))
+    return Batch(inputs, labels)
+
+
+def first_rows_checksums(job: Job) -> tuple[dict[int, int], dict[int, int]]:
+    """Checksums of `first_rows` at every probe, by its number; and of the same, run once more.
+
+    Call it inside `at_rest`; it cannot see what changes less often.
+    """
+    batch, probes = first_rows(job), range(len(job.layout.probes))
 
     def checksums() -> dict[int, int]:
         by_probe: dict[int, int] = {}
@@ -276,7 +281,7 @@ def first_batch_checksums(
         def put(number: int, begin: int, values: torch.Tensor) -> None:
             by_probe[number] = zlib.crc32(raw_bytes(values))
 
-        batches = [(0, Batch(inputs, labels))]
+        batches = [(0, batch)]
         for _, predictions in forward(job.layout, job.readers[0].what, batches, probes, put):
             by_probe[len(probes)] = zlib.crc32(raw_bytes(predictions))
         return by_probe

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from pdepth.arrays.memory import human
 from pdepth.embeddings import recompute
-from pdepth.embeddings.calling import device_of
 from pdepth.embeddings.capture import footprint
 from pdepth.embeddings.collect import Embeddings, Job, Reading
 from pdepth.embeddings.dataset import Batches, Rows, differing, ranges
@@ -40,7 +39,6 @@ from pdepth.io.embedding_store import (
 from pdepth.io.journal import Journal, OtherRun
 from pdepth.progress import Event
 
-SAMPLE = 32  # rows of the first batch that run twice; on a device all of them
 INNER = ".embeddings"  # in run_dir: the store of a network that does not give the same bits twice
 
 
@@ -325,8 +323,7 @@ def changes(then: list[Rows], now: list[Rows], readers: Sequence[Batches]) -> Ch
 def first_of(job: Job) -> tuple[int, ...]:
     """Checksums of what the first rows give at every probe, and of their predictions; none where
     they are not the same when the network runs again. Call it inside `at_rest`."""
-    rows = SAMPLE if device_of(job.model).type == "cpu" else None
-    checksums, again = recompute.first_batch_checksums(job, rows)
+    checksums, again = recompute.first_rows_checksums(job)
     return tuple(checksums[n] for n in sorted(checksums)) if checksums == again else ()
 
 

@@ -13,6 +13,7 @@ pytest.importorskip("matplotlib")
 
 from pdepth.bench import common, pages
 from pdepth.bench.studies import (
+    checks,
     cifar10,
     compat,
     findings,
@@ -23,7 +24,7 @@ from pdepth.bench.studies import (
     presets,
 )
 
-STUDIES = (cifar10, compat, findings, libraries, memory, noise, placements, presets)
+STUDIES = (checks, cifar10, compat, findings, libraries, memory, noise, placements, presets)
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.NAME)

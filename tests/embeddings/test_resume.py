@@ -16,7 +16,7 @@ from torch import nn
 
 from pdepth.embeddings import recompute
 from pdepth.embeddings.dataset import Changed
-from pdepth.embeddings.recompute import SharedForward
+from pdepth.embeddings.recompute import RecomputedEmbeddings, SharedForward
 from pdepth.io.journal import Journal
 from pdepth.io.locks import LOCK, locked
 from pdepth.search import backward
@@ -76,10 +76,10 @@ def test_lists_of_other_values_begin_anew(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(SharedForward, "read", cut)
     options = {"queries": blobs(20, seed=1), "memory": ROW * 90, "run_dir": tmp_path / "run"}
-    checksums = recompute.first_batch_checksums
+    repeats = RecomputedEmbeddings._repeats
     for change in (0, 0, 1):
         begins.append([])
-        monkeypatch.setattr(recompute, "first_batch_checksums", _changed(checksums, change))
+        monkeypatch.setattr(RecomputedEmbeddings, "_repeats", _changed(repeats, change))
         with pytest.raises(KeyboardInterrupt):
             depth(**options)
     assert begins[0][0] == 0
@@ -87,11 +87,11 @@ def test_lists_of_other_values_begin_anew(tmp_path: Path, monkeypatch: pytest.Mo
     assert begins[2][0] == 0
 
 
-def _changed(checksums: Any, by: int) -> Any:
-    def changed(job: Any, rows: int | None = None) -> Any:
-        of_batch = checksums(job, rows)
-        change = by if rows is None else 0  # of the whole batch alone
-        return tuple({n: check + change for n, check in of_run.items()} for of_run in of_batch)
+def _changed(repeats: Any, by: int) -> Any:
+    def changed(embeddings: Any) -> bool:
+        answer: bool = repeats(embeddings)
+        embeddings._checksums = {n: check + by for n, check in embeddings._checksums.items()}
+        return answer
 
     return changed
 
@@ -136,12 +136,7 @@ def test_a_network_that_does_not_repeat_cannot_go_on(
     scratch = tmp_path / "run" / f"{recompute.SCRATCH_PREFIX}remaining"
     scratch.mkdir()
     monkeypatch.setattr(Journal, "write_votes", write_votes)
-    checksums = recompute.first_batch_checksums
-    monkeypatch.setattr(
-        recompute,
-        "first_batch_checksums",
-        lambda job, rows=None: checksums(job, rows) if rows else ({}, {0: 1}),
-    )
+    monkeypatch.setattr(RecomputedEmbeddings, "_repeats", lambda embeddings: False)
     with pytest.raises(Changed, match="not give the same values when it runs again"):
         depth(**options)
     assert not scratch.exists()

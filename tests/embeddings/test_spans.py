@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from pdepth import DepthResult, _native
+from pdepth import DepthResult, _native, prediction_depth
 from pdepth.backends import cpu
 from pdepth.embeddings.dataset import Changed
-from pdepth.embeddings.recompute import RecomputedEmbeddings, RecomputedRows
+from pdepth.embeddings.recompute import SAMPLE, RecomputedEmbeddings, RecomputedRows
 from pdepth.search.chunks import ChunkedSession
 
 from helpers.spans import (
@@ -26,6 +26,7 @@ from helpers.spans import (
     SUPPORT,
     WIDTHS,
     CountingNetwork,
+    K,
     Noisy,
     blobs,
     depth,
@@ -183,6 +184,18 @@ def test_a_network_that_differs_at_each_pass_goes_to_disk(
     assert calls == ["disk"]
     remaining = {path.name.split("-")[0] for path in (tmp_path / "run").iterdir()}
     assert remaining == {".embeddings", "about.json", "reading.npz", "votes"}
+
+
+def test_few_rows_of_a_large_batch_run_twice(tmp_path: Path) -> None:
+    """Once to see whether a run can resume, once to see whether values can be computed again."""
+    model = CountingNetwork()
+    run_dir = tmp_path / "run"
+    prediction_depth(
+        model, SUPPORT, k=K, batch_size=50, memory=ROW * 80, run_dir=run_dir, progress=False
+    )
+    assert model.rows.count(SAMPLE) == 4
+    readings = model.rows.count(50) / 3
+    assert readings == int(readings) > 1
 
 
 def test_data_that_changes_on_the_way_is_noticed() -> None:
