@@ -119,7 +119,7 @@ def test_a_long_search_is_beyond_the_machine(monkeypatch):
     options = {"k": 5, "batch_size": 8, "memory": "2GB"}
     monkeypatch.setattr("pdepth.planning.LARGE_FLOP", 1e9)
     assert pdepth.plan(convolutions(), Images(), measure=False, **options).narrower is not None
-    rates = {"_forward_rate": 1e9, "_search_rates": [(16, 1e6), (4096, 1e6)]}
+    rates = {"row_seconds_of": [1e-9] * 4, "_search_rates": [(16, 1e6), (4096, 1e6)]}
     for name, rate in rates.items():
         monkeypatch.setattr(f"pdepth.planning.{name}", lambda *_, rate=rate: rate)
     slow = pdepth.plan(convolutions(), Images(), **options)
