@@ -57,8 +57,8 @@ class Spill:
 
     def __str__(self) -> str:
         """In one line, which says why."""
-        where, count = self.folder.disk, "1 pass" if self.passes == 1 else f"{self.passes} passes"
-        text = f"{human(self.written)} to {where}, read from there: 1 forward pass, not {count}"
+        text = f"{human(self.written)} to {self.folder.disk}, read from there: 1 forward pass in "
+        text += f"place of {self.passes}"
         if self.seconds is not None and self.again_seconds is not None:
             times = format_seconds(self.seconds), format_seconds(self.again_seconds)
             text += f"; {times[0]} with the disk, {times[1]} without"
