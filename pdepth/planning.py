@@ -95,10 +95,15 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Of all work."""
+        """Of all work; of the disk's, where embeddings are spilled."""
         if self.forward_seconds is None or self.search_seconds is None:
             return None
-        return self.forward_seconds + self.search_seconds
+        return self.forward_seconds + self.search_seconds + (self._disk_seconds or 0.0)
+
+    @property
+    def _disk_seconds(self) -> float | None:
+        """Of writing and reading what is spilled; None where nothing is, or was not measured."""
+        return self.spill.disk_seconds if self.spill is not None and self.spill.taken else None
 
     def __str__(self) -> str:
         asked = "each left out of its own vote"
@@ -116,6 +121,8 @@ class Plan:
             lines["GPU memory"] = human(self.device_memory)
         if self.written:
             lines["disk"] = f"{human(self.written)} written, {human(self.read)} read"
+            if self._disk_seconds is not None:
+                lines["disk"] += f", {format_seconds(self._disk_seconds)}"
         if self.seconds is not None:
             lines["forward"] += f", {format_seconds(self.forward_seconds or 0.0)}"
             lines["search"] += f", {format_seconds(self.search_seconds or 0.0)}"

@@ -31,8 +31,8 @@ class Spill:
             written.
         written, read: bytes of embeddings, at most. free: bytes that the disk has.
         passes: spans of probes that are computed without it, at least a forward pass each.
-        seconds, again_seconds: of the forward pass and the disk, and of all forward passes without
-            it; None where they were not measured.
+        forward_seconds, disk_seconds, again_seconds: of the one forward pass, of writing and
+            reading, and of all forward passes without it; None where they were not measured.
         obstacle: why the disk cannot be used, in words; or "".
         taken: whether it is done.
     """
@@ -43,10 +43,18 @@ class Spill:
     read: int
     free: int
     passes: int
-    seconds: float | None = None
+    forward_seconds: float | None = None
+    disk_seconds: float | None = None
     again_seconds: float | None = None
     obstacle: str = ""
     taken: bool = False
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the one forward pass and the disk."""
+        if self.forward_seconds is None or self.disk_seconds is None:
+            return None
+        return self.forward_seconds + self.disk_seconds
 
     @property
     def cheaper(self) -> bool:
@@ -157,8 +165,12 @@ def _cost(
     except OSError as error:
         return replace(cost, obstacle=f"{disk} cannot be written to: {error.strerror}")
     again = sum(planner.forwarded(span) * row_seconds[span.end - 1] for span in spans)
-    seconds = sum(rows) * row_seconds[-1] + written / speed.write + read / speed.read
-    return replace(cost, seconds=seconds, again_seconds=again)
+    return replace(
+        cost,
+        forward_seconds=sum(rows) * row_seconds[-1],
+        disk_seconds=written / speed.write + read / speed.read,
+        again_seconds=again,
+    )
 
 
 def row_seconds_of(job: Job, runs: int = 3) -> list[float]:

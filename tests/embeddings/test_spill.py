@@ -465,6 +465,14 @@ def test_a_plan_measures_what_spilling_saves(disk: Path, monkeypatch: pytest.Mon
     assert found.again_seconds is not None
     assert found.taken == found.cheaper == (found.seconds < found.again_seconds)
     assert os.listdir(disk) == []
+    bill = plan(memory=MEMORY, measure=True, spill=disk)
+    assert bill.spill is not None
+    assert bill.spill.disk_seconds is not None
+    assert bill.forward_seconds is not None
+    assert bill.search_seconds is not None
+    of_network = bill.forward_seconds + bill.search_seconds
+    assert bill.seconds == of_network + bill.spill.disk_seconds
+    assert re.search(r"^disk +\d.* kB written, \d.* kB read, \d+\.\d s$", str(bill), re.M)
 
 
 def test_seconds_of_a_row_grow_with_the_probes(monkeypatch: pytest.MonkeyPatch) -> None:
