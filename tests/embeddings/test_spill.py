@@ -144,9 +144,6 @@ def test_a_network_that_differs_at_each_pass_is_written_as_well(disk: Path) -> N
     assert not any("not the same" in note for note in notes)
 
 
-# ---- "auto" ----
-
-
 def speeds(monkeypatch: pytest.MonkeyPatch, disk_bytes: float, free: int = 10**12) -> None:
     """A network of a microsecond a row, and a disk of so many bytes a second."""
     speed = DiskSpeed(disk_bytes, disk_bytes)
@@ -224,9 +221,6 @@ def test_auto_goes_to_the_directory_of_the_run(
     assert not list(run.glob(".pdepth*"))
 
 
-# ---- refusals ----
-
-
 def test_a_folder_that_lacks_room_is_refused_before_the_work(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,9 +268,6 @@ def test_a_full_disk_leaves_nothing(disk: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(OSError, match="The disk of .* is full; nothing was kept"):
         depth(memory=MEMORY, spill=disk)
     assert os.listdir(disk) == []
-
-
-# ---- runs that resume ----
 
 
 def cut_after(monkeypatch: pytest.MonkeyPatch, probes: int) -> None:
@@ -383,9 +374,6 @@ def test_embeddings_of_others_under_the_same_name_are_not_searched(
     assert any("holds others: they are computed again" in note for note in notes)
 
 
-# ---- the folder ----
-
-
 def test_a_folder_in_use_is_left_alone(disk: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with (
@@ -427,9 +415,6 @@ def test_folders_in_memory_are_known(tmp_path: Path) -> None:
     assert not is_memory(tmp_path, mounts)
     assert is_memory(tmp_path / "a" / "b", mounts)
     assert not is_memory(tmp_path / "a", tmp_path / "none")
-
-
-# ---- the bill ----
 
 
 def plan(**options: Any) -> pdepth.Plan:
