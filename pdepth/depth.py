@@ -28,6 +28,7 @@ from pdepth.embeddings.collect import Embeddings, HeldEmbeddings, Job, Reading
 from pdepth.embeddings.dataset import DataOptions
 from pdepth.embeddings.placement import VERSION, Layers, Pools, ProbeOptions, check_layers
 from pdepth.embeddings.resuming import Start
+from pdepth.embeddings.spilling import AUTO, Spill, check_spill, priced, row_seconds_of
 from pdepth.io.embedding_store import Origin, claimed, fingerprint_of, holds_store, is_store
 from pdepth.io.journal import PROBES, Journal
 from pdepth.progress import Observer, ProbeMeter, fastest, watch
@@ -56,6 +57,7 @@ class ModelOptions(VotingOptions, total=False):
     batch_size: int
     keep_embeddings: str | os.PathLike[str] | None
     run_dir: str | os.PathLike[str] | None
+    spill: str | os.PathLike[str] | None
     progress: bool | Observer
 
 
@@ -108,6 +110,7 @@ def prediction_depth(
     num_threads: int | None = None,
     keep_embeddings: str | os.PathLike[str] | None = None,
     run_dir: str | os.PathLike[str] | None = None,
+    spill: str | os.PathLike[str] | None = None,
     progress: bool | Observer = True,
 ) -> DepthResult | dict[int, DepthResult]:
     """Compute the prediction depth of `queries` (N rows) under `model`, by votes of `support` (M).
@@ -151,14 +154,18 @@ def prediction_depth(
         embeddings, labels and predictions for `pdepth.open_store`; they need not fit into memory.
     run_dir: a directory for the journal of the run. After an interruption the same call resumes
         from it, and ends with the same votes. Data that have changed since, and the code of the
-        network, are noticed: see "Memory, and runs that resume" in the documentation.
+        network, are noticed: see "Datasets beyond memory" in the documentation.
+    spill: an existing folder for embeddings that do not fit into `memory`: they are written there
+        in the one forward pass and searched from there, and removed in the end; "auto": in
+        `run_dir`, or else the system's temporary folder, if the disk is faster than to compute them
+        again, as measured for a moment. With a `run_dir` the same call finds them again.
     progress: True (standard error), False, or a callable that takes `pdepth.progress.Event`s.
 
     Raises ValueError and TypeError for wrong arguments, before any work where the argument alone
     shows it, MemoryError for less memory than a batch of embeddings takes, FileExistsError for a
-    directory that holds something else, and OSError for a full disk. A `run_dir` of another
-    model, data, k or version is a ValueError that says what has changed; one that another
-    process uses, a BlockingIOError.
+    directory that holds something else, and OSError for a full disk, which for `spill` is known
+    before the work. A `run_dir` of another model, data, k or version is a ValueError that says what
+    has changed; one that another process uses, a BlockingIOError.
     """
     voting = arguments.check_voting(k, weights, temperature)
     options = arguments.check_search(voting, metric, True, num_threads, None)
@@ -167,6 +174,7 @@ def prediction_depth(
     backend_named(backend)
     target_device, budget = check_device(device), Budget.of(memory)
     check_layers(model, layers)
+    check_spill(spill, keep_embeddings)
     probe_options = ProbeOptions(layers, pool, input, max_width, output)
     with (
         watch(progress) as observer,
@@ -181,6 +189,10 @@ def prediction_depth(
             observer=observer,
         )  # fmt: skip
         reference = _of_read_rows(reference, job)
+        if not job.fits:
+            check_least(job)
+        rate = product_rate(job.home) if not job.fits or progress is not False else None
+        taken = choose_spill(job, spill, run_dir, rate)
         meta = job.layout.meta() | _skipped(job)
         journal, origin = None, Origin(layout=job.layout.description, meta=meta)
         if run_dir is not None or target is not None:
@@ -192,8 +204,8 @@ def prediction_depth(
                 "return_counts": str(return_counts),
             }
             journal = stack.enter_context(closing(Journal(run_dir, about)))
-        rate = product_rate(job.home) if not job.fits or progress is not False else None
-        start = Start(job, origin, target, partial(plan_embeddings, job, rate, run_dir), stack)
+        plan = partial(plan_embeddings, job, rate, run_dir, taken, origin)
+        start = Start(job, origin, target, plan, stack)
         embeddings, reading = start.anew() if journal is None else start.with_journal(journal)
         problem = _problem_of(job, reading, options)
         targets = Targets.of(problem, reading.predictions, reading.labels[-1], reference)
@@ -217,21 +229,40 @@ def prediction_depth(
     return results
 
 
-def plan_embeddings(
-    job: Job, search_rate: float | None, run_dir: str | os.PathLike[str] | None
-) -> Embeddings:
-    """Choose where the embeddings of a job are that are not kept: in memory, or computed again.
+def choose_spill(
+    job: Job,
+    spill: str | os.PathLike[str] | None,
+    run_dir: str | os.PathLike[str] | None,
+    search_rate: float | None,
+) -> Spill | None:
+    """How what does not fit goes to disk, if `spill` asks for it and, of "auto", it is cheaper; a
+    note says why, or why not. Raises OSError for a folder that lacks room."""
+    if spill is None or job.fits:
+        return None
+    seconds = row_seconds_of(job, runs=1) if spill == AUTO else None
+    cost = priced(job, spill, run_dir, seconds, search_rate)
+    job.note(f"spill: {cost}")
+    return cost if cost.taken else None
 
-    Raises MemoryError where not even single rows of a probe could be searched.
-    """
+
+def plan_embeddings(
+    job: Job,
+    search_rate: float | None,
+    run_dir: str | os.PathLike[str] | None,
+    spill: Spill | None,
+    origin: Origin,
+) -> Embeddings:
+    """Choose where the embeddings of a job are that are not kept: in memory, also on disk, or
+    computed again."""
     if job.fits:
         return HeldEmbeddings(job)
     from pdepth.embeddings.recompute import RecomputedEmbeddings
+    from pdepth.embeddings.spilled import SpilledEmbeddings
 
     for reader in job.readers:
         reader.remembers = True
-    check_least(job)
-    return RecomputedEmbeddings(job, search_rate, None if run_dir is None else Path(run_dir))
+    again = RecomputedEmbeddings(job, search_rate, None if run_dir is None else Path(run_dir))
+    return again if spill is None else SpilledEmbeddings(job, spill, origin, again)
 
 
 def search_backward(

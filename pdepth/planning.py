@@ -21,12 +21,11 @@ from pdepth.embeddings.calling import Output, at_rest
 from pdepth.embeddings.capture import footprint
 from pdepth.embeddings.collect import Job
 from pdepth.embeddings.dataset import DataOptions
-from pdepth.embeddings.forward import forward
 from pdepth.embeddings.inspection import narrowed
 from pdepth.embeddings.placement import Layers, Pools, ProbeOptions, check_layers
 from pdepth.embeddings.spans import Span, SpanPlanner
+from pdepth.embeddings.spilling import Spill, check_spill, priced, row_seconds_of
 from pdepth.progress import fastest, format_seconds
-from pdepth.search import chunks
 from pdepth.votes import probe_votes
 
 MEASURED_BYTES = 1 << 25  # of rows that the search is measured on
@@ -72,6 +71,8 @@ class Plan:
             memory, or the search takes over an hour (not measured: 100 TFLOP), and feature maps can
             be averaged; else None.
         notes: sentences on what is left out or averaged.
+        spill: what does not fit into memory on disk, taken or not: its bytes, and what it saves;
+            None where all fits, or is kept.
     """
 
     probes: tuple[str, ...]
@@ -90,13 +91,19 @@ class Plan:
     search_seconds: float | None
     narrower: Narrower | None = None
     notes: tuple[str, ...] = ()
+    spill: Spill | None = None
 
     @property
     def seconds(self) -> float | None:
-        """Of all work."""
+        """Of all work; of the disk's, where embeddings are spilled."""
         if self.forward_seconds is None or self.search_seconds is None:
             return None
-        return self.forward_seconds + self.search_seconds
+        return self.forward_seconds + self.search_seconds + (self._disk_seconds or 0.0)
+
+    @property
+    def _disk_seconds(self) -> float | None:
+        """Of writing and reading what is spilled; None where nothing is, or was not measured."""
+        return self.spill.disk_seconds if self.spill is not None and self.spill.taken else None
 
     def __str__(self) -> str:
         asked = "each left out of its own vote"
@@ -114,12 +121,16 @@ class Plan:
             lines["GPU memory"] = human(self.device_memory)
         if self.written:
             lines["disk"] = f"{human(self.written)} written, {human(self.read)} read"
+            if self._disk_seconds is not None:
+                lines["disk"] += f", {format_seconds(self._disk_seconds)}"
         if self.seconds is not None:
             lines["forward"] += f", {format_seconds(self.forward_seconds or 0.0)}"
             lines["search"] += f", {format_seconds(self.search_seconds or 0.0)}"
             lines["time"] = f"{format_seconds(self.seconds)} at most, as measured here"
         if self.notes:
             lines["note"] = "; ".join(self.notes)
+        if self.spill is not None:
+            lines["spill"] = str(self.spill)
         if self.narrower is not None:
             lines["narrower"] = str(self.narrower)
         return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
@@ -146,13 +157,17 @@ def plan(
     batch_size: int = 256,
     num_threads: int | None = None,
     keep_embeddings: str | os.PathLike[str] | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    spill: str | os.PathLike[str] | None = None,
     measure: bool = True,
 ) -> Plan:
     """What `prediction_depth` with these arguments will cost.
 
-    Where that is beyond the machine, it says what `max_width` would make of it. Reads the first
-    batch of each dataset, and with skip_unreadable all of it; measure: runs the batch once more
-    and the kernel on a few thousand random rows, for some seconds, to know this machine's speed.
+    Where that is beyond the machine, it says what `max_width` would make of it; where embeddings do
+    not fit into memory, what disk in place of further forward passes costs and saves, and whether
+    `spill` takes it. Reads the first batch of each dataset, and with skip_unreadable all of it;
+    measure: runs the batch once more and the kernel on a few thousand random rows, and writes and
+    reads 64 MiB where embeddings may go, for some seconds, to know this machine's speed.
 
     Raises as `prediction_depth` before its work; ValueError for a dataset that does not say how
     many rows it has.
@@ -163,6 +178,7 @@ def plan(
     backend_named(backend)
     target_device, budget = check_device(device), Budget.of(memory)
     check_layers(model, layers)
+    check_spill(spill, keep_embeddings)
     probe_options = ProbeOptions(layers, pool, input, max_width, output)
     with at_rest(model, target_device):
         job = Job.inspect(
@@ -177,16 +193,20 @@ def plan(
                     "a stream; a plan needs the number."
                 )
         kept = keep_embeddings is not None
-        if not kept and not job.fits:
+        if not job.fits:
             check_least(job)
         rates = None
         if measure:
             rates = Rates(
-                forward=_forward_rate(job),
+                forward=row_seconds_of(job),
                 search=_search_rates(job, backend, options.num_threads),
                 product=product_rate(job.home),
             )
-        bill = _bill(job, kept, options.num_threads, rates)
+        cost = None
+        if not kept and not job.fits:
+            times = (None, None) if rates is None else (rates.forward, rates.product)
+            cost = priced(job, spill, run_dir, *times)
+        bill = _bill(job, kept, cost, options.num_threads, rates)
         if max_width is None and _beyond(bill, fits=kept or job.fits):
             bill = replace(bill, narrower=_narrower(job, bill))
     return bill
@@ -222,23 +242,24 @@ def _narrower(job: Job, bill: Plan) -> Narrower | None:
 
 @dataclass(frozen=True)
 class Rates:
-    """What this machine does in a second: rows of the forward pass, floating-point operations of
-    the search by width, and those of a float32 matrix product."""
+    """How fast this machine is: seconds that a row's forward pass takes until each probe, and in a
+    second the floating-point operations of the search by width, and of a float32 matrix product."""
 
-    forward: float
+    forward: list[float]
     search: list[tuple[int, float]]
     product: float
 
 
-def _bill(job: Job, kept: bool, num_threads: int, rates: Rates | None) -> Plan:
-    """The plan's numbers. kept: whether embeddings go to disk."""
+def _bill(job: Job, kept: bool, spill: Spill | None, num_threads: int, rates: Rates | None) -> Plan:
+    """The plan's numbers. kept: whether embeddings go to disk. spill: how some do, or would."""
     layout, budget, rows = job.layout, job.budget, job.rows or []
     support, queries = rows[0], rows[-1]
     planner = SpanPlanner(job, rows)
     if rates is not None:
-        planner.forward_rate, planner.search_rate = rates.forward, rates.product
-    spans = [Span(0, len(layout.probes), "held")] if kept else planner.all()
-    recomputed = not kept and not job.fits
+        planner.forward_rate, planner.search_rate = 1 / rates.forward[-1], rates.product
+    once = kept or (spill is not None and spill.taken)
+    spans = [Span(0, len(layout.probes), "held")] if once else planner.all()
+    recomputed = not once and not job.fits
     taken = [footprint(layout, sum(rows), job.metric, range(s.first, s.end)) for s in spans]
     work = cpu.working_set(max(layout.widths), support, num_threads, job.search_memory(recomputed))
     memory, on_device = max(taken) + work, 0
@@ -248,21 +269,24 @@ def _bill(job: Job, kept: bool, num_threads: int, rates: Rates | None) -> Plan:
             size + work if span.way == "held" else budget.size
             for span, size in zip(spans, taken, strict=True)
         )
-    if kept:
-        memory = work
+    if once:
+        memory = work if job.fits or budget.size is None else budget.size
     if job.home is not None:
         on_device = max(taken) + triton.working_set(max(layout.widths), support, queries)
         memory = 0
-    forwarded = sum(_forwarded(job, span, support, queries) for span in spans)
+    forwarded = sum(planner.forwarded(span) for span in spans)
     flop = [2.0 * queries * support * width for width in layout.widths]
     forward_seconds = search_seconds = None
     if rates is not None:
-        forward_seconds = forwarded / rates.forward
+        forward_seconds = forwarded * rates.forward[-1]
         search_seconds = sum(
             operations / _at(width, rates.search)
             for operations, width in zip(flop, layout.widths, strict=True)
         )
     total = footprint(layout, sum(rows))
+    written, read = (total, total) if kept else (0, 0)
+    if spill is not None and spill.taken:
+        written, read = spill.written, spill.read
     return Plan(
         probes=layout.names,
         widths=layout.widths,
@@ -274,39 +298,13 @@ def _bill(job: Job, kept: bool, num_threads: int, rates: Rates | None) -> Plan:
         embeddings=total,
         memory=memory,
         device_memory=on_device,
-        written=total if kept else 0,
-        read=total if kept else 0,
+        written=written,
+        read=read,
         forward_seconds=forward_seconds,
         search_seconds=search_seconds,
         notes=layout.notes,
+        spill=spill,
     )
-
-
-def _forwarded(job: Job, span: Span, support: int, queries: int) -> int:
-    """Rows that run through the network for a span."""
-    readings = 1
-    if span.way == "streamed" and job.budget.size is not None:
-        row_bytes = footprint(job.layout, 1, job.metric, [span.first])
-        readings = chunks.readings(job.budget.size, queries, row_bytes, job.k)
-    return readings * support + (0 if job.own_rows and span.way == "held" else queries)
-
-
-def _forward_rate(job: Job) -> float:
-    """Rows a second of the forward pass, every probe copied, over the first batch."""
-    labels = job.readers[0].first.labels
-    held: dict[int, torch.Tensor] = {}
-
-    def put(number: int, begin: int, values: torch.Tensor) -> None:
-        held[number] = values.to("cpu", copy=True)
-
-    def once() -> None:
-        every = range(len(job.layout.probes))
-        for _ in forward(
-            job.layout, "support", [(0, job.readers[0].first)], every, put, predict=True
-        ):
-            pass
-
-    return len(labels) / fastest(once)
 
 
 def _search_rates(job: Job, backend: str, num_threads: int) -> list[tuple[int, float]]:

@@ -8,6 +8,8 @@ linear: time against rows, queries and width, doubled. mapped: a memory map of f
 the same rows in memory. resume: kills at random moments. cifar10: depths of test images under a
 ResNet18 within 8 and 4 GiB, or `--memory`; each run is stored when it has ended, and has the same
 depths as others of its size, or no number. own: of training images, each left out of its own vote.
+spill: test images with what does not fit on disk, beside computing it again, interleaved; `--rows`
+and `--queries` are 10,000 and 2,000 unless given, `--disk` the folder, `--rounds` how often.
 theirs: what aucurriculum's way would need for the same, its time measured on a sample and scaled.
 Each case runs in a process of its own; memory is that process's peak as the operating system
 reports it. `--rows N` and `--queries N` make the CIFAR-10 cases smaller, and the budgets too.
@@ -49,11 +51,14 @@ KILLS = 20
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the CIFAR-10 cases; memory is a budget in place of the usual ones, or ""."""
+    """Of the CIFAR-10 cases; memory is a budget in place of the usual ones, or "". disk, rounds: of
+    the case that spills."""
 
     rows: int
     queries: int
     memory: str
+    disk: str = ""
+    rounds: int = ROUNDS
 
     def budget(self, gib: int) -> str:
         """A budget for all 50,000 rows, scaled to fewer."""
@@ -89,6 +94,30 @@ def measure_cifar10(sizes: Sizes) -> dict[str, Any]:
 
 def measure_own(sizes: Sizes) -> dict[str, Any]:
     return with_run(sizes.rows, 0, sizes.memory or sizes.budget(8))
+
+
+def measure_spill(sizes: Sizes) -> dict[str, Any]:
+    """Processor seconds with spill and without, in turn."""
+    memory = sizes.memory or sizes.budget(4)
+    arguments: dict[str, Any] = {"rows": sizes.rows, "queries": sizes.queries, "memory": memory}
+    with tempfile.TemporaryDirectory(dir=sizes.disk or None) as folder:
+        rounds = [
+            [run_case("cifar10", **arguments, spill=spill) for spill in (None, folder)]
+            for _ in range(sizes.rounds)
+        ]
+    check_equal([record["depths"] for pair in rounds for record in pair])
+    again, spilled = zip(*rounds, strict=True)
+    return arguments | {
+        "again": median(record["processor_seconds"] for record in again),
+        "spilled": median(record["processor_seconds"] for record in spilled),
+        "ratio": median(a["processor_seconds"] / b["processor_seconds"] for a, b in rounds),
+        "again_forward": median(record["forward"] / record["seconds"] for record in again),
+        "spilled_forward": median(record["forward"] / record["seconds"] for record in spilled),
+        "again_peak": max(record["peak"] for record in again),
+        "peak": max(record["peak"] for record in spilled),
+        "before": max(record["before"] for record in spilled),
+        "rounds": sizes.rounds,
+    }
 
 
 def with_run(rows: int, queries: int, memory: str) -> dict[str, Any]:
@@ -284,6 +313,7 @@ SECTIONS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
     "resume": measure_resume,
     "cifar10": measure_cifar10,
     "own": measure_own,
+    "spill": measure_spill,
     "theirs": measure_aucurriculum,
 }
 
@@ -301,13 +331,22 @@ def store(section: str, record: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], default=[])
-    parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--queries", type=int, default=10_000)
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--queries", type=int)
     parser.add_argument("--memory", default="")
+    parser.add_argument("--disk", default="")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--render", action="store_true")
     options = parser.parse_args()
-    sizes = Sizes(options.rows, options.queries, options.memory)
     for section in [] if options.render else options.sections or list(SECTIONS):
+        rows, queries = (10_000, 2_000) if section == "spill" else (50_000, 10_000)
+        sizes = Sizes(
+            options.rows or rows,
+            queries if options.queries is None else options.queries,
+            options.memory,
+            options.disk,
+            options.rounds,
+        )
         record = SECTIONS[section](sizes)
         store(section, record if "runs" in record else record | {"machine": machine(*PACKAGES)})
     render(NAME, table(stored()), PAGE)

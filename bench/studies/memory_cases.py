@@ -47,7 +47,7 @@ class Shares:
         return float(settling)
 
 
-def cifar10(memory: str, rows: int, queries: int) -> dict[str, Any]:
+def cifar10(memory: str, rows: int, queries: int, spill: str | None = None) -> dict[str, Any]:
     """The depths of test images, or with no queries of the training images themselves."""
     from torch.utils.data import Subset
 
@@ -65,7 +65,9 @@ def cifar10(memory: str, rows: int, queries: int) -> dict[str, Any]:
             notes.append(event.text)
 
     before, begin, processor = memory_now(), time.perf_counter(), time.process_time()
-    result = pdepth.prediction_depth(model, support, test, memory=memory, progress=note)
+    result = pdepth.prediction_depth(
+        model, support, test, memory=memory, spill=spill, progress=note
+    )
     return {
         "seconds": time.perf_counter() - begin,
         "processor_seconds": time.process_time() - processor,

@@ -51,6 +51,19 @@ def _run_row(run: dict[str, Any]) -> str:
     )
 
 
+def _spill(record: dict[str, Any]) -> str:
+    times = "once" if record["rounds"] == 1 else f"{record['rounds']} times in turn, medians"
+    return (
+        f"**Disk instead of further forward passes**, {record['rows']:,} x {record['queries']:,} "
+        f"within {record['memory']}, the same depths: {record['again']:.0f} s of processor time "
+        f"computed again, {record['spilled']:.0f} s with `spill`, a ratio of "
+        f"{record['ratio']:.2f} (each {times}); the forward pass takes "
+        f"{record['again_forward']:.0%} of the time, and {record['spilled_forward']:.0%}; peaks "
+        f"{_size(record['again_peak'])} and {_size(record['peak'])}, of which "
+        f"{_size(record['before'])} before the start."
+    )
+
+
 def _aucurriculum(record: dict[str, Any]) -> str:
     total = record["forward"] + record["search"]
     return (
@@ -99,6 +112,7 @@ def _resume(record: dict[str, Any]) -> str:
 
 TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "cifar10": _cifar10,
+    "spill": _spill,
     "theirs": _aucurriculum,
     "mapped": _mapped,
     "linear": _linear,

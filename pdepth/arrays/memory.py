@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 DEVICE_SHARE = 0.8  # of a device's free memory that embeddings and search may take
 LIST_BYTES = 16  # of a neighbour in the running lists of a support that comes in chunks
 MERGE_BYTES = 80  # of a neighbour while a chunk's lists are merged into them
+WORK_SHARE = 0.25  # of a search's memory, for what a kernel takes whatever the sizes
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -89,6 +90,13 @@ def free_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup"
                     "total_inactive_file",
                 )  # fmt: skip
     return max(min(amounts), 0) if amounts else None
+
+
+def readings(memory: int, queries: int, row_bytes: int, k: int) -> int:
+    """How often a support that does not fit is read: once for each query chunk."""
+    usable = int((1 - WORK_SHARE) * memory)
+    query_chunk = max(1, usable // 2 // (row_bytes + MERGE_BYTES * (k + 1)))
+    return -(-queries // query_chunk)
 
 
 def free_on(device: torch.device) -> int:

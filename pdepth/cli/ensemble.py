@@ -29,6 +29,7 @@ from pdepth.cli.options import (
     Pool,
     Quiet,
     SkipUnreadable,
+    Spill,
     Threads,
     parse_output,
     parse_pools,
@@ -101,6 +102,7 @@ def ensemble(
     device: Device = None,
     threads: Threads = None,
     memory: Memory = None,
+    spill: Spill = None,
     image_size: ImageSize = None,
     as_imagefolder: AsImageFolder = False,
     skip_unreadable: SkipUnreadable = False,
@@ -160,6 +162,7 @@ def ensemble(
             device=device,
             num_threads=threads,
             memory=memory,
+            spill=spill,
         )
     groups = _find_groups(result, quiet)
     written = [out / folder.ENSEMBLE, *folder.write_skipped(skipped, out)]

@@ -108,6 +108,15 @@ Keep = Annotated[
         "store is never replaced.",
     ),
 ]
+Spill = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|auto",
+        help="Write embeddings that do not fit into memory to this folder while the run lasts, in "
+        "place of computing them again; auto: if that takes less time here.",
+        show_default="computed again",
+    ),
+]
 ImageSize = Annotated[
     int | None, typer.Option(help="Resize the shorter side to this and crop the centre.")
 ]

@@ -34,6 +34,7 @@ from pdepth.cli.options import (
     Queries,
     Quiet,
     SkipUnreadable,
+    Spill,
     Support,
     Threads,
     Weights,
@@ -83,6 +84,7 @@ def run(
     backend: Backend = "auto",
     memory: Memory = None,
     keep_embeddings: Keep = None,
+    spill: Spill = None,
     early_exit: Annotated[
         bool,
         typer.Option(
@@ -164,6 +166,7 @@ def run(
         batch_size=batch_size,
         num_threads=threads,
         keep_embeddings=keep_embeddings,
+        spill=spill,
         label_column=opened.label_column,
         processor=opened.processor,
         skip_unreadable=skip_unreadable,
@@ -174,7 +177,7 @@ def run(
     assert support is not None
     assert opened.support is not None
     if dry_run:
-        typer.echo(plan_run(network, opened.support, opened.queries, options))
+        typer.echo(plan_run(network, opened.support, opened.queries, options, out))
         return
     assert out is not None
     finished = run_to_folder(

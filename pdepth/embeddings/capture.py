@@ -78,7 +78,7 @@ def capture(
     """Run the model over all of `source`; its probes' values are copied as they arise.
 
     Call it inside `at_rest`. probes: the numbers of those whose values are kept; None for all.
-    receive: called with a probe's number and values (B, ...), which are not kept in memory then.
+    receive: called with the number and values (B, ...) of each of the others, where it is given.
     device: where values are kept; None for the CPU. on_rows: called with the number of rows done
     after each batch. make_room: called with the number of rows that memory is about to be taken
     for, more than once where a source does not know its length; it may raise a MemoryError.
@@ -87,10 +87,11 @@ def capture(
     """
     rows = source.rows or 0
     make_room(rows)
-    probes = range(len(layout.probes)) if probes is None else probes
+    every = range(len(layout.probes))
+    probes = every if probes is None else probes
     matrices = {
         probe: torch.empty(
-            (rows if receive is None else 0, *layout.shapes[probe]),
+            (rows, *layout.shapes[probe]),
             dtype=layout.dtypes[probe],
             device=device or "cpu",
         )
@@ -111,16 +112,15 @@ def capture(
             on_rows(done)
 
     def store(probe: int, begin: int, values: Tensor) -> None:
-        if receive is None:
+        if probe in matrices:
             matrices[probe][begin : begin + len(values)].copy_(values)
-        else:
+        elif receive is not None:
             receive(probe, values)
 
-    batches = forward(layout, source.what, numbered_batches(), probes, store, predict=True)
+    taken = probes if receive is None else every
+    batches = forward(layout, source.what, numbered_batches(), taken, store, predict=True)
     labels, predictions = zip(*batches, strict=True)
-    embeddings = []
-    if receive is None:
-        embeddings = [matrix[:done].reshape(done, -1) for matrix in matrices.values()]
+    embeddings = [matrix[:done].reshape(done, -1) for matrix in matrices.values()]
     return Captured(embeddings, torch.cat(labels), torch.cat(predictions))
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.arrays.memory import LIST_BYTES, MERGE_BYTES
+from pdepth.arrays.memory import LIST_BYTES, MERGE_BYTES, readings
 from pdepth.embeddings.capture import footprint
 from pdepth.embeddings.collect import Job, room_for
 
@@ -65,9 +65,7 @@ class SpanPlanner:
         queries = self.rows[-1] if active is None else len(active)
         if resumed_first is not None and self.chunk_rows(range(resumed_first, end), queries) > 0:
             return Span(resumed_first, end, "shared")
-        held, shared = end, end
-        while held and self._fits(range(held - 1, end), queries):
-            held -= 1
+        held, shared = self.held_first(end, queries), end
         while shared and self.chunk_rows(range(shared - 1, end), queries) > 0:
             if shared < end and not self._worth_joining(shared - 1, queries):
                 break
@@ -75,6 +73,22 @@ class SpanPlanner:
         if shared < held:
             return Span(shared, end, "shared")
         return Span(held, end, "held") if held < end else Span(end - 1, end, "streamed")
+
+    def held_first(self, end: int, queries: int) -> int:
+        """The first of the probes before `end` that can be held together; `end` where none can."""
+        held = end
+        while held and self._fits(range(held - 1, end), queries):
+            held -= 1
+        return held
+
+    def forwarded(self, span: Span) -> int:
+        """Rows that run through the network for a span while all queries are active."""
+        job, count = self.job, 1
+        support, queries = self.rows[0], self.rows[-1]
+        if span.way == "streamed" and job.budget.size is not None:
+            row_bytes = footprint(job.layout, 1, job.metric, [span.first])
+            count = readings(job.budget.size, queries, row_bytes, job.k)
+        return count * support + (0 if job.own_rows and span.way == "held" else queries)
 
     def chunk_rows(self, probes: range, queries: int) -> int:
         """Rows of the support, whole batches, beside so many queries at these probes; or 0."""

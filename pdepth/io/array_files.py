@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays.rows import Rows, numpy_type
+from pdepth.arrays.shards import Shard, Shards
 from pdepth.io.atomic import disk
 
 NOTHING_KEPT = "nothing was kept"
@@ -37,11 +38,11 @@ class ArrayFile:
             self._put(header.getvalue())
 
     def write(self, rows: Rows) -> None:
-        array: NDArray[Any] = rows.on_host().array
-        step = max(1, CHUNK_BYTES // (array[:1].nbytes or 1))
+        array: NDArray[Any] = np.ascontiguousarray(rows.on_host().array)
+        content = array.reshape(-1).view(np.uint8).data
         with disk(self.folder, NOTHING_KEPT):
-            for begin in range(0, len(array), step):
-                self._put(array[begin : begin + step].tobytes())
+            for begin in range(0, len(content), CHUNK_BYTES):
+                self._put(content[begin : begin + CHUNK_BYTES])
 
     def close(self) -> dict[str, Any]:
         """Write all to the disk; returns the manifest's entry."""
@@ -51,7 +52,7 @@ class ArrayFile:
         about = {"file": self.name, "dtype": self.kind, "shape": list(self.shape)}
         return about | {"bytes": self.size, "chunk_bytes": CHUNK_BYTES, "crc32": self.crcs}
 
-    def _put(self, block: bytes) -> None:
+    def _put(self, block: bytes | memoryview) -> None:
         self.file.write(block)
         while block:
             room = len(self.crcs) * CHUNK_BYTES - self.size
@@ -87,6 +88,31 @@ def check_content(path: Path, about: Mapping[str, Any]) -> None:
 def mapped(folder: Path, about: Mapping[str, Any]) -> Any:
     """A file's array as a memory map whose changes stay in memory; its header is checked."""
     path = folder / str(about["file"])
+    shape, dtype = tuple(about["shape"]), numpy_type(about["dtype"])
+    array = np.memmap(path, dtype, "c", _checked_offset(path, about), shape)
+    if about["dtype"] != "bfloat16":
+        return array
+    import torch
+
+    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+
+
+def source(folder: Path, about: Mapping[str, Any]) -> Shards:
+    """As `mapped`, but read slice by slice: a map's pages would count as this process's memory."""
+    path, kind = folder / str(about["file"]), str(about["dtype"])
+    offset = _checked_offset(path, about)
+    return Shards([Shard(str(path), tuple(about["shape"]), kind, numpy_type(kind), path, offset)])
+
+
+def loaded(folder: Path, about: Mapping[str, Any]) -> NDArray[Any]:
+    """As `mapped`, of a small file whose content is checked at once."""
+    array: NDArray[Any] = mapped(folder, about)
+    check_content(folder / str(about["file"]), about)
+    return array
+
+
+def _checked_offset(path: Path, about: Mapping[str, Any]) -> int:
+    """Where a file's array begins, if its size and header are those of the manifest's entry."""
     _check_size(path, about["bytes"])
     shape, dtype = tuple(about["shape"]), numpy_type(about["dtype"])
     with path.open("rb") as file:
@@ -106,19 +132,7 @@ def mapped(folder: Path, about: Mapping[str, Any]) -> Any:
         raise ValueError(f"{path}: expected {name} {expected[differs]}, got {header[differs]}.")
     if offset + int(np.prod(shape)) * dtype.itemsize != about["bytes"]:
         raise ValueError(f"{path}: expected {about['bytes']} bytes, got a header of {offset}.")
-    array = np.memmap(path, dtype, "c", offset, shape)
-    if about["dtype"] != "bfloat16":
-        return array
-    import torch
-
-    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-
-
-def loaded(folder: Path, about: Mapping[str, Any]) -> NDArray[Any]:
-    """As `mapped`, of a small file whose content is checked at once."""
-    array: NDArray[Any] = mapped(folder, about)
-    check_content(folder / str(about["file"]), about)
-    return array
+    return offset
 
 
 def _check_size(path: Path, size: int) -> None:

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays.rows import Rows, raw_bytes, rows_of
-from pdepth.io.array_files import NOTHING_KEPT, ArrayFile, check_content, loaded, mapped
+from pdepth.arrays.shards import Shards
+from pdepth.io.array_files import NOTHING_KEPT, ArrayFile, check_content, loaded, mapped, source
 from pdepth.io.atomic import disk, remove_leftovers, replacing
 from pdepth.io.locks import LOCK, locked
 
@@ -104,6 +105,12 @@ class EmbeddingStore:
     def parts(self) -> list[Part]:
         """Support and, where they were held out, queries."""
         return [self.support] if self.queries is None else [self.support, self.queries]
+
+    def sources(self, probe: str) -> list[Shards]:
+        """A probe's values of each part, to be read slice by slice: a map's pages would count as
+        this process's memory."""
+        files = _files(_manifest(self.path))
+        return [source(self.path, about) for about in files if about.get("probe") == probe]
 
     def check(self, probe: str) -> None:
         """Compare a probe's values with the manifest's checksums, once.

@@ -49,6 +49,7 @@ class RunOptions:
     max_width: int | None = None
     output: Output = None
     skip_unreadable: bool = False
+    spill: str | os.PathLike[str] | None = None
 
     def of_probes(self) -> ProbeOptions:
         """Those that say where a network is probed."""
@@ -75,6 +76,7 @@ class RunOptions:
             "label_column": self.label_column,
             "processor": self.processor,
             "skip_unreadable": self.skip_unreadable,
+            "spill": self.spill,
         }
 
     def of_depth(self) -> dict[str, Any]:
@@ -162,7 +164,11 @@ def run_to_folder(
 
 
 def plan_run(
-    model: nn.Module, support: inputs.Data, queries: inputs.Data | None, options: RunOptions
+    model: nn.Module,
+    support: inputs.Data,
+    queries: inputs.Data | None,
+    options: RunOptions,
+    out: str | os.PathLike[str] | None = None,
 ) -> Plan:
-    """Return what a run with these options will cost; see `pdepth.plan`."""
-    return plan(model, support, queries, **options.of_plan())
+    """Return what a run with these options, into a folder, will cost; see `pdepth.plan`."""
+    return plan(model, support, queries, run_dir=out, **options.of_plan())

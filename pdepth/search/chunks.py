@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pdepth.arrays.arguments import Voting
 from pdepth.arrays.encoded import EncodedVotes, Neighbors
-from pdepth.arrays.memory import MERGE_BYTES, free_bytes, human
+from pdepth.arrays.memory import MERGE_BYTES, WORK_SHARE, free_bytes, human
 from pdepth.arrays.problem import ProbeRows, Problem
 from pdepth.arrays.rows import Rows, numpy_type
 from pdepth.arrays.sources import SharedReading, Stored
@@ -34,7 +34,6 @@ from pdepth.search.voting import only_target, votes_of_neighbors
 
 MEMORY_SHARE = 0.5  # of the free memory, where the caller sets no limit
 DEFAULT_MEMORY = 1 << 31  # where the system does not tell what is free
-WORK_SHARE = 0.25  # of the memory, for what a kernel takes whatever the sizes
 PACKED_BYTES = 4  # an element of the support takes in a kernel, at most
 
 
@@ -303,13 +302,6 @@ def check_memory(memory: int, name: str, width: int, row_bytes: int, k: int) -> 
     """Raise MemoryError where a probe cannot be searched in chunks; row_bytes: of one, read."""
     query = row_bytes + MERGE_BYTES * (k + 1)
     _check_least(memory, name, width, max(query, 2 * row_bytes + PACKED_BYTES * width))
-
-
-def readings(memory: int, queries: int, row_bytes: int, k: int) -> int:
-    """How often a support that does not fit is read: once for each query chunk."""
-    usable = int((1 - WORK_SHARE) * memory)
-    query_chunk = max(1, usable // 2 // (row_bytes + MERGE_BYTES * (k + 1)))
-    return -(-queries // query_chunk)
 
 
 def _check_least(memory: int, name: str, width: int, unit: int) -> None:

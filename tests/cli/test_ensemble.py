@@ -150,6 +150,17 @@ def test_options_of_probes(tmp_path: Path, user_file: Path, drawn: Any) -> None:
     assert "expected networks with pool unset, got {'1': 'mean'}; pass --overwrite" in other.stderr
 
 
+def test_an_ensemble_that_spills_is_the_same(tmp_path: Path, user_file: Path, drawn: Any) -> None:
+    read = ("--read", f"{user_file}:networks", "--networks", 2)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for name, more in (("whole", ()), ("spilled", ("--memory", "4kB", "--spill", disk))):
+        result = own(user_file, tmp_path / name, *read, *more)
+        assert result.exit_code == 0, result.output
+    assert counts(tmp_path / "spilled") == counts(tmp_path / "whole")
+    assert list(disk.iterdir()) == []
+
+
 def test_digits_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = demo.moved_digits()
     few.tensors = tuple(tensor[:120] for tensor in few.tensors)

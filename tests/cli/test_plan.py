@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pdepth import DepthResult
+
 from helpers.commands import invoke, refusal
 
 pytest.importorskip("pyarrow")
@@ -48,3 +50,27 @@ def test_what_max_width_would_make_of_it(tmp_path):
         assert lines["probes"] == "3, widths 3; 3872; 3"
         assert lines["note"] == "max_width 4096: averaged to fewer positions at 1"
         assert "narrower" not in lines
+
+
+def test_disk_in_place_of_more_forward_passes(tmp_path, user_file):
+    """Priced by a plan and a dry run; a run leaves nothing of it, and a folder has to be there."""
+    disk, none = tmp_path / "disk", tmp_path / "none"
+    disk.mkdir()
+    options = (f"{user_file}:net", "--support", f"{user_file}:support", "-k", 5)
+    little = ("--memory", "2kB", "--spill")
+    for command in (("plan",), ("run", "--dry-run")):
+        result = invoke(*command, *options, *little, disk)
+        assert result.exit_code == 0, result.output
+        lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+        assert lines["spill"].startswith(f"4.6 kB to {disk}, read from there: 1 forward pass in")
+        assert lines["disk"].startswith("4.6 kB written, ")
+        assert "in 1 pass, " in lines["forward"]
+        sentence = refusal(*command, *options, *little, none)
+        assert sentence.startswith("Error: spill: expected an existing folder or 'auto', got ")
+    depths = []
+    for name, more in (("whole", ()), ("spilled", (*little, disk))):
+        result = invoke("run", *options, "--out", tmp_path / name, *more)
+        assert result.exit_code == 0, result.output
+        depths.append(DepthResult.load(tmp_path / name / "depth.parquet").votes.tolist())
+    assert depths[0] == depths[1]
+    assert list(disk.iterdir()) == []

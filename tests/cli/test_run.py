@@ -114,7 +114,8 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
         "--backend", "cpu", "--memory", "2GiB", "--all-votes", "--quiet", "--metric", "cosine",
         "--vote-weights", "exp", "--temperature", "0.1", "--reference", "label",
         "--keep-embeddings", tmp_path / "kept", "--pool", "0=mean", "--pool", "2.*=max",
-        "--no-input", "--max-width", 64, "--output", "-1", "--skip-unreadable"
+        "--no-input", "--max-width", 64, "--output", "-1", "--skip-unreadable",
+        "--spill", "auto",
     )  # fmt: skip
     assert sentence == "Error: far enough\n"
     assert passed == {
@@ -142,6 +143,7 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
         "max_width": 64,
         "output": -1,
         "skip_unreadable": True,
+        "spill": "auto",
     }
 
 

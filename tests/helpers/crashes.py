@@ -32,7 +32,7 @@ from pdepth.report.run import RunOptions, run_to_folder
 from pdepth.report.write import write_report
 from pdepth.result import DepthResult
 
-from helpers.spans import BATCH, QUERIES, SUPPORT, K, depth, network, same
+from helpers.spans import BATCH, QUERIES, ROW, SUPPORT, K, depth, network, same
 
 CRASHED = 77
 PATCHED = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "fsync")
@@ -131,6 +131,15 @@ def relabel(path: Path) -> None:
     assert len(list(path.glob("kept/support/labels*"))) == 1
 
 
+def spill(path: Path) -> None:
+    """A call that cannot go on, and a run that can."""
+    (path / "disk").mkdir(exist_ok=True)
+    options = {"memory": ROW * 70, "spill": path / "disk", "num_threads": 1}
+    same(depth(queries=QUERIES, **options), expected())
+    same(depth(queries=QUERIES, run_dir=path / "run", **options), expected())
+    assert set(os.listdir(path / "disk")) <= {".pdepth-spill.lock"}
+
+
 def report(path: Path) -> None:
     images = f"npz:{path.parent / 'images.npz'}"
     write_report(path / "out", overwrite=True, images=images, thumbnails="all")
@@ -152,7 +161,7 @@ def ensemble(path: Path) -> None:
 
 CASES = {
     function.__name__: function
-    for function in (run, overwrite, keep, keep_and_run, relabel, report, ensemble)
+    for function in (run, overwrite, keep, keep_and_run, relabel, spill, report, ensemble)
 }
 LABELS = SUPPORT.tensors[1].clone()
 LABELS[40:70] = (LABELS[40:70] + 1) % 3

@@ -16,7 +16,7 @@ from helpers import crashes
 
 pytest.importorskip("pyarrow")
 # A process each; the first is the fast tier's.
-CASES = ["run,keep_and_run,ensemble", "overwrite", "keep", "relabel", "report"]
+CASES = ["run,keep_and_run,ensemble", "overwrite", "keep", "relabel", "spill", "report"]
 
 
 def test_every_case_is_run() -> None:

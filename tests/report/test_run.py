@@ -66,7 +66,7 @@ def test_every_option_reaches_prediction_depth_and_plan(model: nn.Module) -> Non
     changed = RunOptions(
         ("0",), (3,), "cosine", "exp", 0.1, "label", False, "cpu", "cpu", 1, 2, 3,
         label_column="y", pool={"0": "max"}, input=False, max_width=8, output=1,
-        skip_unreadable=True,
+        skip_unreadable=True, spill="auto",
     )  # fmt: skip
     depth, plan = changed.of_depth(), changed.of_plan()
     assert depth == {
@@ -74,7 +74,7 @@ def test_every_option_reaches_prediction_depth_and_plan(model: nn.Module) -> Non
         "reference": "label", "early_exit": False, "backend": "cpu", "device": "cpu", "memory": 1,
         "batch_size": 2, "num_threads": 3, "keep_embeddings": None, "label_column": "y",
         "processor": None, "pool": {"0": "max"}, "input": False, "max_width": 8, "output": 1,
-        "skip_unreadable": True,
+        "skip_unreadable": True, "spill": "auto",
     }  # fmt: skip
     assert changed.of_probes() == ProbeOptions(("0",), {"0": "max"}, False, 8, 1)
     apart = {"weights", "temperature", "reference", "early_exit"}
