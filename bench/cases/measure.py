@@ -174,6 +174,7 @@ def record(player: Player, ours: Player, verdict: Verdict) -> dict[str, Any]:
         "rounds": len(player.wall),
         "seconds": median(player.wall),
         "processor_seconds": median(player.processor),
+        "least": [min(player.wall), min(player.processor)],
         "first": median(player.first) if player.first else None,
         "ratio": spread(player.wall, ours.wall),
         "processor_ratio": spread(player.processor, ours.processor),
