@@ -7,6 +7,7 @@ rounding allows does not search all of them, and is no exact one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from pdepth.bench.cases.tasks import IP, Task
 from pdepth.bench.gate import class_ranks, definition_votes, first_difference, products_of
 from pdepth.bench.studies.compat import TEMPERATURE
 
-SAMPLE = 2e8  # float64 differences that the gate computes for a case, three queries at least
+SAMPLE = 1e8  # float64 differences that the gate computes for a case, three queries at least
 UNIT = 2.0**-24  # of float32's rounding
 SPARE = 8  # roundings beyond those of a sum over the columns
 
@@ -68,7 +69,8 @@ def judge(
     }
     count = min(len(numbers), 3 + int(SAMPLE / task.support.size))
     places = np.sort(np.random.default_rng(1).choice(len(numbers), count, replace=False))
-    expected = _definition(kind, task, numbers[places])
+    scores = _scores(task, numbers[places]) if kind == ROWS else []
+    expected = _definition(kind, task, numbers[places], scores)
     _same(ours, "the definition's, on a sample", by_name[ours][places], expected)
     verdict = Verdict(count, len(numbers))
     for name, theirs in by_name.items():
@@ -77,16 +79,18 @@ def judge(
         verdict.differing[name] = int(_differs(theirs, by_name[ours]).sum())
         if kind == ROWS:
             verdict.recall[name] = _recall(theirs, by_name[ours])
-            verdict.beyond[name] = _beyond(task, numbers[places], theirs[places], expected)
+            verdict.beyond[name] = _beyond(task, numbers[places], scores, theirs[places], expected)
     return verdict
 
 
-def _definition(kind: str, task: Task, numbers: NDArray[np.int64]) -> NDArray[Any]:
-    """The definition's answers for some queries."""
+def _definition(
+    kind: str, task: Task, numbers: NDArray[np.int64], scores: Sequence[NDArray[np.float64]]
+) -> NDArray[Any]:
+    """The definition's answers for some queries; `scores` are theirs, for ROWS."""
     if kind == ROWS:
         rows = [
-            definition.nearest(scores, task.k, own)
-            for scores, own in zip(_scores(task, numbers), _own(task, numbers), strict=True)
+            definition.nearest(values, task.k, own)
+            for values, own in zip(scores, _own(task, numbers), strict=True)
         ]
         return np.stack(rows)
     queries = _queries(task)[numbers]
@@ -132,6 +136,7 @@ def _recall(theirs: NDArray[np.int64], ours: NDArray[np.int64]) -> float:
 def _beyond(
     task: Task,
     numbers: NDArray[np.int64],
+    scores: Sequence[NDArray[np.float64]],
     theirs: NDArray[np.int64],
     expected: NDArray[np.int64],
 ) -> int:
@@ -142,11 +147,11 @@ def _beyond(
     """
     norms = np.sqrt(np.einsum("ij,ij->i", task.support, task.support, dtype=np.float64))
     own, wrong = _queries(task)[numbers].astype(np.float64), 0
-    for at, (scores, query) in enumerate(zip(_scores(task, numbers), own, strict=True)):
+    for at, (values, query) in enumerate(zip(scores, own, strict=True)):
         norm = np.linalg.norm(query)
         size = norm * norms.max() if task.metric == IP else (norm + norms.max()) ** 2
         allowed = 2 * (task.support.shape[1] + SPARE) * UNIT * size
-        excess = np.sort(scores[theirs[at]]) - scores[expected[at]]
+        excess = np.sort(values[theirs[at]]) - values[expected[at]]
         wrong += bool(excess.max() > allowed or len(np.unique(theirs[at])) < task.k)
     return wrong
 

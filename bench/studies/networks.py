@@ -2,6 +2,7 @@
 
     python bench/studies/networks.py                 every network: train, keep, store, render
     python bench/studies/networks.py MLP ViT         some of them
+    python bench/studies/networks.py ResNet18 --kept as the data folder has it, trained for longer
     python bench/studies/networks.py --tiny          seconds; printed, and not stored
     python bench/studies/networks.py --render        the table of docs/cases.md, as stored
 
@@ -134,10 +135,16 @@ def train(model: nn.Module, data: TensorDataset, rate: float, seconds: float) ->
     return seen
 
 
-def trained(name: str, data: TensorDataset, seconds: float, folder: Path) -> dict[str, Any]:
-    """The state of a trained network, and how it was trained: from its file, or made now."""
+def trained(name: str, data: TensorDataset, seconds: float | None, folder: Path) -> dict[str, Any]:
+    """The state of a trained network, and how it was trained: from its file, or made now.
+
+    seconds: None: ResNet18's is the data folder's.
+    """
     file = folder / WEIGHTS
-    if not file.exists():
+    if seconds is None:
+        training = {"seconds": None, "seen": None}
+        torch.save({"state": real_data().resnet18().state_dict(), "training": training}, file)
+    elif not file.exists():
         torch.manual_seed(0)
         model = MODELS[name].make()
         seen = train(model, data, MODELS[name].rate, seconds)
@@ -148,13 +155,13 @@ def trained(name: str, data: TensorDataset, seconds: float, folder: Path) -> dic
 
 
 def measure(
-    name: str, data: TensorDataset, seconds: float, rows: list[Subset[Any]], folder: Path
+    name: str, data: TensorDataset, seconds: float | None, rows: list[Subset[Any]], folder: Path
 ) -> dict[str, Any]:
     """Train a network and keep its embeddings, unless they are there.
 
     Args:
         name: of MODELS.
-        data: what it is trained on, for so many seconds.
+        data, seconds: what it is trained on, and for how long; see `trained`.
         rows: support and queries, which are embedded.
         folder: for its weights and its store.
     """
@@ -204,11 +211,15 @@ def table(stored: dict[str, Any]) -> str:
         runs = [(width, len(list(run))) for width, run in groupby(record["widths"])]
         widths = ", ".join(f"{width:,}{f' x{n}' if n > 1 else ''}" for width, n in runs)
         accuracy, rows = record["accuracy"], record["rows"]
+        training = "as the data folder has it"
+        if record["seconds"] is not None:
+            training = f"{record['seconds']:.0f} s, {record['seen']:,} images"
+        right = " / ".join(
+            f"{accuracy[part]:.1%} of {rows[part]:,}" for part in ("support", "queries")
+        )
         lines.append(
             f"| {record['network']} | {record['parameters'] / 1e6:.1f} M | "
-            f"{len(record['widths'])} | {widths} | {record['seconds']:.0f} s, "
-            f"{record['seen']:,} images | {accuracy['support']:.1%} of {rows['support']:,} / "
-            f"{accuracy['queries']:.1%} of {rows['queries']:,} |"
+            f"{len(record['widths'])} | {widths} | {training} | {right} |"
         )
     notes = dict.fromkeys(describe(record["machine"]) for record in stored["networks"])
     return "\n".join([*lines, "", *(f"{note}." for note in notes)])
@@ -230,10 +241,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--support", type=int, default=10_000)
     parser.add_argument("--queries", type=int, default=2_000)
     parser.add_argument("--into", type=Path, default=CACHE, metavar="DIR")
-    parser.add_argument("--again", action="store_true")
+    for flag in ("--kept", "--again"):
+        parser.add_argument(flag, action="store_true")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--render", action="store_true")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.kept and options.networks != ["ResNet18"]:
+        parser.error("--kept: expected with ResNet18 alone, of which the data folder has weights.")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -258,7 +273,7 @@ def main(arguments: list[str] | None = None) -> None:
         folder = options.into / name
         if options.again:
             shutil.rmtree(folder, ignore_errors=True)
-        record = measure(name, sets[0], options.seconds, rows, folder)
+        record = measure(name, sets[0], None if options.kept else options.seconds, rows, folder)
         print(table({"networks": [record]}), flush=True)
         if not options.tiny:
             store(record)

@@ -120,7 +120,13 @@ def test_a_task_is_asked_batch_by_batch() -> None:
 def answers_of(task: Task, kind: str) -> dict[int, Any]:
     """The definition's, by batch."""
     every: Any = range(task.batches)
-    return {batch: gate._definition(kind, task, task.rows_of(batch)) for batch in every}
+    return {batch: expected(kind, task, task.rows_of(batch)) for batch in every}
+
+
+def expected(kind: str, task: Task, numbers: Any) -> Any:
+    """The definition's answers for some queries."""
+    scores = gate._scores(task, numbers) if kind == ROWS else []
+    return gate._definition(kind, task, numbers, scores)
 
 
 def test_rows_of_the_definition() -> None:
@@ -129,14 +135,14 @@ def test_rows_of_the_definition() -> None:
         assert task.queries is not None
         rows = np.concatenate(list(answers_of(task, ROWS).values()))
         if metric == L2:
-            expected = definition.kneighbors(task.support, task.queries, k=5)[1]
+            right = definition.kneighbors(task.support, task.queries, k=5)[1]
         else:
             products = task.queries.astype(float) @ task.support.T.astype(float)
-            expected = np.argsort(-products, axis=1, kind="stable")[:, :5]
-        np.testing.assert_array_equal(rows, expected)
+            right = np.argsort(-products, axis=1, kind="stable")[:, :5]
+        np.testing.assert_array_equal(rows, right)
     own = replace(task_of(), queries=None, batch=0)
-    expected = definition.kneighbors(own.support, k=5)[1]
-    np.testing.assert_array_equal(answers_of(own, ROWS)[0], expected)
+    right = definition.kneighbors(own.support, k=5)[1]
+    np.testing.assert_array_equal(answers_of(own, ROWS)[0], right)
 
 
 @pytest.mark.parametrize("kind", [ROWS, VOTES, RANKS])
@@ -169,9 +175,8 @@ def test_what_float32_explains_and_what_it_does_not(metric: str) -> None:
     twice = {batch: rows.copy() for batch, rows in right.items()}
     for batch in right:
         swapped[batch][:, [0, 1]] = right[batch][:, [1, 0]]
-        further[batch][:, -1] = gate._definition(ROWS, replace(task, k=40), task.rows_of(batch))[
-            :, -1
-        ]
+        more = expected(ROWS, replace(task, k=40), task.rows_of(batch))
+        further[batch][:, -1] = more[:, -1]
         twice[batch][:, 1] = right[batch][:, 0]
     answers = {"a": right, "swapped": swapped, "further": further, "twice": twice}
     verdict = gate.judge(ROWS, task, "a", answers)
@@ -247,8 +252,8 @@ def test_an_index_and_calls_that_keep_nothing_answer_alike() -> None:
         kept_nothing = contestants.OneCall(task.support, task.labels, metric)
         for each in (index, kept_nothing):
             rows = contestants.ask_neighbors(each, task.queries, task)
-            expected = np.concatenate(list(answers_of(task, ROWS).values()))
-            np.testing.assert_array_equal(rows, expected)
+            right = np.concatenate(list(answers_of(task, ROWS).values()))
+            np.testing.assert_array_equal(rows, right)
 
 
 def test_a_process_is_held_to_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
