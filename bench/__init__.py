@@ -6,6 +6,7 @@ gate.py     votes against the definition's
 pages.py    stored results, and tables on pages
 peak.py     the peak memory of a process
 suite/      `pdepth bench`: shapes, engines, measurements, tables
+cases/      what people do with a search, beside the libraries they would do it with
 gpu/        the Triton backend on a GPU, its limits and peers
 studies/    one question a script
 reference/  a fixed case that any implementation can check itself against

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from types import ModuleType
 
-from pdepth.bench.common import HERE
+from pdepth.bench.common import HERE, HOME
 
 DATA = Path(os.environ.get("PDEPTH_DATA", HERE.parents[1] / "shared" / "data"))
+CACHE = Path(os.environ.get("PDEPTH_CACHE", HOME / ".cache")) / "networks"  # what git ignores
 
 
 def real_data() -> ModuleType:

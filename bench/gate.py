@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -47,3 +48,31 @@ def first_difference(result: NDArray[Any], expected: NDArray[Any]) -> tuple[int,
         return 0, ""
     first = wrong[0]
     return len(wrong), f", the first at {first}: {result[first]} for {expected[first]}"
+
+
+def products_of(support: Any, queries: Any) -> Iterator[NDArray[np.float64]]:
+    """Each query's products (M,) with the support, by the definition's sum."""
+    rows = definition.as_rows(support)
+    for query in definition.as_rows(queries):
+        yield definition.total(rows * query)
+
+
+def largest(products: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The k largest, and their rows."""
+    rows = definition.nearest(-products, k)
+    return products[rows], rows
+
+
+def class_ranks(
+    support: Any, labels: NDArray[np.int64], queries: Any, k: int, temperature: float
+) -> NDArray[np.int64]:
+    """The classes (N, C) of each query, best first, as lightly's `knn_predict` ranks them.
+
+    Each of the k largest products x counts exp(x / temperature) for its label.
+    """
+    scores = np.zeros((len(queries), int(labels.max()) + 1))
+    for score, products in zip(scores, products_of(support, queries), strict=True):
+        near, rows = largest(products, k)
+        np.add.at(score, labels[rows], np.exp((near - near[0]) / temperature))
+    ranks: NDArray[np.int64] = np.argsort(-scores, axis=1, kind="stable")
+    return ranks

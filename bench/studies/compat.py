@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from pdepth import definition
 from pdepth.bench.common import HOME, RESULTS, describe, machine
+from pdepth.bench.gate import class_ranks, largest, products_of
 from pdepth.bench.pages import load, render, save
 from pdepth.bench.peak import memory_now, memory_peak
 from pdepth.bench.suite.shapes import Labels, Rows
@@ -228,10 +229,6 @@ def expected_results(
     rows = definition.kneighbors(support, sampled, k=K)[1]
     products = np.stack([largest(values, K)[1] for values in products_of(support, sampled)])
     counts = np.stack([np.bincount(labels[near], minlength=CLASSES) for near in rows])
-    scores = np.zeros((len(sampled), CLASSES))
-    for score, values in zip(scores, products_of(unit(support), unit(sampled)), strict=True):
-        near, near_rows = largest(values, BANK_K)
-        np.add.at(score, labels[near_rows], np.exp((near - near[0]) / TEMPERATURE))
     divided = [
         values / (np.linalg.norm(values, axis=1, keepdims=True) + 1e-10)
         for values in (support, sampled)
@@ -240,23 +237,10 @@ def expected_results(
         "rows": rows,
         "products": products,
         "votes": counts.argmax(axis=1),
-        "ranks": np.argsort(-scores, axis=1, kind="stable"),
+        "ranks": class_ranks(unit(support), labels, unit(sampled), BANK_K, TEMPERATURE),
         "furthest": definition.kneighbors(*divided, k=K)[0][:, -1].astype(np.float32),
         "graph": definition.kneighbors(support, query_rows=sample, k=K, metric="cosine")[1],
     }
-
-
-def products_of(support: Rows, queries: Rows) -> Iterator[NDArray[np.float64]]:
-    """Each query's products with the support, by the definition's sum."""
-    rows = definition.as_rows(support)
-    for query in definition.as_rows(queries):
-        yield definition.total(rows * query)
-
-
-def largest(products: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], Labels]:
-    """The k largest, and their rows."""
-    rows = definition.nearest(-products, k)
-    return products[rows], rows
 
 
 def extra_bytes(module: str, call: int, divisor: int) -> int | None:

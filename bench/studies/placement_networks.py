@@ -135,7 +135,7 @@ def _of_timm() -> Iterator[Network]:
 
 def _of_torchvision() -> Iterator[Network]:
     """The smallest of each module of torchvision.models."""
-    from torchvision import models  # type: ignore[import-untyped]
+    from torchvision import models
 
     sizes: dict[str, dict[str, int]] = {}
     for name in models.list_models(module=models):

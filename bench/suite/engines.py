@@ -156,7 +156,7 @@ class NnExampleDifficulty(Engine):
 
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
         search = self.library.NearestNeighbors(n_neighbors=k).fit(support)
-        return _majority(labels[search.kneighbors(queries, return_distance=False)])
+        return majority(labels[search.kneighbors(queries, return_distance=False)])
 
 
 class Faiss(Engine):
@@ -168,7 +168,7 @@ class Faiss(Engine):
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
         index = self.library.IndexFlatL2(support.shape[1])
         index.add(support)
-        return _majority(labels[index.search(queries, k)[1]])
+        return majority(labels[index.search(queries, k)[1]])
 
 
 class Torch(Engine):
@@ -194,7 +194,7 @@ class Torch(Engine):
         raise NotImplementedError
 
     def vote(self, neighbors: Any) -> Labels:
-        return _majority(neighbors.numpy())
+        return majority(neighbors.numpy())
 
 
 class TorchMatmul(Torch):
@@ -264,7 +264,7 @@ class MemoryRead(Torch):
             self.library.from_numpy(x).sum()
 
 
-def _majority(neighbors: Labels) -> Labels:
+def majority(neighbors: Labels) -> Labels:
     """The most frequent label in each row of `neighbors` (N, k), integers >= 0; of tied ones the
     smallest."""
     classes = int(neighbors.max()) + 1

@@ -19,12 +19,15 @@ from pdepth.bench.studies import (
     findings,
     libraries,
     memory,
+    networks,
     noise,
     placements,
     presets,
 )
 
-STUDIES = (checks, cifar10, compat, findings, libraries, memory, noise, placements, presets)
+STUDIES = (
+    *(checks, cifar10, compat, findings, libraries, memory, networks, noise, placements, presets),
+)
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.NAME)
