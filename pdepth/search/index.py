@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 
 SAMPLE = 64  # rows whose checksums tell that a caller's array was changed
 MEMORY_SHARE = 0.5  # of the free memory, for what is packed, where the caller sets no limit
+IN_MEMORY = 1 << 62  # a mapped array's normalised rows are held too, and not made as they are read
 DEFAULT_MEMORY = 1 << 31  # where the system does not tell what is free
+
+
+class ChangedRowsError(ValueError):
+    """Rows of the caller's array, kept with copy=False, that are not what they were."""
 
 
 class Index:
@@ -177,17 +182,19 @@ class Index:
         *,
         query_rows: Any = None,
         exclude_self: bool = True,
+        num_threads: int | None = None,
     ) -> tuple[Any, Any]:
         """Find each query's k nearest rows: squared distances (N, k) float64 and rows (N, k) int64.
 
         Of several layers (L, N, k). Sorted by (distance, row); arguments as `pdepth.kneighbors`.
+        num_threads: of this search; None for those of the index.
 
         Raises:
             ValueError, TypeError: for wrong arguments; an index that has no rows, or was closed; a
                 caller's array that was changed.
         """
         k = arguments.check_int(k, "k")
-        problem = self._problem(queries, k, query_rows, exclude_self)
+        problem = self._problem(queries, k, query_rows, exclude_self, num_threads)
         probes = range(len(problem.probes))
         with problem.watched(probes), self._backend.session(problem) as session:
             pairs = [session.neighbors(probe) for probe in probes]
@@ -204,8 +211,11 @@ class Index:
         temperature: float | None = None,
         exclude_self: bool = True,
         return_counts: bool = False,
+        num_threads: int | None = None,
     ) -> Votes | dict[int, Votes]:
         """Compute the k-NN majority votes of queries: arguments and results as `probe_votes`.
+
+        num_threads: of this search; None for those of the index.
 
         Raises:
             ValueError, TypeError: as `kneighbors`, and where the index has no labels.
@@ -213,7 +223,7 @@ class Index:
         voting = arguments.check_voting(k, weights, temperature)
         if self._now().labels is None:
             raise ValueError("votes: expected an index with labels; pass Index(..., labels=...).")
-        problem = self._problem(queries, voting.k, query_rows, exclude_self)
+        problem = self._problem(queries, voting.k, query_rows, exclude_self, num_threads)
         keep = "counts" if return_counts else ""
         search = ProbeSearch(
             len(problem.probes), problem.num_queries, voting, self._backend_name, keep=keep
@@ -320,7 +330,8 @@ class Index:
             raise TypeError(
                 f"{what}: expected a NumPy array or torch tensor, got a {type(array).__name__}."
             )
-        return checked_rows(array, what, self._options.metric, self._options.num_threads)
+        options = self._options
+        return checked_rows(array, what, options.metric, options.num_threads, IN_MEMORY)
 
     def _held(self, name: str, rows: Rows, before: Any = None) -> ProbeRows:
         """Rows as the backend keeps them; before: what it kept of the first of them."""
@@ -348,13 +359,18 @@ class Index:
         for sample, probe in zip(state.samples or (), state.probes, strict=bool(state.samples)):
             row = sample.changed(probe)
             if row >= 0:
-                raise ValueError(
+                raise ChangedRowsError(
                     f"support ({probe.name}): row {row} was changed since the index was made; make "
                     "the index anew, or with copy=True."
                 )
 
-    def _problem(self, queries: Any, k: int, query_rows: Any, exclude_self: bool) -> Problem:
+    def _problem(
+        self, queries: Any, k: int, query_rows: Any, exclude_self: bool, num_threads: int | None
+    ) -> Problem:
         state, options = self._now(), self._options
+        threads = options.num_threads
+        if num_threads is not None:
+            threads = arguments.check_threads(num_threads)
         support = state.probes[0].support
         if len(support) == 0:
             raise ValueError("Index: expected rows to search, got none; add some first.")
@@ -393,7 +409,7 @@ class Index:
             exclude_self=leaves_out,
             query_rows=query_rows,
             num_queries=count,
-            num_threads=options.num_threads,
+            num_threads=threads,
             device=self._device,
             memory=options.memory,
         )
