@@ -18,7 +18,7 @@ from pdepth.arrays.convert import to_device
 from pdepth.arrays.growing import GrowingRows
 from pdepth.arrays.memory import free_bytes
 from pdepth.arrays.problem import ProbeRows, Problem, check_one_device, checked_rows
-from pdepth.arrays.rows import Rows, is_array, is_torch
+from pdepth.arrays.rows import Rows, as_given, is_array, is_torch
 from pdepth.backends import backend_named
 from pdepth.result import Votes
 from pdepth.search.backward import ProbeSearch
@@ -161,6 +161,15 @@ class Index:
     def widths(self) -> tuple[int, ...]:
         """The columns of each layer."""
         return tuple([probe.support.width for probe in self._now().probes])
+
+    @property
+    def rows(self) -> Any:
+        """The rows (M, D) that are kept, or a list of each layer's, as tensors where these came so.
+
+        By cosine they are normalised, in float64. Not to be written to.
+        """
+        arrays = [as_given(probe.support, self._device) for probe in self._now().probes]
+        return arrays[0] if self._single else arrays
 
     @property
     def labels(self) -> NDArray[np.int64] | None:

@@ -102,6 +102,32 @@ class DistanceIndex:
             yield chunk, self.rows[chunk].astype(np.float64, copy=False)
 
 
+def products_above(
+    rows: NDArray[Any], queries: NDArray[Any], limit: float, num_threads: int
+) -> Iterator[Int]:
+    """Yield for each query (N, D) the rows (n,) of an inner product >= limit, ascending.
+
+    A product is a float64 sum in the order of `definition.total`. In float64 a product is less than
+    (D + 8) epsilon of |x| |y| away from that, however it is added up, and of the smallest normal
+    number where terms underflow; pairs that eight times that cannot decide are summed so.
+    """
+    widened = rows.astype(np.float64)
+    largest = np.sqrt(squared_norms(widened).max())
+    step = max(1, HELD // len(rows))
+    for begin in range(0, len(queries), step):
+        chunk = queries[begin : begin + step]
+        with np.errstate(over="ignore", invalid="ignore"), default_arithmetic():
+            asked = chunk.astype(np.float64)
+            products = asked @ widened.T
+            reach = np.sqrt(squared_norms(asked))[:, None] * largest
+            margin = 8 * (rows.shape[1] + 8) * (_FLOAT.eps * reach + _FLOAT.tiny)
+            inside = products >= limit + margin
+            query_numbers, row_numbers = np.nonzero(~inside & ~(products < limit - margin))
+            exact = pair_sums(np.multiply, rows, chunk, row_numbers, query_numbers, num_threads)
+            inside[query_numbers, row_numbers] = exact >= limit
+        yield from map(np.flatnonzero, inside)
+
+
 @default_arithmetic()
 def squared_radius(radius: float) -> float:
     """Return the greatest float64 whose root, rounded to float64, is at most `radius`."""
