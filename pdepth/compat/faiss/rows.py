@@ -62,6 +62,9 @@ class _Products:
         self._held.add(rows)
         self._prepared = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_held": self._held, "_prepared": None}
+
     def kneighbors(self, queries: Any, k: int, *, num_threads: int | None) -> Found:
         prepared = self._prepared
         if prepared is None:

@@ -19,7 +19,7 @@ from pdepth.search.voting import count_votes
 EPSILON = float(np.finfo(np.float64).eps)
 SMALL = 1e-290  # a weight below it has lost bits, or soon will
 HELD = 1 << 28  # bytes of neighbours and scores that are held at a time
-LEAST = 1024  # queries of a chunk: for each chunk the rows are packed anew
+LEAST = 1024  # queries of a chunk, at least
 
 Uncertain = Callable[["list[NDArray[np.float64]]", "NDArray[np.float64]"], "NDArray[np.bool_]"]
 """Takes scores (N, C) of each k, true to a relative error (N,); which queries these do not decide.

@@ -1,7 +1,7 @@
-"""Rows within a radius, and the nearest of few queries: exactly, by float64 products.
+"""Rows within a radius, or of products above a limit: exactly, by float64 products.
 
-The backends find a known number of neighbours of many queries. How many rows are within a radius is
-not known beforehand, and for few queries packing the support costs more than the search.
+The backends find a known number of neighbours; how many rows are within a radius is not known
+beforehand.
 """
 
 from __future__ import annotations
@@ -57,24 +57,6 @@ class DistanceIndex:
                 exact = self.pair_distances(chunk, row_numbers, query_numbers)
                 inside[query_numbers, row_numbers] = exact <= limit
             yield from map(np.flatnonzero, inside)
-
-    @default_arithmetic()
-    def kneighbors(self, queries: NDArray[Any], k: int) -> tuple[Float, Int]:
-        """Find squared distances (N, k) and rows (N, k) of the k nearest, by (distance, row)."""
-        squared, rows = np.empty((len(queries), k)), np.empty((len(queries), k), dtype=np.int64)
-        begin = 0
-        for chunk, distances, margin in self._approximate(queries):
-            kth = np.partition(distances, k - 1, axis=1)[:, k - 1, None]
-            # k rows are truly within kth + margin, and so seem within twice the margin.
-            query_numbers, row_numbers = np.nonzero(~(distances > kth + 2 * margin))
-            exact = self.pair_distances(chunk, row_numbers, query_numbers)
-            order = np.lexsort((row_numbers, exact, query_numbers))
-            first = np.searchsorted(query_numbers, np.arange(len(chunk)))
-            nearest = order[first[:, None] + np.arange(k)]
-            end = begin + len(chunk)
-            squared[begin:end], rows[begin:end] = exact[nearest], row_numbers[nearest]
-            begin = end
-        return squared, rows
 
     def _approximate(self, queries: NDArray[Any]) -> Iterator[tuple[NDArray[Any], Float, Float]]:
         """Yield query chunks (n, D), squared distances (n, M) by products, and margins (n, 1)."""
