@@ -45,8 +45,8 @@ def test_nearest_rows_without_a_database(metric: str) -> None:
         squared, near = nearest(None, active, queries, 7)
         asked = None if len(own) == ROWS else vectors
         expected = definition.kneighbors(rows, asked, k=7, metric=name)
-        assert (squared == expected[0]).all()
-        assert (near == expected[1]).all()
+        assert (squared[:, :7] == expected[0]).all()
+        assert (near[:, :7] == expected[1]).all()
 
 
 @pytest.fixture(scope="module")
