@@ -168,6 +168,16 @@ def _on_host(tensor: Any) -> NDArray[Any]:
     return host.numpy()  # type: ignore[no-any-return]
 
 
+def as_given(rows: Rows, device: Any) -> Any:
+    """Rows as an array of the kind that they came as: a tensor on `device`, or NumPy's for None."""
+    if device is None or rows.on_device:
+        return rows.array
+    torch = _torch()
+    if rows.type == "bfloat16":
+        return torch.from_numpy(rows.array.view(np.int16)).view(torch.bfloat16).to(device)
+    return torch.from_numpy(rows.array).to(device)
+
+
 def raw_bytes(tensor: Any) -> Any:
     """The bytes of a torch tensor's elements, in their order."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)

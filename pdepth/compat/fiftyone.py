@@ -37,8 +37,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import pdepth
 from pdepth.arrays.problem import checked_rows
+from pdepth.compat.shared.fitted import FittedRows
 from pdepth.compat.shared.radius import DistanceIndex, squared_radius
 from pdepth.native import default_arithmetic, default_threads
 from pdepth.optional import require_tested
@@ -60,8 +60,6 @@ __all__ = [
     "write_depth",
 ]
 
-FEW = 64
-"""Queries up to which packing the support would take longer than the search."""
 CHUNK = 256  # rows whose near-duplicates are found together
 SHRUNK = 0.8  # share of the rows that is undecided, below which they are gathered anew
 _METRICS = {"cosine": "cosine", "euclidean": "sqeuclidean"}
@@ -95,18 +93,20 @@ class _ActiveRows:
         numbers: (n,) their numbers in the index, or None for all.
         metric: one of `_METRICS`.
         mean: (1, D) what is subtracted from rows and queries, or None.
-        index: the rows as they are compared.
+        index: the rows as they are compared, for radii. fitted: the same, for nearest neighbours.
     """
 
     numbers: NDArray[np.intp] | None
     metric: str
     mean: NDArray[Any] | None
     index: DistanceIndex
+    fitted: FittedRows
 
     @classmethod
     def make(cls, rows: Any, numbers: Any, metric: str, mean: Any) -> _ActiveRows:
         compared = _compared(rows, "the index", metric, mean)
-        return cls(numbers, metric, mean, DistanceIndex(compared, default_threads()))
+        index = DistanceIndex(compared, default_threads())
+        return cls(numbers, metric, mean, index, FittedRows(compared))
 
     def compared(self, vectors: NDArray[Any], name: str) -> NDArray[Any]:
         """Return vectors (N, D) as they are compared with the rows."""
@@ -189,14 +189,11 @@ class PdepthSimilarityIndex(SklearnSimilarityIndex):
         if k == 0:
             return np.empty((len(queries.own), 0)), np.empty((len(queries.own), 0), dtype=np.int64)
         if queries.full:
-            squared, near = pdepth.kneighbors(index.rows, k=k)
+            squared, near = active.fitted.kneighbors(None, k=k)
             return squared, near
         # One more, which may be a query's own row.
         width = min(k + int((queries.own >= 0).any()), len(index.rows))
-        if len(queries.vectors) <= FEW:
-            squared, near = index.kneighbors(queries.vectors, width)
-        else:
-            squared, near = pdepth.kneighbors(index.rows, queries.vectors, k=width)
+        squared, near = active.fitted.kneighbors(queries.vectors, k=width)
         order = np.argsort(near == queries.own[:, None], axis=1, kind="stable")
         return np.take_along_axis(squared, order, 1), np.take_along_axis(near, order, 1)
 
@@ -227,7 +224,7 @@ class PdepthSimilarityIndex(SklearnSimilarityIndex):
         active, queries = self._active_rows, self._parsed(query, mean=aggregation == "mean")
         if len(queries.vectors) == 1 and k is not None and not reverse:
             k = min(k, len(active.index.rows))
-            squared, near = active.index.kneighbors(queries.vectors, max(k, 1))
+            squared, near = active.fitted.kneighbors(queries.vectors, k=max(k, 1))
             inds, dists = near[0, :k], active.distances(squared[0, :k])
         else:
             every = active.distances(active.index.distances(queries.vectors))

@@ -1,6 +1,6 @@
 """scikit-learn's k-NN estimators, with pdepth's search inside.
 
-    from pdepth.compat.sklearn import KNeighborsClassifier, NearestNeighbors
+    from pdepth.compat.sklearn import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
 
 or, for a whole program and the libraries that it uses, `pdepth.compat.sklearn.patch()`, and
 `unpatch()`.
@@ -17,6 +17,11 @@ n_jobs:
     Threads of the backend. None: as many as scikit-learn's brute force takes, the process's share
     of the cores, fewer where joblib or threadpoolctl set a limit.
 
+memory:
+    `fit` keeps X as scikit-learn does, without a copy. The first query packs it into a
+    `pdepth.Index` that later ones search: about 2 bytes a number and 30 to 50 a row; by cosine 8 a
+    number more, of normalised rows. It is not pickled. X must not change after `fit`.
+
 What differs from scikit-learn's brute force. Neighbours come in the order (distance in float64,
 row), so that of equally near rows the first count, and X=None leaves each row out by its number;
 scikit-learn's order of ties follows from its blocks. Distances are those of `pdepth.kneighbors`,
@@ -30,17 +35,17 @@ graphs, radius queries and labels that are not numbers are NumPy's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from typing import Any
 
 import numpy as np
 
-import pdepth
 from pdepth.arrays.arguments import MOST_THREADS
 from pdepth.arrays.convert import convert_like, to_numpy
 from pdepth.arrays.problem import ZeroNormError
 from pdepth.arrays.rows import TYPES, is_torch
-from pdepth.compat.shared.packing import packing_memory
+from pdepth.compat.shared.fitted import FittedRows
 from pdepth.compat.shared.patching import Patch
 from pdepth.native import default_arithmetic, default_threads
 from pdepth.optional import require_tested
@@ -49,11 +54,12 @@ require_tested("sklearn", "pdepth.compat.sklearn", "sklearn", "1.6", "1.10")
 
 from joblib import effective_n_jobs
 from sklearn import neighbors
+from sklearn.base import is_classifier
 from sklearn.neighbors._base import KNeighborsMixin
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 from sklearn.utils.validation import _num_features, check_is_fitted, validate_data
 
-__all__ = ["KNeighborsClassifier", "NearestNeighbors", "patch", "unpatch"]
+__all__ = ["KNeighborsClassifier", "KNeighborsRegressor", "NearestNeighbors", "patch", "unpatch"]
 
 NARROW = 6
 """Columns up to which `algorithm="auto"` leaves the search to scikit-learn's trees."""
@@ -67,14 +73,15 @@ _METRICS = {
 
 
 class _ExactSearch(KNeighborsMixin):
-    """The search of both estimators, by pdepth where it can, and else by scikit-learn's own code.
+    """The search of all estimators, by pdepth where it can, and else by scikit-learn's own code.
 
     Attributes:
-        _rows: (M, D) the X of `fit`, as pdepth takes it: a tensor where it was one.
+        _support: the X of `fit`, as pdepth searches it: a tensor where it was one.
         _template: that tensor, whose kind results have for X=None; else None.
     """
 
     algorithm: str
+    _support: Any
 
     def _fit(self, X: Any, y: Any = None) -> Any:
         algorithm = self.algorithm
@@ -87,8 +94,24 @@ class _ExactSearch(KNeighborsMixin):
         finally:
             self.algorithm = algorithm
         self._template = X.detach() if is_torch(X) else None
-        self._rows = self._fit_X if self._template is None else self._template
+        self._support = self._fitted_rows()
         return self
+
+    def _fitted_rows(self) -> FittedRows | None:
+        """The rows as pdepth searches them; None where scikit-learn's own code has to answer."""
+        if (
+            self._fit_method != "brute"
+            or self.effective_metric_params_
+            or not isinstance(self.effective_metric_, str)
+            or self.effective_metric_ not in _METRICS
+            or not _is_dense(self._fit_X)
+        ):
+            return None
+        rows = self._fit_X if self._template is None else self._template
+        labels = getattr(self, "_y", None) if is_classifier(self) else None
+        if labels is not None and labels.ndim > 1:
+            labels = None
+        return FittedRows(rows, labels, metric=_METRICS[self.effective_metric_])
 
     def kneighbors(
         self, X: Any = None, n_neighbors: Any = None, return_distance: bool = True
@@ -98,11 +121,11 @@ class _ExactSearch(KNeighborsMixin):
         Distances are float64; for cosine between float32 rows float32, as scikit-learn's.
         """
 
-        def search(support: Any, queries: Any, **options: Any) -> Any:
-            squared, rows = map(to_numpy, pdepth.kneighbors(support, queries, **options))
+        def search(support: FittedRows, queries: Any, **options: Any) -> Any:
+            squared, rows = map(to_numpy, support.kneighbors(queries, **options))
             return (self._distances(squared, queries), rows) if return_distance else rows
 
-        result = self._call(search, X, self.n_neighbors if n_neighbors is None else n_neighbors)
+        result = self._asked(search, X, self.n_neighbors if n_neighbors is None else n_neighbors)
         if result is None:
             result = super().kneighbors(to_numpy(X), n_neighbors, return_distance)
         return self._as_given(result, X)
@@ -122,20 +145,17 @@ class _ExactSearch(KNeighborsMixin):
             return squared
         if self.effective_metric_ != "cosine":
             return np.sqrt(squared, out=squared)
-        types = {str(rows.dtype) for rows in (self._rows, queries) if rows is not None}
+        both = (self._support.rows, queries)
+        types = {str(rows.dtype) for rows in both if rows is not None}
         single = types <= {"float32", "torch.float32"}
         # For rows of norm one, |x - y|^2 = 2 - 2 cos.
         return (squared / 2).astype(np.float32 if single else np.float64)
 
-    def _call(self, function: Any, X: Any, k: Any, *labels: Any, **options: Any) -> Any:
-        """Call pdepth's `function` for X; None where scikit-learn's own code has to answer."""
+    def _asked(self, ask: Callable[..., Any], X: Any, k: Any, **options: Any) -> Any:
+        """Ask the fitted rows for X; None where scikit-learn's own code has to answer."""
         check_is_fitted(self)
         if (
-            self._fit_method != "brute"
-            or self.effective_metric_params_
-            or not isinstance(self.effective_metric_, str)
-            or self.effective_metric_ not in _METRICS
-            or not _is_dense(self._fit_X)
+            self._support is None
             or not isinstance(k, int | np.integer)
             or not 0 < k <= self.n_samples_fit_ - (X is None)
         ):
@@ -144,20 +164,9 @@ class _ExactSearch(KNeighborsMixin):
             X = self._checked(X)
             if not is_torch(X) and not _is_dense(X):
                 return None
-        metric, num_threads = _METRICS[self.effective_metric_], _num_threads(self.n_jobs)
-        # For cosine there are normalised copies already, in float64.
-        memory = None if metric == "cosine" else packing_memory(self._rows, num_threads)
+        num_threads = _num_threads(self.n_jobs)
         try:
-            return function(
-                self._rows,
-                *labels,
-                X,
-                k=int(k),
-                metric=metric,
-                num_threads=num_threads,
-                memory=memory,
-                **options,
-            )
+            return ask(self._support, X, k=int(k), num_threads=num_threads, **options)
         except ZeroNormError:
             return None
 
@@ -214,7 +223,25 @@ class KNeighborsClassifier(_ExactSearch, neighbors.KNeighborsClassifier):
         check_is_fitted(self)
         if self.weights not in ("uniform", None) or self.outputs_2d_:
             return None
-        return self._call(pdepth.probe_votes, X, self.n_neighbors, self._y, **options)
+        return self._asked(FittedRows.votes, X, self.n_neighbors, **options)
+
+
+class KNeighborsRegressor(_ExactSearch, neighbors.KNeighborsRegressor):
+    """scikit-learn's KNeighborsRegressor, with its parameters and pdepth's search.
+
+    Means are scikit-learn's own code. See the module for which calls pdepth answers.
+    """
+
+    def predict(self, X: Any) -> Any:
+        """Predict the mean target of each query's neighbours (N,), or (N, outputs)."""
+        means = super(KNeighborsRegressor, self._in_numpy()).predict(to_numpy(X))
+        return self._as_given(means, X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Compute R^2 of `predict(X)`, as scikit-learn's `score`."""
+        arrays = map(to_numpy, (X, y, sample_weight))
+        r2: float = super(KNeighborsRegressor, self._in_numpy()).score(*arrays)
+        return r2
 
 
 class NearestNeighbors(_ExactSearch, neighbors.NearestNeighbors):
@@ -231,7 +258,7 @@ class NearestNeighbors(_ExactSearch, neighbors.NearestNeighbors):
 _PATCH = Patch(
     lambda: [
         (getattr(neighbors, estimator.__name__), estimator)
-        for estimator in (KNeighborsClassifier, NearestNeighbors)
+        for estimator in (KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors)
     ]
 )
 patch, unpatch = _PATCH.apply, _PATCH.undo

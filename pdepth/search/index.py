@@ -23,17 +23,20 @@ from pdepth.arrays.problem import (
     checked_rows,
     searched_metric,
 )
-from pdepth.arrays.rows import Rows, is_array, is_torch
+from pdepth.arrays.rows import Rows, as_given, is_array, is_torch
 from pdepth.backends import backend_named
 from pdepth.result import Votes
 from pdepth.search import index_file
 from pdepth.search.backward import ProbeSearch
-from pdepth.search.index_state import IndexState, Sample
+from pdepth.search.index_state import ChangedRowsError, IndexState, Sample
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+__all__ = ["ChangedRowsError", "Index"]
+
 MEMORY_SHARE = 0.5  # of the free memory, for what is packed, where the caller sets no limit
+IN_MEMORY = 1 << 62  # a mapped array's normalised rows are held too, and not made as they are read
 DEFAULT_MEMORY = 1 << 31  # where the system does not tell what is free
 
 
@@ -80,8 +83,8 @@ class Index:
                 f"support: expected one array, got a {type(support).__name__}; for several layers "
                 "use pdepth.Index.of_layers(...)."
             )
-        self._open([("probe 0", support)], labels, metric, copy, backend, memory, num_threads)
         self._single = True
+        self._open([("probe 0", support)], labels, metric, copy, backend, memory, num_threads)
 
     @classmethod
     def of_layers(cls, layers: Any, labels: Any = None, **options: Any) -> Self:
@@ -109,8 +112,8 @@ class Index:
         if unknown:
             raise TypeError(f"Index.of_layers: got an unexpected option {min(unknown)!r}.")
         arrays = [(name, array) for name, (_, array) in zip(names, named, strict=True)]
-        index._open(arrays, labels, **(defaults | options))
         index._single = False
+        index._open(arrays, labels, **(defaults | options))
         return index
 
     def _open(
@@ -148,7 +151,7 @@ class Index:
         ]
         check_one_device(tuple(probes))
         samples = None if self._copies else [Sample.of(probe) for probe in probes]
-        self._state: IndexState | None = IndexState(tuple(probes), labels, samples)
+        self._state: IndexState | None = IndexState(tuple(probes), labels, samples, self._single)
 
     def _prepare(
         self, metric: Any, backend: Any, memory: Any, num_threads: Any, device: Any = None
@@ -167,6 +170,15 @@ class Index:
     def widths(self) -> tuple[int, ...]:
         """The columns of each layer."""
         return tuple([probe.support.width for probe in self._now().probes])
+
+    @property
+    def rows(self) -> Any:
+        """The rows (M, D) that are kept, or a list of each layer's, as tensors where these came so.
+
+        By cosine they are normalised, in float64. Not to be written to.
+        """
+        arrays = [as_given(probe.support, self._device) for probe in self._now().probes]
+        return arrays[0] if self._single else arrays
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
@@ -188,17 +200,19 @@ class Index:
         *,
         query_rows: Any = None,
         exclude_self: bool = True,
+        num_threads: int | None = None,
     ) -> tuple[Any, Any]:
         """Find each query's k nearest rows: squared distances (N, k) float64 and rows (N, k) int64.
 
         Of several layers (L, N, k). Sorted by (distance, row); arguments as `pdepth.kneighbors`.
+        num_threads: of this search; None for those of the index.
 
         Raises:
             ValueError, TypeError: for wrong arguments; an index that has no rows, or was closed; a
                 caller's array that was changed.
         """
         k = arguments.check_int(k, "k")
-        problem = self._problem(queries, k, query_rows, exclude_self)
+        problem = self._problem(queries, k, query_rows, exclude_self, num_threads)
         probes = range(len(problem.probes))
         with problem.watched(probes), self._backend.session(problem) as session:
             pairs = [session.neighbors(probe) for probe in probes]
@@ -217,8 +231,11 @@ class Index:
         temperature: float | None = None,
         exclude_self: bool = True,
         return_counts: bool = False,
+        num_threads: int | None = None,
     ) -> Votes | dict[int, Votes]:
         """Compute the k-NN majority votes of queries: arguments and results as `probe_votes`.
+
+        num_threads: of this search; None for those of the index.
 
         Raises:
             ValueError, TypeError: as `kneighbors`, and where the index has no labels.
@@ -226,7 +243,7 @@ class Index:
         voting = arguments.check_voting(k, weights, temperature)
         if self._now().labels is None:
             raise ValueError("votes: expected an index with labels; pass Index(..., labels=...).")
-        problem = self._problem(queries, voting.k, query_rows, exclude_self)
+        problem = self._problem(queries, voting.k, query_rows, exclude_self, num_threads)
         keep = "counts" if return_counts else ""
         search = ProbeSearch(
             len(problem.probes), problem.num_queries, voting, self._backend_name, keep=keep
@@ -262,7 +279,7 @@ class Index:
         """
         with self._lock:
             state = self._now()
-            arrays = self._by_layer(state, rows, "rows")
+            arrays = state.by_layer(rows, "rows")
             more = [
                 self._checked(f"rows ({probe.name})", array)
                 for probe, array in zip(state.probes, arrays, strict=True)
@@ -280,12 +297,12 @@ class Index:
             if state.labels is not None:
                 labels = arguments.check_integers(labels, "labels", len(more[0]))
                 labels = np.concatenate([state.labels, labels])
-            self._check_unchanged(state)
+            state.check_unchanged()
             probes = [
                 self._held(probe.name, growing.append(layer), probe.packed)
                 for probe, growing, layer in zip(state.probes, self._growing, more, strict=True)
             ]
-            self._state = IndexState(tuple(probes), labels, None)
+            self._state = IndexState(tuple(probes), labels, None, self._single)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write rows, labels and what is packed by now to one file, which `load` maps.
@@ -293,7 +310,7 @@ class Index:
         Raises OSError where it cannot be written: nothing is left then.
         """
         state = self._now()
-        self._check_unchanged(state)
+        state.check_unchanged()
         about = {"metric": self._options.metric, "single": self._single}
         index_file.save(path, state.probes, state.labels, about)
 
@@ -352,7 +369,7 @@ class Index:
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds: the rows and labels; what is packed is packed anew."""
         state, options = self._now(), self._options
-        self._check_unchanged(state)
+        state.check_unchanged()
         return {
             "layers": [(probe.name, probe.support) for probe in state.probes],
             "labels": state.labels,
@@ -376,7 +393,7 @@ class Index:
         """Take rows as they are, and what was packed of them."""
         self._growing = [GrowingRows(rows, copy=False) for _, rows, _ in layers]
         probes = [self._held(name, rows, packing=packing) for name, rows, packing in layers]
-        self._state = IndexState(tuple(probes), labels, None)
+        self._state = IndexState(tuple(probes), labels, None, self._single)
 
     def _now(self) -> IndexState:
         """The state that a search sees, whatever is added meanwhile."""
@@ -393,7 +410,8 @@ class Index:
             raise TypeError(
                 f"{what}: expected a NumPy array or torch tensor, got a {type(array).__name__}."
             )
-        return checked_rows(array, what, self._options.metric, self._options.num_threads)
+        options = self._options
+        return checked_rows(array, what, options.metric, options.num_threads, IN_MEMORY)
 
     def _held(
         self, name: str, rows: Rows, before: Any = None, packing: dict[str, Any] | None = None
@@ -409,36 +427,17 @@ class Index:
         )
         return ProbeRows(name, support, None, packed)
 
-    def _by_layer(self, state: IndexState, arrays: Any, what: str) -> list[Any]:
-        """One array for each layer."""
-        if self._single:
-            return [arrays]
-        names = [probe.name for probe in state.probes]
-        if isinstance(arrays, Mapping):
-            if list(arrays) != names:
-                raise ValueError(f"{what}: expected the layers {names}, got {list(arrays)}.")
-            return list(arrays.values())
-        if is_array(arrays) or not isinstance(arrays, Sequence) or len(arrays) != len(names):
-            raise ValueError(
-                f"{what}: expected {len(names)} arrays, one a layer, got a {type(arrays).__name__}."
-            )
-        return list(arrays)
-
-    def _check_unchanged(self, state: IndexState) -> None:
-        for sample, probe in zip(state.samples or (), state.probes, strict=bool(state.samples)):
-            row = sample.changed(probe)
-            if row >= 0:
-                raise ValueError(
-                    f"support ({probe.name}): row {row} was changed since the index was made; make "
-                    "the index anew, or with copy=True."
-                )
-
-    def _problem(self, queries: Any, k: int, query_rows: Any, exclude_self: bool) -> Problem:
+    def _problem(
+        self, queries: Any, k: int, query_rows: Any, exclude_self: bool, num_threads: int | None
+    ) -> Problem:
         state, options = self._now(), self._options
+        threads = options.num_threads
+        if num_threads is not None:
+            threads = arguments.check_threads(num_threads)
         support = state.probes[0].support
         if len(support) == 0:
             raise ValueError("Index: expected rows to search, got none; add some first.")
-        self._check_unchanged(state)
+        state.check_unchanged()
         probes = state.probes
         if queries is not None:
             if query_rows is not None:
@@ -448,9 +447,7 @@ class Index:
             probes = tuple(
                 [
                     self._with_queries(probe, array)
-                    for probe, array in zip(
-                        probes, self._by_layer(state, queries, "queries"), strict=True
-                    )
+                    for probe, array in zip(probes, state.by_layer(queries, "queries"), strict=True)
                 ]
             )
             check_one_device(probes)
@@ -473,7 +470,7 @@ class Index:
             exclude_self=leaves_out,
             query_rows=query_rows,
             num_queries=count,
-            num_threads=options.num_threads,
+            num_threads=threads,
             device=self._device,
             memory=options.memory,
             metric=searched_metric(options.metric),

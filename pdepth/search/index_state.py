@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays import arguments
 from pdepth.arrays.problem import ProbeRows
+from pdepth.arrays.rows import is_array
 
 SAMPLE = 64  # rows whose checksums tell that a caller's array was changed
+
+
+class ChangedRowsError(ValueError):
+    """Rows of the caller's array, kept with copy=False, that are not what they were."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +49,16 @@ def _checksum(probe: ProbeRows, row: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class IndexState:
-    """What a search sees. samples: of the layers, where they are the caller's arrays."""
+    """What a search sees.
+
+    samples: of the layers, where they are the caller's arrays. single: whether it is one layer,
+    whose arrays come alone.
+    """
 
     probes: tuple[ProbeRows, ...]
     labels: NDArray[np.int64] | None
     samples: list[Sample] | None
+    single: bool
 
     @cached_property
     def encoded(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -55,3 +67,28 @@ class IndexState:
         if self.labels is None:
             return np.zeros(1, np.int64), np.zeros(rows, np.int32)
         return arguments.encode_labels(self.labels, rows)
+
+    def by_layer(self, arrays: Any, what: str) -> list[Any]:
+        """One array for each layer."""
+        if self.single:
+            return [arrays]
+        names = [probe.name for probe in self.probes]
+        if isinstance(arrays, Mapping):
+            if list(arrays) != names:
+                raise ValueError(f"{what}: expected the layers {names}, got {list(arrays)}.")
+            return list(arrays.values())
+        if is_array(arrays) or not isinstance(arrays, Sequence) or len(arrays) != len(names):
+            raise ValueError(
+                f"{what}: expected {len(names)} arrays, one a layer, got a {type(arrays).__name__}."
+            )
+        return list(arrays)
+
+    def check_unchanged(self) -> None:
+        """Raise ChangedRowsError where the caller's rows are not what they were."""
+        for sample, probe in zip(self.samples or (), self.probes, strict=bool(self.samples)):
+            row = sample.changed(probe)
+            if row >= 0:
+                raise ChangedRowsError(
+                    f"support ({probe.name}): row {row} was changed since the index was made; make "
+                    "the index anew, or with copy=True."
+                )

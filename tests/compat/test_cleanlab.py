@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn import datasets, neighbors
 
-import pdepth
 from pdepth import definition
 from pdepth.compat import cleanlab as compat
+from pdepth.compat.shared.fitted import FittedRows
 
 RNG = np.random.default_rng(0)
 ROWS, QUERIES = RNG.standard_normal((300, 20)), RNG.standard_normal((40, 20))
@@ -61,13 +61,13 @@ def patched(theirs: Any) -> Iterator[None]:
 def metrics(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The metric of each of pdepth's searches."""
     result: list[str] = []
-    kneighbors = pdepth.kneighbors
+    kneighbors = FittedRows.kneighbors
 
-    def wrapper(*args: Any, **options: Any) -> Any:
-        result.append(options["metric"])
-        return kneighbors(*args, **options)
+    def wrapper(self: FittedRows, *args: Any, **options: Any) -> Any:
+        result.append(self.metric)
+        return kneighbors(self, *args, **options)
 
-    monkeypatch.setattr(pdepth, "kneighbors", wrapper)
+    monkeypatch.setattr(FittedRows, "kneighbors", wrapper)
     return result
 
 

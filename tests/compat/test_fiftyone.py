@@ -28,6 +28,27 @@ def test_without_fiftyone() -> None:
     assert expected in run.stderr
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_nearest_rows_without_a_database(metric: str) -> None:
+    """By vectors and of all rows, from one index; a query's own row is left out by its number."""
+    pytest.importorskip("fiftyone.brain")
+    from pdepth.compat import fiftyone as compat
+
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((ROWS, 12)).astype(np.float32)
+    active = compat._ActiveRows.make(rows, None, metric, None)
+    name = "cosine" if metric == "cosine" else "sqeuclidean"
+    nearest = compat.PdepthSimilarityIndex._nearest
+    for own, full in ((np.arange(ROWS), True), (np.arange(ROWS), False), (np.full(9, -1), False)):
+        vectors = rows if len(own) == ROWS else rng.standard_normal((9, 12)).astype(np.float32)
+        queries = compat._Queries(active.compared(vectors, "query"), own, full, False)
+        squared, near = nearest(None, active, queries, 7)
+        asked = None if len(own) == ROWS else vectors
+        expected = definition.kneighbors(rows, asked, k=7, metric=name)
+        assert (squared[:, :7] == expected[0]).all()
+        assert (near[:, :7] == expected[1]).all()
+
+
 @pytest.fixture(scope="module")
 def dataset() -> Iterator[Any]:
     """So many samples, without pictures."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pdepth import definition
 from pdepth.compat.shared import duplicates, radius
 from pdepth.compat.shared.duplicates import duplicate_sets
-from pdepth.compat.shared.radius import DistanceIndex, squared_radius
+from pdepth.compat.shared.radius import DistanceIndex, products_above, squared_radius
 from pdepth.search.voting import count_votes
 
 from helpers.cases import KINDS, cast
@@ -41,16 +41,32 @@ def test_distances_are_the_definitions(
         with np.errstate(over="ignore"):
             every = np.stack([definition.squared_distances(own, query) for query in query_rows])
             assert (index.distances(queries) == every).all()
-            for k in (1, 5, 120):
-                squared, rows = definition.kneighbors(support, queries, k=k)
-                result = index.kneighbors(queries, k)
-                assert (result[0] == squared).all()
-                assert (result[1] == rows).all()
             for limit in (0, *rng.choice(every.ravel(), 4), -1, np.inf):
                 within = list(index.radius_neighbors(queries, float(limit)))
                 assert len(within) == len(queries)
                 for near, squared in zip(within, every, strict=True):
                     assert (near == np.flatnonzero(squared <= limit)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_products_above_a_limit(
+    kind: Callable[..., Any], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Limits are products that occur."""
+    monkeypatch.setattr(radius, "HELD", 1000)
+    rng = np.random.default_rng(KINDS.index(kind))
+    for width in (1, 7, 40):
+        values = cast(kind(rng, 130, width), dtype)
+        support, queries = values[:120], values[110:]
+        own, query_rows = definition.as_rows(support), definition.as_rows(queries)
+        with np.errstate(over="ignore", invalid="ignore"):
+            every = np.stack([definition.total(own * query) for query in query_rows])
+            for limit in (0, *rng.choice(every.ravel(), 4), np.inf, -np.inf, np.nan):
+                above = list(products_above(support, queries, float(limit), 2))
+                assert len(above) == len(queries)
+                for near, products in zip(above, every, strict=True):
+                    assert (near == np.flatnonzero(products >= limit)).all()
 
 
 def test_squares_within_a_radius() -> None:

@@ -23,8 +23,8 @@ def counted(function: Any) -> Any:
 
 
 def pytest_configure() -> None:
-    pdepth.kneighbors = counted(pdepth.kneighbors)
-    pdepth.probe_votes = counted(pdepth.probe_votes)
+    pdepth.Index.kneighbors = counted(pdepth.Index.kneighbors)
+    pdepth.Index.votes = counted(pdepth.Index.votes)
     compat.NARROW = 0
     compat.patch()
 

@@ -14,7 +14,7 @@ import torch
 from conftest import Engine
 
 import pdepth
-from pdepth import Index, definition, native
+from pdepth import Index, _native, definition, native
 from pdepth.io.array_bundle import write_bundle
 
 from helpers.cases import Case, case, first_difference, oracle_of
@@ -341,3 +341,36 @@ def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
         same += 1
         assert first_difference(loaded.kneighbors(QUERIES[:, :3], 3)[1], expected) is None
     assert same < 200  # what fills the file to whole lines
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
+@pytest.mark.parametrize("copy", [True, False])
+def test_mapped_arrays(metric: str, copy: bool, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", ROWS)
+    np.save(tmp_path / "queries.npy", QUERIES)
+    mapped, queries = (
+        np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("rows", "queries")
+    )
+    index = Index(mapped, metric=metric, copy=copy)
+    index.add(mapped[:9])
+    rows = np.concatenate([ROWS, ROWS[:9]])
+    assert_neighbors(index.kneighbors(queries, 4), rows, QUERIES, k=4, metric=metric)
+
+
+def test_threads_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each call, or else those of the index."""
+    seen = []
+    run = _native.run
+
+    def watched(**call: Any) -> None:
+        seen.append(call["threads"])
+        run(**call)
+
+    monkeypatch.setattr(_native, "run", watched)
+    index = Index(ROWS, LABELS, num_threads=3)
+    for options in ({}, {"num_threads": 2}):
+        index.kneighbors(QUERIES, 3, **options)
+        index.votes(QUERIES, k=3, **options)
+    assert seen == [3, 3, 2, 2]
+    with pytest.raises(ValueError, match="num_threads: expected an integer >= 1, got 0"):
+        index.kneighbors(QUERIES, 3, num_threads=0)

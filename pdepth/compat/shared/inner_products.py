@@ -14,6 +14,7 @@ from pdepth.arrays.rows import is_torch
 from pdepth.compat.shared.packing import packing_memory
 from pdepth.compat.shared.pairwise import pair_sums, squared_norms
 from pdepth.native import default_arithmetic, default_threads
+from pdepth.search.index import Index
 
 SPARE = 8  # rows beyond the k that are candidates at first
 GROWTH = 8  # times as many candidates for a query that these do not decide
@@ -73,7 +74,7 @@ class InnerProductIndex:
         columns, self._remainder = _columns(self._largest_norm - norms)
         extended = np.hstack([rows, columns])
         self._rows = extended[:, : rows.shape[1]]  # the caller's own may change
-        self._extended = convert_like(extended, support)
+        self._extended = Index(convert_like(extended, support), copy=False)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -88,12 +89,7 @@ class InnerProductIndex:
             Squared distances (N, k) there, rows (N, k), nearest first, and the margins (N,).
         """
         extended = np.hstack([queries, np.zeros((len(queries), 3), queries.dtype)])
-        distances, rows = kneighbors(
-            self._extended,
-            convert_like(extended, self._extended),
-            k=k,
-            memory=packing_memory(self._extended),
-        )
+        distances, rows = self._extended.kneighbors(convert_like(extended, self._extended.rows), k)
         reach = (np.sqrt(squared_norms(queries)) + np.sqrt(self._largest_norm)) ** 2
         rounding = 8 * (self._rows.shape[1] + 8) * np.finfo(np.float64).eps * reach
         return to_numpy(distances), to_numpy(rows), rounding + 2 * self._remainder

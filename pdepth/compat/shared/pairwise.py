@@ -54,9 +54,14 @@ def pair_sums(
         with np.errstate(over="ignore"):
             sums[chunk] = definition.total(terms(*pair))
 
+    begins = range(0, len(row_numbers), step)
+    if len(begins) < 2:  # a thread takes longer to begin
+        for begin in begins:
+            compute(begin)
+        return sums
     check_headroom(num_threads)
     with ThreadPoolExecutor(num_threads) as pool:
-        list(pool.map(compute, range(0, len(row_numbers), step)))
+        list(pool.map(compute, begins))
     return sums
 
 

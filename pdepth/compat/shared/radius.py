@@ -1,7 +1,7 @@
-"""Rows within a radius, and the nearest of few queries: exactly, by float64 products.
+"""Rows within a radius, or of products above a limit: exactly, by float64 products.
 
-The backends find a known number of neighbours of many queries. How many rows are within a radius is
-not known beforehand, and for few queries packing the support costs more than the search.
+The backends find a known number of neighbours; how many rows are within a radius is not known
+beforehand.
 """
 
 from __future__ import annotations
@@ -58,24 +58,6 @@ class DistanceIndex:
                 inside[query_numbers, row_numbers] = exact <= limit
             yield from map(np.flatnonzero, inside)
 
-    @default_arithmetic()
-    def kneighbors(self, queries: NDArray[Any], k: int) -> tuple[Float, Int]:
-        """Find squared distances (N, k) and rows (N, k) of the k nearest, by (distance, row)."""
-        squared, rows = np.empty((len(queries), k)), np.empty((len(queries), k), dtype=np.int64)
-        begin = 0
-        for chunk, distances, margin in self._approximate(queries):
-            kth = np.partition(distances, k - 1, axis=1)[:, k - 1, None]
-            # k rows are truly within kth + margin, and so seem within twice the margin.
-            query_numbers, row_numbers = np.nonzero(~(distances > kth + 2 * margin))
-            exact = self.pair_distances(chunk, row_numbers, query_numbers)
-            order = np.lexsort((row_numbers, exact, query_numbers))
-            first = np.searchsorted(query_numbers, np.arange(len(chunk)))
-            nearest = order[first[:, None] + np.arange(k)]
-            end = begin + len(chunk)
-            squared[begin:end], rows[begin:end] = exact[nearest], row_numbers[nearest]
-            begin = end
-        return squared, rows
-
     def _approximate(self, queries: NDArray[Any]) -> Iterator[tuple[NDArray[Any], Float, Float]]:
         """Yield query chunks (n, D), squared distances (n, M) by products, and margins (n, 1)."""
         step = max(1, HELD // len(self.rows))
@@ -100,6 +82,32 @@ class DistanceIndex:
         for begin in range(0, len(self.rows), step):
             chunk = slice(begin, begin + step)
             yield chunk, self.rows[chunk].astype(np.float64, copy=False)
+
+
+def products_above(
+    rows: NDArray[Any], queries: NDArray[Any], limit: float, num_threads: int
+) -> Iterator[Int]:
+    """Yield for each query (N, D) the rows (n,) of an inner product >= limit, ascending.
+
+    A product is a float64 sum in the order of `definition.total`. In float64 a product is less than
+    (D + 8) epsilon of |x| |y| away from that, however it is added up, and of the smallest normal
+    number where terms underflow; pairs that eight times that cannot decide are summed so.
+    """
+    widened = rows.astype(np.float64)
+    largest = np.sqrt(squared_norms(widened).max())
+    step = max(1, HELD // len(rows))
+    for begin in range(0, len(queries), step):
+        chunk = queries[begin : begin + step]
+        with np.errstate(over="ignore", invalid="ignore"), default_arithmetic():
+            asked = chunk.astype(np.float64)
+            products = asked @ widened.T
+            reach = np.sqrt(squared_norms(asked))[:, None] * largest
+            margin = 8 * (rows.shape[1] + 8) * (_FLOAT.eps * reach + _FLOAT.tiny)
+            inside = products >= limit + margin
+            query_numbers, row_numbers = np.nonzero(~inside & ~(products < limit - margin))
+            exact = pair_sums(np.multiply, rows, chunk, row_numbers, query_numbers, num_threads)
+            inside[query_numbers, row_numbers] = exact >= limit
+        yield from map(np.flatnonzero, inside)
 
 
 @default_arithmetic()

@@ -1,0 +1,135 @@
+"""Rows as faiss takes them, and what a flat index searches."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+import pdepth
+from pdepth.arrays.convert import convert_like, to_numpy
+from pdepth.arrays.rows import is_torch
+from pdepth.compat.shared.inner_products import (
+    InnerProductIndex,
+    is_on_device,
+    largest_inner_products,
+)
+from pdepth.compat.shared.packing import packing_memory
+from pdepth.native import default_arithmetic
+
+METRIC_INNER_PRODUCT, METRIC_L2 = 0, 1  # as faiss numbers them
+FURTHEST = float(np.finfo(np.float32).max)  # where there is no row
+NARROW = ("float16", "bfloat16", "int8", "uint8", "int16")  # each number is one of float32's
+
+Found = tuple[Any, Any]
+"""Squared distances or products (N, k) float64, and rows (N, k) int64."""
+
+
+class Searched(Protocol):
+    """Rows that are searched again and again."""
+
+    @property
+    def rows(self) -> Any:
+        """(M, D) float32, not to be written to; of the kind that was given first."""
+
+    def kneighbors(self, queries: Any, k: int, *, num_threads: int | None) -> Found: ...
+
+    def add(self, rows: Any) -> None: ...
+
+
+def held(rows: Any, metric: int) -> Searched:
+    """Hold a copy of rows (M, D) float32, packed when they are first searched."""
+    if metric == METRIC_L2:
+        return pdepth.Index(rows)
+    return _Products(rows) if is_on_device(rows) else pdepth.Index(rows, metric="inner_product")
+
+
+def found_once(support: Any, queries: Any, k: int, metric: int, num_threads: int | None) -> Found:
+    """Search rows that are not held; the support is packed a few at a time."""
+    if metric == METRIC_INNER_PRODUCT and is_on_device(support):
+        return largest_inner_products(as_float32(support), as_float32(queries), k)
+    name = "sqeuclidean" if metric == METRIC_L2 else "inner_product"
+    memory = packing_memory(support, num_threads)
+    return pdepth.kneighbors(
+        support, queries, k=k, metric=name, memory=memory, num_threads=num_threads
+    )
+
+
+class _Products:
+    """Rows on a device, searched for largest products; what `add` changes is prepared anew."""
+
+    def __init__(self, rows: Any) -> None:
+        self._held = pdepth.Index(rows)  # which is not searched, and so not packed
+        self._prepared: InnerProductIndex | None = None
+
+    @property
+    def rows(self) -> Any:
+        return self._held.rows
+
+    def add(self, rows: Any) -> None:
+        self._held.add(rows)
+        self._prepared = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_held": self._held, "_prepared": None}
+
+    def kneighbors(self, queries: Any, k: int, *, num_threads: int | None) -> Found:
+        prepared = self._prepared
+        if prepared is None:
+            prepared = self._prepared = InnerProductIndex(self.rows)
+        return prepared.search(queries, k)
+
+
+def copied(rows: Any) -> Any:
+    return rows.clone() if is_torch(rows) else rows.copy()
+
+
+@default_arithmetic()
+def as_float32(x: Any) -> Any:
+    """Convert x to float32; a tensor stays one."""
+    return x.detach().float() if is_torch(x) else np.ascontiguousarray(x, dtype=np.float32)
+
+
+def as_rows(x: Any, name: str, width: int | None = None, *, keep_narrow: bool = False) -> Any:
+    """Convert x to (n, width) float32, or leave it as it is where its type is `NARROW`."""
+    kind = str(getattr(x, "dtype", "")).removeprefix("torch.")
+    if not (keep_narrow and kind in NARROW):
+        x = as_float32(x)
+    if x.ndim != 2:
+        raise ValueError(f"{name}: expected shape (N, D), got {tuple(x.shape)}.")
+    if width is not None and x.shape[1] != width:
+        raise AssertionError(f"{name}: expected width {width}, got {x.shape[1]}.")
+    return x
+
+
+def check_metric(metric: int) -> None:
+    if metric not in (METRIC_L2, METRIC_INNER_PRODUCT):
+        raise ValueError(
+            f"metric: expected METRIC_L2 ({METRIC_L2}) or METRIC_INNER_PRODUCT "
+            f"({METRIC_INNER_PRODUCT}), got {metric}."
+        )
+
+
+def answer(
+    found: Found | None, shape: tuple[int, int], metric: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Round what was found to float32, and fill up with row -1."""
+    distances = np.full(shape, -FURTHEST if metric == METRIC_INNER_PRODUCT else FURTHEST, "float32")
+    rows = np.full(shape, -1, np.int64)
+    if found is not None:
+        values, near = map(to_numpy, found)
+        with default_arithmetic(), np.errstate(over="ignore"):  # beyond float32: infinite
+            distances[:, : values.shape[1]] = values
+        rows[:, : near.shape[1]] = near
+    return distances, rows
+
+
+def into(out: Any, values: Any, name: str = "x") -> Any:
+    """Return values, or `out` with the values written to it."""
+    if out is None:
+        return values
+    if tuple(out.shape) != tuple(values.shape):
+        raise AssertionError(f"{name}: expected shape {tuple(values.shape)}, got {out.shape}.")
+    out[:] = convert_like(to_numpy(values), out)
+    return out
