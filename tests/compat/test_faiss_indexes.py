@@ -404,7 +404,7 @@ def test_a_gpu_is_named_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> 
     assert moved == [(ours, "cuda:0")]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="runs with: a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU engine here")
 def test_an_index_on_a_gpu() -> None:
     _, ours = mapped("IndexIDMap", "IndexFlatL2")
     there = compat.index_cpu_to_all_gpus(ours)
