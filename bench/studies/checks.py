@@ -44,8 +44,8 @@ PAGE = Path("docs", "memory.md")
 
 FIRST_TWICE = "the first batch, read twice"
 ROWS = "labels and inputs of each row"
-VALUES = "the first rows' values at every probe, twice"
-REPEATS = "the first batch's values at every probe, twice"
+VALUES = "whether the run can resume: the first rows' values, twice"
+REPEATS = "whether values can be computed again: the same once more"
 WEIGHTS = "the network's weights"
 LOCKS = "locks"
 JOURNAL = "files of the journal"
@@ -189,7 +189,7 @@ def table(stored: dict[str, Any]) -> str:
     lines = [
         "Processor seconds of each check of a run with `run_dir`, CIFAR-10 under its ResNet18, "
         f"support x queries, within {' and '.join(sorted({c['memory'] for c in cases}))}; kept: "
-        "with `keep_embeddings`.",
+        "with `keep_embeddings`. The first rows' values cost the same for any number of rows.",
         "",
         f"| check | {' | '.join(titles)} |",
         f"| --- |{' ---: |' * len(cases)}",
