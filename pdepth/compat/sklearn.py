@@ -2,7 +2,8 @@
 
     from pdepth.compat.sklearn import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
 
-or, for a whole program and the libraries that it uses, `pdepth.compat.sklearn.patch()`, and
+and KNeighborsTransformer, LocalOutlierFactor and the function kneighbors_graph, or, for a whole
+program and the libraries that it uses, `pdepth.compat.sklearn.patch()`, and
 `unpatch()`.
 
 pdepth answers where scikit-learn would compare dense rows with every row, by "euclidean" (also as
@@ -11,8 +12,9 @@ code: other metrics, `metric_params`, sparse matrices, trees, radius queries, co
 zeros, and whatever it raises an error for.
 
 algorithm:
-    "brute": pdepth. "auto": pdepth, but for up to `NARROW` columns, where a tree is faster;
-    scikit-learn itself builds one for up to 15. "kd_tree" and "ball_tree": scikit-learn's trees.
+    "brute", "auto": pdepth. Of up to 15 columns it asks scikit-learn's tree, where that is faster,
+    for candidates, which it orders itself: answers are the same. "kd_tree" and "ball_tree":
+    scikit-learn's trees.
 n_jobs:
     Threads of the backend. None: as many as scikit-learn's brute force takes, the process's share
     of the cores, fewer where joblib or threadpoolctl set a limit.
@@ -46,6 +48,7 @@ from pdepth.arrays.convert import convert_like, to_numpy
 from pdepth.arrays.problem import ZeroNormError
 from pdepth.arrays.rows import TYPES, is_torch
 from pdepth.compat.shared.fitted import FittedRows
+from pdepth.compat.shared.narrow import NarrowRows, fitted_rows
 from pdepth.compat.shared.patching import Patch
 from pdepth.native import default_arithmetic, default_threads
 from pdepth.optional import require_tested
@@ -59,10 +62,16 @@ from sklearn.neighbors._base import KNeighborsMixin
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 from sklearn.utils.validation import _num_features, check_is_fitted, validate_data
 
-__all__ = ["KNeighborsClassifier", "KNeighborsRegressor", "NearestNeighbors", "patch", "unpatch"]
-
-NARROW = 6
-"""Columns up to which `algorithm="auto"` leaves the search to scikit-learn's trees."""
+__all__ = [
+    "KNeighborsClassifier",
+    "KNeighborsRegressor",
+    "KNeighborsTransformer",
+    "LocalOutlierFactor",
+    "NearestNeighbors",
+    "kneighbors_graph",
+    "patch",
+    "unpatch",
+]
 
 _METRICS = {
     "euclidean": "sqeuclidean",
@@ -87,8 +96,8 @@ class _ExactSearch(KNeighborsMixin):
         algorithm = self.algorithm
         euclidean = self.metric == "minkowski" and self.p == 2
         supported = (euclidean or self.metric in _METRICS) and not self.metric_params
-        if algorithm == "auto" and supported and _width(X) > NARROW:
-            self.algorithm = "brute"  # so that no tree is built
+        if algorithm == "auto" and supported and _width(X):
+            self.algorithm = "brute"  # so that no tree is built before one is needed
         try:
             super()._fit(to_numpy(X), to_numpy(y))
         finally:
@@ -111,7 +120,7 @@ class _ExactSearch(KNeighborsMixin):
         labels = getattr(self, "_y", None) if is_classifier(self) else None
         if labels is not None and labels.ndim > 1:
             labels = None
-        return FittedRows(rows, labels, metric=_METRICS[self.effective_metric_])
+        return fitted_rows(rows, labels, _METRICS[self.effective_metric_])
 
     def kneighbors(
         self, X: Any = None, n_neighbors: Any = None, return_distance: bool = True
@@ -252,13 +261,78 @@ class NearestNeighbors(_ExactSearch, neighbors.NearestNeighbors):
 
     def radius_neighbors(self, X: Any = None, *args: Any, **options: Any) -> Any:
         """Find neighbours by scikit-learn's code: NumPy arrays of arrays, also for tensors."""
-        return super().radius_neighbors(to_numpy(X), *args, **options)
+        check_is_fitted(self)
+        return super(NearestNeighbors, self._with_tree()).radius_neighbors(
+            to_numpy(X), *args, **options
+        )
+
+    def _with_tree(self) -> Any:
+        """Return itself with the tree that scikit-learn's "auto" builds for few columns."""
+        if (
+            self.algorithm != "auto"
+            or self.effective_metric_ != "euclidean"
+            or not isinstance(self._support, NarrowRows)
+        ):
+            return self
+        model = copy(self)
+        model._tree, model._fit_method = self._support.tree().kd_tree, "kd_tree"
+        return model
 
 
+class KNeighborsTransformer(_ExactSearch, neighbors.KNeighborsTransformer):
+    """scikit-learn's KNeighborsTransformer, with its parameters and pdepth's search.
+
+    Its graphs are sparse matrices, also for tensors. See the module for which calls pdepth answers.
+    """
+
+
+class LocalOutlierFactor(_ExactSearch, neighbors.LocalOutlierFactor):
+    """scikit-learn's LocalOutlierFactor, with its parameters and pdepth's search.
+
+    Tensors are taken as arrays, and scores are NumPy's.
+    """
+
+    def _fit(self, X: Any, y: Any = None) -> Any:
+        return super()._fit(to_numpy(X), to_numpy(y))
+
+    def kneighbors(self, X: Any = None, *args: Any, **options: Any) -> Any:
+        """Find distances and rows, in NumPy's arrays."""
+        return super().kneighbors(to_numpy(X), *args, **options)
+
+
+def kneighbors_graph(
+    X: Any,
+    n_neighbors: int,
+    *,
+    mode: str = "connectivity",
+    metric: Any = "minkowski",
+    p: float = 2,
+    metric_params: Any = None,
+    include_self: Any = False,
+    n_jobs: int | None = None,
+) -> Any:
+    """Make the graph of each row's nearest others: sklearn.neighbors.kneighbors_graph.
+
+    Args: as there; X also a tensor. Returns a sparse matrix (N, N).
+    """
+    options = {"metric": metric, "p": p, "metric_params": metric_params}
+    if not isinstance(X, KNeighborsMixin):
+        X = NearestNeighbors(n_neighbors=n_neighbors, n_jobs=n_jobs, **options).fit(X)
+    graph = _PATCH.original(kneighbors_graph) or neighbors.kneighbors_graph
+    return graph(X, n_neighbors, mode=mode, include_self=include_self, **options)
+
+
+_ESTIMATORS = (
+    KNeighborsClassifier,
+    KNeighborsRegressor,
+    KNeighborsTransformer,
+    LocalOutlierFactor,
+    NearestNeighbors,
+)
 _PATCH = Patch(
     lambda: [
-        (getattr(neighbors, estimator.__name__), estimator)
-        for estimator in (KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors)
+        (getattr(neighbors, replacement.__name__), replacement)
+        for replacement in (*_ESTIMATORS, kneighbors_graph)
     ]
 )
 patch, unpatch = _PATCH.apply, _PATCH.undo

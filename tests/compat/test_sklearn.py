@@ -224,7 +224,6 @@ HANDED_ON: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "callable": ({"metric": lambda x, y: abs(x - y).max()}, SUPPORT[:40], QUERIES[:3]),
     "metric_params": ({"metric_params": {"w": np.arange(1, 21)}}, SUPPORT, QUERIES),
     "tree": ({"algorithm": "kd_tree"}, SUPPORT, QUERIES),
-    "narrow": ({}, SUPPORT[:, :6], QUERIES[:, :6]),
     "sparse support": ({}, sparse.csr_matrix(SUPPORT), QUERIES),
     "sparse queries": (BRUTE, SUPPORT, sparse.csr_matrix(QUERIES)),
     "precomputed": ({"metric": "precomputed"}, abs(SUPPORT[:20]), abs(QUERIES[:5])),

@@ -25,7 +25,6 @@ def counted(function: Any) -> Any:
 def pytest_configure() -> None:
     pdepth.Index.kneighbors = counted(pdepth.Index.kneighbors)
     pdepth.Index.votes = counted(pdepth.Index.votes)
-    compat.NARROW = 0
     compat.patch()
 
 
