@@ -16,6 +16,7 @@ ELSEWHERE = {
     "oodeel": f"{NIGHTLY} libraries, or pip install 'pdepth[oodeel]'",
     "scikit-learn-intelex": f"{NIGHTLY} newest, or pip install 'pdepth[bench]'",
     "pynndescent": f"{NIGHTLY} newest, or pip install 'pdepth[bench]'",
+    "umap": "pip install 'pdepth[umap]'",
     "ml_dtypes": f"{NIGHTLY} newest, or pip install ml_dtypes",
 }
 # a reason of a skip -> what would run the test

@@ -1,0 +1,116 @@
+"""Exact nearest neighbours for UMAP, with a search index so that `transform` works.
+
+    from pdepth.compat.umap import precomputed_knn
+
+    knn = precomputed_knn(X, n_neighbors=15, metric="euclidean")
+    reducer = umap.UMAP(n_neighbors=15, metric="euclidean", precomputed_knn=knn).fit(X)
+    reducer.transform(more)
+
+UMAP finds neighbours by pynndescent, which misses some; here none is missed, and of equally far
+rows the first count. UMAP takes neighbours of as many rows as X has, and of the same metric.
+`unique=True` is not for precomputed neighbours, as UMAP says itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth.arrays import arguments
+from pdepth.arrays.convert import to_numpy
+from pdepth.native import default_arithmetic
+from pdepth.optional import require_tested
+from pdepth.search.index import Index
+
+require_tested("umap", "pdepth.compat.umap", "umap", "0.5", "0.6")
+
+from pynndescent import NNDescent
+
+__all__ = ["ExactSearchIndex", "precomputed_knn"]
+
+_METRICS = {"euclidean": "sqeuclidean", "l2": "sqeuclidean", "cosine": "cosine"}
+
+Graph = tuple[NDArray[np.int32], NDArray[np.float32]]
+
+
+def precomputed_knn(
+    X: Any, n_neighbors: int = 15, metric: str = "euclidean", *, num_threads: int | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.float32], ExactSearchIndex]:
+    """Find the neighbours of all rows, for `UMAP(precomputed_knn=...)`.
+
+    Args:
+        X: (N, D) array, NumPy or torch, the data that UMAP is fitted on.
+        n_neighbors: as of UMAP; each row is its own first neighbour, as UMAP has it.
+        metric: "euclidean" ("l2"), or "cosine".
+        num_threads: of searches, those of `transform` too; None for the process's share of cores.
+
+    Returns:
+        Rows (N, n_neighbors) int32, distances (N, n_neighbors) float32, nearest first, and the
+        index that `transform` and `update` ask.
+
+    Raises:
+        ValueError, TypeError: for wrong arguments, NaN, and by cosine a row of zeros.
+    """
+    index = ExactSearchIndex(X, n_neighbors, metric, num_threads)
+    rows, distances = index.neighbor_graph
+    return rows, distances, index
+
+
+class ExactSearchIndex(NNDescent):
+    """Stands where UMAP keeps pynndescent's index, and answers exactly, from a `pdepth.Index`.
+
+    Args: as of `precomputed_knn`.
+    """
+
+    def __init__(
+        self, X: Any, n_neighbors: int, metric: str = "euclidean", num_threads: int | None = None
+    ) -> None:
+        arguments.check_choice(metric, "metric", tuple(_METRICS))
+        self.metric, self.num_threads = metric, num_threads
+        self.n_neighbors = arguments.check_int(n_neighbors, "n_neighbors")
+        self.index = Index(X, metric=_METRICS[metric], num_threads=num_threads)
+        self._raw_data = to_numpy(X)
+        self._angular_trees = metric == "cosine"  # which UMAP chooses `epsilon` by
+
+    @property
+    def neighbor_graph(self) -> Graph:
+        """The n_neighbors nearest rows (N, n_neighbors) of each row, itself among them."""
+        return self._answer(None, self.n_neighbors)
+
+    def query(self, query_data: Any, k: int = 10, epsilon: float = 0.1) -> Graph:
+        """Find the k nearest rows (n, k) int32 of queries (n, D), and distances (n, k) float32.
+
+        epsilon: accepted; nothing is left out.
+        """
+        return self._answer(query_data, k)
+
+    def prepare(self) -> None:
+        """Do nothing: rows are packed at the first query."""
+
+    def update(
+        self, xs_fresh: Any = None, xs_updated: Any = None, updated_indices: Any = None
+    ) -> None:
+        """Add rows (n, D). Raises ValueError for rows that are to replace others."""
+        if xs_updated is not None or updated_indices is not None:
+            raise ValueError(
+                "xs_updated: expected None, since rows are not replaced; make a new index."
+            )
+        if xs_fresh is not None:
+            fresh = np.asarray(to_numpy(xs_fresh), self._raw_data.dtype)
+            self.index.add(fresh)
+            self._raw_data = np.concatenate([self._raw_data, fresh])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    @default_arithmetic()
+    def _answer(self, queries: Any, k: int) -> Graph:
+        squared, rows = map(to_numpy, self.index.kneighbors(queries, k, exclude_self=False))
+        # For rows of norm one, |x - y|^2 = 2 - 2 cos.
+        distances = squared / 2 if self.metric == "cosine" else np.sqrt(squared)
+        return rows.astype(np.int32), distances.astype(np.float32)

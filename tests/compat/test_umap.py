@@ -1,0 +1,102 @@
+"""Exact neighbours for UMAP: the definition's, in `fit`, `transform` and `update`."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from pdepth import definition
+
+ROWS = load_digits().data.astype(np.float32)
+SUPPORT, QUERIES = ROWS[:500], ROWS[500:540]
+METRICS = {"euclidean": "sqeuclidean", "cosine": "cosine"}
+
+
+def expected(support: Any, queries: Any, k: int, metric: str) -> tuple[Any, Any]:
+    asked = support if queries is None else queries
+    squared, rows = definition.kneighbors(support, asked, k=k, metric=METRICS[metric])
+    distances = squared / 2 if metric == "cosine" else np.sqrt(squared)
+    return rows, distances.astype(np.float32)
+
+
+def test_without_umap() -> None:
+    code = "import sys; sys.modules['umap'] = None; import pdepth.compat.umap"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ImportError: pdepth.compat.umap needs umap: pip install 'pdepth[umap]'." in run.stderr
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.filterwarnings("ignore:n_jobs value", "error:precomputed_knn")
+def test_a_reducer_transforms(metric: str) -> None:
+    umap = pytest.importorskip("umap")
+    from pdepth.compat.umap import precomputed_knn
+
+    rows, distances, index = precomputed_knn(SUPPORT, 12, metric)
+    assert (rows == expected(SUPPORT, None, 12, metric)[0]).all()
+    assert (distances == expected(SUPPORT, None, 12, metric)[1]).all()
+    reducer = umap.UMAP(
+        n_neighbors=12,
+        metric=metric,
+        precomputed_knn=(rows.copy(), distances.copy(), index),
+        random_state=0,
+        n_epochs=20,
+    ).fit(SUPPORT)
+    asked = []
+    query = type(index).query
+
+    def watched(self: Any, *given: Any, **options: Any) -> Any:
+        found = query(self, *given, **options)
+        asked.append(found)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(index), "query", watched)
+        placed = reducer.transform(QUERIES)
+        again = pickle.loads(pickle.dumps(reducer)).transform(QUERIES)
+    assert placed.shape == (40, 2)
+    assert np.isfinite(placed).all()
+    assert (placed == again).all()
+    for found in asked:
+        assert (found[0] == expected(SUPPORT, QUERIES, 12, metric)[0]).all()
+        assert (found[1] == expected(SUPPORT, QUERIES, 12, metric)[1]).all()
+    assert len(asked) == 2
+    reducer.update(QUERIES)
+    assert reducer.embedding_.shape == (540, 2)
+    both = np.concatenate([SUPPORT, QUERIES])
+    assert (index.neighbor_graph[0] == expected(both, None, 12, metric)[0]).all()
+
+
+def test_no_neighbour_is_missed_as_by_pynndescent() -> None:
+    pytest.importorskip("umap")
+    from pynndescent import NNDescent
+
+    from pdepth.compat.umap import precomputed_knn
+
+    rows, distances, _ = precomputed_knn(torch.from_numpy(ROWS), 15)
+    approximate = NNDescent(ROWS, n_neighbors=15, random_state=0).neighbor_graph
+    assert rows.dtype == approximate[0].dtype
+    assert distances.dtype == approximate[1].dtype
+    # As distances of equally far rows: none of theirs is nearer.
+    assert (distances <= approximate[1] + 1e-4).all()
+
+
+def test_what_is_wrong_is_said() -> None:
+    pytest.importorskip("umap")
+    from pdepth.compat.umap import precomputed_knn
+
+    with pytest.raises(ValueError, match=r"metric: expected .*cosine.* got 'manhattan'"):
+        precomputed_knn(SUPPORT, metric="manhattan")
+    with pytest.raises(ValueError, match="^k: expected"):
+        precomputed_knn(SUPPORT[:5], 9)
+    with pytest.raises(ValueError, match="NaN"):
+        precomputed_knn(np.full((20, 3), np.nan))
+    index = precomputed_knn(SUPPORT)[2]
+    with pytest.raises(ValueError, match="xs_updated: expected None"):
+        index.update(xs_updated=SUPPORT[:1], updated_indices=[0])
