@@ -28,6 +28,7 @@ def same(result: Any, expected: Any) -> None:
     np.testing.assert_allclose(result.data, expected.data, rtol=1e-9, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:n_neighbors")
 @parametrize_with_checks([compat.KNeighborsTransformer(), compat.LocalOutlierFactor(novelty=True)])
 def test_scikit_learns_checks(estimator: Any, check: Callable[[Any], None]) -> None:
     check(estimator)
