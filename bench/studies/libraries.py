@@ -87,7 +87,10 @@ class Environment:
 
 TOGETHER = tuple(
     f"tests/compat/test_{name}.py"
-    for name in ("sklearn", "faiss", "cleanlab", "lightly", "dino", "metric_learning", "torchdr")
+    for name in (
+        *("sklearn", "sklearn_graphs", "faiss", "faiss_indexes", "cleanlab", "cleanlab_copies"),
+        *("lightly", "dino", "metric_learning", "torchdr", "umap"),
+    )
 )
 LIBRARIES = (
     "scikit-learn",

@@ -128,7 +128,9 @@ def test_every_test_file_of_a_library_has_an_environment() -> None:
     root = Path(__file__).parents[2]
     files = {f"tests/compat/{path.name}" for path in (root / "tests/compat").glob("test_*.py")}
     # shared by several libraries, or needs scikit-learn alone: the project's own tests run them
-    own = {"tests/compat/test_shared.py", "tests/compat/test_presets.py"}
+    own = {
+        f"tests/compat/test_{name}.py" for name in ("shared", "presets", "fitted_index", "narrow")
+    }
     assert files - tests == own
     assert all((root / name).is_file() for name in tests if name.endswith(".py"))
 
