@@ -12,7 +12,8 @@ from pdepth.bench.suite.results import shown_ratio
 
 HEAD = (
     "case", "support x queries x width", "pdepth, ms", "beside it, ms", "beside / pdepth",
-    "processor time", "least", "before, least", "pdepth / float32 product", "fit and first answer, ms",
+    "processor time", "least", "before, least", "pdepth / float32 product",
+    "fit and first answer, ms",
 )  # fmt: skip
 BEFORE = "before"  # the label of the run that others are compared with
 
