@@ -11,8 +11,9 @@ from pdepth.bench.suite.engines import CEILING, PDEPTH, PEER
 from pdepth.bench.suite.results import shown_ratio
 
 HEAD = (
-    "case", "pdepth, ms", "beside it, ms", "beside / pdepth", "processor time", "before",
-    "pdepth / float32 product", "fit and first answer, ms",
+    "case", "support x queries x width", "pdepth, ms", "beside it, ms", "beside / pdepth",
+    "processor time", "least", "before, least", "pdepth / float32 product",
+    "fit and first answer, ms",
 )  # fmt: skip
 BEFORE = "before"  # the label of the run that others are compared with
 
@@ -61,28 +62,31 @@ def title(case: dict[str, Any]) -> str:
 def line(case: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, ...]:
     """A case in its group's table."""
     ours, other, product = case["contestants"][0], beside(case), of_kind(case, CEILING)
-    first = "-"
+    rows, width = case["support"]
+    size, first = f"{rows:,} x {case['asked']:,} x {width:,}", "-"
     if other is None:
-        return (case["name"], milliseconds(ours), "-", "-", "-", "-", "-", first)
+        return (case["name"], size, milliseconds(ours), *["-"] * 6, first)
     if ours["first"] is not None:
         first = f"{shown(ours['first'])}, {shown(other['first'])}"
     found = "" if (other["recall"] or 1) > 0.9995 else f", finds {other['recall']:.3f}"
     return (
         case["name"],
+        size,
         milliseconds(ours),
         f"{milliseconds(other)} {other['name']}{found}",
         f"**{shown_ratio(other['ratio'][1])}**",
         shown_ratio(other["processor_ratio"][1]),
-        shown_ratio(ratio_of(before)),
+        shown_ratio(least_ratio(case)),
+        shown_ratio(None if before is None else least_ratio(before)),
         shown_ratio(None if product is None else 1 / product["ratio"][1]),
         first,
     )
 
 
-def ratio_of(case: dict[str, Any] | None) -> float | None:
-    """The ratio of an earlier run's case."""
-    other = None if case is None else beside(case)
-    return None if other is None else float(other["ratio"][1])
+def least_ratio(case: dict[str, Any]) -> float | None:
+    """The least processor time of who stands beside pdepth over pdepth's."""
+    other, ours = beside(case), case["contestants"][0]
+    return None if other is None else float(other["least"][1] / ours["least"][1])
 
 
 def beside(case: dict[str, Any]) -> dict[str, Any] | None:

@@ -280,13 +280,14 @@ def test_a_process_is_held_to_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
 def record_of(name: str, *ratios: tuple[str, str, float]) -> dict[str, Any]:
     """A stored case: (contestant, kind, seconds) over pdepth's one second."""
     return {
-        "group": "small batches", "name": name, "beside": "", "checked": 3, "answered": 12,
-        "commit": "1234567",
+        "group": "small batches", "name": name, "beside": "", "support": [5_000, 64], "asked": 12,
+        "checked": 3, "answered": 12, "commit": "1234567",
         "contestants": [
             {
                 "name": who, "kind": kind, "rounds": 3, "seconds": seconds,
                 "processor_seconds": 2 * seconds, "first": None, "ratio": [0, seconds, 9],
-                "processor_ratio": [0, seconds / 2, 9], "differing": 1, "recall": 0.5,
+                "processor_ratio": [0, seconds / 2, 9],
+                "least": [seconds / 4, seconds], "differing": 1, "recall": 0.5,
                 "beyond": int(kind == APPROXIMATE),
             }
             for who, kind, seconds in (("pdepth", engines.PDEPTH, 1.0), *ratios)
@@ -306,8 +307,9 @@ def test_what_stands_beside_pdepth() -> None:
     assert table.beside(record | {"beside": "quick"})["name"] == "quick"  # type: ignore[index]
     line = table.line(record, record_of("a", ("slow", engines.PEER, 4.0)))
     assert line[0] == "a"
-    assert line[2:7] == ("3,000 slow, finds 0.500", "**3.00**", "1.50", "4.00", "2.00")
-    assert table.line(record_of("b"), None) == ("b", "1,000", *["-"] * 6)
+    assert line[1:3] == ("5,000 x 12 x 64", "1,000")
+    assert line[3:9] == ("3,000 slow, finds 0.500", "**3.00**", "1.50", "3.00", "4.00", "2.00")
+    assert table.line(record_of("b"), None) == ("b", line[1], "1,000", *["-"] * 7)
 
 
 def test_runs_are_kept_by_label_and_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,8 +330,9 @@ def test_runs_are_kept_by_label_and_level(tmp_path: Path, monkeypatch: pytest.Mo
     assert kept == {("before", "avx2"): ["a"], ("now", "avx2"): ["a", "b"], ("now", "amx"): ["b"]}
     text = table.table(stored)
     assert text.index("### Level avx2") < text.index("### Level amx")
-    assert "| a | 1,000 | 2,000 peer, finds 0.500 | **2.00** | 1.00 | 4.00 | - | - |" in text
-    assert "| b | 1,000 | 8,000 peer, finds 0.500 | **8.00** | 4.00 | - | - | - |" in text
+    start = "| 5,000 x 12 x 64 | 1,000 |"
+    assert f"| a {start} 2,000 peer, finds 0.500 | **2.00** | 1.00 | 2.00 | 4.00 | - | - |" in text
+    assert f"| b {start} 8,000 peer, finds 0.500 | **8.00** | 4.00 | 8.00 | - | - | - |" in text
 
 
 def test_the_stored_results_and_the_page_agree() -> None:
