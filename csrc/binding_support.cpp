@@ -75,14 +75,13 @@ std::optional<py::dict> packing_of(const HeldSupport& held) {
             delete static_cast<std::shared_ptr<KeptRows>*>(kept);
         });
         const Panel& panel = stage.panel;
-        const bool units = std::string(stage.stage->name) == "int16";
         packed.append(py::dict(
             "stage"_a = stage.stage->name, "packed"_a = stage.packed, "relative"_a = stage.relative,
             "values"_a = view_of(static_cast<const uint8_t*>(panel.values), bytes, memory),
             "half_norms"_a = view_of(panel.half_norms, stage.packed, memory),
             "norms"_a = view_of(panel.norms, stage.packed, memory),
             "residuals"_a = view_of(panel.residuals, stage.packed, memory),
-            "units"_a = view_of(panel.units, units ? stage.packed : 0, memory)));
+            "units"_a = view_of(panel.units, stage.stage->units ? stage.packed : 0, memory)));
     }
     return py::dict(
         "level"_a = reading->level->name, "centre_norm"_a = reading->centre_norm,
@@ -140,11 +139,9 @@ HeldSupport support_with(const Rows& rows, const std::string& metric, int64_t ke
         packed.panel.half_norms = borrowed<float>(values, "half_norms", count, held);
         packed.panel.norms = borrowed<float>(values, "norms", count, held);
         packed.panel.residuals = borrowed<float>(values, "residuals", count, held);
-        const bool units = name == "int16";
+        packed.panel.units =
+            borrowed<float>(values, "units", packed.stage->units ? count : 0, held);
         packed.memory = std::make_shared<KeptRows>();  // holds nothing, and has no room for more
-        float* const own = packed.memory->units.reserve(units ? 1 : count);
-        std::fill_n(own, units ? 1 : count, 0.0f);
-        packed.panel.units = units ? borrowed<float>(values, "units", count, held) : own;
         reading->stages.push_back(packed);
     }
     held.support->resume(reading);

@@ -47,17 +47,14 @@ inline double relative_of(const float* norms, const float* residuals, int64_t co
     return relative;
 }
 
-struct ProductsBound {
+// What the scores by products of packed rows share.
+class ByProducts {
+public:
     struct Query {
         double norm;
         double image;    // at least the norm of what was packed
         double residual;
     };
-
-    ProductsBound(const FilterStage& stage, int64_t width, double largest_norm)
-        : largest_norm_(largest_norm), lost_(3 * kLost * (stage.columns(width) + 8)),
-          products_(kUnit * roundings(stage, width)),
-          norms_(stage.norms_first ? products_ : kUnit) {}
 
     // Takes note of support rows before they are scanned: their `relative_of`.
     void add_rows(double relative) { relative_ = std::max(relative_, relative); }
@@ -66,13 +63,34 @@ struct ProductsBound {
         return {norm, static_cast<double>(norm) + residual, residual};
     }
 
-    // Of a support row of that norm.
-    double error(const Query& q, double norm) const {
+protected:
+    ByProducts(const FilterStage& stage, int64_t width, double largest_norm)
+        : largest_norm_(largest_norm), products_(kUnit * roundings(stage, width)),
+          lost_(3 * kLost * (stage.columns(width) + 8)) {}
+
+    // The error of a score whose other term is off by `offset`, and the last word by `settled`.
+    double error(const Query& q, double norm, double offset, double settled) const {
         const double residual = relative_ * norm + kNegligible;
         return kMargin * (q.residual * norm + q.image * residual +
-                          products_ * q.image * (norm + residual) + norms_ * norm * norm +
-                          kSettlement * (q.norm * q.norm + norm * norm)) +
+                          products_ * q.image * (norm + residual) + offset + settled) +
                lost_;
+    }
+
+    double largest_norm_, products_;
+
+private:
+    double lost_;
+    double relative_ = 0;  // the largest residual seen, as a share of its row's norm
+};
+
+struct ProductsBound : ByProducts {
+    ProductsBound(const FilterStage& stage, int64_t width, double largest_norm)
+        : ByProducts(stage, width, largest_norm), norms_(stage.norms_first ? products_ : kUnit) {}
+
+    // Of a support row of that norm.
+    double error(const Query& q, double norm) const {
+        return ByProducts::error(q, norm, norms_ * norm * norm,
+                                 kSettlement * (q.norm * q.norm + norm * norm));
     }
     // At least the true score of a row at that squared distance; norms were rounded up.
     double score_at(const Query& q, double distance) const {
@@ -93,35 +111,21 @@ struct ProductsBound {
     }
 
 private:
-    double largest_norm_, lost_, products_, norms_;
-    double relative_ = 0;  // the largest residual seen, as a share of its row's norm
+    double norms_;
 };
 
 // Scores -(x . y) less what all rows of a query have in common: `Panel::half_norms` less the product
 // of the centred rows.
-struct InnerProductsBound {
-    using Query = ProductsBound::Query;
-
+struct InnerProductsBound : ByProducts {
     InnerProductsBound(const FilterStage& stage, int64_t width, double largest_norm,
                        double centre_norm)
-        : largest_norm_(largest_norm), centre_norm_(centre_norm),
-          lost_(3 * kLost * (stage.columns(width) + 8)), products_(kUnit * roundings(stage, width)),
+        : ByProducts(stage, width, largest_norm), centre_norm_(centre_norm),
           offsets_(stage.norms_first ? products_ : 2 * kUnit) {}
-
-    void add_rows(double relative) { relative_ = std::max(relative_, relative); }
-
-    Query query(float norm, float residual) const {
-        return {norm, static_cast<double>(norm) + residual, residual};
-    }
 
     // Of a support row of that norm.
     double error(const Query& q, double norm) const {
-        const double residual = relative_ * norm + kNegligible;
-        return kMargin * (q.residual * norm + q.image * residual +
-                          products_ * q.image * (norm + residual) +
-                          offsets_ * centre_norm_ * norm +
-                          kSettlement * (q.norm + centre_norm_) * (norm + centre_norm_)) +
-               lost_;
+        return ByProducts::error(q, norm, offsets_ * centre_norm_ * norm,
+                                 kSettlement * (q.norm + centre_norm_) * (norm + centre_norm_));
     }
     Interval bounds(const Query& q, float score, float norm) const {
         const double most = error(q, norm);
@@ -138,8 +142,7 @@ struct InnerProductsBound {
     }
 
 private:
-    double largest_norm_, centre_norm_, lost_, products_, offsets_;
-    double relative_ = 0;
+    double centre_norm_, offsets_;
 };
 
 struct DifferencesBound {

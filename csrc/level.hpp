@@ -78,6 +78,7 @@ struct FilterStage {
     int64_t section;       // packed columns summed before the sum joins those of other sections
     int64_t chain;         // float32 roundings of that sum
     bool norms_first;      // the sections are added to |y|^2 / 2, not subtracted from it at the end
+    bool units;            // rows are packed as integers times units of their own
 
     // Packs rows[0..count) into tile number `index` of a panel.
     void (*pack)(const Matrix& source, const int64_t* rows, int64_t count, Transform transform,

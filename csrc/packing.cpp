@@ -33,7 +33,7 @@ void grow(PackedStage& packed, int64_t rows, int64_t row_bytes) {
     copy(before.half_norms, packed.panel.half_norms, count);
     copy(before.norms, packed.panel.norms, count);
     copy(before.residuals, packed.panel.residuals, count);
-    copy(before.units, packed.panel.units, count);
+    if (packed.stage->units) copy(before.units, packed.panel.units, count);
 }
 
 }  // namespace

@@ -124,16 +124,23 @@ class Products:
 
     def error(self, query_norm: Float, query_residual: Float, norm: Float) -> Float:
         """The most by which a score may be off; arguments broadcast."""
+        norms = UNIT * (self.stage.roundings(self.width) if self.stage.norms_first else 1)
+        settled = SETTLEMENT * (query_norm * query_norm + norm * norm)
+        return self.error_beside(query_norm, query_residual, norm, norms * norm * norm, settled)
+
+    def error_beside(
+        self, query_norm: Float, query_residual: Float, norm: Float, offset: Float, settled: Float
+    ) -> Float:
+        """Of a score whose other term is off by `offset`, and the last word by `settled`."""
         products = UNIT * self.stage.roundings(self.width)
-        norms = products if self.stage.norms_first else UNIT
         image = query_norm + query_residual
         residual = self.relative * norm + self.negligible
         error = MARGIN * (
             query_residual * norm
             + image * residual
             + products * image * (norm + residual)
-            + norms * norm * norm
-            + SETTLEMENT * (query_norm * query_norm + norm * norm)
+            + offset
+            + settled
         )
         return error + 3 * LOST * (self.stage.columns(self.width) + 8)
 
@@ -169,19 +176,12 @@ class InnerProducts:
 
     def error(self, query_norm: Float, query_residual: Float, norm: Float) -> Float:
         """The most by which a score may be off; arguments broadcast."""
-        stage, width = self.products.stage, self.products.width
-        products = UNIT * stage.roundings(width)
-        offsets = products if stage.norms_first else 2 * UNIT
-        image = query_norm + query_residual
-        residual = self.products.relative * norm + self.products.negligible
-        error = MARGIN * (
-            query_residual * norm
-            + image * residual
-            + products * image * (norm + residual)
-            + offsets * self.centre_norm * norm
-            + SETTLEMENT * (query_norm + self.centre_norm) * (norm + self.centre_norm)
+        stage, width, centre = self.products.stage, self.products.width, self.centre_norm
+        offsets = UNIT * (stage.roundings(width) if stage.norms_first else 2)
+        settled = SETTLEMENT * (query_norm + centre) * (norm + centre)
+        return self.products.error_beside(
+            query_norm, query_residual, norm, offsets * centre * norm, settled
         )
-        return error + 3 * LOST * (stage.columns(width) + 8)
 
     def bounds(
         self, scores: Float, query_norm: Float, query_residual: Float, norm: Float

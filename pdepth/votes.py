@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pdepth.arrays import arguments
 from pdepth.arrays.convert import to_device
@@ -143,22 +142,7 @@ def probe_votes(
         done += len(problem.probes)
     assert search is not None  # a call without a probe is refused
     del problem  # and its arrays, before results are made
-
-    def like_support(array: NDArray[Any] | None) -> Any:
-        if array is not None and is_single(support):
-            array = array[0]
-        return to_device(array, device)
-
-    results = {
-        k: Votes(
-            votes=like_support(classes[encoded.votes]),
-            classes=to_device(classes, device),
-            tied=like_support(encoded.tied),
-            counts=like_support(encoded.counts),
-        )
-        for k, encoded in zip(voting.ks, search.votes, strict=True)
-    }
-    return results if voting.several else results[voting.ks[0]]
+    return search.tables(classes, device, single=is_single(support))
 
 
 def kneighbors(

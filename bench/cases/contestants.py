@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import pdepth
 from pdepth.bench.cases.tasks import IP, Task, chunks
 from pdepth.bench.suite.engines import CEILING, PDEPTH, PEER, Engine, majority
-from pdepth.bench.suite.shapes import CLASSES, Labels, Problem, Rows
+from pdepth.bench.suite.shapes import CLASSES, Problem, Rows
 from pdepth.native import default_threads
 
 APPROXIMATE = "approximate"  # a peer that does not search all rows
@@ -66,30 +65,8 @@ class Contestant:
         return module
 
 
-class OneCall:
-    """What `pdepth.Index` answers, by functions that keep nothing: for a pdepth without it."""
-
-    def __init__(self, support: Rows, labels: Labels, metric: str) -> None:
-        self.support, self.labels, self.metric = support, labels, metric
-
-    def kneighbors(self, queries: Rows | None = None, *, k: int) -> tuple[Any, Any]:
-        if self.metric == IP:
-            from pdepth.compat.shared.inner_products import largest_inner_products
-
-            return largest_inner_products(self.support, queries, k)
-        return pdepth.kneighbors(self.support, queries, k=k)
-
-    def votes(
-        self, queries: Rows | None = None, *, k: int, query_rows: Labels | None = None
-    ) -> pdepth.Votes:
-        votes: pdepth.Votes = pdepth.probe_votes(
-            self.support, self.labels, queries, k=k, query_rows=query_rows
-        )
-        return votes
-
-
 def fit_index(module: Any, task: Task) -> Any:
-    return getattr(module, "Index", OneCall)(task.support, task.labels, metric=task.metric)
+    return module.Index(task.support, task.labels, metric=task.metric)
 
 
 def ask_neighbors(index: Any, queries: Rows | None, task: Task) -> Any:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 DEVICE_SHARE = 0.8  # of a device's free memory that embeddings and search may take
 LIST_BYTES = 16  # of a neighbour in the running lists of a support that comes in chunks
 MERGE_BYTES = 80  # of a neighbour while a chunk's lists are merged into them
+FREE_SHARE = 0.5  # of the free memory, for a search whose caller sets no limit
+UNKNOWN_FREE = 1 << 31  # where the system does not tell what is free
 WORK_SHARE = 0.25  # of a search's memory, for what a kernel takes whatever the sizes
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -67,6 +69,11 @@ def human(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:,.1f} GB"
+
+
+def search_bytes(limit: int | None) -> int:
+    """Bytes that a search may take: the caller's limit, or a share of what is free."""
+    return limit or int(FREE_SHARE * (free_bytes() or UNKNOWN_FREE))
 
 
 def free_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -40,6 +40,15 @@ class ProbeRows:
     support: Rows
     queries: Rows | None
     packed: Any = None
+
+    def with_queries(self, queries: Rows) -> ProbeRows:
+        """The support with other queries. Raises ValueError for those of another width."""
+        if queries.width != self.support.width:
+            raise ValueError(
+                f"queries ({self.name}): expected width {self.support.width} as in support, got "
+                f"{queries.width}."
+            )
+        return replace(self, queries=queries)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,15 +118,12 @@ def probe_rows(
     memory: int | None = None,
 ) -> ProbeRows:
     """One probe's arrays, checked: kinds, shapes, finite values and, for cosine, norms."""
-    own = checked_rows(support, f"support ({name})", metric, num_threads, memory)
+    own = ProbeRows(
+        name, checked_rows(support, f"support ({name})", metric, num_threads, memory), None
+    )
     if queries is None:
-        return ProbeRows(name, own, None)
-    asked = checked_rows(queries, f"queries ({name})", metric, num_threads, memory)
-    if asked.width != own.width:
-        raise ValueError(
-            f"queries ({name}): expected width {own.width} as in support, got {asked.width}."
-        )
-    return ProbeRows(name, own, asked)
+        return own
+    return own.with_queries(checked_rows(queries, f"queries ({name})", metric, num_threads, memory))
 
 
 def checked_rows(
@@ -248,15 +254,29 @@ def problems(
 def _problem(
     pairs: list[ArrayPair], labels: Any, query_rows: Any, options: SearchOptions
 ) -> Problem:
-    k, own_rows = options.voting.k, pairs[0][2] is None
-    if query_rows is not None and not own_rows:
-        raise ValueError(
-            "query_rows: expected None beside queries, since it picks rows of the support."
-        )
+    if pairs[0][2] is not None:
+        check_query_rows_alone(query_rows)
     probes = tuple(
         [probe_rows(*pair, options.metric, options.num_threads, options.memory) for pair in pairs]
     )
     rows = _equal_count([(len(probe.support), probe.name) for probe in probes], "support")
+    if labels is None:
+        labels = np.zeros(rows, dtype=np.int64)
+    encoded = arguments.encode_labels(labels, rows)
+    device = pairs[0][1].device if is_torch(pairs[0][1]) else None
+    return problem_of(probes, *encoded, query_rows, options, device)
+
+
+def problem_of(
+    probes: tuple[ProbeRows, ...],
+    classes: NDArray[np.int64],
+    codes: NDArray[np.int32],
+    query_rows: Any,
+    options: SearchOptions,
+    device: Any,
+) -> Problem:
+    """The problem of probes whose rows are checked, each alone; the rest as of `Problem`."""
+    rows, own_rows = len(probes[0].support), probes[0].queries is None
     if not own_rows:
         count = _equal_count([(len(p.queries or ()), p.name) for p in probes], "queries")
     elif query_rows is None:
@@ -264,24 +284,29 @@ def _problem(
     else:
         query_rows = arguments.check_query_rows(query_rows, rows)
         count = len(query_rows)
-    arguments.check_k(k, rows, leave_one_out=own_rows and options.exclude_self)
-    if labels is None:
-        labels = np.zeros(rows, dtype=np.int64)
-    classes, codes = arguments.encode_labels(labels, rows)
+    arguments.check_k(options.voting.k, rows, leave_one_out=own_rows and options.exclude_self)
     check_one_device(probes)
     return Problem(
         probes=probes,
         codes=codes,
         classes=classes,
-        k=k,
+        k=options.voting.k,
         exclude_self=options.exclude_self,
         query_rows=query_rows,
         num_queries=count,
         num_threads=options.num_threads,
-        device=pairs[0][1].device if is_torch(pairs[0][1]) else None,
+        device=device,
         memory=options.memory,
         metric=searched_metric(options.metric),
     )
+
+
+def check_query_rows_alone(query_rows: Any) -> None:
+    """Raise ValueError for rows of the support beside queries of their own."""
+    if query_rows is not None:
+        raise ValueError(
+            "query_rows: expected None beside queries, since it picks rows of the support."
+        )
 
 
 def searched_metric(metric: str) -> str:

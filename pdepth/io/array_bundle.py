@@ -25,12 +25,12 @@ def write_bundle(
     """Write arrays, and `about`, which JSON takes, to a file that appears when it is whole."""
     entries, place = {}, 0
     for name, array in arrays.items():
-        crc = 0
-        for chunk in _chunks(array):
-            crc = zlib.crc32(chunk, crc)
         entries[name] = {
-            "dtype": array.dtype.str, "shape": list(array.shape), "place": place, "crc32": crc,
-        }  # fmt: skip
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+            "place": place,
+            "crc32": checksum(array),
+        }
         place += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
     header = json.dumps({"about": dict(about), "arrays": entries}).encode()
     header += b" " * (-(len(MAGIC) + 12 + len(header)) % ALIGNMENT)
@@ -80,13 +80,18 @@ def read_bundle(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
             arrays[name] = np.empty(shape, entry["dtype"])
             continue
         array = np.memmap(path, entry["dtype"], "r", begin + entry["place"], shape)
-        crc = 0
-        for chunk in _chunks(array):
-            crc = zlib.crc32(chunk, crc)
-        if crc != entry["crc32"]:
+        if checksum(array) != entry["crc32"]:
             raise ValueError(f"{path}: {name} was changed; write the file anew.")
         arrays[name] = array
     return kept["about"], arrays
+
+
+def checksum(array: NDArray[Any]) -> int:
+    """The CRC-32 of an array's bytes."""
+    crc = 0
+    for chunk in _chunks(array):
+        crc = zlib.crc32(chunk, crc)
+    return crc
 
 
 def _chunks(array: NDArray[Any]) -> Any:

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from pdepth.arrays import arguments
 from pdepth.arrays.arguments import Voting
+from pdepth.arrays.convert import to_device
 from pdepth.arrays.encoded import UNKNOWN, EncodedVotes
 from pdepth.arrays.problem import Problem
 from pdepth.backends import Backend, Session, backend_named
 from pdepth.io.journal import Journal
 from pdepth.progress import ChunkProgress, ProbeProgress
-from pdepth.result import DepthResult, depth_of, margins
+from pdepth.result import DepthResult, Votes, depth_of, margins
 from pdepth.search.chunks import ChunkedSession, KeptLists
 from pdepth.search.reader import Reader
 from pdepth.search.voting import search_votes
@@ -260,6 +261,28 @@ class ProbeSearch:
             self._targets = votes
         self._matching &= votes == self._targets
         self.active = np.flatnonzero(self._matching.any(axis=0))
+
+    def tables(
+        self, classes: NDArray[np.int64], device: Any, *, single: bool
+    ) -> Votes | dict[int, Votes]:
+        """All votes in arrays of a torch device, or NumPy's; for several k, a dict of them by k.
+
+        single: of one probe, whose arrays come alone.
+        """
+
+        def put(array: NDArray[Any] | None) -> Any:
+            return to_device(array[0] if single and array is not None else array, device)
+
+        results = {
+            k: Votes(
+                votes=put(classes[encoded.votes]),
+                classes=to_device(classes, device),
+                tied=put(encoded.tied),
+                counts=put(encoded.counts),
+            )
+            for k, encoded in zip(self._voting.ks, self.votes, strict=True)
+        }
+        return results if self._voting.several else results[self._voting.ks[0]]
 
     def results(
         self,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pdepth.arrays.arguments import Voting
 from pdepth.arrays.encoded import EncodedVotes, Neighbors
-from pdepth.arrays.memory import MERGE_BYTES, WORK_SHARE, free_bytes, human
+from pdepth.arrays.memory import MERGE_BYTES, WORK_SHARE, human, search_bytes
 from pdepth.arrays.problem import ProbeRows, Problem
 from pdepth.arrays.rows import Rows, numpy_type
 from pdepth.arrays.sources import SharedReading, Stored
@@ -32,8 +32,6 @@ from pdepth.search.reader import Reader
 from pdepth.search.topk import RunningTopK
 from pdepth.search.voting import only_target, votes_of_neighbors
 
-MEMORY_SHARE = 0.5  # of the free memory, where the caller sets no limit
-DEFAULT_MEMORY = 1 << 31  # where the system does not tell what is free
 PACKED_BYTES = 4  # an element of the support takes in a kernel, at most
 
 
@@ -283,7 +281,7 @@ def chunk_sizes(problem: Problem, pair: ProbeRows, queries: int) -> tuple[int, i
     Query chunks are as large as half of the memory allows, since the support is read for each.
     """
     support = pair.support
-    memory = problem.memory or int(MEMORY_SHARE * (free_bytes() or DEFAULT_MEMORY))
+    memory = search_bytes(problem.memory)
     usable = int((1 - WORK_SHARE) * memory)
     query = _row_bytes(pair.queries or support) + MERGE_BYTES * (problem.k + 1)
     read = _row_bytes(support) if isinstance(support, Stored) else 0

@@ -15,12 +15,14 @@ from pdepth.arrays import arguments
 from pdepth.arrays.arguments import Voting
 from pdepth.arrays.convert import to_device
 from pdepth.arrays.growing import GrowingRows
-from pdepth.arrays.memory import free_bytes
+from pdepth.arrays.memory import search_bytes
 from pdepth.arrays.problem import (
     ProbeRows,
     Problem,
     check_one_device,
+    check_query_rows_alone,
     checked_rows,
+    problem_of,
     searched_metric,
 )
 from pdepth.arrays.rows import Rows, as_given, is_array, is_torch
@@ -35,9 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ChangedRowsError", "Index"]
 
-MEMORY_SHARE = 0.5  # of the free memory, for what is packed, where the caller sets no limit
 IN_MEMORY = 1 << 62  # a mapped array's normalised rows are held too, and not made as they are read
-DEFAULT_MEMORY = 1 << 31  # where the system does not tell what is free
 
 
 class Index:
@@ -139,12 +139,8 @@ class Index:
                 )
         if labels is not None:
             labels = arguments.check_integers(labels, "labels", len(rows[0]))
-        self._growing = [
-            GrowingRows(layer, copy=self._copies and np.shares_memory(layer.array, array))
-            if not (is_torch(layer.array) or is_torch(array))
-            else GrowingRows(layer, copy=self._copies)
-            for layer, (_, array) in zip(rows, layers, strict=True)
-        ]
+        is_shared = metric != "cosine"  # for which rows were normalised into memory of their own
+        self._growing = [GrowingRows(layer, copy=self._copies and is_shared) for layer in rows]
         probes = [
             self._held(name, growing.rows)
             for (name, _), growing in zip(layers, self._growing, strict=True)
@@ -157,7 +153,7 @@ class Index:
         self, metric: Any, backend: Any, memory: Any, num_threads: Any, device: Any = None
     ) -> None:
         self._options = arguments.check_search(Voting.plain(1), metric, True, num_threads, memory)
-        self._limit = self._options.memory or int(MEMORY_SHARE * (free_bytes() or DEFAULT_MEMORY))
+        self._limit = search_bytes(self._options.memory)  # of what is packed
         self._backend_name, self._device = backend, device
         self._backend = backend_named(backend, device)
         self._lock, self._copies = threading.Lock(), True
@@ -250,21 +246,7 @@ class Index:
         )
         search.search(problem)
 
-        def like_support(array: NDArray[Any] | None) -> Any:
-            if array is not None and self._single:
-                array = array[0]
-            return to_device(array, self._device)
-
-        results = {
-            k: Votes(
-                votes=like_support(problem.classes[encoded.votes]),
-                classes=to_device(problem.classes, self._device),
-                tied=like_support(encoded.tied),
-                counts=like_support(encoded.counts),
-            )
-            for k, encoded in zip(voting.ks, search.votes, strict=True)
-        }
-        return results if voting.several else results[voting.ks[0]]
+        return search.tables(problem.classes, self._device, single=self._single)
 
     def add(self, rows: Any, labels: Any = None) -> None:
         """Add rows, numbered on from `len`; searches under way do not see them.
@@ -431,61 +413,29 @@ class Index:
         self, queries: Any, k: int, query_rows: Any, exclude_self: bool, num_threads: int | None
     ) -> Problem:
         state, options = self._now(), self._options
-        threads = options.num_threads
-        if num_threads is not None:
-            threads = arguments.check_threads(num_threads)
-        support = state.probes[0].support
-        if len(support) == 0:
+        if len(state.probes[0].support) == 0:
             raise ValueError("Index: expected rows to search, got none; add some first.")
         state.check_unchanged()
         probes = state.probes
         if queries is not None:
-            if query_rows is not None:
-                raise ValueError(
-                    "query_rows: expected None beside queries, since it picks rows of the support."
-                )
-            probes = tuple(
-                [
-                    self._with_queries(probe, array)
-                    for probe, array in zip(probes, state.by_layer(queries, "queries"), strict=True)
-                ]
-            )
-            check_one_device(probes)
-            counts = {len(probe.queries or ()) for probe in probes}
-            if len(counts) > 1:
-                raise ValueError(f"queries: expected as many for each layer, got {sorted(counts)}.")
-            count = counts.pop()
-        else:
-            if query_rows is not None:
-                query_rows = arguments.check_query_rows(query_rows, len(support))
-            count = len(support) if query_rows is None else len(query_rows)
-        leaves_out = queries is None and bool(exclude_self)
-        arguments.check_k(k, len(support), leave_one_out=leaves_out)
-        classes, codes = state.encoded
-        return Problem(
-            probes=probes,
-            codes=codes,
-            classes=classes,
-            k=k,
-            exclude_self=leaves_out,
-            query_rows=query_rows,
-            num_queries=count,
-            num_threads=threads,
-            device=self._device,
-            memory=options.memory,
-            metric=searched_metric(options.metric),
+            check_query_rows_alone(query_rows)
+            arrays = state.by_layer(queries, "queries")
+            probes = tuple([self._with_queries(*pair) for pair in zip(probes, arrays, strict=True)])
+        options = replace(
+            options,
+            voting=Voting.plain(k),
+            exclude_self=bool(exclude_self),
+            num_threads=options.num_threads
+            if num_threads is None
+            else arguments.check_threads(num_threads),
         )
+        return problem_of(probes, *state.encoded, query_rows, options, self._device)
 
     def _with_queries(self, probe: ProbeRows, array: Any) -> ProbeRows:
         queries = self._checked(f"queries ({probe.name})", array)
-        if queries.width != probe.support.width:
-            raise ValueError(
-                f"queries ({probe.name}): expected width {probe.support.width} as in support, got "
-                f"{queries.width}."
-            )
         if len(queries) == 0:
             raise ValueError(f"queries ({probe.name}): expected at least one row, got none.")
-        return replace(probe, queries=queries)
+        return probe.with_queries(queries)
 
 
 def _values(layers: Any) -> list[Any]:

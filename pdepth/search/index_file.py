@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from pdepth.arrays.problem import ProbeRows
 from pdepth.arrays.rows import Rows
-from pdepth.io.array_bundle import read_bundle, write_bundle
+from pdepth.io.array_bundle import checksum, read_bundle, write_bundle
 
 FORMAT = 1
 
@@ -99,13 +98,7 @@ def _of_prefix(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArra
 
 def fingerprint(layers: Sequence[Rows], labels: NDArray[np.int64] | None) -> str:
     """A checksum of rows and labels, by which a file is known to be of a support."""
-    parts = []
-    for rows in layers:
-        array = rows.on_host().array
-        crc = 0
-        step = max(1, (1 << 24) // max(1, array[:1].nbytes))
-        for begin in range(0, len(array), step):
-            crc = zlib.crc32(array[begin : begin + step].tobytes(), crc)
-        parts.append(f"{rows.type} {array.shape} {crc:08x}")
-    parts.append("" if labels is None else f"{zlib.crc32(labels.tobytes()):08x}")
+    arrays = [(rows.type, rows.on_host().array) for rows in layers]
+    parts = [f"{kind} {array.shape} {checksum(array):08x}" for kind, array in arrays]
+    parts.append("" if labels is None else f"{checksum(labels):08x}")
     return "; ".join(parts)

@@ -21,8 +21,8 @@ takes distances of wide rows from products in float32, so that near ones swap an
 say, away from its own copy. NaN is an error, not a row without neighbours.
 
 Results are tensors on the queries' device where these are a tensor, without
-`faiss.contrib.torch_utils`; so `knn` replaces `knn_gpu` too. Inner products are settled on the CPU,
-see `pdepth.compat.shared.inner_products`.
+`faiss.contrib.torch_utils`; so `knn` replaces `knn_gpu` too. Inner products of rows on a GPU are
+settled on the CPU, see `pdepth.compat.shared.inner_products`.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from pdepth.compat.faiss.rows import (
     as_rows,
     check_metric,
     found_once,
+    into,
 )
 from pdepth.native import default_arithmetic, default_threads
 from pdepth.optional import require
@@ -58,10 +59,7 @@ def knn_gpu(
 ) -> Any:
     """`knn`, which searches where the rows are; the resources `res` are not used."""
     distances, rows = knn(xq, xb, k, metric)
-    for out, values in ((D, distances), (I, rows)):
-        if out is not None:
-            out[:] = values
-    return (distances if D is None else D), (rows if I is None else I)
+    return into(D, distances, "D"), into(I, rows, "I")
 
 
 @default_arithmetic()
