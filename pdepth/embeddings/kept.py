@@ -33,6 +33,7 @@ class KeptEmbeddings:
         probes, from the first on, are in the store; None for all."""
         self._job, self._origin = job, origin or Origin()
         self.stored = len(job.layout.probes) if stored is None else stored
+        self._is_lasting = stored is None  # what was spilled is removed after the call
         self._in_memory: list[list[torch.Tensor]] = []  # the others' values, of each reader
         self._writer = None if isinstance(target, EmbeddingStore) else target
         self._store = target if isinstance(target, EmbeddingStore) else None
@@ -132,4 +133,5 @@ class KeptEmbeddings:
 
     def _finish(self, writer: Writer, written: int) -> None:
         writer.finish(self._job.layout.names[: self.stored], self._origin)
-        self._job.note(f"{human(written)} kept in {writer.path}")
+        verb = "kept in" if self._is_lasting else "spilled to"
+        self._job.note(f"{human(written)} {verb} {writer.path}")
