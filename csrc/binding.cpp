@@ -191,8 +191,8 @@ double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>
            std::optional<Dense<int32_t>> target, std::optional<Dense<int32_t>> votes,
            std::optional<Dense<bool>> tied, std::optional<Dense<int32_t>> counts,
            std::optional<Dense<double>> distances, std::optional<Dense<int64_t>> rows,
-           std::optional<Dense<double>> within, const std::string& level, int threads,
-           int64_t held_bytes,
+           std::optional<Dense<double>> within, const std::string& level,
+           const std::optional<std::string>& first_stage, int threads, int64_t held_bytes,
            std::optional<std::function<void(int64_t, double, int64_t)>> progress) {
     std::vector<Layer> read;
     for (const auto& [support, others] : layers) {
@@ -212,9 +212,11 @@ double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>
     }
     require(!target || (votes && !tied && !counts && !rows), "target: expected with votes alone.");
     require(!within || (rows && !votes), "within: expected with rows and distances alone.");
+    const Level& chosen = level_named(level);
     const Question question{codes.data(),          classes,    k,
                             exclude_self,          data_or_null(query_rows), queries,
-                            data_or_null(target),  held_bytes, data_or_null(within)};
+                            data_or_null(target),  held_bytes, data_or_null(within),
+                            first_stage ? stage_named(chosen, *first_stage).name : nullptr};
     Answers out;
     out.votes = data_or_null(votes);
     out.tied = reinterpret_cast<uint8_t*>(data_or_null(tied));
@@ -226,7 +228,6 @@ double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>
         check_signals();
         if (progress) (*progress)(layer, fraction, count);
     };
-    const Level& chosen = level_named(level);
     py::gil_scoped_release released;
     return answer_layers(read, question, out, chosen, threads, report);
 }

@@ -66,7 +66,8 @@ double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>
            std::optional<Dense<int32_t>> target, std::optional<Dense<int32_t>> votes,
            std::optional<Dense<bool>> tied, std::optional<Dense<int32_t>> counts,
            std::optional<Dense<double>> distances, std::optional<Dense<int64_t>> rows,
-           std::optional<Dense<double>> within, const std::string& level, int threads,
-           int64_t held_bytes, std::optional<std::function<void(int64_t, double, int64_t)>> progress);
+           std::optional<Dense<double>> within, const std::string& level,
+           const std::optional<std::string>& first_stage, int threads, int64_t held_bytes,
+           std::optional<std::function<void(int64_t, double, int64_t)>> progress);
 
 }  // namespace pdepth::binding

@@ -6,11 +6,10 @@
 
 #include "filter.hpp"
 #include "settle.hpp"
+#include "stages.hpp"
 
 namespace pdepth {
 namespace {
-
-constexpr int64_t kDifferencesUpTo = 12;  // columns
 
 // Multiply-adds for which it pays to start another thread.
 constexpr double kWorkOfThread = 1 << 24;
@@ -22,8 +21,7 @@ int threads_for(const std::vector<Layer>& layers, int64_t queries, const Level& 
     int64_t items = 1;
     for (const Layer& layer : layers) {
         const Matrix& rows = layer.support->rows;
-        const FilterStage& stage =
-            rows.width > kDifferencesUpTo && level.products_count ? level.products[0] : level.differences;
+        const FilterStage& stage = level.products_count ? level.products[0] : level.differences;
         const int64_t padded = round_up(queries, stage.query_rows);
         const bool packs = !layer.support->kept_bytes || !layer.support->present();
         work += static_cast<double>(rows.rows) * static_cast<double>(rows.width) *
@@ -38,27 +36,21 @@ int threads_for(const std::vector<Layer>& layers, int64_t queries, const Level& 
 void answer_layer(Session& session, const Layer& layer, int64_t index,
                   const std::vector<int64_t>& queries) {
     session.begin_layer(layer, index);
-    const Level& level = session.level;
     const Reading& reading = *session.reading;
     const int64_t width = session.support->width;
-    const bool products = layer.support->metric == Metric::inner_product;
+    const double scaled = reading.largest_norm * reading.scale;
     std::vector<int64_t> remaining = queries;
-    if (reading.bounded()) {
-        const double scaled = reading.largest_norm * reading.scale;
-        for (int i = 0; i < level.products_count; i++) {
-            const FilterStage& stage = level.products[i];
-            if (remaining.empty() || !bounded(stage, width)) continue;
-            if (products) {
-                const InnerProductsBound bound(stage, width, scaled,
-                                               reading.centre_norm * reading.scale);
-                remaining = filter(session, stage, bound, remaining);
-            } else if (width > kDifferencesUpTo) {
-                remaining = filter(session, stage, ProductsBound(stage, width, scaled), remaining);
-            }
-        }
-        if (!remaining.empty() && !products && bounded(level.differences, width)) {
-            const DifferencesBound bound(level.differences, width, reading.exact ? 0 : scaled);
-            remaining = filter(session, level.differences, bound, remaining);
+    for (const FilterStage* stage : stages_of(session)) {
+        if (remaining.empty()) break;
+        if (stage == &session.level.differences) {
+            const DifferencesBound bound(*stage, width, reading.exact ? 0 : scaled);
+            remaining = filter(session, *stage, bound, remaining);
+        } else if (session.inner_products()) {
+            const InnerProductsBound bound(*stage, width, scaled,
+                                           reading.centre_norm * reading.scale);
+            remaining = filter(session, *stage, bound, remaining);
+        } else {
+            remaining = filter(session, *stage, ProductsBound(*stage, width, scaled), remaining);
         }
     }
     settle_completely(session, remaining);

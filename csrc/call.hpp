@@ -31,6 +31,7 @@ struct Question {
     const int32_t* target;      // (N,) the class a vote has to equal, or null: which class wins?
     int64_t held_bytes;         // of packed support at a time; a larger one is packed in chunks
     const double* within;       // (N,) squared distance beyond which rows may be left out, or null
+    const char* first_stage;    // name of the filter stage to begin with, or null: a rule chooses
 };
 
 constexpr int32_t kUnknown = -1;  // as a vote: some class other than the target

@@ -45,10 +45,12 @@ PYBIND11_MODULE(_native, m) {
           py::arg("type"), py::arg("level"), py::arg("threads"));
     m.def("run", &run,
           "Answers all queries at each layer, into the arrays passed. With `target`, a vote is that\n"
-          "class or -1. Returns the seconds of all threads for float64 distances.",
+          "class or -1. `first_stage` names the filter stage to begin with; None: a rule chooses.\n"
+          "Returns the seconds of all threads for float64 distances.",
           py::kw_only(), py::arg("layers"), py::arg("codes"), py::arg("classes"), py::arg("k"),
           py::arg("exclude_self"), py::arg("query_rows"), py::arg("queries"), py::arg("target"),
           py::arg("votes").noconvert(), py::arg("tied").noconvert(), py::arg("counts").noconvert(),
           py::arg("distances").noconvert(), py::arg("rows").noconvert(), py::arg("within"),
-          py::arg("level"), py::arg("threads"), py::arg("held_bytes"), py::arg("progress"));
+          py::arg("level"), py::arg("first_stage"), py::arg("threads"), py::arg("held_bytes"),
+          py::arg("progress"));
 }

@@ -61,6 +61,7 @@ def run(
     rows: NDArray[Any] | None,
     within: NDArray[Any] | None,
     level: str,
+    first_stage: str | None,
     threads: int,
     held_bytes: int,
     progress: Callable[[int, float, int], None] | None,

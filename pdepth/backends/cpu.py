@@ -18,6 +18,8 @@ from pdepth.progress import ProbeProgress
 HELD_BYTES = 3 << 29
 """Of one probe's packed support, held at a time; a larger one is packed in chunks."""
 QUERY_BYTES = 4 << 20, 256 << 20  # of packed queries and their lists: at least, and at most
+FIRST_STAGE: str | None = None
+"""Name of the filter stage that layers begin with; None: a rule chooses. Changes no vote."""
 LEAST_BYTES = 1 << 20  # that are not halved once more when memory runs out
 _ANSWERS = dict.fromkeys(("target", "votes", "tied", "counts", "distances", "rows", "within"), None)
 
@@ -118,6 +120,7 @@ class CpuSession:
             "query_rows": problem.row_numbers(queries),
             "queries": problem.num_queries if queries is None else len(queries),
             "level": native.simd_level(),
+            "first_stage": FIRST_STAGE,
             "threads": problem.num_threads,
             "progress": progress and (lambda at, *rest: progress(probes[at], *rest)),
         }
