@@ -27,6 +27,7 @@ hypothesis.settings.register_profile("same", max_examples=150, derandomize=True,
 hypothesis.settings.register_profile("long", max_examples=5000, deadline=None)
 
 VOTES = {True: 12_000, False: 240_000}  # of the fast tier, and of all tests
+STAGE_VOTES = {True: 2_000, False: 40_000}  # of each filter stage at level avx2; others take fewer
 TRITON_VOTES = {True: 13, False: 39}  # fewer: the kernels may be interpreted
 
 
@@ -36,6 +37,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         help="how many votes the fuzz compares with the definition "
         f"(default {VOTES[False]:,}; {VOTES[True]:,} in the fast tier)",
+    )
+    parser.addoption(
+        "--stage-votes",
+        type=int,
+        help="how many the fuzz of each filter stage compares at level avx2 "
+        f"(default {STAGE_VOTES[False]:,}; {STAGE_VOTES[True]:,} in the fast tier)",
     )
     parser.addoption(
         "--triton-votes",
@@ -59,6 +66,7 @@ def pytest_xdist_setupnodes(specs: list[Any]) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     fast = in_fast_tier(config)
     config.option.votes = config.option.votes or VOTES[fast]
+    config.option.stage_votes = config.option.stage_votes or STAGE_VOTES[fast]
     config.option.triton_votes = config.option.triton_votes or TRITON_VOTES[fast]
     if config.getoption("--hypothesis-profile") is None:
         hypothesis.settings.load_profile("fast" if fast else "same")

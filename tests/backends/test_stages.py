@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 
 import pdepth
-from pdepth import _native, definition
+from pdepth import _native, definition, native
 from pdepth.backends import cpu
 
-from helpers.cases import first_difference
+from helpers.cases import assert_exact, case, first_difference, oracle_of
+
+BLOCKS = 24
+LEVELS = [name for name, runs in native.simd_levels().items() if runs]
+EVERY = {"avx2": 1, "bf16": 100}  # of how many problems a level takes one; others of ten
 
 
 def rows(seed: int, count: int, width: int) -> Any:
@@ -40,3 +45,28 @@ def test_a_stage_that_the_level_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "FIRST_STAGE", "float8")
     with pytest.raises(ValueError, match="stage: expected a filter stage"):
         pdepth.kneighbors(rows(0, 20, 13), k=3)
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_fuzz_of_each_stage(
+    block: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The definition's votes, whichever stage of whichever level comes first; counted a stage."""
+    share = -(-request.config.getoption("--stage-votes") // BLOCKS)
+    compared: Counter[tuple[str, str]] = Counter()
+    turn = 0
+    while not compared or max(compared.values()) < share:
+        problem = case(block + turn * BLOCKS)
+        oracle = oracle_of(problem)
+        for level in LEVELS:
+            if turn % EVERY.get(level, 10):
+                continue
+            monkeypatch.setenv(native.SIMD, level)
+            for stage in _native.filter_stages(level):
+                monkeypatch.setattr(cpu, "FIRST_STAGE", stage["name"])
+                compared[level, stage["name"]] += assert_exact(
+                    problem, oracle, num_threads=1 + turn % 3
+                )
+        turn += 1
+    assert len(compared) == sum(len(_native.filter_stages(level)) for level in LEVELS)
