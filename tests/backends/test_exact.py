@@ -16,7 +16,7 @@ import torch
 from conftest import Engine
 
 import pdepth
-from pdepth import definition, native
+from pdepth import _native, definition, native
 from pdepth.arrays import arguments
 from pdepth.arrays.problem import problems
 from pdepth.backends import cpu
@@ -413,7 +413,10 @@ def test_fresh_memory_is_never_read() -> None:
 
 @pytest.mark.parametrize("seed", range(39))
 def test_largest_inner_products(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products, rows and votes of the definition, at every level, with every kind of rows."""
+    """Products, rows and votes of the definition, at every level, with every kind of rows.
+
+    Of two runs one begins with the stage that the rule chooses, and one with each in turn.
+    """
     problem = case(seed)
     with np.errstate(over="ignore", invalid="ignore"):
         products, rows = definition.kneighbors(
@@ -425,7 +428,11 @@ def test_largest_inner_products(seed: int, monkeypatch: pytest.MonkeyPatch) -> N
         )  # fmt: skip
     for level in LEVELS:
         monkeypatch.setenv(native.SIMD, level)
-        options = {"metric": "inner_product", "num_threads": 1 + seed % 2, **problem.options}
+        stages = _native.filter_stages(level)
+        monkeypatch.setattr(
+            cpu, "FIRST_STAGE", stages[seed // 2 % len(stages)]["name"] if seed % 2 else None
+        )
+        options = {"metric": "inner_product", "num_threads": 1 + seed // 2 % 2, **problem.options}
         found = pdepth.kneighbors(problem.support, problem.queries, **options)
         where = first_difference(found[1], rows)
         assert where is None, f"{problem.name}, {level}: rows differ first at {where}"
