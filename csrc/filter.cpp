@@ -1,6 +1,7 @@
 #include "filter.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <new>
 
 #include "packing.hpp"
@@ -12,10 +13,12 @@ namespace {
 // Sizes of the work. None of them changes a vote.
 constexpr int64_t kSmallItem = 24;                    // queries, towards the end of the work
 constexpr int64_t kQueryBytes = int64_t(16) << 20;    // packed queries and lists held at once, where
-constexpr int64_t kQueryFloor = 768;                  // all the support is: at least so many;
+constexpr int64_t kQueryFloor = 768;                  // all the support is: at least so many,
+constexpr int64_t kFloorBytes = int64_t(48) << 20;    // if they take no more than this;
 constexpr int64_t kLeastQueryBytes = int64_t(4) << 20;
 constexpr int64_t kMostQueryBytes = int64_t(256) << 20;  // else, since each chunk has it packed anew
 constexpr int64_t kProductsBetweenChecks = int64_t(1) << 31;  // of whether to go on
+constexpr int64_t kColumnsOfBound = 64;               // of a distance, which take as long as a bound
 constexpr int32_t kMostDrops = 128;                   // of one query's list, before it is given up
 
 double kth_smallest(const std::vector<double>& values, int64_t k, std::vector<double>& copy) {
@@ -106,7 +109,8 @@ private:
         const int64_t most =
             std::min(kMostQueryBytes, std::max(session_.question.held_bytes, kLeastQueryBytes)) /
             bytes;
-        const int64_t enough = held >= rows_ ? std::max({kQueryBytes / bytes, kQueryFloor,
+        const int64_t floor = std::min(kQueryFloor, kFloorBytes / bytes);
+        const int64_t enough = held >= rows_ ? std::max({kQueryBytes / bytes, floor,
                                                          stage_.item_queries * threads})
                                              : most;
         const int64_t chunks =
@@ -185,8 +189,11 @@ private:
         session_.team.run(static_cast<int64_t>(items.size()) - 1, [&](int64_t item, int thread) {
             const int64_t query = items[item], end = items[item + 1];
             scan_item(query, end, first, count, thread);
-            if (first + count == rows_)
-                for (int64_t q = query; q < end; q++) finish(q, *session_.scratch[thread]);
+            if (first + count == rows_) {
+                Scratch& s = *session_.scratch[thread];
+                for (int64_t q = query; q < end; q++) finish(q, s);
+                settle_lists(session_, s);
+            }
             session_.done += end - query;
         });
     }
@@ -276,18 +283,38 @@ private:
         });
     }
 
+    // Of the candidates whose score is at most `best`. Norms are not negative, and so in the order
+    // of their bits; which ones count cannot be foreseen, so nothing branches.
+    float largest_norm(const float* scores, const uint32_t* positions, int64_t count,
+                       float best) const {
+        int32_t largest = 0;
+        for (int64_t i = 0; i < count; i++) {
+            int32_t bits;
+            std::memcpy(&bits, support_.norms + positions[i], sizeof bits);
+            bits &= -static_cast<int32_t>(scores[i] <= best);
+            largest = std::max(largest, bits);
+        }
+        float norm;
+        std::memcpy(&norm, &largest, sizeof norm);
+        return norm;
+    }
+
     // Lowers the cut to what the k best candidates prove, and drops the candidates above it.
     void tighten(int64_t q) {
         const float* const scores = scores_ + q * capacity_;
         const uint32_t* const positions = positions_ + q * capacity_;
         if (size_[q] < session_.question.k) return;
         const float best = session_.level.kth_score(scores, size_[q], session_.question.k);
-        float norm = 0;  // the bound grows with it, and with the score
-        for (int64_t i = 0; i < size_[q]; i++)
-            if (scores[i] <= best) norm = std::max(norm, support_.norms[positions[i]]);
+        // The bound grows with the norm, and with the score.
+        const float norm = largest_norm(scores, positions, size_[q], best);
         proven_[q] = std::min(proven_[q], bound_.bounds(limits_[q], best, norm).upper);
         lower_cut(q);
         keep(q, [cut = cut_[q]](float score) { return score < cut; });
+    }
+
+    // Whether to settle all of so many candidates takes less than to drop those that may be.
+    bool few_more(int64_t count) const {
+        return (count - session_.question.k) * session_.support->width <= kColumnsOfBound * count;
     }
 
     // Parts the candidates into certain neighbours, possible ones and others; computes float64
@@ -304,6 +331,10 @@ private:
             return give_up(q);
         const float* const scores = scores_ + q * capacity_;
         const uint32_t* const positions = positions_ + q * capacity_;
+        if (session_.answers.rows && few_more(count)) {
+            s.lists.push_back({query, std::min(k, count), positions, count});
+            return;
+        }
         s.lower.resize(count);
         s.upper.resize(count);
         for (int64_t i = 0; i < count; i++) {

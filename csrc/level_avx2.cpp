@@ -20,6 +20,11 @@ struct Simd {
     static constexpr int kIntegerSection = 640;  // likewise
     static constexpr int kKeptTiles = 16;
 
+    // Written out: gcc 12 widens the halves apart and joins them.
+    static __m256d widened(const void* from) {
+        return _mm256_cvtps_pd(_mm_loadu_ps(static_cast<const float*>(from)));
+    }
+
     static Vector zero() { return _mm256_setzero_ps(); }
     static Vector load(const float* from) { return _mm256_load_ps(from); }
     static void store(float* to, Vector v) { _mm256_storeu_ps(to, v); }

@@ -13,6 +13,7 @@
 #include "ballot.hpp"
 #include "buffer.hpp"
 #include "call.hpp"
+#include "nearest.hpp"
 #include "packed.hpp"
 #include "support.hpp"
 #include "team.hpp"
@@ -21,16 +22,13 @@ namespace pdepth {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-struct Neighbour {
-    double distance;  // squared; or the inner product, its sign turned
-    int64_t row;
-
-    // A product of which parts overflow either way is NaN, and behind all others.
-    bool operator<(const Neighbour& other) const {
-        if (distance < other.distance || other.distance < distance) return distance < other.distance;
-        if (std::isnan(distance) != std::isnan(other.distance)) return std::isnan(other.distance);
-        return row < other.row;
-    }
+// The candidates of a query, its `open` neighbours among them.
+struct CandidateList {
+    int64_t query, open;
+    const uint32_t* positions;  // ascending
+    int64_t count;
+    double* distances = nullptr;  // of the first `known` of them
+    int64_t known = 0;
 };
 
 // What one thread works with.
@@ -44,6 +42,9 @@ struct Scratch {
     std::vector<double> lower, upper, sorted;
     std::vector<int64_t> possible;
     std::vector<Neighbour> neighbours;
+    std::vector<CandidateList> lists;         // that are settled together;
+    std::vector<double> queries, distances;   // of them, the queries widened
+    NearestFirst nearest_first;
     std::chrono::steady_clock::duration settling{};
 };
 

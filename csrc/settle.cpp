@@ -13,19 +13,18 @@ int32_t vote_of(const Session& session, int64_t query, int32_t winner) {
     return !target || winner == target[query] ? winner : kUnknown;
 }
 
-void widen_query(const Session& session, int64_t query, Scratch& s) {
+void widen_query(const Session& session, int64_t query, double* wide) {
     const Matrix& queries = session.layer->queries;
-    s.neighbours.clear();
     session.level.widen(queries.row(session.source_row(query)), queries.type, 0, queries.width,
-                        s.query.data());
+                        wide);
 }
 
-Neighbour neighbour(const Session& session, int64_t row, Scratch& s) {
+Neighbour neighbour(const Session& session, const double* query, int64_t row, Scratch& s) {
     const Matrix& support = *session.support;
     const Level& level = session.level;
     const auto between = session.inner_products() ? level.inner_product : level.squared_distance;
-    const double value = between(s.query.data(), support.row(row), support.type, support.width,
-                                 s.distance.data());
+    const double value =
+        between(query, support.row(row), support.type, support.width, s.distance.data());
     return {session.inner_products() ? -value : value, row};
 }
 
@@ -40,19 +39,60 @@ void prefetch(const Matrix& support, int64_t row) {
 }
 
 // The `open` nearest of s.neighbours, whose distances are known, join those of the ballot.
-void add_nearest(const Session& session, int64_t query, int64_t open, Clock::time_point start,
-                 Scratch& s) {
-    s.settling += Clock::now() - start;
-    std::sort(s.neighbours.begin(), s.neighbours.end());
-    s.neighbours.resize(open);
-    for (const Neighbour& n : s.neighbours) s.ballot.add(session.question.codes[n.row]);
+void add_nearest(const Session& session, int64_t query, int64_t open, Scratch& s) {
+    s.nearest_first.keep(s.neighbours, open);
     const Question& question = session.question;
+    const Answers& out = session.answers;
     const int64_t at = (session.index * question.queries + query) * question.k;
-    for (int64_t j = 0; session.answers.rows && j < open; j++) {
-        session.answers.distances[at + j] = s.neighbours[j].distance;
-        session.answers.rows[at + j] = s.neighbours[j].row;
+    for (int64_t j = 0; out.rows && j < open; j++) {
+        out.distances[at + j] = s.neighbours[j].distance;
+        out.rows[at + j] = s.neighbours[j].row;
     }
+    if (!out.votes && !out.tied && !out.counts) return;
+    for (const Neighbour& n : s.neighbours) s.ballot.add(question.codes[n.row]);
     answer(session, query, s.ballot);
+}
+
+// Lists whose queries' rows stay in the second cache, and how many support rows do so beside them.
+constexpr int64_t kGroupBytes = int64_t(1) << 17;
+constexpr int64_t kBlockBytes = int64_t(1) << 18;
+constexpr int64_t kTimesShared = 3;  // how often a row is named for blocks to pay
+
+// Settles some lists, `block` positions at a time.
+void settle_group(const Session& session, CandidateList* begin, CandidateList* end, int64_t block,
+                  Scratch& s) {
+    const auto start = Clock::now();
+    const Matrix& support = *session.support;
+    const std::vector<int64_t>& order = session.reading->order;
+    s.queries.resize((end - begin) * support.width);
+    int64_t named = 0;
+    for (CandidateList* list = begin; list < end; list++) named += list->count;
+    s.distances.resize(named);
+    double *query = s.queries.data(), *distances = s.distances.data();
+    for (CandidateList* list = begin; list < end; list++) {
+        widen_query(session, list->query, query);
+        list->distances = distances;
+        query += support.width;
+        distances += list->count;
+    }
+    const auto positions = static_cast<int64_t>(order.size());
+    for (int64_t first = 0; first < positions; first += block) {
+        query = s.queries.data();
+        for (CandidateList* list = begin; list < end; list++, query += support.width)
+            for (int64_t& i = list->known; i < list->count && list->positions[i] < first + block; i++) {
+                if (i + kAhead < list->count)
+                    prefetch(support, order[list->positions[i + kAhead]]);
+                list->distances[i] = neighbour(session, query, order[list->positions[i]], s).distance;
+            }
+    }
+    s.settling += Clock::now() - start;
+    for (CandidateList* list = begin; list < end; list++) {
+        s.ballot.clear();
+        s.neighbours.resize(list->count);
+        for (int64_t i = 0; i < list->count; i++)
+            s.neighbours[i] = {list->distances[i], order[list->positions[i]]};
+        add_nearest(session, list->query, list->open, s);
+    }
 }
 
 }  // namespace
@@ -76,14 +116,31 @@ void answer_winner(const Session& session, int64_t query, int32_t winner) {
 
 void settle(const Session& session, int64_t query, int64_t open, Scratch& s) {
     const auto start = Clock::now();
-    widen_query(session, query, s);
+    widen_query(session, query, s.query.data());
     const Matrix& support = *session.support;
     const auto count = static_cast<int64_t>(s.possible.size());
+    s.neighbours.resize(count);
     for (int64_t i = 0; i < count; i++) {
         if (i + kAhead < count) prefetch(support, s.possible[i + kAhead]);
-        s.neighbours.push_back(neighbour(session, s.possible[i], s));
+        s.neighbours[i] = neighbour(session, s.query.data(), s.possible[i], s);
     }
-    add_nearest(session, query, open, start, s);
+    s.settling += Clock::now() - start;
+    add_nearest(session, query, open, s);
+}
+
+void settle_lists(const Session& session, Scratch& s) {
+    const auto lists = static_cast<int64_t>(s.lists.size());
+    const auto rows = static_cast<int64_t>(session.reading->order.size());
+    const Matrix& support = *session.support;
+    int64_t named = 0;
+    for (const CandidateList& list : s.lists) named += list.count;
+    int64_t group = std::min(lists, kGroupBytes / (support.width * int64_t(sizeof(double))));
+    int64_t block = std::max<int64_t>(1, kBlockBytes / (support.width * support.item_size));
+    if (group * named <= kTimesShared * rows * lists) group = 1, block = rows;
+    CandidateList* const all = s.lists.data();
+    for (int64_t begin = 0; begin < lists; begin += group)
+        settle_group(session, all + begin, all + std::min(lists, begin + group), block, s);
+    s.lists.clear();
 }
 
 void settle_completely(Session& session, const std::vector<int64_t>& queries) {
@@ -95,12 +152,13 @@ void settle_completely(Session& session, const std::vector<int64_t>& queries) {
         const int64_t own = session.leaves_out() ? session.source_row(query) : -1;
         const auto start = Clock::now();
         s.ballot.clear();
-        widen_query(session, query, s);
+        widen_query(session, query, s.query.data());
         const auto k = static_cast<std::size_t>(session.question.k);
         std::vector<Neighbour>& nearest = s.neighbours;  // a heap, the farthest in front
+        nearest.clear();
         for (int64_t row : session.reading->order) {
             if (row == own || row == Reading::kNoRow) continue;
-            const Neighbour next = neighbour(session, row, s);
+            const Neighbour next = neighbour(session, s.query.data(), row, s);
             if (nearest.size() == k) {
                 if (!(next < nearest.front())) continue;
                 std::pop_heap(nearest.begin(), nearest.end());
@@ -110,7 +168,8 @@ void settle_completely(Session& session, const std::vector<int64_t>& queries) {
             }
             std::push_heap(nearest.begin(), nearest.end());
         }
-        add_nearest(session, query, session.question.k, start, s);
+        s.settling += Clock::now() - start;
+        add_nearest(session, query, session.question.k, s);
         session.done++;
     });
 }

@@ -17,6 +17,9 @@ void answer_winner(const Session& session, int64_t query, int32_t winner);
 // Computes the float64 distances of the rows in s.possible; the `open` nearest join the ballot.
 void settle(const Session& session, int64_t query, int64_t open, Scratch& s);
 
+// Settles the candidates of s.lists, which it empties.
+void settle_lists(const Session& session, Scratch& s);
+
 // Every distance in float64, for the queries that no filter stage can serve.
 void settle_completely(Session& session, const std::vector<int64_t>& queries);
 

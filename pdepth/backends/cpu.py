@@ -98,7 +98,10 @@ class CpuSession:
             self._problem.num_queries if queries is None else len(queries),
             self._problem.k,
         )
-        distances, rows = np.full(shape, np.nan), np.full(shape, -1)
+        if within is None:
+            distances, rows = np.empty(shape), np.empty(shape, np.int64)
+        else:  # what is left out keeps its value
+            distances, rows = np.full(shape, np.nan), np.full(shape, -1)
         self._run([probe], queries, distances=distances, rows=rows, within=within)
         return distances, rows
 
