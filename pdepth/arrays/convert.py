@@ -17,6 +17,15 @@ def to_numpy(value: Any) -> Any:
     return host.float().numpy() if str(host.dtype) == "torch.bfloat16" else host.numpy()
 
 
+def as_floats(rows: Any) -> Any:
+    """Return rows as float32, or float64 where that may not hold them; a tensor stays one."""
+    name = str(rows.dtype).removeprefix("torch.")
+    single = name in ("float16", "bfloat16", "float32")
+    if not is_torch(rows):
+        return rows.astype("float32" if single else "float64", copy=False)
+    return rows.detach().float() if single else rows.detach().double()
+
+
 def convert_like(value: Any, template: Any) -> Any:
     """Return a NumPy array, or a tuple or list of arrays, as the template's kind, on its device.
 

@@ -6,40 +6,39 @@ from typing import Any
 
 import numpy as np
 
-from pdepth.arrays.rows import Rows, is_torch
+from pdepth.arrays.rows import Rows, as_given, is_torch
 
 
 class GrowingRows:
-    """Rows (n, D) that grow at their end; what was returned before stays as it was."""
+    """Memory of rows (n, D) that grow at their end; what was returned before stays as it was."""
 
     def __init__(self, rows: Rows, *, copy: bool) -> None:
         """copy: False keeps the array until rows are added."""
-        self._type, self._used = rows.type, len(rows)
-        self._memory = _room(rows.array, len(rows)) if copy else rows.array
+        self._memory = rows.array
         if copy:
+            self._memory = _room(rows.array, len(rows))
             self._memory[:] = rows.array
-        self._shared = not copy
+        self._type, self._shared = rows.type, not copy
 
-    @property
-    def rows(self) -> Rows:
-        """All rows by now."""
-        return Rows(self._memory[: self._used], self._type)
+    def first(self, count: int) -> Rows:
+        """The `count` first rows."""
+        return Rows(self._memory[:count], self._type)
 
-    def append(self, more: Rows) -> Rows:
-        """Add rows of the same width and type; returns all."""
-        count = self._used + len(more)
-        if self._shared or count > len(self._memory):
-            room = _room(self._memory, max(count, self._used + self._used // 2))
-            room[: self._used] = self._memory[: self._used]
+    def append(self, count: int, more: Rows) -> Rows:
+        """The `count` first rows and then more, of the same width and type.
+
+        Rows beyond `count`, of an addition that came to nothing, are written over.
+        """
+        total = count + len(more)
+        if self._shared or total > len(self._memory):
+            room = _room(self._memory, max(total, count + count // 2))
+            room[:count] = self._memory[:count]
             self._memory, self._shared = room, False
-        values = more.array
-        if is_torch(self._memory) and not is_torch(values):
-            values = self._memory.new_tensor(values)
-        elif is_torch(values) and not is_torch(self._memory):
-            values = more.on_host().array
-        self._memory[self._used : count] = values
-        self._used = count
-        return self.rows
+        if is_torch(self._memory):
+            self._memory[count:total] = as_given(more, self._memory.device)
+        else:
+            self._memory[count:total] = more.on_host().array
+        return self.first(total)
 
 
 def _room(like: Any, rows: int) -> Any:

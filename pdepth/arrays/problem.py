@@ -50,6 +50,14 @@ class ProbeRows:
             )
         return replace(self, queries=queries)
 
+    def arrays(self) -> Iterator[tuple[str, Any]]:
+        """The arrays in memory, and what errors call each; see `mapped.watched`."""
+        for kind, rows in (("support", self.support), ("queries", self.queries)):
+            if rows is not None and not isinstance(rows, Stored):
+                yield f"{kind} ({self.name})", rows.array
+        for array in getattr(self.packed, "packed", ()):
+            yield f"packed rows ({self.name})", array
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -93,14 +101,7 @@ class Problem:
 
     def watched(self, probes: Iterable[int]) -> AbstractContextManager[None]:
         """Read some probes' rows in memory; see `mapped.watched`."""
-        arrays = []
-        for probe in (self.probes[number] for number in probes):
-            for kind, rows in (("support", probe.support), ("queries", probe.queries)):
-                if rows is not None and not isinstance(rows, Stored):
-                    arrays.append((f"{kind} ({probe.name})", rows.array))
-            for array in getattr(probe.packed, "packed", ()):
-                arrays.append((f"packed rows ({probe.name})", array))
-        return watched(arrays)
+        return watched([each for number in probes for each in self.probes[number].arrays()])
 
     def row_numbers(self, queries: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
         """The rows of some queries, None for all; None for row i of each query i."""

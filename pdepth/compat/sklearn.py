@@ -22,7 +22,8 @@ n_jobs:
 memory:
     `fit` keeps X as scikit-learn does, without a copy. The first query packs it into a
     `pdepth.Index` that later ones search: about 2 bytes a number and 30 to 50 a row; by cosine 8 a
-    number more, of normalised rows. It is not pickled. X must not change after `fit`.
+    number more, of normalised rows; a tree has a copy of its rows in float64. Neither is pickled. X
+    must not change after `fit`.
 
 What differs from scikit-learn's brute force. Neighbours come in the order (distance in float64,
 row), so that of equally near rows the first count, and X=None leaves each row out by its number;
@@ -229,10 +230,14 @@ class KNeighborsClassifier(_ExactSearch, neighbors.KNeighborsClassifier):
 
     def _vote(self, X: Any, **options: Any) -> Any:
         """Return pdepth's `Votes`, as places in `classes_`, or None."""
+
+        def vote(support: FittedRows, queries: Any, **given: Any) -> Any:
+            return support.votes(queries, **given)
+
         check_is_fitted(self)
         if self.weights not in ("uniform", None) or self.outputs_2d_:
             return None
-        return self._asked(FittedRows.votes, X, self.n_neighbors, **options)
+        return self._asked(vote, X, self.n_neighbors, **options)
 
 
 class KNeighborsRegressor(_ExactSearch, neighbors.KNeighborsRegressor):

@@ -19,7 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays import arguments
-from pdepth.arrays.convert import to_numpy
+from pdepth.arrays.convert import as_floats, to_numpy
+from pdepth.arrays.frames import is_frame
+from pdepth.arrays.rows import check_array
+from pdepth.arrays.sources import opened
 from pdepth.native import default_arithmetic
 from pdepth.optional import require_tested
 from pdepth.search.index import Index
@@ -41,7 +44,7 @@ def precomputed_knn(
     """Find the neighbours of all rows, for `UMAP(precomputed_knn=...)`.
 
     Args:
-        X: (N, D) array, NumPy or torch, the data that UMAP is fitted on.
+        X: (N, D) array, NumPy or torch, or a DataFrame of numbers: the data that UMAP is fitted on.
         n_neighbors: as of UMAP; each row is its own first neighbour, as UMAP has it.
         metric: "euclidean" ("l2"), or "cosine".
         num_threads: of searches, those of `transform` too; None for the process's share of cores.
@@ -70,6 +73,9 @@ class ExactSearchIndex(NNDescent):
         arguments.check_choice(metric, "metric", tuple(_METRICS))
         self.metric, self.num_threads = metric, num_threads
         self.n_neighbors = arguments.check_int(n_neighbors, "n_neighbors")
+        X = opened(X, "X") if is_frame(X) else X
+        check_array(X, "X")
+        X = as_floats(X)  # so that `update` may add any
         self.index = Index(X, metric=_METRICS[metric], num_threads=num_threads)
         self._raw_data = to_numpy(X)
         self._angular_trees = metric == "cosine"  # which UMAP chooses `epsilon` by
@@ -92,7 +98,10 @@ class ExactSearchIndex(NNDescent):
     def update(
         self, xs_fresh: Any = None, xs_updated: Any = None, updated_indices: Any = None
     ) -> None:
-        """Add rows (n, D). Raises ValueError for rows that are to replace others."""
+        """Add rows (n, D), in the type of those before: float32, or float64 where these were wider.
+
+        Raises ValueError for rows that are to replace others.
+        """
         if xs_updated is not None or updated_indices is not None:
             raise ValueError(
                 "xs_updated: expected None, since rows are not replaced; make a new index."

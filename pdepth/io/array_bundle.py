@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth.arrays.mapped import watched
 from pdepth.io.atomic import disk, replacing
 
 MAGIC = b"pdepth arrays\n"
@@ -22,7 +23,24 @@ CHUNK_BYTES = 1 << 24  # that are written, or checked, at a time
 def write_bundle(
     path: str | os.PathLike[str], about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Write arrays, and `about`, which JSON takes, to a file that appears when it is whole."""
+    """Write arrays, and `about`, which JSON takes, to a file that appears when it is whole.
+
+    Raises:
+        OSError: it cannot be written; a file that was there before is as it was.
+        ValueError: an array is a map of a file that became shorter.
+    """
+    full = disk(Path(path), "nothing was written")
+    mapped = watched([(f"{path} ({name})", array) for name, array in arrays.items()])
+    with full, replacing(path) as temporary, mapped, temporary.open("wb") as file:
+        file.write(_header(about, arrays))
+        for array in arrays.values():
+            for chunk in _chunks(array):
+                file.write(chunk)
+            file.write(bytes(-array.nbytes % ALIGNMENT))
+
+
+def _header(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """What stands before the arrays: MAGIC, the length and the checksum of JSON, and this."""
     entries, place = {}, 0
     for name, array in arrays.items():
         entries[name] = {
@@ -34,16 +52,12 @@ def write_bundle(
         place += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
     header = json.dumps({"about": dict(about), "arrays": entries}).encode()
     header += b" " * (-(len(MAGIC) + 12 + len(header)) % ALIGNMENT)
-    full = disk(Path(path), "nothing was written")
-    with full, replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(MAGIC + len(header).to_bytes(8, "little"))
-        file.write(zlib.crc32(header).to_bytes(4, "little") + header)
-        for array in arrays.values():
-            for chunk in _chunks(array):
-                file.write(chunk)
-            file.write(bytes(-array.nbytes % ALIGNMENT))
-        file.flush()
-        os.fsync(file.fileno())
+    return (
+        MAGIC
+        + len(header).to_bytes(8, "little")
+        + zlib.crc32(header).to_bytes(4, "little")
+        + header
+    )
 
 
 def read_bundle(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -53,37 +67,49 @@ def read_bundle(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
         FileNotFoundError: there is no such file.
         ValueError: it is no such file, or it was cut short or damaged.
     """
-    path = Path(path)
-    with path.open("rb") as file:
-        start = file.read(len(MAGIC) + 12)
-        if start[: len(MAGIC)] != MAGIC:
-            raise ValueError(f"{path}: expected a file that pdepth wrote, got another.")
-        size = int.from_bytes(start[len(MAGIC) : len(MAGIC) + 8], "little")
-        header = file.read(size) if size <= path.stat().st_size else b""
+    with open(path, "rb") as file:  # which may be replaced meanwhile
+        kept, begin = _read_header(file, path)
+        arrays = {
+            name: _mapped(file, entry, begin, f"{path} ({name})")
+            for name, entry in kept["arrays"].items()
+        }
+    return kept["about"], arrays
+
+
+def _read_header(file: BinaryIO, path: str | os.PathLike[str]) -> tuple[dict[str, Any], int]:
+    """What a header says, and where the arrays begin."""
+    whole = os.fstat(file.fileno()).st_size
+    start = file.read(len(MAGIC) + 12)
+    if start[: len(MAGIC)] != MAGIC:
+        raise ValueError(f"{path}: expected a file that pdepth wrote, got another.")
+    size = int.from_bytes(start[len(MAGIC) : len(MAGIC) + 8], "little")
+    header = file.read(size) if size <= whole else b""
     if len(header) != size or zlib.crc32(header).to_bytes(4, "little") != start[-4:]:
         raise ValueError(f"{path}: its header was damaged or cut short; write the file anew.")
-    kept = json.loads(header)
-    begin = len(MAGIC) + 12 + size
-    end = begin
+    kept: dict[str, Any] = json.loads(header)
+    begin = end = len(MAGIC) + 12 + size
     for entry in kept["arrays"].values():
         nbytes = int(np.prod(entry["shape"], dtype=np.int64)) * np.dtype(entry["dtype"]).itemsize
         end = max(end, begin + entry["place"] + -(-nbytes // ALIGNMENT) * ALIGNMENT)
-    if path.stat().st_size != end:
+    if whole != end:
         raise ValueError(
-            f"{path}: expected {end} bytes, got {path.stat().st_size}; it was cut short or "
-            "lengthened: write the file anew."
+            f"{path}: expected {end} bytes, got {whole}; it was cut short or lengthened: write the "
+            "file anew."
         )
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, entry in kept["arrays"].items():
-        shape = tuple(entry["shape"])
-        if 0 in shape:  # of which there is no map
-            arrays[name] = np.empty(shape, entry["dtype"])
-            continue
-        array = np.memmap(path, entry["dtype"], "r", begin + entry["place"], shape)
-        if checksum(array) != entry["crc32"]:
-            raise ValueError(f"{path}: {name} was changed; write the file anew.")
-        arrays[name] = array
-    return kept["about"], arrays
+    return kept, begin
+
+
+def _mapped(file: BinaryIO, entry: Mapping[str, Any], begin: int, what: str) -> NDArray[Any]:
+    """One array; begin: where the first one is."""
+    shape = tuple(entry["shape"])
+    if 0 in shape:  # of which there is no map
+        return np.empty(shape, entry["dtype"])
+    array: NDArray[Any] = np.memmap(file, entry["dtype"], "r", begin + entry["place"], shape)
+    with watched([(what, array)]):
+        crc = checksum(array)
+    if crc != entry["crc32"]:
+        raise ValueError(f"{what}: was changed; write the file anew.")
+    return array
 
 
 def checksum(array: NDArray[Any]) -> int:
@@ -94,7 +120,7 @@ def checksum(array: NDArray[Any]) -> int:
     return crc
 
 
-def _chunks(array: NDArray[Any]) -> Any:
+def _chunks(array: NDArray[Any]) -> Iterator[bytes]:
     """The bytes of an array, some at a time."""
     step = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
     for begin in range(0, len(array), step):

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from pdepth.arrays import arguments
 from pdepth.arrays.arguments import Voting
 from pdepth.arrays.convert import to_device
+from pdepth.arrays.frames import is_frame
 from pdepth.arrays.growing import GrowingRows
+from pdepth.arrays.mapped import watched
 from pdepth.arrays.memory import search_bytes
 from pdepth.arrays.problem import (
     ProbeRows,
@@ -25,11 +27,13 @@ from pdepth.arrays.problem import (
     problem_of,
     searched_metric,
 )
-from pdepth.arrays.rows import Rows, as_given, is_array, is_torch
+from pdepth.arrays.rows import Rows, as_given, check_array, is_torch
+from pdepth.arrays.sources import is_single, opened
 from pdepth.backends import backend_named
 from pdepth.result import Votes
 from pdepth.search import index_file
 from pdepth.search.backward import ProbeSearch
+from pdepth.search.index_file import fingerprint
 from pdepth.search.index_state import ChangedRowsError, IndexState, Sample
 
 if TYPE_CHECKING:
@@ -64,8 +68,8 @@ class Index:
         """Check and keep the rows of a support.
 
         Args:
-            support: (M, D) array, NumPy or torch, of the types of `pdepth.probe_votes`; M may be 0
-                if rows are added later.
+            support: (M, D) array in memory, or mapped: NumPy, torch or a DataFrame of numbers, of
+                the types of `pdepth.probe_votes`; M may be 0 if rows are added later.
             labels: (M,) integers, the rows' classes; None for an index that does not vote.
             metric: as in `pdepth.kneighbors`.
             copy: False keeps the caller's array, which must not change: a sample of its rows is
@@ -78,7 +82,7 @@ class Index:
         Raises:
             ValueError, TypeError: for wrong arguments.
         """
-        if not is_array(support):
+        if not is_single(support):
             raise TypeError(
                 f"support: expected one array, got a {type(support).__name__}; for several layers "
                 "use pdepth.Index.of_layers(...)."
@@ -87,33 +91,40 @@ class Index:
         self._open([("probe 0", support)], labels, metric, copy, backend, memory, num_threads)
 
     @classmethod
-    def of_layers(cls, layers: Any, labels: Any = None, **options: Any) -> Self:
+    def of_layers(
+        cls,
+        layers: Any,
+        labels: Any = None,
+        *,
+        metric: str = "sqeuclidean",
+        copy: bool = True,
+        backend: str = "auto",
+        memory: int | str | None = None,
+        num_threads: int | None = None,
+    ) -> Self:
         """Make an index of several layers with the same rows, each of any width.
 
         Args:
             layers: a mapping of names to arrays (M, D), or a sequence of arrays.
-            labels, options: as of `Index`.
+            labels, metric, copy, backend, memory, num_threads: as of `Index`.
 
         Answers then have one more dimension, the layers, in front; queries come as the layers did.
+
+        Raises:
+            ValueError, TypeError: as `Index`, and for layers of different numbers of rows.
         """
-        named = list(layers.items()) if isinstance(layers, Mapping) else list(enumerate(layers))
-        if is_array(layers) or not named:
+        if is_single(layers) or not isinstance(layers, Mapping | Sequence) or not layers:
             raise TypeError(
-                "layers: expected a mapping or a sequence of arrays, at least one; for one array "
-                "use pdepth.Index(array)."
+                "layers: expected a mapping or a sequence of arrays, at least one, got a "
+                f"{type(layers).__name__}; for one array use pdepth.Index(array)."
             )
         index = cls.__new__(cls)
-        names = [str(n) if isinstance(layers, Mapping) else f"probe {n}" for n, _ in named]
-        defaults: dict[str, Any] = {
-            "metric": "sqeuclidean", "copy": True, "backend": "auto", "memory": None,
-            "num_threads": None,
-        }  # fmt: skip
-        unknown = set(options) - set(defaults)
-        if unknown:
-            raise TypeError(f"Index.of_layers: got an unexpected option {min(unknown)!r}.")
-        arrays = [(name, array) for name, (_, array) in zip(names, named, strict=True)]
         index._single = False
-        index._open(arrays, labels, **(defaults | options))
+        if isinstance(layers, Mapping):
+            named = [(str(name), array) for name, array in layers.items()]
+        else:
+            named = [(f"probe {number}", array) for number, array in enumerate(layers)]
+        index._open(named, labels, metric, copy, backend, memory, num_threads)
         return index
 
     def _open(
@@ -129,7 +140,6 @@ class Index:
         first = layers[0][1]
         device = first.device if is_torch(first) else None
         self._prepare(metric, backend, memory, num_threads, device)
-        self._copies = bool(copy)
         rows = [self._checked(f"support ({name})", array) for name, array in layers]
         for (name, _), layer in zip(layers, rows, strict=True):
             if len(layer) != len(rows[0]):
@@ -140,13 +150,15 @@ class Index:
         if labels is not None:
             labels = arguments.check_integers(labels, "labels", len(rows[0]))
         is_shared = metric != "cosine"  # for which rows were normalised into memory of their own
-        self._growing = [GrowingRows(layer, copy=self._copies and is_shared) for layer in rows]
+        named = [(name, layer) for (name, _), layer in zip(layers, rows, strict=True)]
+        with watched([(f"support ({name})", layer.array) for name, layer in named]):
+            self._growing = [GrowingRows(layer, copy=bool(copy) and is_shared) for layer in rows]
+            samples = None if copy else [Sample.of(layer) for layer in rows]
         probes = [
-            self._held(name, growing.rows)
-            for (name, _), growing in zip(layers, self._growing, strict=True)
+            self._held(name, growing.first(len(layer)))
+            for (name, layer), growing in zip(named, self._growing, strict=True)
         ]
         check_one_device(tuple(probes))
-        samples = None if self._copies else [Sample.of(probe) for probe in probes]
         self._state: IndexState | None = IndexState(tuple(probes), labels, samples, self._single)
 
     def _prepare(
@@ -156,11 +168,23 @@ class Index:
         self._limit = search_bytes(self._options.memory)  # of what is packed
         self._backend_name, self._device = backend, device
         self._backend = backend_named(backend, device)
-        self._lock, self._copies = threading.Lock(), True
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Return the number of rows, M."""
         return len(self._now().probes[0].support)
+
+    def __repr__(self) -> str:
+        if self._state is None:
+            return "<pdepth.Index, closed>"
+        widths, rows = ", ".join(map(str, self.widths)), f"{len(self):,}"
+        labels = "no labels" if self.labels is None else "labels"
+        return f"<pdepth.Index of {rows} rows, widths {widths}, {self.metric}, {labels}>"
+
+    @property
+    def metric(self) -> str:
+        """As it was given."""
+        return str(self._options.metric)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -257,7 +281,7 @@ class Index:
 
         Raises:
             ValueError, TypeError: another width or type, labels too many or missing, or what the
-                metric cannot take; the index is as it was.
+                metric cannot take; after these and any other error the index is as it was.
         """
         with self._lock:
             state = self._now()
@@ -280,21 +304,27 @@ class Index:
                 labels = arguments.check_integers(labels, "labels", len(more[0]))
                 labels = np.concatenate([state.labels, labels])
             state.check_unchanged()
-            probes = [
-                self._held(probe.name, growing.append(layer), probe.packed)
-                for probe, growing, layer in zip(state.probes, self._growing, more, strict=True)
-            ]
+            if len(more[0]) == 0:
+                return
+            count, probes = len(state.probes[0].support), []
+            together = list(zip(state.probes, self._growing, more, strict=True))
+            with state.watched(), watched([(f"rows ({p.name})", r.array) for p, _, r in together]):
+                for probe, growing, layer in together:
+                    all_rows = growing.append(count, layer)
+                    probes.append(self._held(probe.name, all_rows, probe.packed))
             self._state = IndexState(tuple(probes), labels, None, self._single)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write rows, labels and what is packed by now to one file, which `load` maps.
 
-        Raises OSError where it cannot be written: nothing is left then.
+        Raises OSError where it cannot be written, and ValueError where the file of mapped rows
+        became shorter: what was at `path` before is as it was.
         """
         state = self._now()
         state.check_unchanged()
         about = {"metric": self._options.metric, "single": self._single}
-        index_file.save(path, state.probes, state.labels, about)
+        with state.watched():
+            index_file.save(path, state.probes, state.labels, about)
 
     @classmethod
     def load(
@@ -309,32 +339,39 @@ class Index:
     ) -> Self:
         """Open a file of `save`: its rows and packed rows are mapped, once all have been checked.
 
-        What was packed for another level of instructions is packed anew.
+        What was packed for another level of instructions is packed anew. Answers are NumPy arrays,
+        also where the rows that were saved were tensors.
 
         Args:
-            support, labels: what the file has to be of, as `Index` or `of_layers` takes them; None
-                for anything.
+            support: rows that the file has to be of, as `Index` or `of_layers` takes them, layers
+                by the same names; None for any.
+            labels: (M,) integers that it has to have; None for any, or none.
             backend, memory, num_threads: as of `Index`.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is damaged, of another version, or not of `support` and `labels`.
+            ValueError: it is damaged, of another version, or not of `support` or `labels`.
         """
         layers, kept_labels, about = index_file.load(path)
         index = cls.__new__(cls)
         index._single = about["single"]
         index._prepare(about["metric"], backend, memory, num_threads)
-        if support is not None:
-            arrays = [support] if index._single else _values(support)
-            rows = [index._checked(f"support (probe {n})", a) for n, a in enumerate(arrays)]
-            if labels is not None:
-                labels = arguments.check_integers(labels, "labels", len(rows[0]))
-            if index_file.fingerprint(rows, labels) != about["fingerprint"]:
-                raise ValueError(
-                    f"{path}: expected the index of this support and its labels, got another's; "
-                    "make the index anew."
-                )
         index._restore(layers, kept_labels)
+        if support is not None:
+            arrays = index._now().by_layer(support, "support")
+            rows = [index._checked(f"support (probe {n})", a) for n, a in enumerate(arrays)]
+            if [fingerprint(layer) for layer in rows] != about["fingerprints"]:
+                raise ValueError(
+                    f"{path}: expected the index of this support, got another's; make the index "
+                    "anew."
+                )
+        if labels is not None:
+            labels = arguments.check_integers(labels, "labels", len(index))
+            if kept_labels is None or not np.array_equal(labels, kept_labels):
+                raise ValueError(
+                    f"{path}: expected the index of these labels, got "
+                    f"{'none' if kept_labels is None else 'others'}; make the index anew."
+                )
         return index
 
     def close(self) -> None:
@@ -349,12 +386,13 @@ class Index:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle holds: the rows and labels; what is packed is packed anew."""
+        """What a pickle or a copy holds: the rows and labels; what is packed is packed anew."""
         state, options = self._now(), self._options
         state.check_unchanged()
         return {
             "layers": [(probe.name, probe.support) for probe in state.probes],
             "labels": state.labels,
+            "samples": state.samples,  # copy.copy shares the caller's rows
             "single": self._single,
             "options": (
                 *(options.metric, self._backend_name, options.memory),
@@ -365,17 +403,19 @@ class Index:
     def __setstate__(self, kept: dict[str, Any]) -> None:
         self._prepare(*kept["options"])
         self._single = kept["single"]
-        self._restore([(name, rows, None) for name, rows in kept["layers"]], kept["labels"])
+        layers = [(name, rows, None) for name, rows in kept["layers"]]
+        self._restore(layers, kept["labels"], kept["samples"])
 
     def _restore(
         self,
         layers: Sequence[tuple[str, Rows, dict[str, Any] | None]],
         labels: NDArray[np.int64] | None,
+        samples: list[Sample] | None = None,
     ) -> None:
         """Take rows as they are, and what was packed of them."""
         self._growing = [GrowingRows(rows, copy=False) for _, rows, _ in layers]
         probes = [self._held(name, rows, packing=packing) for name, rows, packing in layers]
-        self._state = IndexState(tuple(probes), labels, None, self._single)
+        self._state = IndexState(tuple(probes), labels, samples, self._single)
 
     def _now(self) -> IndexState:
         """The state that a search sees, whatever is added meanwhile."""
@@ -384,14 +424,12 @@ class Index:
             raise ValueError("Index: expected an open index, got one that was closed.")
         return state
 
-    def _checked(self, what: str, array: Any) -> Rows:
-        if is_array(array) and array.ndim >= 2 and len(array) == 0 and 0 not in array.shape[1:]:
+    def _checked(self, what: str, given: Any) -> Rows:
+        array = opened(given, what) if is_frame(given) else given
+        check_array(array, what)
+        if array.ndim >= 2 and len(array) == 0 and 0 not in array.shape[1:]:
             one = array.new_ones if is_torch(array) else lambda shape: np.ones(shape, array.dtype)
             return checked_rows(one((1, *array.shape[1:])), what, self._options.metric)[:0]
-        if not is_array(array):
-            raise TypeError(
-                f"{what}: expected a NumPy array or torch tensor, got a {type(array).__name__}."
-            )
         options = self._options
         return checked_rows(array, what, options.metric, options.num_threads, IN_MEMORY)
 
@@ -436,8 +474,3 @@ class Index:
         if len(queries) == 0:
             raise ValueError(f"queries ({probe.name}): expected at least one row, got none.")
         return probe.with_queries(queries)
-
-
-def _values(layers: Any) -> list[Any]:
-    """The arrays of a mapping or a sequence."""
-    return list(layers.values()) if isinstance(layers, Mapping) else list(layers)

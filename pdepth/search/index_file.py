@@ -36,7 +36,7 @@ def save(
     kept = {
         "format": FORMAT,
         "layers": layers,
-        "fingerprint": fingerprint([probe.support for probe in probes], labels),
+        "fingerprints": [fingerprint(probe.support) for probe in probes],
     }
     write_bundle(path, {"index": kept, **about}, arrays)
 
@@ -64,7 +64,8 @@ def _packing(
 def load(
     path: str | os.PathLike[str],
 ) -> tuple[list[tuple[str, Rows, dict[str, Any] | None]], NDArray[np.int64] | None, dict[str, Any]]:
-    """What `save` wrote: of each layer its name, rows and packing; labels; and `about`.
+    """What `save` wrote: of each layer its name, rows and packing; labels; and `about`, with each
+    layer's "fingerprints".
 
     Raises ValueError that names the file where it is damaged, or of another version.
     """
@@ -85,7 +86,7 @@ def load(
                 stage.update(_of_prefix(arrays, prefix))
             packing.update(_of_prefix(arrays, f"{number} "))
         layers.append((layer["name"], rows, packing))
-    return layers, arrays.get("labels"), about | {"fingerprint": index["fingerprint"]}
+    return layers, arrays.get("labels"), about | {"fingerprints": index["fingerprints"]}
 
 
 def _of_prefix(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
@@ -96,9 +97,7 @@ def _of_prefix(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArra
     }
 
 
-def fingerprint(layers: Sequence[Rows], labels: NDArray[np.int64] | None) -> str:
-    """A checksum of rows and labels, by which a file is known to be of a support."""
-    arrays = [(rows.type, rows.on_host().array) for rows in layers]
-    parts = [f"{kind} {array.shape} {checksum(array):08x}" for kind, array in arrays]
-    parts.append("" if labels is None else f"{checksum(labels):08x}")
-    return "; ".join(parts)
+def fingerprint(rows: Rows) -> str:
+    """Type, shape and checksum of a layer's rows, by which a file is known to be of them."""
+    array = rows.on_host().array
+    return f"{rows.type} {array.shape} {checksum(array):08x}"

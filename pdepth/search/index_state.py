@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays import arguments
+from pdepth.arrays.mapped import watched
 from pdepth.arrays.problem import ProbeRows
-from pdepth.arrays.rows import is_array
+from pdepth.arrays.rows import Rows, is_array
 
 SAMPLE = 64  # rows whose checksums tell that a caller's array was changed
 
@@ -24,27 +26,31 @@ class ChangedRowsError(ValueError):
 
 @dataclass(frozen=True)
 class Sample:
-    """Checksums of some rows of an array that a caller may change."""
+    """Checksums of some rows of an array that a caller may change: of each, and of all."""
 
     numbers: NDArray[np.int64]
     checksums: list[int]
+    whole: int
 
     @classmethod
-    def of(cls, probe: ProbeRows) -> Sample:
-        rows = len(probe.support)
-        numbers = np.unique(np.linspace(0, max(rows - 1, 0), min(rows, SAMPLE)).astype(np.int64))
-        return cls(numbers, [_checksum(probe, int(row)) for row in numbers])
+    def of(cls, rows: Rows) -> Sample:
+        count = len(rows)
+        numbers = np.unique(np.linspace(0, max(count - 1, 0), min(count, SAMPLE)).astype(np.int64))
+        values = _some(rows, numbers)
+        return cls(numbers, [zlib.crc32(row.data) for row in values], zlib.crc32(values.data))
 
-    def changed(self, probe: ProbeRows) -> int:
+    def changed(self, rows: Rows) -> int:
         """The first row of the sample that differs, or -1."""
-        for row, checksum in zip(self.numbers.tolist(), self.checksums, strict=True):
-            if _checksum(probe, row) != checksum:
-                return int(row)
-        return -1
+        values = _some(rows, self.numbers)
+        if zlib.crc32(values.data) == self.whole:
+            return -1
+        present = [zlib.crc32(row.data) for row in values]
+        return int(self.numbers[np.flatnonzero(np.not_equal(present, self.checksums))[0]])
 
 
-def _checksum(probe: ProbeRows, row: int) -> int:
-    return zlib.crc32(probe.support[row : row + 1].on_host().array.tobytes())
+def _some(rows: Rows, numbers: NDArray[np.int64]) -> NDArray[Any]:
+    """Rows of these numbers, copied."""
+    return np.ascontiguousarray(rows[numbers].on_host().array)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +89,20 @@ class IndexState:
             )
         return list(arrays)
 
+    def watched(self) -> AbstractContextManager[None]:
+        """Read rows and packed rows; see `mapped.watched`."""
+        return watched([each for probe in self.probes for each in probe.arrays()])
+
     def check_unchanged(self) -> None:
         """Raise ChangedRowsError where the caller's rows are not what they were."""
-        for sample, probe in zip(self.samples or (), self.probes, strict=bool(self.samples)):
-            row = sample.changed(probe)
+        if self.samples is None:
+            return
+        with self.watched():
+            changed = [
+                sample.changed(probe.support)
+                for sample, probe in zip(self.samples, self.probes, strict=True)
+            ]
+        for row, probe in zip(changed, self.probes, strict=True):
             if row >= 0:
                 raise ChangedRowsError(
                     f"support ({probe.name}): row {row} was changed since the index was made; make "

@@ -261,6 +261,39 @@ def test_ids(name: str, kind: str) -> None:
     assert (ours.search(QUERIES, 2)[1] == -1).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_adding_no_rows_changes_nothing(kind: str) -> None:
+    theirs, ours = pair(kind)
+    for index in (theirs, ours):
+        index.search(QUERIES, 3)
+        index.add(ROWS[:0])
+    assert_same_values(theirs.search(QUERIES, 7), ours.search(QUERIES, 7))
+
+
+def test_products_on_a_device_are_those_of_all_rows() -> None:
+    """Also where a search that began before `add` is the last to keep what it prepared."""
+    held = compat.rows._Products(ROWS[:100])
+    held.kneighbors(QUERIES, 3, num_threads=None)
+    before = held._prepared
+    held.add(ROWS[100:])
+    held._prepared = before
+    found = held.kneighbors(QUERIES, 3, num_threads=None)
+    assert (found[1] == compat.knn(QUERIES, ROWS, 3, compat.METRIC_INNER_PRODUCT)[1]).all()
+
+
+def test_a_refused_addition_leaves_no_ids() -> None:
+    _, ours = mapped("IndexIDMap", "IndexFlatL2")
+    for rows, ids, error in (
+        (np.full((2, 24), np.nan, np.float32), [1, 2], "NaN"),
+        (ROWS[:2], ["a", "b"], "invalid literal"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            ours.add_with_ids(rows, ids)
+        assert ours.ntotal == len(ours.id_map) == 400
+    ours.add_with_ids(ROWS[:2], [7, 8])
+    assert ours.id_map[400:].tolist() == [7, 8]
+
+
 def test_merging() -> None:
     _, one = pair("IndexFlatL2", ROWS[:100])
     _, other = pair("IndexFlatL2", ROWS[100:])
@@ -269,6 +302,10 @@ def test_merging() -> None:
     assert (one.reconstruct_n() == ROWS).all()
     with pytest.raises(RuntimeError, match="other: expected metric_type 1, got 0"):
         one.merge_from(compat.IndexFlatIP(24))
+    theirs, ours = pair("IndexFlatL2", ROWS[:100])
+    for index, empty in ((theirs, faiss.IndexFlatL2(24)), (ours, compat.IndexFlatL2(24))):
+        with pytest.raises(RuntimeError, match="add_id"):
+            index.merge_from(empty, 3)
     maps = [compat.IndexIDMap(compat.IndexFlatL2(24)) for _ in range(2)]
     for index, some in zip(maps, (slice(0, 50), slice(50, 400)), strict=True):
         index.add_with_ids(ROWS[some], IDS[some])
@@ -292,7 +329,7 @@ def test_files_hold_an_index(description: str, metric: int, tmp_path: Path) -> N
         bytes = compat.serialize_index(ours)
         again = [
             compat.read_index(tmp_path / "ours"),
-            compat.read_index(str(tmp_path / "theirs")),
+            compat.read_index(str(tmp_path / "theirs"), compat.IO_FLAG_MMAP),
             compat.deserialize_index(bytes),
             compat.deserialize_index(faiss.serialize_index(theirs)),
             compat.clone_index(ours),
@@ -309,6 +346,8 @@ def test_files_hold_an_index(description: str, metric: int, tmp_path: Path) -> N
 
 def test_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     path, (theirs, ours) = tmp_path / "index", pair("IndexFlatL2")
+    assert compat.IO_FLAG_MMAP == faiss.IO_FLAG_MMAP
+    assert compat.IO_FLAG_READ_ONLY == faiss.IO_FLAG_READ_ONLY
     with pytest.raises(RuntimeError, match="expected a readable file; No such file"):
         compat.read_index(path)
     compat.write_index(ours, path)

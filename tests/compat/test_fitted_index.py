@@ -68,6 +68,34 @@ def test_changed_rows_are_packed_anew(made: list[Any]) -> None:
     assert len(made) == 2
 
 
+def test_threads_pack_changed_rows_once(made: list[Any]) -> None:
+    """All find them changed in the index that they had."""
+    rows = SUPPORT.copy()
+    fitted = FittedRows(rows)
+    fitted.kneighbors(QUERIES, k=3)
+    expected, index = nearest(-SUPPORT, QUERIES, 3), fitted._index
+    rows *= -1
+    start, found = threading.Barrier(6), []
+
+    class Waiting:
+        def kneighbors(self, *given: Any, **options: Any) -> Any:
+            start.wait()
+            return index.kneighbors(*given, **options)
+
+    fitted._index = Waiting()  # type: ignore[assignment]
+    threads = [
+        threading.Thread(target=lambda: found.append(fitted.kneighbors(QUERIES, k=3)[1]))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 2
+    assert len(found) == 6
+    assert all((each == expected).all() for each in found)
+
+
 def test_copies_hold_rows_alone(made: list[Any], tmp_path: Path) -> None:
     model = compat.KNeighborsClassifier(5).fit(SUPPORT, LABELS)
     before = len(pickle.dumps(model))

@@ -115,6 +115,22 @@ def test_what_decides() -> None:
     assert NarrowRows(noise)._visited(5) > 20 * NarrowRows(curve)._visited(5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_changed_rows_have_a_tree_of_their_own(dtype: str, always: list[int]) -> None:
+    support, queries = (RNG.standard_normal((n, 3)).astype(dtype) for n in (500, 9))
+    model = compat.KNeighborsClassifier(4).fit(support, np.arange(500) % 3)
+    for _ in range(2):
+        for _ in range(2):
+            near = definition.kneighbors(support, queries, k=4)[1]
+            assert (model.kneighbors(queries)[1] == near).all()
+            votes = definition.probe_votes(support, np.arange(500) % 3, queries, k=4).votes
+            assert (model.predict(queries) == votes).all()
+            nearest = model._support.tree().kd_tree.query(queries, 1)[1]
+            assert (nearest == near[:, :1]).all()
+        support *= -1
+    assert len(always) == 8
+
+
 @pytest.mark.parametrize("width", [2, 15, 16])
 def test_a_tree_is_built_when_it_is_asked(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []

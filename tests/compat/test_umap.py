@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -73,6 +74,24 @@ def test_a_reducer_transforms(metric: str) -> None:
     assert (index.neighbor_graph[0] == expected(both, None, 12, metric)[0]).all()
 
 
+@pytest.mark.parametrize("kind", ["float64", "int64", "uint8", "float16", "frame", "tensor"])
+def test_kinds_of_rows(kind: str) -> None:
+    """Rows that are added are not cut to integers, nor to 16 bits."""
+    pytest.importorskip("umap")
+    from pdepth.compat.umap import precomputed_knn
+
+    made = {"frame": lambda: pandas.DataFrame(SUPPORT), "tensor": lambda: torch.from_numpy(SUPPORT)}
+    given = made[kind]() if kind in made else SUPPORT.astype(kind)
+    rows, distances, index = precomputed_knn(given, 9)
+    assert (rows == expected(SUPPORT, None, 9, "euclidean")[0]).all()
+    more = QUERIES + np.float32(0.3)
+    index.update(more)
+    both = np.concatenate([SUPPORT, more])
+    rows, distances = index.query(more, 4)
+    assert (rows == expected(both, more, 4, "euclidean")[0]).all()
+    assert (distances == expected(both, more, 4, "euclidean")[1]).all()
+
+
 def test_no_neighbour_is_missed_as_by_pynndescent() -> None:
     pytest.importorskip("umap")
     from pynndescent import NNDescent
@@ -93,6 +112,8 @@ def test_what_is_wrong_is_said() -> None:
 
     with pytest.raises(ValueError, match=r"metric: expected .*cosine.* got 'manhattan'"):
         precomputed_knn(SUPPORT, metric="manhattan")
+    with pytest.raises(TypeError, match="X: expected a NumPy array or torch tensor, got a list"):
+        precomputed_knn(SUPPORT.tolist())
     with pytest.raises(ValueError, match="^k: expected"):
         precomputed_knn(SUPPORT[:5], 9)
     with pytest.raises(ValueError, match="NaN"):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
+import os
 import pickle
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from conftest import Engine
+from scipy.sparse import csr_matrix
 
 import pdepth
 from pdepth import Index, _native, definition, native
-from pdepth.io.array_bundle import write_bundle
+from pdepth.arrays.growing import GrowingRows
+from pdepth.search.index import ChangedRowsError
 
 from helpers.cases import Case, case, first_difference, oracle_of
 
@@ -189,6 +194,35 @@ def test_rows_of_the_caller() -> None:
     )
 
 
+def test_a_copy_shares_the_rows_of_the_caller() -> None:
+    rows = ROWS.copy()
+    other = copy.copy(Index(rows, copy=False))
+    kept = pickle.loads(pickle.dumps(other))
+    rows[299] += 1
+    with pytest.raises(ChangedRowsError, match="row 299 was changed"):
+        other.kneighbors(QUERIES, 3)
+    assert_neighbors(kept.kneighbors(QUERIES, 3), ROWS, QUERIES, k=3)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
+def test_a_process_that_forks() -> None:
+    """It searches what its parent has packed."""
+    index = Index(ROWS)
+    index.kneighbors(QUERIES, 3)
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+
+    def search() -> None:
+        answers.put((index.nbytes, index.kneighbors(QUERIES, 3)))
+
+    child = context.Process(target=search)
+    child.start()
+    nbytes, found = answers.get()
+    child.join()
+    assert nbytes == index.nbytes
+    assert_neighbors(found, ROWS, QUERIES, k=3)
+
+
 def test_an_index_that_began_empty() -> None:
     index = Index(np.empty((0, 20), np.float32), np.empty(0, np.int64))
     assert len(index) == 0
@@ -203,6 +237,28 @@ def test_closed() -> None:
         index.kneighbors(QUERIES, 3)
     with pytest.raises(ValueError, match="expected an open index, got one that was closed"):
         index.kneighbors(QUERIES, 3)
+    assert repr(index) == "<pdepth.Index, closed>"
+
+
+def test_what_it_holds() -> None:
+    index = Index(torch.from_numpy(ROWS), LABELS, metric="cosine")
+    index.add(torch.from_numpy(ROWS[:5]), LABELS[:5])
+    assert repr(index) == "<pdepth.Index of 305 rows, widths 20, cosine, labels>"
+    assert (len(index), index.widths, index.metric) == (305, (20,), "cosine")
+    assert first_difference(index.labels, np.concatenate([LABELS, LABELS[:5]])) is None
+    units = definition.as_rows(np.concatenate([ROWS, ROWS[:5]]), "cosine")
+    assert isinstance(index.rows, torch.Tensor)
+    assert first_difference(index.rows.numpy(), units) is None
+    layers = Index.of_layers({"a": ROWS, "b": ROWS[:, :3]})
+    assert [rows.shape for rows in layers.rows] == [(300, 20), (300, 3)]
+    assert layers.labels is None
+
+
+def test_tables_are_arrays() -> None:
+    index = Index(pandas.DataFrame(ROWS), LABELS)
+    index.add(pandas.DataFrame(ROWS[:5]), LABELS[:5])
+    found = index.kneighbors(pandas.DataFrame(QUERIES), 3)
+    assert_neighbors(found, np.concatenate([ROWS, ROWS[:5]]), QUERIES, k=3)
 
 
 NAN = np.full((1, 20), np.nan, np.float32)
@@ -212,11 +268,14 @@ NAN = np.full((1, 20), np.nan, np.float32)
     ("call", "error", "words"),
     [
         (lambda: Index([ROWS]), TypeError, "use pdepth.Index.of_layers"),
-        (lambda: Index.of_layers(ROWS), TypeError, "use pdepth.Index"),
+        (lambda: Index("rows.npy"), TypeError, "expected a NumPy array or torch tensor, got a str"),
+        (lambda: Index(csr_matrix(ROWS)), TypeError, r"pass its .toarray\(\)"),
+        (lambda: Index.of_layers(ROWS), TypeError, r"got a ndarray; .* use pdepth.Index"),
+        (lambda: Index.of_layers({}), TypeError, "at least one, got a dict"),
         (
             lambda: Index.of_layers([ROWS], metrics="cosine"),
             TypeError,
-            "unexpected option 'metrics'",
+            "unexpected keyword argument 'metrics'",
         ),
         (lambda: Index.of_layers([ROWS, ROWS[:3]]), ValueError, "expected 300 rows as at"),
         (lambda: Index(ROWS, LABELS[:3]), ValueError, "labels: expected 300 entries, got 3"),
@@ -252,95 +311,40 @@ def test_a_refused_addition_changes_nothing() -> None:
     assert_neighbors(index.kneighbors(QUERIES, 3), ROWS, QUERIES, k=3)
 
 
-@pytest.fixture(params=LEVELS)
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv(native.SIMD, request.param)
-    return str(request.param)
+def test_adding_no_rows_changes_nothing() -> None:
+    rows = ROWS.copy()
+    for index in (Index(ROWS, LABELS), Index(rows, LABELS, copy=False)):
+        index.kneighbors(QUERIES, 3)
+        with pytest.raises(ValueError, match="labels: expected integers, got None"):
+            index.add(ROWS[:0])
+        index.add(ROWS[:0], LABELS[:0])
+        assert_neighbors(index.kneighbors(QUERIES, 3), ROWS, QUERIES, k=3)
+    rows[0] += 1
+    with pytest.raises(ValueError, match="row 0 was changed"):
+        index.kneighbors(QUERIES, 3)
 
 
-@pytest.mark.parametrize("metric", ["sqeuclidean", "inner_product"])
-@pytest.mark.parametrize("width", [3, 20])
-def test_a_file_of_an_index(
-    tmp_path: Path, level: str, metric: str, width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows, queries = ROWS[:, :width], QUERIES[:, :width]
-    index = Index(rows, LABELS, metric=metric)
-    index.kneighbors(queries, 3)
-    index.add(rows[:5], LABELS[:5])
-    index.kneighbors(queries, 3)
-    index.save(tmp_path / "index")
-    both = np.concatenate([rows, rows[:5]])
-    loaded = Index.load(tmp_path / "index", support=both, labels=[*LABELS, *LABELS[:5]])
-    packed = loaded._now().probes[0].packed
-    assert packed.packed  # what was packed is mapped
-    assert_neighbors(loaded.kneighbors(queries, 7), both, queries, k=7, metric=metric)
-    assert first_difference(loaded.votes(queries).votes, index.votes(queries).votes) is None
-    loaded.add(rows[7:100], LABELS[7:100])  # grows out of the file
-    more = np.concatenate([both, rows[7:100]])
-    assert_neighbors(loaded.kneighbors(queries, 7), more, queries, k=7, metric=metric)
-    for other in LEVELS:
-        monkeypatch.setenv(native.SIMD, other)
-        loaded = Index.load(tmp_path / "index")
-        assert_neighbors(loaded.kneighbors(queries, 7), both, queries, k=7, metric=metric)
+def test_memory_that_runs_out_while_rows_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first layer has its rows, the second has no room for them."""
+    layers = [ROWS, ROWS[:, :3]]
+    index, append = Index.of_layers(layers, LABELS), GrowingRows.append
 
+    def full(self: GrowingRows, count: int, more: Any) -> Any:
+        if more.width == 3:
+            raise MemoryError
+        return append(self, count, more)
 
-def test_a_file_of_layers_that_were_not_packed(tmp_path: Path) -> None:
-    layers = [torch.from_numpy(ROWS).bfloat16(), ROWS[:, :2] + np.float32(0.5)]
-    Index.of_layers(layers, metric="cosine").save(tmp_path / "index")
-    loaded = Index.load(tmp_path / "index", support=layers)
-    distances, rows = loaded.kneighbors([QUERIES, QUERIES[:, :2]], 3)
-    assert_neighbors((distances[0], rows[0]), ROWS, QUERIES, k=3, metric="cosine")
-
-
-def test_files_that_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / "index"
-    index = Index(ROWS, LABELS)
-    index.kneighbors(QUERIES, 3)
-    index.save(file)
-    with pytest.raises(ValueError, match="expected the index of this support and its labels"):
-        Index.load(file, support=ROWS)
-    with pytest.raises(ValueError, match="expected the index of this support and its labels"):
-        Index.load(file, support=ROWS + 1, labels=LABELS)
-    with pytest.raises(FileNotFoundError):
-        Index.load(tmp_path / "none")
-    whole = file.read_bytes()
-    for content, words in (
-        (whole[:-1], "cut short"),
-        (whole[:100], "damaged or cut short"),
-        (whole[:5], "expected a file that pdepth wrote"),
-        (whole + b"1", "lengthened"),
-        (whole.replace(b'"format": 1', b'"format": 2'), "damaged"),
-    ):
-        file.write_bytes(content)
-        with pytest.raises(ValueError, match=words):
-            Index.load(file)
-    write_bundle(file, {"index": {"format": 2}}, {})
-    with pytest.raises(ValueError, match="expected an index of format 1, got format 2"):
-        Index.load(file)
-
-
-def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
-    file = tmp_path / "index"
-    index = Index(ROWS[:40, :3], LABELS[:40])
-    index.kneighbors(QUERIES[:, :3], 3)
-    index.save(file)
-    whole, expected = file.read_bytes(), index.kneighbors(QUERIES[:, :3], 3)[1]
-    same = 0
-    for place in RNG.permutation(len(whole))[:400]:
-        changed = bytearray(whole)
-        changed[place] ^= int(RNG.integers(1, 256))
-        file.write_bytes(changed)
-        refusal = ""
-        try:
-            loaded = Index.load(file)
-        except ValueError as error:
-            refusal = str(error)
-        if refusal:
-            assert str(file) in refusal
-            continue
-        same += 1
-        assert first_difference(loaded.kneighbors(QUERIES[:, :3], 3)[1], expected) is None
-    assert same < 200  # what fills the file to whole lines
+    monkeypatch.setattr(GrowingRows, "append", full)
+    with pytest.raises(MemoryError):
+        index.add([layer[100:107] for layer in layers], LABELS[:7])
+    monkeypatch.undo()
+    assert len(index) == 300
+    index.add([layer[:2] for layer in layers], LABELS[:2])
+    distances, found = index.kneighbors([QUERIES, QUERIES[:, :3]], 3)
+    for at, layer in enumerate(layers):
+        both = np.concatenate([layer, layer[:2]])
+        queries = QUERIES[:, : layer.shape[1]]
+        assert_neighbors((distances[at], found[at]), both, queries, k=3)
 
 
 @pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])

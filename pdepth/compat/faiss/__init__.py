@@ -34,7 +34,14 @@ from pdepth.compat.faiss.classifiers import (
     FaissKNNClassifier,
     FaissKNNMultilabelClassifier,
 )
-from pdepth.compat.faiss.files import deserialize_index, read_index, serialize_index, write_index
+from pdepth.compat.faiss.files import (
+    IO_FLAG_MMAP,
+    IO_FLAG_READ_ONLY,
+    deserialize_index,
+    read_index,
+    serialize_index,
+    write_index,
+)
 from pdepth.compat.faiss.flat import IndexFlat, IndexFlatIP, IndexFlatL2
 from pdepth.compat.faiss.functions import (
     StandardGpuResources,
@@ -70,6 +77,8 @@ from pdepth.compat.faiss.selectors import (
 )
 
 __all__ = [
+    "IO_FLAG_MMAP",
+    "IO_FLAG_READ_ONLY",
     "METRIC_INNER_PRODUCT",
     "METRIC_L2",
     "FaissKNNClassifier",

@@ -18,6 +18,7 @@ from pdepth.io.atomic import replacing
 from pdepth.optional import require
 
 FORMAT, VERSION = "pdepth flat index", 1
+IO_FLAG_READ_ONLY, IO_FLAG_MMAP = 2, 0x646F0000 | 8  # as faiss numbers them
 OURS = b"PK"  # a zip file begins so
 _KINDS = {"IndexFlat": IndexFlat, "IndexFlatL2": IndexFlatL2, "IndexFlatIP": IndexFlatIP}
 _MAPS = {"IndexIDMap": IndexIDMap, "IndexIDMap2": IndexIDMap2}

@@ -161,7 +161,7 @@ class IndexFlat(Named):
 
     def reconstruct(self, key: int, x: Any = None) -> Any:
         """Copy a row (d,), into x if given. Raises RuntimeError, as faiss does: there is none."""
-        return into(x, self.reconstruct_n(int(key), 1)[0])
+        return into(x, self.reconstruct_batch(np.array([int(key)]))[0])
 
     def reconstruct_n(self, n0: int = 0, ni: int = -1, x: Any = None) -> Any:
         """Copy the rows (ni, d) from n0 on, all of them for -1."""
@@ -195,8 +195,16 @@ class IndexFlat(Named):
         return int(removed.sum())
 
     def merge_from(self, other: Any, add_id: int = 0) -> None:
-        """Move the rows of another index behind those of this one."""
+        """Move the rows of another index behind those of this one.
+
+        Raises RuntimeError, as faiss does, for another kind of index, and for `add_id`, since rows
+        are numbered.
+        """
         self.check_compatible_for_merge(other)
+        if add_id:
+            raise RuntimeError(
+                f"add_id: expected 0, got {add_id}; rows are numbered: use IndexIDMap for ids."
+            )
         if other.ntotal:
             self.add(other.rows)
             other.reset()
@@ -243,10 +251,13 @@ def _within(
     """Each query's rows of distances, rounded to float32, below `thresh`, or products above."""
     if len(queries):
         checked_rows(queries, "x")  # refuses NaN and infinity
-    if metric == METRIC_INNER_PRODUCT:
-        limit = -_largest_below(-thresh)
-        return list(products_above(rows, queries, limit, threads))
-    return list(DistanceIndex(rows, threads).radius_neighbors(queries, _largest_below(thresh)))
+    products = metric == METRIC_INNER_PRODUCT
+    limit = _largest_below(-thresh if products else thresh)
+    if np.isnan(limit):  # nothing is below
+        return [np.empty(0, np.int64)] * len(queries)
+    if products:
+        return list(products_above(rows, queries, -limit, threads))
+    return list(DistanceIndex(rows, threads).radius_neighbors(queries, limit))
 
 
 @default_arithmetic()

@@ -48,12 +48,17 @@ class IndexIDMap(Named):
         raise RuntimeError("add: expected ids beside the rows; use add_with_ids(x, ids).")
 
     def add_with_ids(self, x: Any, ids: Any) -> None:
-        """Hold a copy of the rows x (n, d) under ids (n,)."""
+        """Hold a copy of the rows x (n, d) under ids (n,), which are taken as int64."""
         ids = np.array(to_numpy(ids))
         if ids.shape != (len(x),):
             raise AssertionError(f"ids: expected shape ({len(x)},), got {ids.shape}.")
-        self.index.add(x)
-        self.id_map = np.concatenate([self.id_map, ids.astype(np.int64)])
+        before = self.id_map
+        self.id_map = np.concatenate([before, ids.astype(np.int64)])  # before a search finds rows
+        try:
+            self.index.add(x)
+        except BaseException:
+            self.id_map = before
+            raise
 
     def reset(self) -> None:
         """Remove all rows."""

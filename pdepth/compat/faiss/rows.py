@@ -57,7 +57,7 @@ def found_once(support: Any, queries: Any, k: int, metric: int, num_threads: int
 
 
 class _Products:
-    """Rows on a device, searched for largest products; what `add` changes is prepared anew."""
+    """Rows on a device, searched for largest products, and prepared anew after `add`."""
 
     def __init__(self, rows: Any) -> None:
         self._held = pdepth.Index(rows)  # which is not searched, and so not packed
@@ -69,15 +69,14 @@ class _Products:
 
     def add(self, rows: Any) -> None:
         self._held.add(rows)
-        self._prepared = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_held": self._held, "_prepared": None}
 
     def kneighbors(self, queries: Any, k: int, *, num_threads: int | None) -> Found:
-        prepared = self._prepared
-        if prepared is None:
-            prepared = self._prepared = InnerProductIndex(self.rows)
+        prepared, rows = self._prepared, self.rows
+        if prepared is None or len(prepared) != len(rows):
+            prepared = self._prepared = InnerProductIndex(rows)
         return prepared.search(queries, k)
 
 

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from pdepth import Index
 from pdepth.arrays import arguments
-from pdepth.arrays.convert import to_numpy
+from pdepth.arrays.convert import as_floats, to_numpy
 from pdepth.arrays.problem import checked_rows
-from pdepth.arrays.rows import is_torch
 from pdepth.compat.shared.inner_products import InnerProductIndex, is_on_device
 from pdepth.native import default_arithmetic
 from pdepth.search.voting import count_votes
@@ -50,7 +49,7 @@ class FeatureBank:
         shape = tuple(rows.shape)
         _require(len(shape) == 2, f"bank: expected shape (M, D), got {shape}.")
         self._dtype = rows.dtype
-        rows = _as_floats(rows)
+        rows = as_floats(rows)
         self._codes: NDArray[np.int64] = np.array(to_numpy(labels))  # a copy, as the rows'
         _require(
             self._codes.shape == (len(rows),),
@@ -97,7 +96,7 @@ class FeatureBank:
             )
         _require(len(queries) > 0, "features: expected at least one row, got none.")
         temperature = arguments.check_voting(1, "exp", temperature).temperature
-        queries = to_numpy(_as_floats(queries))
+        queries = to_numpy(as_floats(queries))
         step = max(LEAST, HELD // (32 * max(ks) + 32 * self.num_classes * len(ks)))
         for begin in range(0, len(queries), step):
             chunk = slice(begin, begin + step)
@@ -166,15 +165,6 @@ def ranking_uncertain(
 def _weights(products: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
     weights: NDArray[np.float64] = np.exp((products - products[:, :1]) / temperature)
     return weights
-
-
-def _as_floats(rows: Any) -> Any:
-    """Convert to float32 or float64, as `InnerProductIndex` takes them; a tensor stays one."""
-    name = str(rows.dtype).removeprefix("torch.")
-    single = name in ("float16", "bfloat16", "float32")
-    if not is_torch(rows):
-        return rows.astype("float32" if single else "float64", copy=False)
-    return rows.detach().float() if single else rows.detach().double()
 
 
 def _require(condition: bool, sentence: str) -> None:

@@ -25,9 +25,10 @@ class FittedRows:
         if isinstance(rows, np.memmap):
             rows = np.asarray(rows)  # in memory, as far as the system keeps it there
         self.rows, self.labels, self.metric = rows, labels, metric
-        self._forget()
+        self._begin()
 
-    def _forget(self) -> None:
+    def _begin(self) -> None:
+        """Have nothing but rows and labels."""
         self._lock = threading.Lock()
         self._index: Index | None = None
         self._refused: ZeroNormError | None = None  # what made the index impossible
@@ -47,10 +48,13 @@ class FittedRows:
         return self._asked("votes", queries, options)
 
     def _asked(self, method: str, queries: Any, options: dict[str, Any]) -> Any:
+        index = self._opened()
         try:
-            return getattr(self._opened(), method)(queries, **options)
+            return getattr(index, method)(queries, **options)
         except ChangedRowsError:
-            self._forget()
+            with self._lock:
+                if self._index is index:  # which another thread may have made anew by now
+                    self._index = None
             return getattr(self._opened(), method)(queries, **options)
 
     def _opened(self) -> Index:
@@ -70,4 +74,4 @@ class FittedRows:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._forget()
+        self._begin()

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import definition
+from pdepth.arrays.arguments import encode_labels
+from pdepth.arrays.mapped import watched
 from pdepth.arrays.problem import checked_rows
 from pdepth.arrays.rows import is_torch, rows_of
 from pdepth.compat.shared.fitted import FittedRows
@@ -18,6 +20,7 @@ from pdepth.compat.shared.pairwise import pair_sums, squared_differences
 from pdepth.native import check_headroom, default_arithmetic, default_threads
 from pdepth.optional import require
 from pdepth.result import Votes
+from pdepth.search.index_state import Sample
 from pdepth.search.voting import count_votes
 
 Float = NDArray[np.float64]
@@ -31,10 +34,8 @@ ASKED = 32  # queries of a sample
 HELD = 1 << 22  # candidates of ties that are ordered at a time
 CHUNK, LEAST = 4096, 512  # queries of a tree at a time: at most, and at least
 _FLOAT = np.finfo(np.float64)
-_EPS, _UNDERFLOW = (
-    float(_FLOAT.eps),
-    1e-150,
-)  # above the root of what squares lose where they vanish
+_EPS = float(_FLOAT.eps)
+_UNDERFLOW = 1e-150  # above the root of what squares lose where they vanish
 
 
 class ExactTree:
@@ -110,21 +111,23 @@ class ExactTree:
 class NarrowRows(FittedRows):
     """`FittedRows` of few columns, on the host, by squared distance: by a tree where it is faster.
 
-    A tree is built for the first query for which it is faster; its rows are float64.
+    A tree is built for the first query for which it is faster; its rows are float64. As the index,
+    it is made anew where a sample of the rows was changed.
     """
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._tree: ExactTree | None = None
+    def _begin(self) -> None:
+        super()._begin()
+        self._tree: tuple[ExactTree, Sample] | None = None
         self._growth: dict[int, tuple[float, float]] = {}
+        self._encoded: tuple[Int, NDArray[np.int32]] | None = None  # classes, and codes of labels
 
     def tree(self) -> ExactTree:
-        """The tree of the rows, which is built once."""
-        with self._lock:
-            if self._tree is None:
-                checked_rows(self.rows, "support (probe 0)")  # refuses NaN
-                self._tree = ExactTree(np.ascontiguousarray(rows_of(self.rows, "").widened()))
-            return self._tree
+        """The tree of the rows as they are."""
+        with self._lock, watched([("support (probe 0)", self.rows)]):
+            if self._tree is None or self._tree[1].changed(rows_of(self.rows, "")) >= 0:
+                rows = checked_rows(self.rows, "support (probe 0)")  # refuses NaN
+                self._tree = ExactTree(np.ascontiguousarray(rows.widened())), Sample.of(rows)
+            return self._tree[0]
 
     def kneighbors(self, queries: Any, **options: Any) -> Any:
         found = self._by_tree(queries, **options)
@@ -134,7 +137,9 @@ class NarrowRows(FittedRows):
         found = self._by_tree(queries, **options)
         if found is None:
             return super().votes(queries, return_counts=return_counts, **options)
-        classes, codes = np.unique(self.labels, return_inverse=True)
+        if self._encoded is None:
+            self._encoded = encode_labels(self.labels, len(self.rows))
+        classes, codes = self._encoded
         counts = count_votes(codes[found[1]], len(classes))
         winners, tied = definition.majority(counts)
         kept = counts.astype(np.int32) if return_counts else None
@@ -179,7 +184,8 @@ class NarrowRows(FittedRows):
         rows, key = len(self.rows), 1 << (k - 1).bit_length()
         if key not in self._growth:
             step = max(1, rows // SAMPLES[1])
-            sample = _widened(self.rows[::step][: SAMPLES[1]])
+            with watched([("support (probe 0)", self.rows)]):
+                sample = _widened(self.rows[::step][: SAMPLES[1]])
             if sample is None:
                 return math.inf
             halved = sample[:: max(1, len(sample) // SAMPLES[0])]
