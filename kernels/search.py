@@ -25,7 +25,7 @@ from pdepth.kernels import (
     settle,
 )
 from pdepth.kernels.bundles import Bundles, bytes_of
-from pdepth.kernels.lists import NOWHERE, Lists, capacity_for
+from pdepth.kernels.lists import MOST_NEIGHBOURS, NOWHERE, Lists, capacity_for
 from pdepth.kernels.stack import Stack, on_device
 
 FIRST, GROWTH = 256, 4  # rows of the support's first chunk, and how much longer each next one is
@@ -75,7 +75,7 @@ class Layer:
         support, queries: (M, D) and (N, D), of one type or two.
         surplus: (M,) bool, rows with k + 1 equals before them: they never vote.
         scale: (1,) float64, a power of two.
-        filtered: whether its values are in the range of the filter stages.
+        filtered: whether the filter stages serve: their lists hold k, and its values are in range.
     """
 
     support: torch.Tensor
@@ -107,7 +107,7 @@ class Search:
         rows: (n,) int64 rows of the queries: the n to answer.
         selves: (n,) int64, the support's row that a query does not take, or -1.
         codes: (M,) int32, the class of each support row.
-        k: at most lists.MOST_NEIGHBOURS.
+        k: beyond lists.MOST_NEIGHBOURS all distances are computed in float64, and sorted.
         scratch: bytes for lists, and for all distances of some queries, at a time.
     """
 
@@ -145,7 +145,9 @@ class Search:
         # A centre is among the values, so that none is farther from it than twice the largest.
         farthest = 2 if centre.moves(self.supports.any.dtype) else 1
         known = [farthest * top for top in largest.tolist()]
-        filtered = [top == 0 or 2.0**-400 < top < 2.0**400 for top in known]
+        filtered = [
+            k <= MOST_NEIGHBOURS and (top == 0 or 2.0**-400 < top < 2.0**400) for top in known
+        ]
         scales = [
             prepare.LARGEST / 2.0 ** math.frexp(top)[1] if inside else 1.0
             for top, inside in zip(known, filtered, strict=True)

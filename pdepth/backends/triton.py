@@ -69,13 +69,6 @@ def session(problem: Problem, progress: ProbeProgress | None = None) -> Iterator
     """Open a problem on its device, whose memory and kernels are the current ones."""
     import torch
 
-    from pdepth.kernels.lists import MOST_NEIGHBOURS
-
-    if problem.k > MOST_NEIGHBOURS:
-        raise ValueError(
-            f"k: expected at most {MOST_NEIGHBOURS} with backend='triton', got {problem.k}; "
-            "backend='cpu' takes any number."
-        )
     if problem.metric == "inner_product":
         raise ValueError(
             "metric: expected 'sqeuclidean' or 'cosine' with backend='triton', got "

@@ -97,5 +97,3 @@ def test_votes_of_many_neighbours(level: str) -> None:
         assert first_difference(found.votes, expected.votes) is None
         assert first_difference(found.tied, expected.tied) is None
         assert first_difference(found.counts, expected.counts) is None
-
-

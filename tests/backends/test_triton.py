@@ -21,6 +21,7 @@ from pdepth.arrays.rows import Rows, rows_of
 from pdepth.backends import room, transfer
 from pdepth.backends import triton as backend
 
+from helpers import cases
 from helpers.cases import activations, assert_exact, case, cast, first_difference, oracle_of
 from helpers.device import DEVICE, on_device
 
@@ -371,10 +372,18 @@ def test_no_kernel_is_compiled_for_an_address_that_the_next_layer_lacks(
     assert not odd
 
 
-def test_more_neighbours_than_a_list_holds_are_refused() -> None:
-    rows = np.zeros((300, 3))
-    with pytest.raises(ValueError, match="k: expected at most 256 with backend='triton', got 257"):
-        pdepth.probe_votes(rows, np.zeros(300, int), k=257, backend="triton")
+@pytest.mark.parametrize("kind", [cases.normal, cases.grid, cases.duplicates])
+def test_more_neighbours_than_a_list_holds(kind: Callable[..., Any]) -> None:
+    """Every distance is computed: ties and equal rows in the definition's order."""
+    rng = np.random.default_rng(5)
+    support, labels, asked = kind(rng, 310, 20), rng.integers(0, 3, 310), np.array([0, 7, 309])
+    for k in (257, 309):
+        options: dict[str, Any] = {"query_rows": asked, "k": k}
+        problem = cases.Case(f"k = {k}", support, labels, None, options)
+        assert_exact(problem, oracle_of(problem), backend="triton")
+        found = pdepth.kneighbors(support, **options, backend="triton")
+        for mine, expected in zip(found, cases.neighbors_of(problem), strict=True):
+            assert first_difference(mine, expected) is None
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
