@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -43,17 +44,26 @@ if platform.machine() in ("x86_64", "AMD64"):
 CACHE = os.environ.get("PDEPTH_BUILD_CACHE")
 
 
+def read_with_includes(source: str) -> bytes:
+    """The source, and whatever it includes of its own folder, each file once."""
+    names, texts = [Path(source).name], []
+    for name in names:  # which grows
+        texts.append(Path(source).with_name(name).read_bytes())
+        included = re.findall(rb'^\s*#include "(.+)"', texts[-1], re.MULTILINE)
+        names += dict.fromkeys(found.decode() for found in included if found.decode() not in names)
+    return b"".join(texts)
+
+
 class BuildApart(build_ext):
     """Compiles each source by itself: no instruction of a level leaks into another, and all cores
     have work."""
 
     def build_extension(self, ext: Pybind11Extension) -> None:
-        csrc = hashlib.sha256(b"".join(Path(path).read_bytes() for path in sorted(ext.depends)))
-
         def compiled(source: str) -> str:
             flags = [*COMMON, *SOURCES.get(Path(source).stem, [])]
             about = (source, flags, self.compiler.compiler_so, sys.version, pybind11.__version__)
-            key = hashlib.sha256(f"{csrc.hexdigest()} {about}".encode()).hexdigest()[:32]
+            text = read_with_includes(source)
+            key = hashlib.sha256(text + f"{about}".encode()).hexdigest()[:32]
             kept = Path(CACHE, f"{key}.o") if CACHE else None
             if kept and kept.exists():
                 return str(kept)
