@@ -68,7 +68,8 @@ def line(case: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, ...]
         return (case["name"], size, milliseconds(ours), *["-"] * 6, first)
     if ours["first"] is not None:
         first = f"{shown(ours['first'])}, {shown(other['first'])}"
-    found = "" if (other["recall"] or 1) > 0.9995 else f", finds {other['recall']:.3f}"
+    recall = 1 if other["recall"] is None else other["recall"]
+    found = "" if recall > 0.9995 else f", finds {recall:.3f}"
     return (
         case["name"],
         size,
