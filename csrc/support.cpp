@@ -125,7 +125,9 @@ struct Summaries {
         exact = all_exact;
     }
 
-    double largest() const { return *std::max_element(norms.begin(), norms.end()); }
+    double largest() const {
+        return norms.empty() ? 0 : *std::max_element(norms.begin(), norms.end());
+    }
 };
 
 double norm_of(const std::vector<double>& values) {
@@ -224,6 +226,12 @@ std::shared_ptr<Reading> Support::read(int64_t k, const Level& level, Team& team
     reading_ = next ? next : reading_of(rows, metric, keep, level, team);
     before_ = nullptr;
     return reading_;
+}
+
+std::shared_ptr<const Support> Support::last_read(std::shared_ptr<const Support> support) {
+    const std::unique_lock<std::mutex> lock(support->mutex_, std::try_to_lock);
+    const bool unread = lock.owns_lock() && !support->reading_;
+    return unread && support->before_ ? support->before_ : support;
 }
 
 std::shared_ptr<Reading> Support::present() const {

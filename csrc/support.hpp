@@ -75,7 +75,7 @@ public:
     // rows have doubled.
     Support(std::shared_ptr<const Support> before, const Matrix& rows)
         : rows(rows), metric(before->metric), kept_bytes(before->kept_bytes.load()),
-          before_(std::move(before)) {}
+          before_(last_read(std::move(before))) {}
 
     // The reading that serves a search for k neighbours.
     //
@@ -99,6 +99,10 @@ public:
     std::atomic<int64_t> kept_bytes;
 
 private:
+    // The support, or one before it that has been read where it has not been: without it, supports
+    // that nobody searches would make a chain of any length. Waits for no search.
+    static std::shared_ptr<const Support> last_read(std::shared_ptr<const Support> support);
+
     mutable std::mutex mutex_;  // of what follows
     std::shared_ptr<Reading> reading_;
     std::shared_ptr<const Support> before_;

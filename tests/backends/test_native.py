@@ -29,6 +29,16 @@ def test_levels_are_ordered_and_the_portable_one_runs() -> None:
     assert native.simd_level() == [name for name, runs in levels.items() if runs][-1]
 
 
+def test_supports_that_nobody_searches_make_no_chain() -> None:
+    """300,000 of them, each after the one before, once ended in a stack overflow."""
+    rows = np.ones((4, 2), np.float32)
+    support = _native.Support((rows[:1], "float32"), metric="sqeuclidean", kept_bytes=1 << 20)
+    for _ in range(300_000):
+        support = support.followed_by((rows, "float32"))
+    assert support.packing() is None
+    assert support.nbytes == 0
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / "csrc").is_dir(), reason="csrc/ is not beside the tests")
 @pytest.mark.skipif(not (shutil.which("g++") and shutil.which("nm")), reason="no g++ and nm")
