@@ -193,6 +193,7 @@ double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>
            std::optional<Dense<double>> distances, std::optional<Dense<int64_t>> rows,
            std::optional<Dense<double>> within, const std::string& level,
            const std::optional<std::string>& first_stage, int threads, int64_t held_bytes,
+           std::optional<bool> pairs,
            std::optional<std::function<void(int64_t, double, int64_t)>> progress) {
     std::vector<Layer> read;
     for (const auto& [support, others] : layers) {
@@ -216,7 +217,7 @@ double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>
     const Question question{codes.data(),          classes,    k,
                             exclude_self,          data_or_null(query_rows), queries,
                             data_or_null(target),  held_bytes, data_or_null(within),
-                            first_stage ? stage_named(chosen, *first_stage).name : nullptr};
+                            first_stage ? stage_named(chosen, *first_stage).name : nullptr, pairs};
     Answers out;
     out.votes = data_or_null(votes);
     out.tied = reinterpret_cast<uint8_t*>(data_or_null(tied));

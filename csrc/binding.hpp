@@ -68,6 +68,7 @@ double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>
            std::optional<Dense<double>> distances, std::optional<Dense<int64_t>> rows,
            std::optional<Dense<double>> within, const std::string& level,
            const std::optional<std::string>& first_stage, int threads, int64_t held_bytes,
+           std::optional<bool> pairs,
            std::optional<std::function<void(int64_t, double, int64_t)>> progress);
 
 }  // namespace pdepth::binding

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "level.hpp"
@@ -32,6 +33,8 @@ struct Question {
     int64_t held_bytes;         // of packed support at a time; a larger one is packed in chunks
     const double* within;       // (N,) squared distance beyond which rows may be left out, or null
     const char* first_stage;    // name of the filter stage to begin with, or null: a rule chooses
+    // Whether rows that ask for themselves serve each other, pair by pair; unset: where it pays.
+    std::optional<bool> pairs;
 };
 
 constexpr int32_t kUnknown = -1;  // as a vote: some class other than the target

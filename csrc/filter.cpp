@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "packing.hpp"
+#include "pair_run.hpp"
 #include "settle.hpp"
 
 namespace pdepth {
@@ -46,36 +48,60 @@ public:
     std::vector<int64_t> run(const std::vector<int64_t>& queries) {
         const auto count = static_cast<int64_t>(queries.size());
         const bool kept = find_kept();
-        const int64_t held = kept ? round_up(rows_, stage_.support_rows) : rows_held();
-        const int64_t most = queries_held(count, held);
+        held_ = kept ? round_up(rows_, stage_.support_rows) : rows_held();
+        if (kept)
+            packed_ = 0;
+        else
+            support_ = session_.buffers.packed_support.reserve(
+                held_, round_up(rows_, stage_.support_rows), row_bytes_);
+        PairRun<Filter> pairs(*this);
+        if (in_pairs(session_, stage_, count, pairs.most())) {
+            pairs.run(own_queries(session_, queries));
+        } else {
+            session_.begin_stage(count * ceil_div(rows_, held_));
+            run_apart(queries);
+        }
+        return std::move(given_up_);
+    }
+
+private:
+    friend PairRun<Filter>;
+
+    // Each query for itself.
+    void run_apart(const std::vector<int64_t>& queries) {
+        const auto count = static_cast<int64_t>(queries.size());
+        const int64_t most = queries_held(count, held_);
+        hold_queries(most);
+        for (int64_t begin = 0; begin < count; begin += most) {
+            const int64_t chunk = std::min(most, count - begin);
+            std::vector<int64_t> rows(chunk);
+            for (int64_t i = 0; i < chunk; i++) rows[i] = session_.source_row(queries[begin + i]);
+            start(queries.data() + begin, rows);
+            for (int64_t first = 0; first < rows_; first += held_) {
+                const int64_t support_chunk = std::min(held_, rows_ - first);
+                pack_support(first, support_chunk);
+                scan_chunk(chunk, first, support_chunk, first + support_chunk == rows_);
+            }
+            hand_on(chunk);
+        }
+    }
+
+    void hold_queries(int64_t most) {
         Buffers& buffers = session_.buffers;
-        if (!kept)
-            support_ = buffers.packed_support.reserve(held, round_up(rows_, stage_.support_rows),
-                                                      row_bytes_);
         queries_ = buffers.packed_queries.reserve(most, most, row_bytes_);
         scores_ = buffers.scores.reserve(most * capacity_);
         positions_ = buffers.positions.reserve(most * capacity_);
         const int64_t in_item = std::min(stage_.item_queries, most);
         for (auto& s : session_.scratch) s->partial.reserve(in_item * kept_rows());
-        session_.begin_stage(count * ceil_div(rows_, held));
-
-        std::vector<int64_t> overflowed;
-        int64_t packed = kept ? 0 : -1;  // the first position of the support that is held
-        for (int64_t begin = 0; begin < count; begin += most) {
-            const int64_t chunk = std::min(most, count - begin);
-            start(queries.data() + begin, chunk);
-            for (int64_t first = 0; first < rows_; first += held) {
-                const int64_t support_chunk = std::min(held, rows_ - first);
-                if (packed != first) pack_support(packed = first, support_chunk);
-                scan_chunk(chunk, first, support_chunk);
-            }
-            for (int64_t i = 0; i < chunk; i++)
-                if (overflowed_[i]) overflowed.push_back(queries[begin + i]);
-        }
-        return overflowed;
     }
 
-private:
+    // Queries of the chunk that another stage has to answer.
+    void hand_on(int64_t count) {
+        for (int64_t i = 0; i < count; i++)
+            if (overflowed_[i] && numbers_[i] != OwnQueries::kNone)
+                given_up_.push_back(numbers_[i]);
+    }
+
     int64_t kept_rows() const { return stage_.kept_tiles * stage_.support_rows; }
 
     // Takes the packed form that the support keeps, if it keeps one.
@@ -102,13 +128,17 @@ private:
                         round_up(rows_, tile));
     }
 
+    int64_t query_bytes() const { return row_bytes_ + capacity_ * 8; }
+    int64_t query_budget() const {
+        return std::min(kMostQueryBytes,
+                        std::max(session_.question.held_bytes, kLeastQueryBytes));
+    }
+
     // Rows of a chunk of the queries: as equal as may be. No more bytes than are held of the
     // support, so that one number bounds the memory of a call.
     int64_t queries_held(int64_t count, int64_t held) const {
-        const int64_t bytes = row_bytes_ + capacity_ * 8, threads = session_.team.size();
-        const int64_t most =
-            std::min(kMostQueryBytes, std::max(session_.question.held_bytes, kLeastQueryBytes)) /
-            bytes;
+        const int64_t bytes = query_bytes(), threads = session_.team.size();
+        const int64_t most = query_budget() / bytes;
         const int64_t floor = std::min(kQueryFloor, kFloorBytes / bytes);
         const int64_t enough = held >= rows_ ? std::max({kQueryBytes / bytes, floor,
                                                          stage_.item_queries * threads})
@@ -140,6 +170,8 @@ private:
     }
 
     void pack_support(int64_t first, int64_t count) {
+        if (packed_ == first) return;
+        packed_ = first;
         const Panel panel = panel_at(first);
         pack_positions(*session_.support, *session_.reading, first, count, stage_, panel,
                        session_.team);
@@ -156,10 +188,10 @@ private:
         });
     }
 
-    void start(const int64_t* queries, int64_t count) {
-        const int64_t padded = round_up(count, stage_.query_rows);
-        std::vector<int64_t> rows(count);
-        for (int64_t i = 0; i < count; i++) rows[i] = session_.source_row(queries[i]);
+    // A chunk of queries, by their numbers in the call and their rows; kNone where no answer is due.
+    void start(const int64_t* queries, const std::vector<int64_t>& rows) {
+        const auto count = static_cast<int64_t>(rows.size());
+        const int64_t padded = round_up(count, stage_.query_rows) + stage_.support_rows;
         pack_queries(rows);
 
         numbers_ = queries;
@@ -174,37 +206,58 @@ private:
         dropped_.assign(count, kInfinity);
         for (int64_t i = 0; i < count; i++) {
             limits_[i] = bound_.query(queries_.norms[i], queries_.residuals[i]);
+            overflowed_[i] = !(queries_.norms[i] <= kLargestScaled);
+            if (queries[i] == OwnQueries::kNone) {
+                overflowed_[i] = 1;
+                continue;
+            }
             const double within = session_.within(queries[i]);
             const double scale = session_.reading->scale;
             if (within < kInfinity)
                 proven_[i] = bound_.score_at(limits_[i], within * scale * scale);
             if (session_.leaves_out()) self_[i] = session_.reading->positions[rows[i]];
-            overflowed_[i] = !(queries_.norms[i] <= kLargestScaled);
         }
     }
 
     // All queries of the chunk against the held rows from position `first` on.
-    void scan_chunk(int64_t queries, int64_t first, int64_t count) {
+    void scan_chunk(int64_t queries, int64_t first, int64_t count, bool last) {
         const std::vector<int64_t> items = items_of(queries);
         session_.team.run(static_cast<int64_t>(items.size()) - 1, [&](int64_t item, int thread) {
             const int64_t query = items[item], end = items[item + 1];
+            // The bound may have grown with this chunk.
+            for (int64_t q = query; q < end; q++) lower_cut(q);
             scan_item(query, end, first, count, thread);
-            if (first + count == rows_) {
-                Scratch& s = *session_.scratch[thread];
-                for (int64_t q = query; q < end; q++) finish(q, s);
-                settle_lists(session_, s);
-            }
+            if (last) finish(query, end, thread);
             session_.done += end - query;
         });
     }
 
-    void scan_item(int64_t query, int64_t end, int64_t first, int64_t count, int thread) {
-        struct Context {
-            Filter* filter;
-            int64_t first_query;
-        } context{this, query};
-        // The bound may have grown with this chunk.
-        for (int64_t q = query; q < end; q++) lower_cut(q);
+    struct Context {
+        Filter* filter;
+        int64_t first_query;
+    };
+
+    Lists lists_of(Context& context) {
+        const int64_t query = context.first_query;
+        return {cut_.data() + query,
+                size_.data() + query,
+                limit_.data() + query,
+                self_.data() + query,
+                scores_ + query * capacity_,
+                positions_ + query * capacity_,
+                capacity_,
+                [](void* c, int64_t q) {
+                    auto* in = static_cast<Context*>(c);
+                    in->filter->make_room(in->first_query + q);
+                },
+                &context};
+    }
+
+    // own: the position of the chunk's first query, where the support's rows are queries of the chunk
+    // too, others than these, and have lists to be filled.
+    void scan_item(int64_t query, int64_t end, int64_t first, int64_t count, int thread,
+                   const int64_t* own = nullptr) {
+        Context context{this, query}, others{this, 0};
         const int64_t kept = kept_rows();
         const int64_t step =
             std::max(kept, kProductsBetweenChecks / (columns_ * (end - query)) / kept * kept);
@@ -214,22 +267,24 @@ private:
         item.columns = columns_;
         item.query_tiles = ceil_div(end - query, stage_.query_rows);
         item.partial = session_.scratch[thread]->partial.get();
-        item.lists = {cut_.data() + query,  size_.data() + query,       limit_.data() + query,
-                      self_.data() + query, scores_ + query * capacity_,
-                      positions_ + query * capacity_, capacity_,
-                      [](void* c, int64_t q) {
-                          auto* in = static_cast<Context*>(c);
-                          in->filter->make_room(in->first_query + q);
-                      },
-                      &context};
+        item.lists = lists_of(context);
+        item.query_half_norms = queries_.half_norms + query;
         for (int64_t at = 0; at < count; at += step) {
             const Panel support = panel_at(first + at);
-            item.support = static_cast<char*>(support.values) + at * row_bytes_;
+            item.support =
+                static_cast<char*>(support.values) + (first + at - packed_) * row_bytes_;
             item.half_norms = support.half_norms;
             item.support_units = support.units;
             item.support_count = std::min(step, count - at);
             item.first_position = static_cast<uint32_t>(first + at);
-            stage_.scan(item);
+            if (own) {
+                others.first_query = first + at - *own;
+                item.others = lists_of(others);
+                item.first_query_position = static_cast<uint32_t>(*own + query);
+                stage_.scan_pairs(item);
+            } else {
+                stage_.scan(item);
+            }
             session_.team.check(thread);
         }
     }
@@ -317,6 +372,12 @@ private:
         return (count - session_.question.k) * session_.support->width <= kColumnsOfBound * count;
     }
 
+    void finish(int64_t query, int64_t end, int thread) {
+        Scratch& s = *session_.scratch[thread];
+        for (int64_t q = query; q < end; q++) finish(q, s);
+        settle_lists(session_, s);
+    }
+
     // Parts the candidates into certain neighbours, possible ones and others; computes float64
     // distances only where the vote hangs on them.
     void finish(int64_t q, Scratch& s) {
@@ -391,6 +452,9 @@ private:
     const FilterStage& stage_;
     Bound bound_;
     int64_t columns_, row_bytes_, rows_, soft_limit_, capacity_;
+    int64_t held_ = 0;     // rows of the packed support at a time
+    int64_t packed_ = -1;  // the first position of those that are packed
+    std::vector<int64_t> given_up_;
     Panel support_{}, queries_{};
     std::shared_ptr<KeptRows> kept_;  // the support's memory, where it outlives the call
     float* scores_ = nullptr;

@@ -60,6 +60,10 @@ struct ScanItem {
     uint32_t first_position;
     float* partial;        // query_tiles x kept_tiles tiles of partial sums
     Lists lists;           // of the item's first query
+    // Where each pair of rows serves both, as their lists are filled from one product:
+    Lists others;          // of the support's rows, which must not be the queries' own
+    const float* query_half_norms;
+    uint32_t first_query_position;
 };
 
 enum class Side { query, support };
@@ -84,6 +88,8 @@ struct FilterStage {
     void (*pack)(const Matrix& source, const int64_t* rows, int64_t count, Transform transform,
                  const Panel& panel, Side side, int64_t index);
     void (*scan)(const ScanItem& item);
+    // Fills the support rows' lists, too, where they are asked as well; null where a stage cannot.
+    void (*scan_pairs)(const ScanItem& item);
 
     int64_t columns(int64_t width) const { return multiple * round_up(width, step); }
 };

@@ -32,6 +32,7 @@ struct Simd {
     static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
     static Vector sub(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
     static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+    static Vector lesser(Vector a, Vector b) { return _mm256_min_ps(a, b); }
     static Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
     static Vector subtract_product(Vector a, Vector b, Vector c) {
         return _mm256_fnmadd_ps(a, b, c);

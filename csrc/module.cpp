@@ -52,5 +52,5 @@ PYBIND11_MODULE(_native, m) {
           py::arg("votes").noconvert(), py::arg("tied").noconvert(), py::arg("counts").noconvert(),
           py::arg("distances").noconvert(), py::arg("rows").noconvert(), py::arg("within"),
           py::arg("level"), py::arg("first_stage"), py::arg("threads"), py::arg("held_bytes"),
-          py::arg("progress"));
+          py::arg("pairs"), py::arg("progress"));
 }

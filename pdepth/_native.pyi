@@ -64,5 +64,6 @@ def run(
     first_stage: str | None,
     threads: int,
     held_bytes: int,
+    pairs: bool | None,
     progress: Callable[[int, float, int], None] | None,
 ) -> float: ...

@@ -21,6 +21,8 @@ QUERY_BYTES = 4 << 20, 256 << 20  # of packed queries and their lists: at least,
 FIRST_STAGE: str | None = None
 """Name of the filter stage that layers begin with; None: a rule chooses. Changes no vote."""
 LEAST_BYTES = 1 << 20  # that are not halved once more when memory runs out
+PAIRS: bool | None = None
+"""Whether rows that ask for themselves serve each other, pair by pair; None: where it pays."""
 _ANSWERS = dict.fromkeys(("target", "votes", "tied", "counts", "distances", "rows", "within"), None)
 
 
@@ -130,7 +132,7 @@ class CpuSession:
         while True:
             native.check_headroom()
             try:
-                _native.run(**call, **_ANSWERS | answers, held_bytes=self._held)
+                _native.run(**call, **_ANSWERS | answers, held_bytes=self._held, pairs=PAIRS)
                 return
             except MemoryError:
                 # The same votes in smaller chunks, as long as these are larger than some pages.
