@@ -23,8 +23,8 @@ bool in_pairs(const Session& session, const FilterStage& stage, int64_t queries,
 
 OwnQueries own_queries(const Session& session, const std::vector<int64_t>& queries);
 
-// Rows cut into blocks, and the blocks into rounds of pairs that share none, so that threads never
-// write one list at a time. The first round is of each block with itself.
+// Rows cut into bands, and the bands into rounds of pairs that share none, so that threads never
+// write one list at a time. The first round is of each band with itself.
 class Rounds {
 public:
     Rounds(int64_t rows, const FilterStage& stage, int threads);
@@ -34,13 +34,13 @@ public:
     };
     using Pair = std::pair<Rows, Rows>;
 
-    int64_t count() const { return ceil_div(blocks_, 2) * 2; }
+    int64_t count() const { return ceil_div(bands_, 2) * 2; }
     std::vector<Pair> round(int64_t number) const;
 
 private:
-    Rows block(int64_t number) const;
+    Rows band(int64_t number) const;
 
-    int64_t rows_, size_, blocks_;
+    int64_t rows_, size_, bands_;
 };
 
 }  // namespace pdepth

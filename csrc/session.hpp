@@ -25,7 +25,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // The candidates of a query, its `open` neighbours among them.
 struct CandidateList {
     int64_t query, open;
-    const uint32_t* positions;  // ascending
+    const uint32_t* positions;  // in any order; ascending ones share what they read
     int64_t count;
     double* distances = nullptr;  // of the first `known` of them
     int64_t known = 0;
