@@ -40,8 +40,10 @@ void answer_layer(Session& session, const Layer& layer, int64_t index,
     const int64_t width = session.support->width;
     const double scaled = reading.largest_norm * reading.scale;
     std::vector<int64_t> remaining = queries;
-    for (const FilterStage* stage : stages_of(session)) {
-        if (remaining.empty()) break;
+    for (const FilterStage* stage : stages_of(session, static_cast<int64_t>(queries.size()))) {
+        const auto count = static_cast<int64_t>(remaining.size());
+        if (remaining.empty() || (count < session.question.queries && too_few(session, *stage, count)))
+            break;
         if (stage == &session.level.differences) {
             const DifferencesBound bound(*stage, width, reading.exact ? 0 : scaled);
             remaining = filter(session, *stage, bound, remaining);

@@ -5,6 +5,7 @@
 #include <new>
 #include <utility>
 
+#include "certificate.hpp"
 #include "packing.hpp"
 #include "pair_run.hpp"
 #include "settle.hpp"
@@ -21,13 +22,8 @@ constexpr int64_t kLeastQueryBytes = int64_t(4) << 20;
 constexpr int64_t kMostQueryBytes = int64_t(256) << 20;  // else, since each chunk has it packed anew
 constexpr int64_t kProductsBetweenChecks = int64_t(1) << 31;  // of whether to go on
 constexpr int64_t kColumnsOfBound = 64;               // of a distance, which take as long as a bound
+constexpr int64_t kList = 256, kByteList = 1024;      // candidates of a query, at least; of bytes
 constexpr int32_t kMostDrops = 128;                   // of one query's list, before it is given up
-
-double kth_smallest(const std::vector<double>& values, int64_t k, std::vector<double>& copy) {
-    copy = values;
-    std::nth_element(copy.begin(), copy.begin() + k, copy.end());
-    return copy[k];
-}
 
 // Runs one stage. The packed support is held a chunk at a time, and so are the queries; a chunk of
 // queries is scanned in items, one a thread.
@@ -38,10 +34,11 @@ public:
         : session_(session), stage_(stage), bound_(bound),
           columns_(stage.columns(session.support->width)),
           row_bytes_(columns_ * stage.item_size),
+          starts_(stage.starts(session.support->width)),
           rows_(static_cast<int64_t>(session.reading->order.size())) {
         const int64_t k = session.question.k, tile = stage.support_rows;
         soft_limit_ = std::max<int64_t>(128, k + k / 2 + 2 * tile);
-        capacity_ = std::min(std::max<int64_t>(256, 2 * soft_limit_),
+        capacity_ = std::min(std::max(stage.item_size == 1 ? kByteList : kList, 2 * soft_limit_),
                              round_up(rows_, tile) + 2 * tile);
     }
 
@@ -54,6 +51,7 @@ public:
         else
             support_ = session_.buffers.packed_support.reserve(
                 held_, round_up(rows_, stage_.support_rows), row_bytes_);
+        row_residuals_ = support_.residuals;
         PairRun<Filter> pairs(*this);
         if (in_pairs(session_, stage_, count, pairs.most())) {
             pairs.run(own_queries(session_, queries));
@@ -88,7 +86,7 @@ private:
 
     void hold_queries(int64_t most) {
         Buffers& buffers = session_.buffers;
-        queries_ = buffers.packed_queries.reserve(most, most, row_bytes_);
+        queries_ = buffers.packed_queries.reserve(most, most, row_bytes_, starts_);
         scores_ = buffers.scores.reserve(most * capacity_);
         positions_ = buffers.positions.reserve(most * capacity_);
         const int64_t in_item = std::min(stage_.item_queries, most);
@@ -128,7 +126,7 @@ private:
                         round_up(rows_, tile));
     }
 
-    int64_t query_bytes() const { return row_bytes_ + capacity_ * 8; }
+    int64_t query_bytes() const { return row_bytes_ + starts_ * 4 + capacity_ * 8; }
     int64_t query_budget() const {
         return std::min(kMostQueryBytes,
                         std::max(session_.question.held_bytes, kLeastQueryBytes));
@@ -166,7 +164,7 @@ private:
     // The values of the held chunk, and what is known of each of its rows.
     Panel panel_at(int64_t first) const {
         return {support_.values, support_.half_norms + first, support_.norms + first,
-                support_.residuals + first, support_.units + first};
+                support_.residuals + first, support_.units + first, nullptr};
     }
 
     void pack_support(int64_t first, int64_t count) {
@@ -264,6 +262,8 @@ private:
         ScanItem item;
         item.queries = static_cast<char*>(queries_.values) + query * row_bytes_;
         item.query_units = queries_.units + query;
+        item.query_starts = queries_.starts + query * starts_;
+        item.starts = starts_;
         item.columns = columns_;
         item.query_tiles = ceil_div(end - query, stage_.query_rows);
         item.partial = session_.scratch[thread]->partial.get();
@@ -338,20 +338,20 @@ private:
         });
     }
 
-    // Of the candidates whose score is at most `best`. Norms are not negative, and so in the order
-    // of their bits; which ones count cannot be foreseen, so nothing branches.
-    float largest_norm(const float* scores, const uint32_t* positions, int64_t count,
-                       float best) const {
+    // The largest of `values` of the candidates whose score is at most `best`. They are not negative,
+    // and so in the order of their bits; which ones count cannot be foreseen, so nothing branches.
+    static float largest_of(const float* values, const float* scores, const uint32_t* positions,
+                            int64_t count, float best) {
         int32_t largest = 0;
         for (int64_t i = 0; i < count; i++) {
             int32_t bits;
-            std::memcpy(&bits, support_.norms + positions[i], sizeof bits);
+            std::memcpy(&bits, values + positions[i], sizeof bits);
             bits &= -static_cast<int32_t>(scores[i] <= best);
             largest = std::max(largest, bits);
         }
-        float norm;
-        std::memcpy(&norm, &largest, sizeof norm);
-        return norm;
+        float value;
+        std::memcpy(&value, &largest, sizeof value);
+        return value;
     }
 
     // Lowers the cut to what the k best candidates prove, and drops the candidates above it.
@@ -360,9 +360,10 @@ private:
         const uint32_t* const positions = positions_ + q * capacity_;
         if (size_[q] < session_.question.k) return;
         const float best = session_.level.kth_score(scores, size_[q], session_.question.k);
-        // The bound grows with the norm, and with the score.
-        const float norm = largest_norm(scores, positions, size_[q], best);
-        proven_[q] = std::min(proven_[q], bound_.bounds(limits_[q], best, norm).upper);
+        // The bound grows with the norm, the residual and the score.
+        const float norm = largest_of(support_.norms, scores, positions, size_[q], best);
+        const float residual = largest_of(row_residuals_, scores, positions, size_[q], best);
+        proven_[q] = std::min(proven_[q], bound_.bounds(limits_[q], best, norm, residual).upper);
         lower_cut(q);
         keep(q, [cut = cut_[q]](float score) { return score < cut; });
     }
@@ -378,8 +379,7 @@ private:
         settle_lists(session_, s);
     }
 
-    // Parts the candidates into certain neighbours, possible ones and others; computes float64
-    // distances only where the vote hangs on them.
+    // Answers a query from its list.
     void finish(int64_t q, Scratch& s) {
         if (overflowed_[q]) return;
         tighten(q);
@@ -396,66 +396,26 @@ private:
             s.lists.push_back({query, std::min(k, count), positions, count});
             return;
         }
-        s.lower.resize(count);
-        s.upper.resize(count);
+        s.candidates.clear();
         for (int64_t i = 0; i < count; i++) {
+            const uint32_t at = positions[i];
             const Interval score =
-                bound_.bounds(limits_[q], scores[i], support_.norms[positions[i]]);
-            s.lower[i] = score.lower;
-            s.upper[i] = score.upper;
+                bound_.bounds(limits_[q], scores[i], support_.norms[at], row_residuals_[at]);
+            s.candidates.push_back({score.lower, score.upper, session_.reading->order[at]});
         }
-        // The k-th neighbour is at most this far; nothing that surely is farther can be one.
-        const double farthest = few ? kInfinity : kth_smallest(s.upper, k - 1, s.sorted);
-        // With k others surely or possibly nearer than this, one below it is surely among the k.
-        const double nearest_other =
-            count > k ? kth_smallest(s.lower, k, s.sorted) : std::numeric_limits<double>::infinity();
-
-        s.ballot.clear();
-        s.possible.clear();
-        int64_t open = std::min(k, count);
-        for (int64_t i = 0; i < count; i++) {
-            if (s.lower[i] > farthest) continue;
-            const int64_t row = session_.reading->order[positions[i]];
-            if (s.upper[i] < nearest_other && !session_.answers.rows) {
-                s.ballot.add(question.codes[row]);
-                open--;
-            } else {
-                s.ballot.add_possible(question.codes[row]);
-                s.possible.push_back(row);
-            }
-        }
-        if (!decided(query, open, s)) settle(session_, query, open, s);
-    }
-
-    // Whether the certain neighbours decide the query, which is then answered.
-    bool decided(int64_t query, int64_t open, Scratch& s) {
-        const auto total = static_cast<int64_t>(s.possible.size());
-        if (session_.answers.rows) return false;
-        if (session_.question.target) {
-            const int32_t target = session_.question.target[query];
-            const Ballot::Wins wins = s.ballot.wins(target, open, total);
-            if (wins == Ballot::Wins::perhaps) return false;
-            answer_winner(session_, query, wins == Ballot::Wins::always ? target : kUnknown);
-            return true;
-        }
-        if (s.ballot.complete(open, total)) {
-            answer(session_, query, s.ballot);
-            return true;
-        }
-        const int32_t winner = s.ballot.certain_winner(open, total);
-        if (winner < 0 || session_.answers.counts) return false;
-        answer_winner(session_, query, winner);
-        return true;
+        answer_from_candidates(session_, query,
+                               bound_.score_of_distance(limits_[q], session_.reading->scale), s);
     }
 
     Session& session_;
     const FilterStage& stage_;
     Bound bound_;
-    int64_t columns_, row_bytes_, rows_, soft_limit_, capacity_;
+    int64_t columns_, row_bytes_, starts_, rows_, soft_limit_, capacity_;
     int64_t held_ = 0;     // rows of the packed support at a time
     int64_t packed_ = -1;  // the first position of those that are packed
     std::vector<int64_t> given_up_;
     Panel support_{}, queries_{};
+    const float* row_residuals_ = nullptr;  // of support rows; where they are queries, of either side
     std::shared_ptr<KeptRows> kept_;  // the support's memory, where it outlives the call
     float* scores_ = nullptr;
     uint32_t* positions_ = nullptr;

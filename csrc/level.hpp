@@ -34,10 +34,16 @@ struct Panel {
     float* norms;          // |row|, rounded up
     float* residuals;      // |row - what was packed of it|, rounded up
     float* units;          // what 1 stands for, where rows are packed as integers
+    int32_t* starts = nullptr;  // of queries: what sums begin with, [tile][start][row]
 };
 
 // Rows whose norm, after the transform, is below this may be packed as zero.
 constexpr double kNegligible = 0x1p-40;
+
+// Of rows that are turned and packed as bytes, see pdepth/certify.py: float32's own error, as a share
+// of the row's norm, and that of what was summed in it, as a share of the residual.
+constexpr double kTurning = 0x1p-20;
+constexpr double kSummed = 0x1p-16;
 
 // What a row becomes before it is packed: (row - centre) * scale. centre may be null; zeros fill it
 // up to a multiple of 8 columns.
@@ -53,6 +59,8 @@ struct ScanItem {
     const void* support;
     const float* half_norms;    // of the support
     const float* query_units;
+    const int32_t* query_starts;
+    int64_t starts;             // of a row
     const float* support_units;
     int64_t columns;       // of a packed row
     int64_t query_tiles;
@@ -91,7 +99,11 @@ struct FilterStage {
     // Fills the support rows' lists, too, where they are asked as well; null where a stage cannot.
     void (*scan_pairs)(const ScanItem& item);
 
+    int64_t start = 0;     // packed columns that a start value is for; 0: sums begin at nought
+    double gain = 0;       // how many times as fast as the next stage; 0: never tried on a sample
+
     int64_t columns(int64_t width) const { return multiple * round_up(width, step); }
+    int64_t starts(int64_t width) const { return start ? ceil_div(columns(width), start) : 0; }
 };
 
 struct RowSummary {
@@ -122,7 +134,7 @@ struct Level {
     FilterStage differences;
     // From the fastest to the finest; a query whose candidates overflow goes on to the next.
     int products_count;
-    FilterStage products[3];
+    FilterStage products[4];
 };
 
 // Levels compiled in, best last; usable() asks the processor and the system. enable() must have said

@@ -56,6 +56,27 @@ struct Simd {
         return sum;
     }
     static Vector rounded(Whole sum) { return _mm256_cvtepi32_ps(sum); }
+
+    // Bytes, see bytes.inc: two products a 16-bit sum, four a lane.
+    static constexpr bool kSaturates = true;
+    static constexpr int kByteSection = 1280;  // likewise
+    static constexpr int kByteChunk = 32;
+    static constexpr double kByteGain = 1.8;
+    static Whole load_bytes(const int8_t* from) {
+        return _mm256_load_si256(reinterpret_cast<const __m256i*>(from));
+    }
+    static Whole broadcast_four(const void* from) {
+        int32_t four;
+        memcpy(&four, from, sizeof four);
+        return _mm256_set1_epi32(four);
+    }
+    static Whole add_bytes(Whole sum, Whole x, Whole y) {
+        asm("vpaddw %1, %0, %0" : "+x"(sum) : "x"(_mm256_maddubs_epi16(y, x)));
+        return sum;
+    }
+    static Whole add_chunk(Whole sum, Whole chunk) {
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(chunk, _mm256_set1_epi16(1)));
+    }
 };
 
 #include "tile.inc"
@@ -64,5 +85,5 @@ struct Simd {
 
 namespace pdepth {
 constexpr Level avx2_level{"avx2", widen, finite, summarise, squared_distance, inner_product, kth_score,
-                           kDifferences, 2, {kIntegerProducts, kFloatProducts}};
+                           kDifferences, 3, {kByteProducts, kIntegerProducts, kFloatProducts}};
 }

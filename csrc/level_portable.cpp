@@ -16,5 +16,5 @@ using Simd = Portable;
 
 namespace pdepth {
 constexpr Level portable_level{"portable", widen, finite, summarise, squared_distance, inner_product, kth_score,
-                               kDifferences, 2, {kIntegerProducts, kFloatProducts}};
+                               kDifferences, 3, {kByteProducts, kIntegerProducts, kFloatProducts}};
 }

@@ -11,7 +11,7 @@ namespace {
 // The panel from position `first` on, the beginning of a tile.
 Panel part_of(const Panel& panel, int64_t first, int64_t row_bytes) {
     return {static_cast<char*>(panel.values) + first * row_bytes, panel.half_norms + first,
-            panel.norms + first, panel.residuals + first, panel.units + first};
+            panel.norms + first, panel.residuals + first, panel.units + first, nullptr};
 }
 
 template <class T>

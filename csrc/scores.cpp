@@ -16,7 +16,8 @@ Panel packed(const Matrix& rows, Transform transform, const FilterStage& stage, 
              PackedRows& memory) {
     const int64_t tile = side == Side::query ? stage.query_rows : stage.support_rows;
     const int64_t padded = round_up(rows.rows, tile);
-    const Panel panel = memory.reserve(padded, padded, stage.columns(rows.width) * stage.item_size);
+    const Panel panel = memory.reserve(padded, padded, stage.columns(rows.width) * stage.item_size,
+                                       stage.starts(rows.width));
     std::vector<int64_t> numbers(rows.rows);
     std::iota(numbers.begin(), numbers.end(), 0);
     for (int64_t i = 0; i * tile < rows.rows; i++)
@@ -27,17 +28,20 @@ Panel packed(const Matrix& rows, Transform transform, const FilterStage& stage, 
 
 template <class Bound>
 void apply(Bound bound, const Panel& support, const Panel& queries, int64_t rows, int64_t count,
-           const StageScores& out) {
+           double scale, const StageScores& out) {
     bound.add_rows(relative_of(support.norms, support.residuals, rows));
     for (int64_t i = 0; i < count; i++) {
         const auto query = bound.query(queries.norms[i], queries.residuals[i]);
         for (int64_t j = 0; j < rows; j++) {
             const int64_t at = i * rows + j;
-            const Interval score = bound.bounds(query, out.scores[at], support.norms[j]);
+            const Interval score = bound.bounds(query, out.scores[at], support.norms[j], support.residuals[j]);
             out.lower[at] = score.lower;
             out.upper[at] = score.upper;
             const double norm = support.norms[j];
             out.at_norm[at] = bound.score_at(query, norm * norm);
+            const Interval from = bound.score_of_distance(query, scale).at(norm * norm);
+            out.from_lower[at] = from.lower;
+            out.from_upper[at] = from.upper;
             out.cuts[at] = bound.cut(query, out.lower[at]);
         }
     }
@@ -65,6 +69,8 @@ void score_all(const Matrix& support, const Matrix& queries, Transform transform
     item.support = y.values;
     item.half_norms = y.half_norms;
     item.query_units = x.units;
+    item.query_starts = x.starts;
+    item.starts = stage.starts(support.width);
     item.support_units = y.units;
     item.columns = stage.columns(support.width);
     item.query_tiles = query_tiles;
@@ -88,13 +94,13 @@ void score_all(const Matrix& support, const Matrix& queries, Transform transform
         for (int64_t c = 0; c < support.width; c++) square += transform.centre[c] * transform.centre[c];
         const double centre = std::sqrt(square) * transform.scale;
         apply(InnerProductsBound(stage, support.width, largest, centre), y, x, support.rows,
-              queries.rows, out);
+              queries.rows, transform.scale, out);
     } else if (differences)
         apply(DifferencesBound(stage, support.width, largest), y, x, support.rows,
-              queries.rows, out);
+              queries.rows, transform.scale, out);
     else
         apply(ProductsBound(stage, support.width, largest), y, x, support.rows,
-              queries.rows, out);
+              queries.rows, transform.scale, out);
 }
 
 }  // namespace pdepth

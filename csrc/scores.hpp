@@ -10,6 +10,8 @@ struct StageScores {
     double* lower;             // (N, M) of the true score
     double* upper;             // (N, M)
     double* at_norm;           // (N, M) score of a row whose distance is the support row's norm
+    double* from_lower;        // (N, M) what that distance, in float64, says of the true score
+    double* from_upper;        // (N, M)
     float* cuts;               // (N, M) the cut, were the lower bound proven
     float* support_norms;      // (M,)
     float* support_residuals;  // (M,)

@@ -31,6 +31,15 @@ struct CandidateList {
     int64_t known = 0;
 };
 
+// A row that may be a neighbour: bounds of its true score, and its distance once that is known.
+struct Candidate {
+    double lower, upper;
+    int64_t row;
+    bool known = false;
+    double value = 0;  // as Neighbour::distance
+    double gap = 0;    // from where the k-th neighbour may be
+};
+
 // What one thread works with.
 struct Scratch {
     explicit Scratch(int32_t classes) : ballot(classes) {}
@@ -39,8 +48,9 @@ struct Scratch {
     Buffer<float> partial;
     std::vector<double> query;     // widened
     std::vector<double> distance;  // room for the sums of one distance
-    std::vector<double> lower, upper, sorted;
-    std::vector<int64_t> possible;
+    std::vector<double> sorted;
+    std::vector<Candidate> candidates;
+    std::vector<Candidate*> possible;
     std::vector<Neighbour> neighbours;
     std::vector<CandidateList> lists;         // that are settled together;
     std::vector<double> queries, distances;   // of them, the queries widened

@@ -28,8 +28,6 @@ Neighbour neighbour(const Session& session, const double* query, int64_t row, Sc
     return {session.inner_products() ? -value : value, row};
 }
 
-// Rows lie anywhere in memory: some way ahead of the one at hand they are on their way.
-constexpr int64_t kAhead = 8;
 constexpr int64_t kMostAhead = 1024;  // bytes of a row; the processor fetches what follows
 
 void prefetch(const Matrix& support, int64_t row) {
@@ -80,8 +78,8 @@ void settle_group(const Session& session, CandidateList* begin, CandidateList* e
         query = s.queries.data();
         for (CandidateList* list = begin; list < end; list++, query += support.width)
             for (int64_t& i = list->known; i < list->count && list->positions[i] < first + block; i++) {
-                if (i + kAhead < list->count)
-                    prefetch(support, order[list->positions[i + kAhead]]);
+                if (i + SettledQuery::kAhead < list->count)
+                    prefetch(support, order[list->positions[i + SettledQuery::kAhead]]);
                 list->distances[i] = neighbour(session, query, order[list->positions[i]], s).distance;
             }
     }
@@ -114,19 +112,20 @@ void answer_winner(const Session& session, int64_t query, int32_t winner) {
     if (out.tied) out.tied[at] = 0;
 }
 
-void settle(const Session& session, int64_t query, int64_t open, Scratch& s) {
-    const auto start = Clock::now();
+SettledQuery::SettledQuery(const Session& session, int64_t query, Scratch& s)
+    : session_(session), query_(query), s_(s), start_(Clock::now()) {
     widen_query(session, query, s.query.data());
-    const Matrix& support = *session.support;
-    const auto count = static_cast<int64_t>(s.possible.size());
-    s.neighbours.resize(count);
-    for (int64_t i = 0; i < count; i++) {
-        if (i + kAhead < count) prefetch(support, s.possible[i + kAhead]);
-        s.neighbours[i] = neighbour(session, s.query.data(), s.possible[i], s);
-    }
-    s.settling += Clock::now() - start;
-    add_nearest(session, query, open, s);
 }
+
+SettledQuery::~SettledQuery() { s_.settling += Clock::now() - start_; }
+
+double SettledQuery::value(int64_t row) const {
+    return neighbour(session_, s_.query.data(), row, s_).distance;
+}
+
+void SettledQuery::prefetch(int64_t row) const { pdepth::prefetch(*session_.support, row); }
+
+void SettledQuery::add_nearest(int64_t open) { pdepth::add_nearest(session_, query_, open, s_); }
 
 void settle_lists(const Session& session, Scratch& s) {
     const auto lists = static_cast<int64_t>(s.lists.size());

@@ -4,21 +4,69 @@
 #include <cstring>
 
 #include "bound.hpp"
+#include "pilot.hpp"
 
 namespace pdepth {
 namespace {
 
 constexpr int64_t kDifferencesUpTo = 12;  // columns
 
-// Where the stages begin: the first one, or differences where rows are narrow.
-const FilterStage& first_of(const Session& session, const std::vector<const FilterStage*>& stages) {
-    const bool narrow = session.support->width <= kDifferencesUpTo;
-    return narrow && !session.inner_products() ? *stages.back() : *stages.front();
+constexpr int64_t kPilotedFrom = 64;  // columns: below, more time goes into lists than into products
+
+// Costs, in multiply-adds of the stage after the one that is tried, as measured at width 512 to 65,536.
+constexpr double kOfCandidate = 6000;  // to keep one while it may be near, and to bound its distance;
+constexpr double kOfElement = 10;      // and, of each of its elements: three in ten are computed
+constexpr double kToPack = 128;        // an element of the support
+constexpr double kToSettle = 24;       // an element of a float64 distance
+
+bool present(const Reading& reading, const FilterStage& stage) {
+    return std::any_of(reading.stages.begin(), reading.stages.end(),
+                       [&](const PackedStage& packed) { return packed.stage == &stage; });
+}
+
+// Whether a stage that is faster than the one after it leaves so few candidates that it pays.
+bool pays(Session& session, const FilterStage& stage) {
+    const auto rows = static_cast<double>(session.reading->order.size());
+    const int64_t width = session.support->width;
+    const auto columns = static_cast<double>(stage.columns(width));
+    const double saved = rows * (static_cast<double>(width) - columns / stage.gain);
+    const auto cost = [=](double candidates) {
+        return candidates * (kOfCandidate + kOfElement * static_cast<double>(width));
+    };
+    if (saved < cost(static_cast<double>(session.question.k))) return false;
+    const double left = candidates_left(session, stage);
+    return left >= 0 && cost(left) < saved;
+}
+
+// As `pays`; found out once for each k.
+bool pays_remembered(Session& session, const FilterStage& stage, int64_t queries) {
+    Reading& reading = *session.reading;
+    const int64_t k = session.question.k;
+    // The sample's packing is worth some queries' time.
+    const bool lasting = session.layer->support->kept_bytes > 0;
+    if (!lasting && queries < kToPack / kPilotShare) return false;
+    const std::lock_guard<std::mutex> lock(reading.mutex);
+    for (const Pilot& pilot : reading.pilots)
+        if (pilot.stage == &stage && pilot.k == k) return pilot.pays;
+    reading.pilots.push_back({&stage, k, pays(session, stage)});
+    return reading.pilots.back().pays;
+}
+
+// Where the stages begin: with differences where rows are narrow, else with the first that pays.
+const FilterStage& first_of(Session& session, const std::vector<const FilterStage*>& stages,
+                            int64_t queries) {
+    const int64_t width = session.support->width;
+    if (width <= kDifferencesUpTo && !session.inner_products()) return *stages.back();
+    for (const FilterStage* stage : stages)
+        if (stage->gain == 0 ||
+            (width >= kPilotedFrom && pays_remembered(session, *stage, queries)))
+            return *stage;
+    return *stages.back();
 }
 
 }  // namespace
 
-std::vector<const FilterStage*> stages_of(const Session& session) {
+std::vector<const FilterStage*> stages_of(Session& session, int64_t queries) {
     if (!session.reading->bounded()) return {};
     const Level& level = session.level;
     std::vector<const FilterStage*> stages;
@@ -27,15 +75,22 @@ std::vector<const FilterStage*> stages_of(const Session& session) {
     if (stages.empty()) return {};
 
     const char* const forced = session.question.first_stage;
-    auto first = std::find_if(stages.begin(), stages.end(), [&](const FilterStage* stage) {
-        return forced ? std::strcmp(stage->name, forced) == 0 : stage == &first_of(session, stages);
-    });
-    stages.erase(stages.begin(), first);
     const int64_t width = session.support->width;
+    const FilterStage* const first = forced ? nullptr : &first_of(session, stages, queries);
+    stages.erase(stages.begin(),
+                 std::find_if(stages.begin(), stages.end(), [&](const FilterStage* stage) {
+                     return forced ? std::strcmp(stage->name, forced) == 0 : stage == first;
+                 }));
     stages.erase(std::remove_if(stages.begin(), stages.end(),
                                 [=](const FilterStage* stage) { return !bounded(*stage, width); }),
                  stages.end());
     return stages;
+}
+
+bool too_few(const Session& session, const FilterStage& stage, int64_t queries) {
+    Reading& reading = *session.reading;
+    const std::lock_guard<std::mutex> lock(reading.mutex);
+    return static_cast<double>(queries) * kToSettle < kToPack && !present(reading, stage);
 }
 
 }  // namespace pdepth

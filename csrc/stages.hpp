@@ -8,7 +8,12 @@
 namespace pdepth {
 
 // The stages that may answer the session's present layer, in their order: each takes the queries
-// that the one before could not serve. `Question::first_stage` says where they begin, or the rule.
-std::vector<const FilterStage*> stages_of(const Session& session);
+// that the one before could not serve. `Question::first_stage` says where they begin, or the rule,
+// which may try a stage on a sample; a support that lasts remembers what came of it. `queries` are to
+// be answered.
+std::vector<const FilterStage*> stages_of(Session& session, int64_t queries);
+
+// Whether a stage is not worth its packing for so few queries as are left.
+bool too_few(const Session& session, const FilterStage& stage, int64_t queries);
 
 }  // namespace pdepth

@@ -206,6 +206,7 @@ std::shared_ptr<Reading> extended(Reading& before, const Matrix& rows, int64_t k
     append(*reading, rows, before.rows, summaries);
     const std::lock_guard<std::mutex> lock(before.mutex);
     reading->stages = before.stages;
+    reading->pilots = before.pilots;
     return reading;
 }
 

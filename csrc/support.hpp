@@ -34,6 +34,13 @@ struct PackedStage {
     double relative = 0;   // the largest residual, as a share of its row's norm
 };
 
+// Whether a stage pays in searches for k neighbours, as its pilot said.
+struct Pilot {
+    const FilterStage* stage;
+    int64_t k;
+    bool pays;
+};
+
 // What is known of the rows before anything is packed, and what has been packed since.
 struct Reading {
     static constexpr int64_t kNoRow = -1;  // at a position that fills a tile
@@ -52,8 +59,9 @@ struct Reading {
     int64_t rows = 0;                 // of the support
     int64_t first_rows = 0;           // those that the centre and the scale were made for
 
-    std::mutex mutex;                 // of `stages`
+    std::mutex mutex;                 // of what follows
     std::vector<PackedStage> stages;
+    std::vector<Pilot> pilots;
 
     bool bounded() const;  // whether the norms allow filter stages
     // How a stage takes rows. Those that float32 holds as they are need no centre where they are
