@@ -81,7 +81,7 @@ def packed_stages(support: Any, queries: Any, k: int, expected: Any, level: str)
         layers=[(held, (queries, "float32"))], codes=np.zeros(len(support), np.int32), classes=1,
         k=k, exclude_self=False, query_rows=None, queries=count, target=None, votes=None,
         tied=None, counts=None, distances=distances, rows=found, within=None, level=level,
-        first_stage=None, threads=2, held_bytes=1 << 30, progress=None,
+        first_stage=None, pairs=None, threads=2, held_bytes=1 << 30, progress=None,
     )  # fmt: skip
     assert first_difference(found, expected[1]) is None
     assert first_difference(distances, expected[0]) is None
@@ -126,6 +126,6 @@ def test_a_distance_that_bounds_a_search_spares_the_row_at_it(
                 k=10, exclude_self=False, query_rows=None, queries=5, target=None, votes=None,
                 tied=None, counts=None, distances=distances, rows=found,
                 within=expected[0][:, -1].copy(), level=level, first_stage=stage["name"],
-                threads=1, held_bytes=1 << 30, progress=None,
+                pairs=None, threads=1, held_bytes=1 << 30, progress=None,
             )  # fmt: skip
             assert first_difference(found, expected[1]) is None
