@@ -26,9 +26,8 @@ _MAPS = {"IndexIDMap": IndexIDMap, "IndexIDMap2": IndexIDMap2}
 
 def write_index(index: Any, fname: str | os.PathLike[str]) -> None:
     """Write an index to a file in pdepth's own format, whole or not at all."""
-    data = serialize_index(index)
     with replacing(fname) as temporary:
-        temporary.write_bytes(data.data)
+        temporary.write_bytes(serialize_index(index).data)
 
 
 def read_index(fname: str | os.PathLike[str], io_flags: int = 0) -> Any:
