@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "bound.hpp"
+#include "pairs.hpp"
 #include "pilot.hpp"
 
 namespace pdepth {
@@ -24,12 +25,14 @@ bool present(const Reading& reading, const FilterStage& stage) {
                        [&](const PackedStage& packed) { return packed.stage == &stage; });
 }
 
-// Whether a stage that is faster than the one after it leaves so few candidates that it pays.
-bool pays(Session& session, const FilterStage& stage) {
+// Whether a stage that is faster than the one after it leaves so few candidates that it pays. In pairs
+// either saves half of the products, and none of what candidates cost.
+bool pays(Session& session, const FilterStage& stage, bool pairs) {
     const auto rows = static_cast<double>(session.reading->order.size());
     const int64_t width = session.support->width;
     const auto columns = static_cast<double>(stage.columns(width));
-    const double saved = rows * (static_cast<double>(width) - columns / stage.gain);
+    const double saved =
+        rows * (static_cast<double>(width) - columns / stage.gain) * (pairs ? 0.5 : 1);
     const auto cost = [=](double candidates) {
         return candidates * (kOfCandidate + kOfElement * static_cast<double>(width));
     };
@@ -38,17 +41,18 @@ bool pays(Session& session, const FilterStage& stage) {
     return left >= 0 && cost(left) < saved;
 }
 
-// As `pays`; found out once for each k.
+// As `pays`; found out once for each k, in pairs and not.
 bool pays_remembered(Session& session, const FilterStage& stage, int64_t queries) {
     Reading& reading = *session.reading;
     const int64_t k = session.question.k;
     // The sample's packing is worth some queries' time.
     const bool lasting = session.layer->support->kept_bytes > 0;
     if (!lasting && queries < kToPack / kPilotShare) return false;
+    const bool pairs = in_pairs(session, stage, queries, static_cast<int64_t>(reading.order.size()));
     const std::lock_guard<std::mutex> lock(reading.mutex);
     for (const Pilot& pilot : reading.pilots)
-        if (pilot.stage == &stage && pilot.k == k) return pilot.pays;
-    reading.pilots.push_back({&stage, k, pays(session, stage)});
+        if (pilot.stage == &stage && pilot.k == k && pilot.in_pairs == pairs) return pilot.pays;
+    reading.pilots.push_back({&stage, k, pairs, pays(session, stage, pairs)});
     return reading.pilots.back().pays;
 }
 

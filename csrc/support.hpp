@@ -38,6 +38,7 @@ struct PackedStage {
 struct Pilot {
     const FilterStage* stage;
     int64_t k;
+    bool in_pairs;
     bool pays;
 };
 
