@@ -8,6 +8,7 @@
 
 #include "bound.hpp"
 #include "call.hpp"
+#include "count.hpp"
 #include "scores.hpp"
 #include "units.hpp"
 
@@ -102,6 +103,27 @@ void check_signals() {
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
 
+template <class Sum>
+void count_into(const VoteLists& lists, const std::vector<int64_t>& ks, int32_t* votes, bool* tied,
+                std::optional<py::array>& counts, double slack, int threads) {
+    Sum* into = nullptr;
+    if (counts) {
+        require(py::isinstance<Dense<Sum>>(*counts), "counts: expected int32, or float64 with weights.");
+        into = static_cast<Sum*>(counts->mutable_data());
+    }
+    std::vector<Tally<Sum>> tallies;
+    for (std::size_t i = 0; i < ks.size(); i++) {
+        const int64_t at = static_cast<int64_t>(i) * lists.queries;
+        tallies.push_back({ks[i], votes + at, reinterpret_cast<uint8_t*>(tied + at),
+                           into ? into + at * lists.classes : nullptr});
+    }
+    py::gil_scoped_release released;
+    pdepth::count_votes(lists, std::move(tallies), slack, threads, [] {
+        py::gil_scoped_acquire held;
+        check_signals();
+    });
+}
+
 }  // namespace
 
 std::vector<std::pair<std::string, bool>> levels() {
@@ -187,6 +209,23 @@ int64_t first_not_finite(const py::array& array, const std::string& type, const 
         py::gil_scoped_acquire held;
         check_signals();
     });
+}
+
+void count_votes(const Dense<int32_t>& codes, int32_t classes, const Dense<int64_t>& rows,
+                 const std::optional<Dense<double>>& weights, const std::vector<int64_t>& ks,
+                 Dense<int32_t> votes, Dense<bool> tied, std::optional<py::array> counts,
+                 double slack, int threads) {
+    require(rows.ndim() == 2, "rows: expected a two-dimensional array.");
+    const VoteLists lists{rows.data(),  weights ? weights->data() : nullptr, rows.shape(0),
+                          rows.shape(1), codes.data(), codes.size(), classes};
+    const int64_t answers = static_cast<int64_t>(ks.size()) * lists.queries;
+    for (int64_t k : ks) require(k >= 1 && k <= lists.width, "ks: expected 1 to the lists' width.");
+    require(!ks.empty() && (!weights || weights->size() == rows.size()) &&
+                votes.size() == answers && tied.size() == answers &&
+                (!counts || counts->size() == answers * classes),
+            "count_votes: expected weights as rows, and answers for each of ks.");
+    const auto into = weights ? count_into<double> : count_into<int32_t>;
+    into(lists, ks, votes.mutable_data(), tied.mutable_data(), counts, slack, threads);
 }
 
 double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>& layers,

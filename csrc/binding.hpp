@@ -60,6 +60,10 @@ int64_t unit_rows(const py::array& array, const std::string& type, Dense<double>
                   const std::string& level, int threads);
 int64_t first_not_finite(const py::array& array, const std::string& type, const std::string& level,
                          int threads);
+void count_votes(const Dense<int32_t>& codes, int32_t classes, const Dense<int64_t>& rows,
+                 const std::optional<Dense<double>>& weights, const std::vector<int64_t>& ks,
+                 Dense<int32_t> votes, Dense<bool> tied, std::optional<py::array> counts,
+                 double slack, int threads);
 double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>& layers,
            const Dense<int32_t>& codes, int32_t classes, int64_t k, bool exclude_self,
            std::optional<Dense<int64_t>> query_rows, int64_t queries,

@@ -43,6 +43,12 @@ PYBIND11_MODULE(_native, m) {
     m.def("first_not_finite", &first_not_finite,
           "The first row that holds a NaN or an infinity, or -1.", py::arg("array"),
           py::arg("type"), py::arg("level"), py::arg("threads"));
+    m.def("count_votes", &count_votes,
+          "Counts the votes of lists of neighbours for each of `ks`, into the arrays passed; see\n"
+          "csrc/count.hpp.",
+          py::kw_only(), py::arg("codes"), py::arg("classes"), py::arg("rows"), py::arg("weights"),
+          py::arg("ks"), py::arg("votes").noconvert(), py::arg("tied").noconvert(),
+          py::arg("counts"), py::arg("slack"), py::arg("threads"));
     m.def("run", &run,
           "Answers all queries at each layer, into the arrays passed. With `target`, a vote is that\n"
           "class or -1. `first_stage` names the filter stage to begin with; None: a rule chooses.\n"

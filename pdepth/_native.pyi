@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -44,6 +44,19 @@ def unit_rows(
     array: NDArray[Any], type: str, out: NDArray[Any], level: str, threads: int
 ) -> int: ...
 def first_not_finite(array: NDArray[Any], type: str, level: str, threads: int) -> int: ...
+def count_votes(
+    *,
+    codes: NDArray[Any],
+    classes: int,
+    rows: NDArray[Any],
+    weights: NDArray[Any] | None,
+    ks: Sequence[int],
+    votes: NDArray[Any],
+    tied: NDArray[Any],
+    counts: NDArray[Any] | None,
+    slack: float,
+    threads: int,
+) -> None: ...
 def run(
     *,
     layers: list[tuple[Support, _Rows | None]],
