@@ -72,8 +72,8 @@ class Index:
                 there, which is read into memory; so may queries be and rows that are added.
             labels: (M,) integers, the rows' classes; None for an index that does not vote.
             metric: as in `pdepth.kneighbors`.
-            copy: False keeps the caller's array, which must not change: a sample of its rows is
-                compared before each search.
+            copy: False keeps the caller's array, which must not change: 64 of its rows are compared
+                before each search; by cosine copies are kept that are normalised.
             backend: as in `pdepth.probe_votes`; with triton the rows stay on the device.
             memory: bytes, or an amount such as "8GiB", that packed rows may take; a support that
                 needs more is packed anew, in chunks, by each search. None: half of what is free.
