@@ -12,6 +12,7 @@ import torch
 
 from pdepth import definition
 from pdepth.compat import faiss as compat
+from pdepth.compat.faiss.flat import _largest_below
 
 from helpers.cases import largest_by_definition
 
@@ -71,11 +72,9 @@ def test_parameters_of_either_are_taken(module: Any, mapped: bool) -> None:
     assert (found[1] == 10 + near(ROWS[10:20], 3)).all()
 
 
-def test_parameters_of_other_indexes_of_faiss_are_taken_as_there() -> None:
+def test_parameters_of_faiss_other_indexes_are_taken_as_there() -> None:
     params = faiss.SearchParametersIVF(sel=faiss.IDSelectorRange(10, 20))
-    for module in (faiss, compat):
-        found = filled(module).search(QUERIES, 3, params=params)
-        assert (found[1] == 10 + near(ROWS[10:20], 3)).all()
+    assert (filled(compat).search(QUERIES, 3, params=params)[1] == 10 + near(ROWS[10:20], 3)).all()
 
 
 def near(rows: Any, k: int) -> Any:
@@ -127,6 +126,16 @@ def test_numbers_beyond_float32_are_named(kind: Any) -> None:
         assert index.ntotal == 200
         assert len(index.search(kind(queries), 3)[1]) == 20
         assert len(index.range_search(QUERIES, 1e39)[2]) == 20 * 200
+
+
+def test_the_largest_number_that_rounds_below() -> None:
+    for bound in np.float32([1, -1, 0, 1e-45, -1e-45, 3.4028235e38, -3.4028235e38, 0.1, np.inf]):
+        limit = _largest_below(float(bound))
+        with np.errstate(over="ignore"):
+            assert np.float32(limit) < bound
+            assert not np.float32(np.nextafter(limit, np.inf)) < bound
+    assert np.isnan(_largest_below(-np.inf))
+    assert np.isnan(_largest_below(np.nan))
 
 
 @pytest.mark.parametrize("metric", [compat.METRIC_L2, compat.METRIC_INNER_PRODUCT])
