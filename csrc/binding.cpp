@@ -51,7 +51,8 @@ const Level& level_named(const std::string& name) {
 namespace {
 
 const FilterStage& stage_named(const Level& level, const std::string& name) {
-    if (level.differences.name == name) return level.differences;
+    for (const FilterStage* stage : {&level.differences, &level.leaves})
+        if (stage->name == name) return *stage;
     for (int i = 0; i < level.products_count; i++)
         if (level.products[i].name == name) return level.products[i];
     throw std::invalid_argument("stage: expected a filter stage of the level, got " + name + ".");
@@ -139,6 +140,7 @@ std::vector<py::dict> filter_stages(const std::string& name) {
     std::vector<py::dict> result;
     for (int i = 0; i < level.products_count; i++)
         result.push_back(description_of(level.products[i]));
+    result.push_back(description_of(level.leaves));
     result.push_back(description_of(level.differences));
     return result;
 }
@@ -164,7 +166,8 @@ py::dict filter_scores(const Rows& support, const Rows& queries, const std::stri
         y_residuals(y.rows), x_norms(x.rows), x_residuals(x.rows);
     Dense<double> lower({x.rows, y.rows}), upper({x.rows, y.rows}), at_norm({x.rows, y.rows}),
         from_lower({x.rows, y.rows}), from_upper({x.rows, y.rows});
-    score_all(y, x, {data_or_null(centre), scale, inner_products}, stage, &stage == &level.differences,
+    score_all(y, x, {data_or_null(centre), scale, inner_products}, stage,
+              &stage == &level.differences || &stage == &level.leaves,
               {scores.mutable_data(), lower.mutable_data(), upper.mutable_data(),
                at_norm.mutable_data(), from_lower.mutable_data(), from_upper.mutable_data(),
                cuts.mutable_data(), y_norms.mutable_data(), y_residuals.mutable_data(), x_norms.mutable_data(), x_residuals.mutable_data()});
@@ -173,6 +176,21 @@ py::dict filter_scores(const Rows& support, const Rows& queries, const std::stri
                     "from_upper"_a = from_upper, "cuts"_a = cuts, "support_norms"_a = y_norms,
                     "support_residuals"_a = y_residuals, "query_norms"_a = x_norms,
                     "query_residuals"_a = x_residuals);
+}
+
+py::dict leaf_scores(const Rows& support, const Rows& queries, const std::string& level_name) {
+    const Matrix y = matrix_of(support), x = matrix_of(queries);
+    const Level& level = level_named(level_name);
+    require(x.width == y.width && x.width >= 1 && x.width <= level.differences.section &&
+                x.rows >= 1 && y.rows >= 1,
+            "support, queries: expected rows of one width, up to a section's columns.");
+    const LeafScores found = score_leaves(y, x, level);
+    Dense<int64_t> rows({found.leaves, found.leaf_rows});
+    Dense<float> boxes({x.rows, found.leaves}), scores({x.rows, found.leaves, found.leaf_rows});
+    std::copy(found.rows.begin(), found.rows.end(), rows.mutable_data());
+    std::copy(found.boxes.begin(), found.boxes.end(), boxes.mutable_data());
+    std::copy(found.scores.begin(), found.scores.end(), scores.mutable_data());
+    return py::dict("rows"_a = rows, "boxes"_a = boxes, "scores"_a = scores);
 }
 
 py::bytes arithmetic(const std::optional<std::string>& environment) {

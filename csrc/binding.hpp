@@ -42,6 +42,7 @@ HeldSupport support_of(const Rows& rows, const std::string& metric, int64_t kept
 // The rows of `before` and more after them.
 HeldSupport support_after(const HeldSupport& before, const Rows& rows);
 int64_t nbytes_of(const HeldSupport& held);
+bool has_leaves(const HeldSupport& held);  // kept for later calls
 // What a support has packed, views of its memory, for a file; None where it has packed nothing.
 std::optional<py::dict> packing_of(const HeldSupport& held);
 // A support with what `packing_of` returned of the same rows: the arrays are borrowed.
@@ -54,6 +55,7 @@ py::dict constants();
 py::dict filter_scores(const Rows& support, const Rows& queries, const std::string& level,
                        const std::string& stage, std::optional<Dense<double>> centre,
                        double scale, bool inner_products);
+py::dict leaf_scores(const Rows& support, const Rows& queries, const std::string& level);
 // The calling thread's floating-point environment; the default one is set, or the one passed.
 py::bytes arithmetic(const std::optional<std::string>& environment);
 int64_t unit_rows(const py::array& array, const std::string& type, Dense<double> out,

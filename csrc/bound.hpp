@@ -63,6 +63,8 @@ inline double relative_of(const float* norms, const float* residuals, int64_t co
 // What the scores by products of packed rows share.
 class ByProducts {
 public:
+    static constexpr bool kByNorm = true;  // the error grows with a row's norm
+
     struct Query {
         double norm;
         double image;    // at least the norm of what was packed
@@ -168,6 +170,8 @@ private:
 };
 
 struct DifferencesBound {
+    static constexpr bool kByNorm = false;
+
     struct Query {
         double residual;
     };

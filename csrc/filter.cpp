@@ -5,6 +5,7 @@
 #include <new>
 #include <utility>
 
+#include "candidates.hpp"
 #include "certificate.hpp"
 #include "packing.hpp"
 #include "pair_run.hpp"
@@ -30,13 +31,18 @@ constexpr int32_t kMostDrops = 128;                   // of one query's list, be
 template <class Bound>
 class Filter {
 public:
-    Filter(Session& session, const FilterStage& stage, const Bound& bound)
-        : session_(session), stage_(stage), bound_(bound),
+    // With leaves, each query scans only those that are near it.
+    Filter(Session& session, const FilterStage& stage, const Bound& bound,
+           const Leaves* leaves = nullptr)
+        : session_(session), stage_(stage), bound_(bound), leaves_(leaves),
+          order_(leaves ? leaves->order : session.reading->order),
+          positions_of_(leaves ? leaves->positions : session.reading->positions),
           columns_(stage.columns(session.support->width)),
           row_bytes_(columns_ * stage.item_size),
           starts_(stage.starts(session.support->width)),
-          rows_(static_cast<int64_t>(session.reading->order.size())) {
-        const int64_t k = session.question.k, tile = stage.support_rows;
+          rows_(static_cast<int64_t>(order_.size())),
+          most_at_once_(leaves ? session.level.leaf_rows : stage.support_rows) {
+        const int64_t k = session.question.k, tile = most_at_once_;
         soft_limit_ = std::max<int64_t>(128, k + k / 2 + 2 * tile);
         capacity_ = std::min(std::max(stage.item_size == 1 ? kByteList : kList, 2 * soft_limit_),
                              round_up(rows_, tile) + 2 * tile);
@@ -44,6 +50,7 @@ public:
 
     std::vector<int64_t> run(const std::vector<int64_t>& queries) {
         const auto count = static_cast<int64_t>(queries.size());
+        session_.order = &order_;
         const bool kept = find_kept();
         held_ = kept ? round_up(rows_, stage_.support_rows) : rows_held();
         if (kept)
@@ -104,6 +111,10 @@ private:
 
     // Takes the packed form that the support keeps, if it keeps one.
     bool find_kept() {
+        if (leaves_) {
+            support_ = leaves_->panel;
+            return true;
+        }
         const Support& support = *session_.layer->support;
         if (rows_ * row_bytes_ > support.kept_bytes) return false;
         try {
@@ -213,7 +224,7 @@ private:
             const double scale = session_.reading->scale;
             if (within < kInfinity)
                 proven_[i] = bound_.score_at(limits_[i], within * scale * scale);
-            if (session_.leaves_out()) self_[i] = session_.reading->positions[rows[i]];
+            if (session_.leaves_out()) self_[i] = positions_of_[rows[i]];
         }
     }
 
@@ -224,7 +235,10 @@ private:
             const int64_t query = items[item], end = items[item + 1];
             // The bound may have grown with this chunk.
             for (int64_t q = query; q < end; q++) lower_cut(q);
-            scan_item(query, end, first, count, thread);
+            if (leaves_)
+                search_leaves(query, end, thread);
+            else
+                scan_item(query, end, first, count, thread);
             if (last) finish(query, end, thread);
             session_.done += end - query;
         });
@@ -249,6 +263,21 @@ private:
                     in->filter->make_room(in->first_query + q);
                 },
                 &context};
+    }
+
+    void search_leaves(int64_t query, int64_t end, int thread) {
+        LeafScratch& room = session_.scratch[thread]->leaves;
+        const int64_t tile = stage_.query_rows;
+        LeafSearch search = leaves_->search(session_.question.k, session_.level, room);
+        for (int64_t q = query; q < end; q++) {
+            if (overflowed_[q]) continue;
+            Context context{this, q};
+            search.query =
+                static_cast<const float*>(queries_.values) + q / tile * tile * columns_ + q % tile;
+            search.lists = lists_of(context);
+            session_.level.search_leaves(search);
+        }
+        session_.team.check(thread);
     }
 
     // own: the position of the chunk's first query, where the support's rows are queries of the chunk
@@ -295,7 +324,7 @@ private:
 
     void make_room(int64_t q) {
         tighten(q);
-        const int64_t needed = size_[q] + stage_.support_rows;
+        const int64_t needed = size_[q] + most_at_once_;
         if (needed > limit_[q])
             limit_[q] = static_cast<int32_t>(std::min(capacity_, 2 * needed));
         if (needed <= capacity_) return;
@@ -338,34 +367,47 @@ private:
         });
     }
 
-    // The largest of `values` of the candidates whose score is at most `best`. They are not negative,
-    // and so in the order of their bits; which ones count cannot be foreseen, so nothing branches.
-    static float largest_of(const float* values, const float* scores, const uint32_t* positions,
-                            int64_t count, float best) {
-        int32_t largest = 0;
-        for (int64_t i = 0; i < count; i++) {
-            int32_t bits;
-            std::memcpy(&bits, values + positions[i], sizeof bits);
-            bits &= -static_cast<int32_t>(scores[i] <= best);
-            largest = std::max(largest, bits);
-        }
-        float value;
-        std::memcpy(&value, &largest, sizeof value);
-        return value;
-    }
-
-    // Lowers the cut to what the k best candidates prove, and drops the candidates above it.
-    void tighten(int64_t q) {
+    // Lowers the cut to what the k best candidates prove, and drops the candidates above it. Returns
+    // a score that k of them do not exceed, and more only where they tie.
+    float tighten(int64_t q) {
         const float* const scores = scores_ + q * capacity_;
         const uint32_t* const positions = positions_ + q * capacity_;
-        if (size_[q] < session_.question.k) return;
+        if (size_[q] < session_.question.k) return kInfinity;
         const float best = session_.level.kth_score(scores, size_[q], session_.question.k);
         // The bound grows with the norm, the residual and the score.
-        const float norm = largest_of(support_.norms, scores, positions, size_[q], best);
-        const float residual = largest_of(row_residuals_, scores, positions, size_[q], best);
+        const auto [norm, residual] = largest(q, best);
         proven_[q] = std::min(proven_[q], bound_.bounds(limits_[q], best, norm, residual).upper);
         lower_cut(q);
         keep(q, [cut = cut_[q]](float score) { return score < cut; });
+        return best;
+    }
+
+    // The largest norm and residual of the candidates whose score is at most `best`.
+    std::pair<float, float> largest(int64_t q, float best) const {
+        if (!Bound::kByNorm) return {0.0f, 0.0f};
+        const float* const scores = scores_ + q * capacity_;
+        const uint32_t* const positions = positions_ + q * capacity_;
+        return {largest_of(support_.norms, scores, positions, size_[q], best),
+                largest_of(row_residuals_, scores, positions, size_[q], best)};
+    }
+
+    // Whether exactly k candidates score no more than `best`, and all others surely more: whichever
+    // has the largest norm and residual, with which the error grows.
+    bool has_gap(int64_t q, float best) const {
+        const float* const scores = scores_ + q * capacity_;
+        const Gap gap = gap_after(scores, size_[q], best);
+        if (gap.near != session_.question.k || gap.next == kInfinity)
+            return gap.near == session_.question.k;
+        const auto [norm, residual] = largest(q, kInfinity);
+        return bound_.bounds(limits_[q], gap.last, norm, residual).upper <
+               bound_.bounds(limits_[q], gap.next, norm, residual).lower;
+    }
+
+    void answer_best(int64_t q, float best, Scratch& s) {
+        s.ballot.clear();
+        for (int64_t i = q * capacity_; i < q * capacity_ + size_[q]; i++)
+            if (scores_[i] <= best) s.ballot.add(session_.question.codes[order_[positions_[i]]]);
+        answer(session_, numbers_[q], s.ballot);
     }
 
     // Whether to settle all of so many candidates takes less than to drop those that may be.
@@ -382,7 +424,7 @@ private:
     // Answers a query from its list.
     void finish(int64_t q, Scratch& s) {
         if (overflowed_[q]) return;
-        tighten(q);
+        const float best = tighten(q);
         // The list holds k, or all that are near enough; if not, the bound would be wrong: then
         // slowly rather than wrongly.
         const Question& question = session_.question;
@@ -390,6 +432,7 @@ private:
         const bool few = count < k;
         if (dropped_[q] < cut_[q] || (few && !(session_.within(query) < kInfinity)))
             return give_up(q);
+        if (!few && !session_.answers.rows && has_gap(q, best)) return answer_best(q, best, s);
         const float* const scores = scores_ + q * capacity_;
         const uint32_t* const positions = positions_ + q * capacity_;
         if (session_.answers.rows && few_more(count)) {
@@ -401,7 +444,7 @@ private:
             const uint32_t at = positions[i];
             const Interval score =
                 bound_.bounds(limits_[q], scores[i], support_.norms[at], row_residuals_[at]);
-            s.candidates.push_back({score.lower, score.upper, session_.reading->order[at]});
+            s.candidates.push_back({score.lower, score.upper, order_[at]});
         }
         answer_from_candidates(session_, query,
                                bound_.score_of_distance(limits_[q], session_.reading->scale), s);
@@ -410,7 +453,12 @@ private:
     Session& session_;
     const FilterStage& stage_;
     Bound bound_;
-    int64_t columns_, row_bytes_, starts_, rows_, soft_limit_, capacity_;
+    const Leaves* leaves_;
+    const std::vector<int64_t>& order_;
+    const std::vector<uint32_t>& positions_of_;
+    int64_t columns_, row_bytes_, starts_, rows_;
+    int64_t most_at_once_;  // candidates
+    int64_t soft_limit_, capacity_;
     int64_t held_ = 0;     // rows of the packed support at a time
     int64_t packed_ = -1;  // the first position of those that are packed
     std::vector<int64_t> given_up_;
@@ -443,8 +491,9 @@ std::vector<int64_t> filter(Session& session, const FilterStage& stage,
 }
 
 std::vector<int64_t> filter(Session& session, const FilterStage& stage,
-                            const DifferencesBound& bound, const std::vector<int64_t>& queries) {
-    return Filter<DifferencesBound>(session, stage, bound).run(queries);
+                            const DifferencesBound& bound, const std::vector<int64_t>& queries,
+                            const Leaves* leaves) {
+    return Filter<DifferencesBound>(session, stage, bound, leaves).run(queries);
 }
 
 }  // namespace pdepth

@@ -74,6 +74,35 @@ struct ScanItem {
     uint32_t first_query_position;
 };
 
+// Boxes are scored so many at a time: [column][lowest, highest][kBoxes].
+constexpr int64_t kBoxes = 16;
+
+// Rows whose value in a column is less than another's are in the lower part. What a part is parted
+// into has a number; that of a leaf is ~leaf.
+struct Split {
+    float value;
+    int32_t column, lower, upper;
+};
+
+// One query against rows in leaves: some that lie near each other, with the box around them. Groups of
+// kBoxes leaves have boxes too. See leaves.hpp.
+struct LeafSearch {
+    const float* query;          // its columns are query_rows apart, as the stage packs them
+    const float* rows;           // packed support, leaf after leaf
+    const float* boxes;          // of leaves
+    const float* group_boxes;    // of groups
+    const Split* splits;         // the first parts all; null for a single leaf
+    const uint8_t* filled;       // rows of each leaf
+    int64_t columns;             // no more than the stage's section
+    int64_t leaves;              // whole groups
+    int64_t seeds;               // rows that are scanned before any is skipped, if there are as many
+    float* group_scores;         // room for the groups, to a multiple of kBoxes
+    float* scores;               // room for the leaves, likewise
+    uint32_t* numbers;           // likewise
+    uint32_t* near;              // likewise
+    Lists lists;                 // of this query
+};
+
 enum class Side { query, support };
 
 // One way to score every query against every support row: the numbers that rows are packed into,
@@ -131,7 +160,15 @@ struct Level {
     // A value that k of the scores do not exceed, and more only where they tie.
     float (*kth_score)(const float* scores, int64_t count, int64_t k);
 
+    // Takes as candidates the rows of near leaves. A leaf whose box has no score below the cut has no
+    // row with one.
+    void (*search_leaves)(const LeafSearch& search);
+    // Scores of one group of boxes, no more than that of any row in them.
+    void (*score_boxes)(const LeafSearch& search, const float* boxes, int64_t group, float* scores);
+
     FilterStage differences;
+    FilterStage leaves;  // the same of near leaves alone
+    int64_t leaf_rows;
     // From the fastest to the finest; a query whose candidates overflow goes on to the next.
     int products_count;
     FilterStage products[4];

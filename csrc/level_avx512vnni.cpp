@@ -25,5 +25,6 @@ struct Simd : Avx512 {
 
 namespace pdepth {
 constexpr Level avx512vnni_level{"avx512vnni", widen, finite, summarise, squared_distance, inner_product, kth_score,
-                                 kDifferences, 3, {kByteProducts, kIntegerProducts, kFloatProducts}};
+                                 search_leaves, score_boxes,
+                                 kDifferences, kLeaves, kLeafRows, 3, {kByteProducts, kIntegerProducts, kFloatProducts}};
 }

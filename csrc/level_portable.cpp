@@ -16,5 +16,6 @@ using Simd = Portable;
 
 namespace pdepth {
 constexpr Level portable_level{"portable", widen, finite, summarise, squared_distance, inner_product, kth_score,
-                               kDifferences, 3, {kByteProducts, kIntegerProducts, kFloatProducts}};
+                               search_leaves, score_boxes,
+                               kDifferences, kLeaves, kLeafRows, 3, {kByteProducts, kIntegerProducts, kFloatProducts}};
 }

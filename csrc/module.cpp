@@ -22,6 +22,7 @@ PYBIND11_MODULE(_native, m) {
         .def("keep", [](HeldSupport& held, int64_t bytes) { held.support->kept_bytes = bytes; },
              py::arg("bytes"))
         .def_property_readonly("array", [](const HeldSupport& held) { return held.array; })
+        .def_property_readonly("has_leaves", &has_leaves)
         .def_property_readonly("nbytes", &nbytes_of);
     m.def("levels", &levels, "Compiled levels, best last, and whether this machine runs each.");
     m.def("filter_stages", &filter_stages,
@@ -32,6 +33,9 @@ PYBIND11_MODULE(_native, m) {
           "Every score of one filter stage, and the bound on the true one.", py::arg("support"),
           py::arg("queries"), py::arg("level"), py::arg("stage"), py::arg("centre") = py::none(),
           py::arg("scale") = 1.0, py::arg("inner_products") = false);
+    m.def("leaf_scores", &leaf_scores,
+          "Rows of a support in leaves, and the scores of each leaf's box and of each row in it.",
+          py::arg("support"), py::arg("queries"), py::arg("level"));
     m.def("arithmetic", &arithmetic,
           "Sets this thread's floating-point environment: the default one (round to nearest,\n"
           "subnormal numbers kept), or one that a call returned. Returns the one before.",

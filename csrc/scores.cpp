@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bound.hpp"
+#include "leaves.hpp"
 #include "packed.hpp"
 
 namespace pdepth {
@@ -101,6 +102,42 @@ void score_all(const Matrix& support, const Matrix& queries, Transform transform
     else
         apply(ProductsBound(stage, support.width, largest), y, x, support.rows,
               queries.rows, transform.scale, out);
+}
+
+LeafScores score_leaves(const Matrix& support, const Matrix& queries, const Level& level) {
+    Team team(1, [] {});
+    Support rows(support, Metric::squared_distance, 0);
+    const std::shared_ptr<Reading> reading = rows.read(support.rows, level, team);
+    const std::shared_ptr<const Leaves> leaves = split(support, *reading, team);
+    const FilterStage& stage = level.differences;
+    PackedRows memory;
+    const Panel x = packed(queries, reading->transform(stage), stage, Side::query, memory);
+
+    LeafScores out{leaves->count, level.leaf_rows, leaves->order, {}, {}};
+    const int64_t places = leaves->count * level.leaf_rows;
+    out.boxes.resize(queries.rows * leaves->count);
+    out.scores.assign(queries.rows * places, std::numeric_limits<float>::infinity());
+    LeafScratch room;
+    for (int64_t q = 0; q < queries.rows; q++) {
+        // A cut above any finite score takes every row: with all seeds, each leaf is scanned.
+        float cut = std::numeric_limits<float>::infinity();
+        int32_t size = 0, limit = static_cast<int32_t>(places) + 1;
+        uint32_t self = kNoPosition;
+        std::vector<float> scores(limit);
+        std::vector<uint32_t> positions(limit);
+        LeafSearch search = leaves->search(support.rows, level, room);
+        const int64_t tile = stage.query_rows;
+        search.query =
+            static_cast<const float*>(x.values) + q / tile * tile * support.width + q % tile;
+        search.lists = {&cut, &size, &limit, &self, scores.data(), positions.data(), limit,
+                        [](void*, int64_t) {}, nullptr};
+        level.search_leaves(search);
+        for (int32_t i = 0; i < size; i++) out.scores[q * places + positions[i]] = scores[i];
+        for (int64_t group = 0; group < leaves->count / kBoxes; group++)
+            level.score_boxes(search, search.boxes, group,
+                              out.boxes.data() + q * leaves->count + group * kBoxes);
+    }
+    return out;
 }
 
 }  // namespace pdepth

@@ -1,6 +1,8 @@
 // Every score of one filter stage with its bound, for the tests that try to break the bound.
 #pragma once
 
+#include <vector>
+
 #include "level.hpp"
 
 namespace pdepth {
@@ -22,5 +24,15 @@ struct StageScores {
 // Norms, the centre's too where it matters, must be below 2^60 after the transform.
 void score_all(const Matrix& support, const Matrix& queries, Transform transform,
                const FilterStage& stage, bool differences, const StageScores& out);
+
+// What leaves are compared by: of each query, the score of each leaf's box and of each row in it.
+struct LeafScores {
+    int64_t leaves, leaf_rows;
+    std::vector<int64_t> rows;  // leaves x leaf_rows, -1 where there is none
+    std::vector<float> boxes;   // queries x leaves
+    std::vector<float> scores;  // queries x leaves x leaf_rows
+};
+
+LeafScores score_leaves(const Matrix& support, const Matrix& queries, const Level& level);
 
 }  // namespace pdepth

@@ -13,6 +13,7 @@
 #include "ballot.hpp"
 #include "buffer.hpp"
 #include "call.hpp"
+#include "leaves.hpp"
 #include "nearest.hpp"
 #include "packed.hpp"
 #include "support.hpp"
@@ -46,6 +47,7 @@ struct Scratch {
 
     Ballot ballot;
     Buffer<float> partial;
+    LeafScratch leaves;
     std::vector<double> query;     // widened
     std::vector<double> distance;  // room for the sums of one distance
     std::vector<double> sorted;
@@ -133,6 +135,8 @@ public:
     const Layer* layer = nullptr;
     const Matrix* support = nullptr;
     std::shared_ptr<Reading> reading;
+    std::shared_ptr<const Leaves> leaves;  // where the layer's rows are searched in them
+    const std::vector<int64_t>* order = nullptr;  // of the present stage: position -> support row
     int64_t index = 0;
     std::atomic<int64_t> done{0};  // of `total`, in the present stage of the layer
     int64_t total = 1;

@@ -61,7 +61,7 @@ void settle_group(const Session& session, CandidateList* begin, CandidateList* e
                   Scratch& s) {
     const auto start = Clock::now();
     const Matrix& support = *session.support;
-    const std::vector<int64_t>& order = session.reading->order;
+    const std::vector<int64_t>& order = *session.order;
     s.queries.resize((end - begin) * support.width);
     int64_t named = 0;
     for (CandidateList* list = begin; list < end; list++) named += list->count;
@@ -129,7 +129,7 @@ void SettledQuery::add_nearest(int64_t open) { pdepth::add_nearest(session_, que
 
 void settle_lists(const Session& session, Scratch& s) {
     const auto lists = static_cast<int64_t>(s.lists.size());
-    const auto rows = static_cast<int64_t>(session.reading->order.size());
+    const auto rows = static_cast<int64_t>(session.order->size());
     const Matrix& support = *session.support;
     int64_t named = 0;
     for (const CandidateList& list : s.lists) named += list.count;

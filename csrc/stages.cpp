@@ -1,9 +1,13 @@
 #include "stages.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <mutex>
+#include <new>
 
 #include "bound.hpp"
+#include "leaves.hpp"
 #include "pairs.hpp"
 #include "pilot.hpp"
 
@@ -11,6 +15,18 @@ namespace pdepth {
 namespace {
 
 constexpr int64_t kDifferencesUpTo = 12;  // columns
+
+// When leaves pay, in nanoseconds as measured on AVX2: to part and pack a row, by the doublings of
+// their number and by columns; to score one by a scan, about one.
+constexpr double kOfDoubling = 25, kOfColumn = 10;
+// The scan has to cost some times as much as the leaves take to make, and a few milliseconds.
+constexpr double kTimesMade = 2, kLeastScan = 8e6;
+// Of the leaves, those that a query may visit: beside differences, or products of half the time.
+constexpr double kMostVisited = 0.35, kMostBesideProducts = 0.1;
+constexpr int64_t kWidest = 320;  // columns; pdepth/backends/cpu.py counts their memory
+
+bool is_narrow(const Session& session) { return session.support->width <= kDifferencesUpTo; }
+
 
 constexpr int64_t kPilotedFrom = 64;  // columns: below, more time goes into lists than into products
 
@@ -56,11 +72,25 @@ bool pays_remembered(Session& session, const FilterStage& stage, int64_t queries
     return reading.pilots.back().pays;
 }
 
-// Where the stages begin: with differences where rows are narrow, else with the first that pays.
+// Whether leaves are faster for these queries, and are made or have had enough queries to be.
+bool leaves_pay(Session& session, const std::vector<int64_t>& queries) {
+    Reading& reading = *session.reading;
+    const auto rows = static_cast<double>(reading.order.size());
+    const auto width = static_cast<double>(session.support->width);
+    const double making = rows * (kOfDoubling * std::log2(rows) + kOfColumn * width);
+    const bool enough = reading.asked * rows >= std::max(kTimesMade * making, kLeastScan);
+    if (!reading.leaves && !enough) return false;
+    double& visited = reading.visited[std::ilogb(static_cast<double>(session.question.k))];
+    if (visited == 0) visited = visited_share(session, queries);
+    return visited < (is_narrow(session) ? kMostVisited : kMostBesideProducts);
+}
+
+// Where the stages begin: with leaves, if there are any, with differences where rows are narrow, else with the first that pays.
 const FilterStage& first_of(Session& session, const std::vector<const FilterStage*>& stages,
                             int64_t queries) {
     const int64_t width = session.support->width;
-    if (width <= kDifferencesUpTo && !session.inner_products()) return *stages.back();
+    if (session.leaves) return *stages.front();
+    if (is_narrow(session) && !session.inner_products()) return *stages.back();
     for (const FilterStage* stage : stages)
         if (stage->gain == 0 ||
             (width >= kPilotedFrom && pays_remembered(session, *stage, queries)))
@@ -74,7 +104,9 @@ std::vector<const FilterStage*> stages_of(Session& session, int64_t queries) {
     if (!session.reading->bounded()) return {};
     const Level& level = session.level;
     std::vector<const FilterStage*> stages;
-    for (int i = 0; i < level.products_count; i++) stages.push_back(&level.products[i]);
+    if (session.leaves) stages.push_back(&level.leaves);
+    for (int i = 0; i < level.products_count && !(session.leaves && is_narrow(session)); i++)
+        stages.push_back(&level.products[i]);
     if (!session.inner_products()) stages.push_back(&level.differences);
     if (stages.empty()) return {};
 
@@ -95,6 +127,30 @@ bool too_few(const Session& session, const FilterStage& stage, int64_t queries) 
     Reading& reading = *session.reading;
     const std::lock_guard<std::mutex> lock(reading.mutex);
     return static_cast<double>(queries) * kToSettle < kToPack && !present(reading, stage);
+}
+
+std::shared_ptr<const Leaves> leaves_for(Session& session, const std::vector<int64_t>& queries) {
+    const char* const forced = session.question.first_stage;
+    const Level& level = session.level;
+    const int64_t width = session.support->width;
+    Reading& reading = *session.reading;
+    const bool wanted = forced && std::strcmp(forced, level.leaves.name) == 0;
+    if ((forced && !wanted) || session.inner_products() || !reading.bounded() ||
+        width > std::min(level.differences.section, kWidest) ||
+        leaves_nbytes(reading, width) > session.question.held_bytes)
+        return nullptr;
+    const bool kept = leaves_nbytes(reading, width) <= session.layer->support->kept_bytes;
+    const std::lock_guard<std::mutex> lock(reading.mutex);
+    reading.asked += static_cast<double>(queries.size());
+    if (!wanted && !leaves_pay(session, queries)) return nullptr;
+    if (reading.leaves) return reading.leaves;
+    try {
+        const auto leaves = split(*session.support, reading, session.team);
+        if (kept) reading.leaves = leaves;
+        return leaves;
+    } catch (const std::bad_alloc&) {
+        return nullptr;
+    }
 }
 
 }  // namespace pdepth

@@ -6,6 +6,8 @@
 #include <numeric>
 #include <utility>
 
+#include "leaves.hpp"
+
 namespace pdepth {
 namespace {
 
@@ -247,6 +249,7 @@ int64_t Support::nbytes() const {
     auto bytes = static_cast<int64_t>(reading->order.size() * sizeof(int64_t) +
                                       reading->positions.size() * sizeof(uint32_t));
     for (const PackedStage& packed : reading->stages) bytes += packed.memory->nbytes();
+    if (reading->leaves) bytes += reading->leaves->nbytes();
     return bytes;
 }
 

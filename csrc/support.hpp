@@ -1,6 +1,7 @@
 // A layer's support: its rows, what one reading of them finds out, and their packed forms.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -19,6 +20,8 @@ enum class Metric { squared_distance, inner_product };
 // of values 2^-120 times as large are still above its beginning. Rows that join later may be longer.
 constexpr int kScaledExponent = 60;
 constexpr float kLargestScaled = 0x1p62f;  // norm of a row that a stage can serve
+
+struct Leaves;
 
 struct KeptRows : PackedRows {
     int64_t capacity = 0;          // rows
@@ -63,6 +66,9 @@ struct Reading {
     std::mutex mutex;                 // of what follows
     std::vector<PackedStage> stages;
     std::vector<Pilot> pilots;
+    std::shared_ptr<const Leaves> leaves;  // where it pays for later searches
+    double asked = 0;                 // queries so far
+    std::array<double, 64> visited{}; // by log2 of k: the predicted share of leaves, or 0
 
     bool bounded() const;  // whether the norms allow filter stages
     // How a stage takes rows. Those that float32 holds as they are need no centre where they are

@@ -70,6 +70,13 @@ place of |y|^2 / 2 in point 3, summed in float64 and at most |m| |y|, so that tw
 score is within n u of |x^ - y^|^2, and | |x - y| - |x^ - y^| | <= |x - x^| + |y - y^|. Support
 rows that float32 holds as they are have no residual; else it is at most u times the largest norm.
 
+**Leaves.** Rows are grouped into leaves; a leaf's box is the least and the largest packed value of
+its rows in each column, exactly. The score of the box is the sum over columns of max(least - x^,
+x^ - largest, 0)^2, computed as differences are: the same operations on the same columns in the same
+order. Rounding is monotone, a <= b makes round(a) <= round(b), and so each computed difference,
+square and sum of the box is no more than that of any row in it. A leaf whose box is not below the
+cut therefore has no row that differences would have listed: it needs no bound of its own.
+
 **What a bound proves.** With lower <= S <= upper for every candidate: the k-th smallest upper
 bound is no less than the k-th neighbour's score, so a row whose lower bound exceeds it is no
 neighbour; a row whose upper bound is below the (k+1)-th smallest lower bound is one
