@@ -27,7 +27,6 @@ constexpr int64_t kWidest = 320;  // columns; pdepth/backends/cpu.py counts thei
 
 bool is_narrow(const Session& session) { return session.support->width <= kDifferencesUpTo; }
 
-
 constexpr int64_t kPilotedFrom = 64;  // columns: below, more time goes into lists than into products
 
 // Costs, in multiply-adds of the stage after the one that is tried, as measured at width 512 to 65,536.
@@ -85,7 +84,8 @@ bool leaves_pay(Session& session, const std::vector<int64_t>& queries) {
     return visited < (is_narrow(session) ? kMostVisited : kMostBesideProducts);
 }
 
-// Where the stages begin: with leaves, if there are any, with differences where rows are narrow, else with the first that pays.
+// Where the stages begin: with leaves, if there are any, with differences where rows are narrow, else
+// with the first that pays.
 const FilterStage& first_of(Session& session, const std::vector<const FilterStage*>& stages,
                             int64_t queries) {
     const int64_t width = session.support->width;
