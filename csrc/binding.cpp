@@ -8,6 +8,7 @@
 
 #include "bound.hpp"
 #include "call.hpp"
+#include "directions.hpp"
 #include "scores.hpp"
 #include "units.hpp"
 
@@ -51,6 +52,7 @@ namespace {
 
 const FilterStage& stage_named(const Level& level, const std::string& name) {
     if (level.differences.name == name) return level.differences;
+    if (level.directions.name && level.directions.name == name) return level.directions;
     for (int i = 0; i < level.products_count; i++)
         if (level.products[i].name == name) return level.products[i];
     throw std::invalid_argument("stage: expected a filter stage of the level, got " + name + ".");
@@ -122,7 +124,8 @@ std::vector<py::dict> filter_stages(const std::string& name) {
 }
 
 py::dict constants() {
-    return py::dict("UNIT"_a = kUnit, "LOST"_a = kLost, "MARGIN"_a = kMargin,
+    return py::dict("IMAGE_COLUMNS"_a = kImageColumns, "PROJECTED_SECTION"_a = kProjectedSection,
+                    "UNIT"_a = kUnit, "LOST"_a = kLost, "MARGIN"_a = kMargin,
                     "SETTLEMENT"_a = kSettlement, "NEGLIGIBLE"_a = kNegligible);
 }
 
@@ -145,6 +148,31 @@ py::dict filter_scores(const Rows& support, const Rows& queries, const std::stri
                y_residuals.mutable_data(), x_norms.mutable_data(), x_residuals.mutable_data()});
     return py::dict("scores"_a = scores, "lower"_a = lower, "upper"_a = upper,
                     "at_norm"_a = at_norm, "cuts"_a = cuts, "support_norms"_a = y_norms,
+                    "support_residuals"_a = y_residuals, "query_norms"_a = x_norms,
+                    "query_residuals"_a = x_residuals);
+}
+
+py::dict image_scores(const Rows& support, const Rows& queries, const std::string& level_name,
+                      const Dense<float>& directions, double departure, double floor, double scale,
+                      const Dense<double>& distances) {
+    const Matrix y = matrix_of(support), x = matrix_of(queries);
+    const Level& level = level_named(level_name);
+    require(level.directions.name, "level: expected one with directions, got " + level_name + ".");
+    require(x.width == y.width && x.rows >= 1 && y.rows >= 1 &&
+                directions.size() == kImageColumns * x.width && distances.size() == x.rows * y.rows,
+            "image_scores: expected arrays of one width.");
+    LeadingDirections found;
+    std::copy_n(directions.data(), directions.size(), found.values.reserve(directions.size()));
+    found.floor = floor;
+    found.arrange(level, x.width);
+    Dense<float> scores({x.rows, y.rows}), cuts({x.rows, y.rows}), y_norms(y.rows),
+        y_residuals(y.rows), x_norms(x.rows), x_residuals(x.rows);
+    score_images(y, x, {nullptr, scale, false, found.packed()}, level.directions, departure,
+                 distances.data(),
+                 {scores.mutable_data(), nullptr, nullptr, nullptr, cuts.mutable_data(),
+                  y_norms.mutable_data(), y_residuals.mutable_data(), x_norms.mutable_data(),
+                  x_residuals.mutable_data()});
+    return py::dict("scores"_a = scores, "cuts"_a = cuts, "support_norms"_a = y_norms,
                     "support_residuals"_a = y_residuals, "query_norms"_a = x_norms,
                     "query_residuals"_a = x_residuals);
 }

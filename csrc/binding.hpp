@@ -54,6 +54,11 @@ py::dict constants();
 py::dict filter_scores(const Rows& support, const Rows& queries, const std::string& level,
                        const std::string& stage, std::optional<Dense<double>> centre,
                        double scale, bool inner_products);
+// Scores of images under rows of `directions`, which depart so far from orthonormal ones, and the cut
+// at each of `distances`.
+py::dict image_scores(const Rows& support, const Rows& queries, const std::string& level,
+                      const Dense<float>& directions, double departure, double floor, double scale,
+                      const Dense<double>& distances);
 // The calling thread's floating-point environment; the default one is set, or the one passed.
 py::bytes arithmetic(const std::optional<std::string>& environment);
 int64_t unit_rows(const py::array& array, const std::string& type, Dense<double> out,

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "filter.hpp"
+#include "images.hpp"
 #include "settle.hpp"
 #include "stages.hpp"
 
@@ -42,7 +43,9 @@ void answer_layer(Session& session, const Layer& layer, int64_t index,
     std::vector<int64_t> remaining = queries;
     for (const FilterStage* stage : stages_of(session)) {
         if (remaining.empty()) break;
-        if (stage == &session.level.differences) {
+        if (stage->images) {
+            remaining = filter_images(session, remaining);
+        } else if (stage == &session.level.differences) {
             const DifferencesBound bound(*stage, width, reading.exact ? 0 : scaled);
             remaining = filter(session, *stage, bound, remaining);
         } else if (session.inner_products()) {

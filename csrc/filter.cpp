@@ -23,12 +23,6 @@ constexpr int64_t kProductsBetweenChecks = int64_t(1) << 31;  // of whether to g
 constexpr int64_t kColumnsOfBound = 64;               // of a distance, which take as long as a bound
 constexpr int32_t kMostDrops = 128;                   // of one query's list, before it is given up
 
-double kth_smallest(const std::vector<double>& values, int64_t k, std::vector<double>& copy) {
-    copy = values;
-    std::nth_element(copy.begin(), copy.begin() + k, copy.end());
-    return copy[k];
-}
-
 // Runs one stage. The packed support is held a chunk at a time, and so are the queries; a chunk of
 // queries is scanned in items, one a thread.
 template <class Bound>
@@ -378,8 +372,7 @@ private:
         settle_lists(session_, s);
     }
 
-    // Parts the candidates into certain neighbours, possible ones and others; computes float64
-    // distances only where the vote hangs on them.
+    // Answers a query from its candidates.
     void finish(int64_t q, Scratch& s) {
         if (overflowed_[q]) return;
         tighten(q);
@@ -404,48 +397,7 @@ private:
             s.lower[i] = score.lower;
             s.upper[i] = score.upper;
         }
-        // The k-th neighbour is at most this far; nothing that surely is farther can be one.
-        const double farthest = few ? kInfinity : kth_smallest(s.upper, k - 1, s.sorted);
-        // With k others surely or possibly nearer than this, one below it is surely among the k.
-        const double nearest_other =
-            count > k ? kth_smallest(s.lower, k, s.sorted) : std::numeric_limits<double>::infinity();
-
-        s.ballot.clear();
-        s.possible.clear();
-        int64_t open = std::min(k, count);
-        for (int64_t i = 0; i < count; i++) {
-            if (s.lower[i] > farthest) continue;
-            const int64_t row = session_.reading->order[positions[i]];
-            if (s.upper[i] < nearest_other && !session_.answers.rows) {
-                s.ballot.add(question.codes[row]);
-                open--;
-            } else {
-                s.ballot.add_possible(question.codes[row]);
-                s.possible.push_back(row);
-            }
-        }
-        if (!decided(query, open, s)) settle(session_, query, open, s);
-    }
-
-    // Whether the certain neighbours decide the query, which is then answered.
-    bool decided(int64_t query, int64_t open, Scratch& s) {
-        const auto total = static_cast<int64_t>(s.possible.size());
-        if (session_.answers.rows) return false;
-        if (session_.question.target) {
-            const int32_t target = session_.question.target[query];
-            const Ballot::Wins wins = s.ballot.wins(target, open, total);
-            if (wins == Ballot::Wins::perhaps) return false;
-            answer_winner(session_, query, wins == Ballot::Wins::always ? target : kUnknown);
-            return true;
-        }
-        if (s.ballot.complete(open, total)) {
-            answer(session_, query, s.ballot);
-            return true;
-        }
-        const int32_t winner = s.ballot.certain_winner(open, total);
-        if (winner < 0 || session_.answers.counts) return false;
-        answer_winner(session_, query, winner);
-        return true;
+        conclude(session_, query, positions, s);
     }
 
     Session& session_;

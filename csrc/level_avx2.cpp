@@ -60,9 +60,12 @@ struct Simd {
 
 #include "tile.inc"
 
+#include "directions.inc"
+
 }  // namespace
 
 namespace pdepth {
 constexpr Level avx2_level{"avx2", widen, finite, summarise, squared_distance, inner_product, kth_score,
-                           kDifferences, 2, {kIntegerProducts, kFloatProducts}};
+                           kDifferences, 2, {kIntegerProducts, kFloatProducts},
+                           kDirections, project, near_distance};
 }

@@ -16,9 +16,12 @@ struct Simd : Avx512 {
 
 #include "tile.inc"
 
+#include "directions.inc"
+
 }  // namespace
 
 namespace pdepth {
 constexpr Level avx512vnni_level{"avx512vnni", widen, finite, summarise, squared_distance, inner_product, kth_score,
-                                 kDifferences, 2, {kIntegerProducts, kFloatProducts}};
+                                 kDifferences, 2, {kIntegerProducts, kFloatProducts},
+                           kDirections, project, near_distance};
 }

@@ -12,9 +12,12 @@ using Simd = Portable;
 
 #include "tile.inc"
 
+#include "directions.inc"
+
 }  // namespace
 
 namespace pdepth {
 constexpr Level portable_level{"portable", widen, finite, summarise, squared_distance, inner_product, kth_score,
-                               kDifferences, 2, {kIntegerProducts, kFloatProducts}};
+                               kDifferences, 2, {kIntegerProducts, kFloatProducts},
+                           kDirections, project, near_distance};
 }

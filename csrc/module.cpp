@@ -32,6 +32,11 @@ PYBIND11_MODULE(_native, m) {
           "Every score of one filter stage, and the bound on the true one.", py::arg("support"),
           py::arg("queries"), py::arg("level"), py::arg("stage"), py::arg("centre") = py::none(),
           py::arg("scale") = 1.0, py::arg("inner_products") = false);
+    m.def("image_scores", &image_scores,
+          "Every score of the images of rows, and the cut at each of `distances`.",
+          py::arg("support"), py::arg("queries"), py::arg("level"), py::arg("directions"),
+          py::kw_only(), py::arg("departure"), py::arg("floor"), py::arg("scale"),
+          py::arg("distances"));
     m.def("arithmetic", &arithmetic,
           "Sets this thread's floating-point environment: the default one (round to nearest,\n"
           "subnormal numbers kept), or one that a call returned. Returns the one before.",

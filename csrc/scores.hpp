@@ -21,4 +21,9 @@ struct StageScores {
 void score_all(const Matrix& support, const Matrix& queries, Transform transform,
                const FilterStage& stage, bool differences, const StageScores& out);
 
+// Likewise of images, with the cut at the squared distance of each pair, (N, M).
+void score_images(const Matrix& support, const Matrix& queries, Transform transform,
+                  const FilterStage& stage, double departure, const double* distances,
+                  const StageScores& out);
+
 }  // namespace pdepth

@@ -1,6 +1,7 @@
 #include "settle.hpp"
 
 #include <algorithm>
+#include <limits>
 
 namespace pdepth {
 namespace {
@@ -95,6 +96,33 @@ void settle_group(const Session& session, CandidateList* begin, CandidateList* e
     }
 }
 
+double kth_smallest(const std::vector<double>& values, int64_t k, std::vector<double>& copy) {
+    copy = values;
+    std::nth_element(copy.begin(), copy.begin() + k, copy.end());
+    return copy[k];
+}
+
+// Whether the certain neighbours decide the query, which is then answered.
+bool decided(const Session& session, int64_t query, int64_t open, Scratch& s) {
+    const auto total = static_cast<int64_t>(s.possible.size());
+    if (session.answers.rows) return false;
+    if (session.question.target) {
+        const int32_t target = session.question.target[query];
+        const Ballot::Wins wins = s.ballot.wins(target, open, total);
+        if (wins == Ballot::Wins::perhaps) return false;
+        answer_winner(session, query, wins == Ballot::Wins::always ? target : kUnknown);
+        return true;
+    }
+    if (s.ballot.complete(open, total)) {
+        answer(session, query, s.ballot);
+        return true;
+    }
+    const int32_t winner = s.ballot.certain_winner(open, total);
+    if (winner < 0 || session.answers.counts) return false;
+    answer_winner(session, query, winner);
+    return true;
+}
+
 }  // namespace
 
 void answer(const Session& session, int64_t query, const Ballot& ballot) {
@@ -141,6 +169,32 @@ void settle_lists(const Session& session, Scratch& s) {
     for (int64_t begin = 0; begin < lists; begin += group)
         settle_group(session, all + begin, all + std::min(lists, begin + group), block, s);
     s.lists.clear();
+}
+
+void conclude(const Session& session, int64_t query, const uint32_t* positions, Scratch& s) {
+    const int64_t k = session.question.k;
+    const auto count = static_cast<int64_t>(s.lower.size());
+    constexpr double kNone = std::numeric_limits<double>::infinity();
+    // The k-th neighbour is at most this far; nothing that surely is farther can be one.
+    const double farthest = count < k ? kNone : kth_smallest(s.upper, k - 1, s.sorted);
+    // With k others surely or possibly nearer than this, one below it is surely among the k.
+    const double nearest_other = count > k ? kth_smallest(s.lower, k, s.sorted) : kNone;
+
+    s.ballot.clear();
+    s.possible.clear();
+    int64_t open = std::min(k, count);
+    for (int64_t i = 0; i < count; i++) {
+        if (s.lower[i] > farthest) continue;
+        const int64_t row = session.reading->order[positions[i]];
+        if (s.upper[i] < nearest_other && !session.answers.rows) {
+            s.ballot.add(session.question.codes[row]);
+            open--;
+        } else {
+            s.ballot.add_possible(session.question.codes[row]);
+            s.possible.push_back(row);
+        }
+    }
+    if (!decided(session, query, open, s)) settle(session, query, open, s);
 }
 
 void settle_completely(Session& session, const std::vector<int64_t>& queries) {

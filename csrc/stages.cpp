@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "bound.hpp"
+#include "images.hpp"
 
 namespace pdepth {
 namespace {
@@ -18,7 +19,7 @@ const FilterStage& first_of(const Session& session, const std::vector<const Filt
 
 }  // namespace
 
-std::vector<const FilterStage*> stages_of(const Session& session) {
+std::vector<const FilterStage*> stages_of(Session& session) {
     if (!session.reading->bounded()) return {};
     const Level& level = session.level;
     std::vector<const FilterStage*> stages;
@@ -27,6 +28,9 @@ std::vector<const FilterStage*> stages_of(const Session& session) {
     if (stages.empty()) return {};
 
     const char* const forced = session.question.first_stage;
+    const bool images = images_serve(session) &&
+                        (forced ? std::strcmp(level.directions.name, forced) == 0 : images_pay(session));
+    if (images) stages.insert(stages.begin(), &level.directions);
     auto first = std::find_if(stages.begin(), stages.end(), [&](const FilterStage* stage) {
         return forced ? std::strcmp(stage->name, forced) == 0 : stage == &first_of(session, stages);
     });

@@ -9,6 +9,6 @@ namespace pdepth {
 
 // The stages that may answer the session's present layer, in their order: each takes the queries
 // that the one before could not serve. `Question::first_stage` says where they begin, or the rule.
-std::vector<const FilterStage*> stages_of(const Session& session);
+std::vector<const FilterStage*> stages_of(Session& session);
 
 }  // namespace pdepth

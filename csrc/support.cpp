@@ -6,6 +6,8 @@
 #include <numeric>
 #include <utility>
 
+#include "directions.hpp"
+
 namespace pdepth {
 namespace {
 
@@ -206,6 +208,8 @@ std::shared_ptr<Reading> extended(Reading& before, const Matrix& rows, int64_t k
     append(*reading, rows, before.rows, summaries);
     const std::lock_guard<std::mutex> lock(before.mutex);
     reading->stages = before.stages;
+    reading->trial = before.trial;
+    reading->directions = before.directions;
     return reading;
 }
 
@@ -213,6 +217,12 @@ std::shared_ptr<Reading> extended(Reading& before, const Matrix& rows, int64_t k
 
 bool Reading::bounded() const {
     return largest_norm == 0 || (largest_norm > 0x1p-400 && largest_norm < 0x1p400);
+}
+
+Transform Reading::transform(const FilterStage& stage) const {
+    const bool plain = exact && &stage == &level->differences;
+    return {plain ? nullptr : centre.data(), scale, metric == Metric::inner_product,
+            stage.images ? directions->packed() : Directions{}};
 }
 
 std::shared_ptr<Reading> Support::read(int64_t k, const Level& level, Team& team) {
@@ -246,6 +256,7 @@ int64_t Support::nbytes() const {
     auto bytes = static_cast<int64_t>(reading->order.size() * sizeof(int64_t) +
                                       reading->positions.size() * sizeof(uint32_t));
     for (const PackedStage& packed : reading->stages) bytes += packed.memory->nbytes();
+    if (reading->directions) bytes += reading->directions->nbytes();
     return bytes;
 }
 

@@ -39,6 +39,17 @@ def filter_scores(
     scale: float = 1.0,
     inner_products: bool = False,
 ) -> dict[str, NDArray[Any]]: ...
+def image_scores(
+    support: _Rows,
+    queries: _Rows,
+    level: str,
+    directions: NDArray[Any],
+    *,
+    departure: float,
+    floor: float,
+    scale: float,
+    distances: NDArray[Any],
+) -> dict[str, NDArray[Any]]: ...
 def arithmetic(environment: bytes | None = None) -> bytes: ...
 def unit_rows(
     array: NDArray[Any], type: str, out: NDArray[Any], level: str, threads: int
