@@ -124,9 +124,12 @@ std::vector<py::dict> filter_stages(const std::string& name) {
 }
 
 py::dict constants() {
-    return py::dict("IMAGE_COLUMNS"_a = kImageColumns, "PROJECTED_SECTION"_a = kProjectedSection,
-                    "UNIT"_a = kUnit, "LOST"_a = kLost, "MARGIN"_a = kMargin,
+    return py::dict("UNIT"_a = kUnit, "LOST"_a = kLost, "MARGIN"_a = kMargin,
                     "SETTLEMENT"_a = kSettlement, "NEGLIGIBLE"_a = kNegligible);
+}
+
+py::dict image_constants() {
+    return py::dict("IMAGE_COLUMNS"_a = kImageColumns, "PROJECTED_SECTION"_a = kProjectedSection);
 }
 
 py::dict filter_scores(const Rows& support, const Rows& queries, const std::string& level_name,

@@ -51,6 +51,7 @@ HeldSupport support_with(const Rows& rows, const std::string& metric, int64_t ke
 std::vector<std::pair<std::string, bool>> levels();
 std::vector<py::dict> filter_stages(const std::string& level);
 py::dict constants();
+py::dict image_constants();
 py::dict filter_scores(const Rows& support, const Rows& queries, const std::string& level,
                        const std::string& stage, std::optional<Dense<double>> centre,
                        double scale, bool inner_products);

@@ -271,7 +271,9 @@ bool pays(const Session& session, double survivors, bool found) {
     int64_t queries = session.question.queries;
     if (session.layer->support->kept_bytes) queries = std::max(queries, kLastingQueries);
     const FilterStage& other = session.level.products[0];
-    const double scan = width * static_cast<double>(other.item_size) / 2;
+    // Of a support that is asked for most of its own rows, each pair is computed once.
+    const bool pairs = session.layer->own_rows && session.question.queries * 2 > session.support->rows;
+    const double scan = width * static_cast<double>(other.item_size) / (pairs ? 4 : 2);
     const double saved = rows * (scan - kImageColumns - kOfScan) - kOfQuery * width -
                          kOfDistance * width * survivors * rows;
     const double added = kOfSupport * rows * width + (found ? 0 : kOfDirections * width);

@@ -28,6 +28,7 @@ PYBIND11_MODULE(_native, m) {
           "A level's filter stages as pdepth.certify.FilterStage takes them, differences last.",
           py::arg("level"));
     m.def("constants", &constants, "Of the bound; those of pdepth.certify.");
+    m.def("image_constants", &image_constants, "Of the bound on images; those of pdepth.certify.");
     m.def("filter_scores", &filter_scores,
           "Every score of one filter stage, and the bound on the true one.", py::arg("support"),
           py::arg("queries"), py::arg("level"), py::arg("stage"), py::arg("centre") = py::none(),

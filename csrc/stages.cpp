@@ -28,11 +28,13 @@ std::vector<const FilterStage*> stages_of(Session& session) {
     if (stages.empty()) return {};
 
     const char* const forced = session.question.first_stage;
-    const bool images = images_serve(session) &&
-                        (forced ? std::strcmp(level.directions.name, forced) == 0 : images_pay(session));
-    if (images) stages.insert(stages.begin(), &level.directions);
+    const bool asked =
+        forced && level.directions.name && std::strcmp(level.directions.name, forced) == 0;
+    if (images_serve(session) && (forced ? asked : images_pay(session)))
+        stages.insert(stages.begin(), &level.directions);
     auto first = std::find_if(stages.begin(), stages.end(), [&](const FilterStage* stage) {
-        return forced ? std::strcmp(stage->name, forced) == 0 : stage == &first_of(session, stages);
+        return forced && !asked ? std::strcmp(stage->name, forced) == 0
+                                : stage == &first_of(session, stages);
     });
     stages.erase(stages.begin(), first);
     const int64_t width = session.support->width;
