@@ -57,24 +57,25 @@ place of |y|^2 / 2 in point 3, summed in float64 and at most |m| |y|, so that tw
 score is within n u of |x^ - y^|^2, and | |x - y| - |x^ - y^| | <= |x - x^| + |y - y^|. Support
 rows that float32 holds as they are have no residual; else it is at most u times the largest norm.
 
-**Images.** P has some 95 orthonormal rows, and A(x) = (P x, max(|x - P'P x|, f)) for a constant f, the
-floor. Neither projecting nor the length of the rest nor the maximum moves two rows apart, so
+**Images.** P has some 95 orthonormal rows, and A(x) = (P x, max(|x - P'P x|, f)) for a constant f,
+the floor. Neither projecting nor the length of the rest nor the maximum moves two rows apart, so
 |A(x) - A(y)| <= |x - y|: rows that are near have images that are. What is computed departs from A:
 
-6. *Directions.* The rows V that are there are orthonormal but for E = |V V' - I|, the Frobenius norm,
-   measured in float64. With P = (V V')^(-1/2) V, whose rows are orthonormal, |V x - P x| <= E |x|.
+6. *Directions.* The rows V that are there are orthonormal but for E = |V V' - I|, the Frobenius
+   norm, measured in float64. With P = (V V')^(-1/2) V, whose rows are orthonormal,
+   |V x - P x| <= E |x|.
 7. *Projection.* x is rounded to float32, multiplied by V in sections, and the sections are added:
    n roundings for a term, so that V x is off by at most n u |V_i| |x| in row i (point 2), and by
-   sqrt(96) n u |x| in all. With point 6, the computed image a of P x departs by `projected`, p.
-8. *Rest.* Its square, |x|^2 - |a|^2 in float64, is off by at most p (2 |x| + p), and so the last column,
-   which is no less than f, by p (|x| + p) / f; it is rounded to float32. Of f far below the norms this
-   would be much: f is some part of them.
+   sqrt(96) n u |x| in all. With point 6, the computed image a departs from P x by `projected`, p.
+8. *Rest.* Its square, |x|^2 - |a|^2 in float64, is off by at most p (2 |x| + p), and so the last
+   column, which is no less than f, by p (|x| + p) / f; it is rounded to float32. With f far below
+   the norms this would be much: f is some part of them.
 
-The stage then scores images as products (points 1-4, of images), and a row at a distance r from x has
-its image at most r + departure(|x|) + departure(|x| + r) from that of x, since its norm is at most
-|x| + r: `Images.cut`. An image's norm is no less than its row's. Rows below that cut have their
-distances computed, in float32 as differences or in float64, until k of them prove the cut to be no
-higher than the next score.
+The stage then scores images as products (points 1-4, of images), and a row at a distance r from x
+has its image at most r + departure(|x|) + departure(|x| + r) from that of x, since its norm is at
+most |x| + r: `Images.cut`. An image's norm is no less than its row's. Rows below that cut have
+their distances computed, in float32 as differences or in float64, until k of them prove the cut to
+be no higher than the next score.
 
 **What a bound proves.** With lower <= S <= upper for every candidate: the k-th smallest upper
 bound is no less than the k-th neighbour's score, so a row whose lower bound exceeds it is no
@@ -267,9 +268,7 @@ class Images:
             3 * LOST * root * (self.width + 8)
         )
         return MARGIN * (
-            projected
-            + projected * (norm + projected) / self.floor
-            + 2 * UNIT * (norm + self.floor)
+            projected + projected * (norm + projected) / self.floor + 2 * UNIT * (norm + self.floor)
         )
 
     def cut(self, query_norm: float, query_residual: float, distance: float) -> float:

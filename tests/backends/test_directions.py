@@ -36,8 +36,11 @@ def first(monkeypatch: pytest.MonkeyPatch) -> None:
 def layer(seed: int, count: int = ROWS, width: int = WIDTH, rank: int = 20) -> Any:
     """Rows that vary in few directions, and a little in all, as those of a dense layer."""
     rng = np.random.default_rng(seed)
-    mixed = np.random.default_rng(99).standard_normal((rank, width)) * 0.9 ** np.arange(rank)[:, None]
-    rows = rng.standard_normal((count, rank)) @ mixed + 0.1 * rng.standard_normal((count, width))
+    mixed = np.random.default_rng(99).standard_normal((rank, width))
+    sizes = 0.9 ** np.arange(rank)
+    rows = rng.standard_normal((count, rank)) * sizes @ mixed + 0.1 * rng.standard_normal(
+        (count, width)
+    )
     return np.maximum(rows + 0.5, 0).astype(np.float32)
 
 
@@ -196,7 +199,7 @@ def test_rows_that_are_hard_to_tell_apart(level: str, kind: Callable[[Any], Any]
 
 @pytest.mark.usefixtures("first")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "uint8", "int64"])
-def test_rows_of_any_type(dtype: str) -> None:
+def test_rows_of_any_type(level: str, dtype: str) -> None:
     support, queries = (cast(layer(seed, n) * 20, dtype) for seed, n in ((4, ROWS), (5, 11)))
     wide = [np.asarray(torch.as_tensor(rows).double()) for rows in (support, queries)]
     expected = definition.kneighbors(*wide, k=9)
@@ -207,7 +210,7 @@ def test_rows_of_any_type(dtype: str) -> None:
 
 @pytest.mark.usefixtures("first")
 @pytest.mark.parametrize("metric", ["cosine", "inner_product"])
-def test_other_metrics(metric: str) -> None:
+def test_other_metrics(level: str, metric: str) -> None:
     agree(layer(6), layer(7, 11), 9, metric=metric)
 
 
@@ -242,8 +245,11 @@ def test_depths(level: str) -> None:
     queries = [layer(seed, 40) for seed in (15, 16)]
     rng = np.random.default_rng(17)
     labels, predictions = rng.integers(0, 3, ROWS), rng.integers(0, 3, 40)
-    table = [definition.probe_votes(s, labels, q, k=9).votes for s, q in zip(layers, queries)]
-    expected = definition.depths(np.concatenate(table), predictions)
+    table = [
+        definition.probe_votes(rows, labels, asked, k=9).votes
+        for rows, asked in zip(layers, queries, strict=True)
+    ]
+    expected, _ = definition.depth_from_votes(np.concatenate(table), predictions)
     for early_exit in (True, False):
         result = pdepth.depth_from_embeddings(
             layers, labels, predictions, queries, k=9, early_exit=early_exit
