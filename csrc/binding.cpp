@@ -8,6 +8,7 @@
 
 #include "bound.hpp"
 #include "call.hpp"
+#include "count.hpp"
 #include "directions.hpp"
 #include "scores.hpp"
 #include "units.hpp"
@@ -51,8 +52,8 @@ const Level& level_named(const std::string& name) {
 namespace {
 
 const FilterStage& stage_named(const Level& level, const std::string& name) {
-    if (level.differences.name == name) return level.differences;
-    if (level.directions.name && level.directions.name == name) return level.directions;
+    for (const FilterStage* stage : {&level.differences, &level.leaves, &level.directions})
+        if (stage->name && stage->name == name) return *stage;
     for (int i = 0; i < level.products_count; i++)
         if (level.products[i].name == name) return level.products[i];
     throw std::invalid_argument("stage: expected a filter stage of the level, got " + name + ".");
@@ -104,6 +105,27 @@ void check_signals() {
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
 
+template <class Sum>
+void count_into(const VoteLists& lists, const std::vector<int64_t>& ks, int32_t* votes, bool* tied,
+                std::optional<py::array>& counts, double slack, int threads) {
+    Sum* into = nullptr;
+    if (counts) {
+        require(py::isinstance<Dense<Sum>>(*counts), "counts: expected int32, or float64 with weights.");
+        into = static_cast<Sum*>(counts->mutable_data());
+    }
+    std::vector<Tally<Sum>> tallies;
+    for (std::size_t i = 0; i < ks.size(); i++) {
+        const int64_t at = static_cast<int64_t>(i) * lists.queries;
+        tallies.push_back({ks[i], votes + at, reinterpret_cast<uint8_t*>(tied + at),
+                           into ? into + at * lists.classes : nullptr});
+    }
+    py::gil_scoped_release released;
+    pdepth::count_votes(lists, std::move(tallies), slack, threads, [] {
+        py::gil_scoped_acquire held;
+        check_signals();
+    });
+}
+
 }  // namespace
 
 std::vector<std::pair<std::string, bool>> levels() {
@@ -119,13 +141,16 @@ std::vector<py::dict> filter_stages(const std::string& name) {
     std::vector<py::dict> result;
     for (int i = 0; i < level.products_count; i++)
         result.push_back(description_of(level.products[i]));
+    result.push_back(description_of(level.leaves));
     result.push_back(description_of(level.differences));
     return result;
 }
 
 py::dict constants() {
     return py::dict("UNIT"_a = kUnit, "LOST"_a = kLost, "MARGIN"_a = kMargin,
-                    "SETTLEMENT"_a = kSettlement, "NEGLIGIBLE"_a = kNegligible);
+                    "SETTLEMENT"_a = kSettlement, "NEGLIGIBLE"_a = kNegligible,
+                    "ROUNDED_UP"_a = kRoundedUp, "DOUBLE"_a = kDouble, "TURNING"_a = kTurning,
+                    "SUMMED"_a = kSummed);
 }
 
 py::dict image_constants() {
@@ -144,15 +169,33 @@ py::dict filter_scores(const Rows& support, const Rows& queries, const std::stri
     const FilterStage& stage = stage_named(level, stage_name);
     Dense<float> scores({x.rows, y.rows}), cuts({x.rows, y.rows}), y_norms(y.rows),
         y_residuals(y.rows), x_norms(x.rows), x_residuals(x.rows);
-    Dense<double> lower({x.rows, y.rows}), upper({x.rows, y.rows}), at_norm({x.rows, y.rows});
-    score_all(y, x, {data_or_null(centre), scale, inner_products}, stage, &stage == &level.differences,
+    Dense<double> lower({x.rows, y.rows}), upper({x.rows, y.rows}), at_norm({x.rows, y.rows}),
+        from_lower({x.rows, y.rows}), from_upper({x.rows, y.rows});
+    score_all(y, x, {data_or_null(centre), scale, inner_products}, stage,
+              &stage == &level.differences || &stage == &level.leaves,
               {scores.mutable_data(), lower.mutable_data(), upper.mutable_data(),
-               at_norm.mutable_data(), cuts.mutable_data(), y_norms.mutable_data(),
-               y_residuals.mutable_data(), x_norms.mutable_data(), x_residuals.mutable_data()});
+               at_norm.mutable_data(), from_lower.mutable_data(), from_upper.mutable_data(),
+               cuts.mutable_data(), y_norms.mutable_data(), y_residuals.mutable_data(), x_norms.mutable_data(), x_residuals.mutable_data()});
     return py::dict("scores"_a = scores, "lower"_a = lower, "upper"_a = upper,
-                    "at_norm"_a = at_norm, "cuts"_a = cuts, "support_norms"_a = y_norms,
+                    "at_norm"_a = at_norm, "from_lower"_a = from_lower,
+                    "from_upper"_a = from_upper, "cuts"_a = cuts, "support_norms"_a = y_norms,
                     "support_residuals"_a = y_residuals, "query_norms"_a = x_norms,
                     "query_residuals"_a = x_residuals);
+}
+
+py::dict leaf_scores(const Rows& support, const Rows& queries, const std::string& level_name) {
+    const Matrix y = matrix_of(support), x = matrix_of(queries);
+    const Level& level = level_named(level_name);
+    require(x.width == y.width && x.width >= 1 && x.width <= level.differences.section &&
+                x.rows >= 1 && y.rows >= 1,
+            "support, queries: expected rows of one width, up to a section's columns.");
+    const LeafScores found = score_leaves(y, x, level);
+    Dense<int64_t> rows({found.leaves, found.leaf_rows});
+    Dense<float> boxes({x.rows, found.leaves}), scores({x.rows, found.leaves, found.leaf_rows});
+    std::copy(found.rows.begin(), found.rows.end(), rows.mutable_data());
+    std::copy(found.boxes.begin(), found.boxes.end(), boxes.mutable_data());
+    std::copy(found.scores.begin(), found.scores.end(), scores.mutable_data());
+    return py::dict("rows"_a = rows, "boxes"_a = boxes, "scores"_a = scores);
 }
 
 py::dict image_scores(const Rows& support, const Rows& queries, const std::string& level_name,
@@ -172,7 +215,7 @@ py::dict image_scores(const Rows& support, const Rows& queries, const std::strin
         y_residuals(y.rows), x_norms(x.rows), x_residuals(x.rows);
     score_images(y, x, {nullptr, scale, false, found.packed()}, level.directions, departure,
                  distances.data(),
-                 {scores.mutable_data(), nullptr, nullptr, nullptr, cuts.mutable_data(),
+                 {scores.mutable_data(), nullptr, nullptr, nullptr, nullptr, nullptr, cuts.mutable_data(),
                   y_norms.mutable_data(), y_residuals.mutable_data(), x_norms.mutable_data(),
                   x_residuals.mutable_data()});
     return py::dict("scores"_a = scores, "cuts"_a = cuts, "support_norms"_a = y_norms,
@@ -214,6 +257,23 @@ int64_t first_not_finite(const py::array& array, const std::string& type, const 
         py::gil_scoped_acquire held;
         check_signals();
     });
+}
+
+void count_votes(const Dense<int32_t>& codes, int32_t classes, const Dense<int64_t>& rows,
+                 const std::optional<Dense<double>>& weights, const std::vector<int64_t>& ks,
+                 Dense<int32_t> votes, Dense<bool> tied, std::optional<py::array> counts,
+                 double slack, int threads) {
+    require(rows.ndim() == 2, "rows: expected a two-dimensional array.");
+    const VoteLists lists{rows.data(),  weights ? weights->data() : nullptr, rows.shape(0),
+                          rows.shape(1), codes.data(), codes.size(), classes};
+    const int64_t answers = static_cast<int64_t>(ks.size()) * lists.queries;
+    for (int64_t k : ks) require(k >= 1 && k <= lists.width, "ks: expected 1 to the lists' width.");
+    require(!ks.empty() && (!weights || weights->size() == rows.size()) &&
+                votes.size() == answers && tied.size() == answers &&
+                (!counts || counts->size() == answers * classes),
+            "count_votes: expected weights as rows, and answers for each of ks.");
+    const auto into = weights ? count_into<double> : count_into<int32_t>;
+    into(lists, ks, votes.mutable_data(), tied.mutable_data(), counts, slack, threads);
 }
 
 double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>& layers,

@@ -42,6 +42,7 @@ HeldSupport support_of(const Rows& rows, const std::string& metric, int64_t kept
 // The rows of `before` and more after them.
 HeldSupport support_after(const HeldSupport& before, const Rows& rows);
 int64_t nbytes_of(const HeldSupport& held);
+bool has_leaves(const HeldSupport& held);  // kept for later calls
 // What a support has packed, views of its memory, for a file; None where it has packed nothing.
 std::optional<py::dict> packing_of(const HeldSupport& held);
 // A support with what `packing_of` returned of the same rows: the arrays are borrowed.
@@ -60,12 +61,17 @@ py::dict filter_scores(const Rows& support, const Rows& queries, const std::stri
 py::dict image_scores(const Rows& support, const Rows& queries, const std::string& level,
                       const Dense<float>& directions, double departure, double floor, double scale,
                       const Dense<double>& distances);
+py::dict leaf_scores(const Rows& support, const Rows& queries, const std::string& level);
 // The calling thread's floating-point environment; the default one is set, or the one passed.
 py::bytes arithmetic(const std::optional<std::string>& environment);
 int64_t unit_rows(const py::array& array, const std::string& type, Dense<double> out,
                   const std::string& level, int threads);
 int64_t first_not_finite(const py::array& array, const std::string& type, const std::string& level,
                          int threads);
+void count_votes(const Dense<int32_t>& codes, int32_t classes, const Dense<int64_t>& rows,
+                 const std::optional<Dense<double>>& weights, const std::vector<int64_t>& ks,
+                 Dense<int32_t> votes, Dense<bool> tied, std::optional<py::array> counts,
+                 double slack, int threads);
 double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>& layers,
            const Dense<int32_t>& codes, int32_t classes, int64_t k, bool exclude_self,
            std::optional<Dense<int64_t>> query_rows, int64_t queries,

@@ -52,6 +52,15 @@ int64_t nbytes_of(const HeldSupport& held) {
     return support->nbytes();
 }
 
+bool has_leaves(const HeldSupport& held) {
+    const std::shared_ptr<Support> support = held.support;
+    py::gil_scoped_release released;
+    const std::shared_ptr<Reading> reading = support->present();
+    if (!reading) return false;
+    const std::lock_guard<std::mutex> lock(reading->mutex);
+    return reading->leaves != nullptr;
+}
+
 std::optional<py::dict> packing_of(const HeldSupport& held) {
     std::shared_ptr<Reading> reading;
     std::vector<PackedStage> stages;

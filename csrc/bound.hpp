@@ -13,7 +13,9 @@ namespace pdepth {
 constexpr double kUnit = 0x1p-24;        // one rounding of float32
 constexpr double kLost = 0x1p-126;       // of a product that is lost below float32's normal numbers
 constexpr double kMargin = 1.0625;       // on every bound, for the roundings of the bound itself
+constexpr double kRoundedUp = 0x1p-18;   // a measured norm is longer by less than this share of it
 constexpr double kSettlement = 0x1p-45;  // of squared norms: centring, and float64's own sum
+constexpr double kDouble = 0x1p-50;      // several roundings of float64
 
 // The most roundings that one term of a score passes through.
 inline double roundings(const FilterStage& stage, int64_t width) {
@@ -38,6 +40,17 @@ struct Interval {
     double lower, upper;
 };
 
+// Of the row at a distance that was computed in float64: within `slack` and float64's own roundings
+// of factor * distance - offset. factor 0: a distance says nothing.
+struct ScoreOfDistance {
+    double factor = 0, offset = 0, slack = 0;
+
+    Interval at(double distance) const {
+        const double score = factor * distance, most = slack + kDouble * score;
+        return {score - offset - most, score - offset + most};
+    }
+};
+
 // The largest residual of some rows, as a share of its row's norm.
 inline double relative_of(const float* norms, const float* residuals, int64_t count) {
     double relative = 0;
@@ -50,6 +63,8 @@ inline double relative_of(const float* norms, const float* residuals, int64_t co
 // What the scores by products of packed rows share.
 class ByProducts {
 public:
+    static constexpr bool kByNorm = true;  // the error grows with a row's norm
+
     struct Query {
         double norm;
         double image;    // at least the norm of what was packed
@@ -68,9 +83,12 @@ protected:
         : largest_norm_(largest_norm), products_(kUnit * roundings(stage, width)),
           lost_(3 * kLost * (stage.columns(width) + 8)) {}
 
+    // At most that of a support row which was taken note of.
+    double residual_of(double norm) const { return relative_ * norm + kNegligible; }
+
     // The error of a score whose other term is off by `offset`, and the last word by `settled`.
-    double error(const Query& q, double norm, double offset, double settled) const {
-        const double residual = relative_ * norm + kNegligible;
+    double error(const Query& q, double norm, double residual, double offset,
+                 double settled) const {
         return kMargin * (q.residual * norm + q.image * residual +
                           products_ * q.image * (norm + residual) + offset + settled) +
                lost_;
@@ -87,18 +105,23 @@ struct ProductsBound : ByProducts {
     ProductsBound(const FilterStage& stage, int64_t width, double largest_norm)
         : ByProducts(stage, width, largest_norm), norms_(stage.norms_first ? products_ : kUnit) {}
 
-    // Of a support row of that norm.
-    double error(const Query& q, double norm) const {
-        return ByProducts::error(q, norm, norms_ * norm * norm,
+    // Of a support row of that norm and residual.
+    double error(const Query& q, double norm, double residual) const {
+        return ByProducts::error(q, norm, residual, norms_ * norm * norm,
                                  kSettlement * (q.norm * q.norm + norm * norm));
     }
     // At least the true score of a row at that squared distance; norms were rounded up.
     double score_at(const Query& q, double distance) const {
-        const double norm = q.norm * (1 - 4 * kUnit);
+        const double norm = q.norm * (1 - kRoundedUp);
         return 0.5 * (distance * (1 + kSettlement) - norm * norm);
     }
-    Interval bounds(const Query& q, float score, float norm) const {
-        const double most = error(q, norm);
+    // `factor` is that of the squared distance in a true score.
+    ScoreOfDistance score_of_distance(const Query& q, double scale) const {
+        const double square = 0.5 * q.norm * q.norm, half = kRoundedUp * square;
+        return {0.5 * scale * scale, square - half, half + kNegligible * kNegligible};
+    }
+    Interval bounds(const Query& q, float score, float norm, float residual) const {
+        const double most = error(q, norm, residual);
         return {score - most, score + most};
     }
 
@@ -107,7 +130,7 @@ struct ProductsBound : ByProducts {
     float cut(const Query& q, double score) const {
         const double distance = std::sqrt(std::max(0.0, 2 * score + q.norm * q.norm));
         const double norm = std::min(largest_norm_, (q.norm + distance) * kMargin);
-        return float_above(score + error(q, norm));
+        return float_above(score + error(q, norm, residual_of(norm)));
     }
 
 private:
@@ -122,23 +145,24 @@ struct InnerProductsBound : ByProducts {
         : ByProducts(stage, width, largest_norm), centre_norm_(centre_norm),
           offsets_(stage.norms_first ? products_ : 2 * kUnit) {}
 
-    // Of a support row of that norm.
-    double error(const Query& q, double norm) const {
-        return ByProducts::error(q, norm, offsets_ * centre_norm_ * norm,
+    // Of a support row of that norm and residual.
+    double error(const Query& q, double norm, double residual) const {
+        return ByProducts::error(q, norm, residual, offsets_ * centre_norm_ * norm,
                                  kSettlement * (q.norm + centre_norm_) * (norm + centre_norm_));
     }
-    Interval bounds(const Query& q, float score, float norm) const {
-        const double most = error(q, norm);
+    Interval bounds(const Query& q, float score, float norm, float residual) const {
+        const double most = error(q, norm, residual);
         return {score - most, score + most};
     }
 
     double score_at(const Query&, double /*distance*/) const {  // says nothing about products
         return std::numeric_limits<double>::infinity();
     }
+    ScoreOfDistance score_of_distance(const Query&, double /*scale*/) const { return {}; }
 
     // No row whose true score is at most `score` is computed at or above this.
     float cut(const Query& q, double score) const {
-        return float_above(score + error(q, largest_norm_));
+        return float_above(score + error(q, largest_norm_, residual_of(largest_norm_)));
     }
 
 private:
@@ -190,6 +214,8 @@ private:
 };
 
 struct DifferencesBound {
+    static constexpr bool kByNorm = false;
+
     struct Query {
         double residual;
     };
@@ -208,7 +234,10 @@ struct DifferencesBound {
     }
 
     double score_at(const Query&, double distance) const { return distance * (1 + kSettlement); }
-    Interval bounds(const Query& q, float score, float /*norm*/) const {
+    ScoreOfDistance score_of_distance(const Query&, double scale) const {
+        return {scale * scale, 0, kNegligible * kNegligible};
+    }
+    Interval bounds(const Query& q, float score, float /*norm*/, float /*residual*/) const {
         const double least = std::max(0.0, (score - lost_) * (1 - relative_));
         const double near = std::max(0.0, std::sqrt(least) - q.residual);
         const double far = std::sqrt((score + lost_) * (1 + relative_)) + q.residual;

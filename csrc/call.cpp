@@ -37,17 +37,23 @@ int threads_for(const std::vector<Layer>& layers, int64_t queries, const Level& 
 void answer_layer(Session& session, const Layer& layer, int64_t index,
                   const std::vector<int64_t>& queries) {
     session.begin_layer(layer, index);
+    session.leaves = leaves_for(session, queries);
     const Reading& reading = *session.reading;
     const int64_t width = session.support->width;
     const double scaled = reading.largest_norm * reading.scale;
     std::vector<int64_t> remaining = queries;
-    for (const FilterStage* stage : stages_of(session)) {
-        if (remaining.empty()) break;
+    for (const FilterStage* stage : stages_of(session, static_cast<int64_t>(queries.size()))) {
+        const auto count = static_cast<int64_t>(remaining.size());
+        if (remaining.empty() || (count < session.question.queries && too_few(session, *stage, count)))
+            break;
+        const FilterStage& differences = session.level.differences;
         if (stage->images) {
             remaining = filter_images(session, remaining);
-        } else if (stage == &session.level.differences) {
-            const DifferencesBound bound(*stage, width, reading.exact ? 0 : scaled);
-            remaining = filter(session, *stage, bound, remaining);
+        } else if (stage == &differences || stage == &session.level.leaves) {
+            const Leaves* const leaves = stage == &differences ? nullptr : session.leaves.get();
+            const DifferencesBound bound(differences, width, reading.exact ? 0 : scaled);
+            if (leaves) remaining = near_together(*leaves, session, remaining);
+            remaining = filter(session, differences, bound, remaining, leaves);
         } else if (session.inner_products()) {
             const InnerProductsBound bound(*stage, width, scaled,
                                            reading.centre_norm * reading.scale);

@@ -5,6 +5,8 @@
 #include <new>
 #include <utility>
 
+#include "candidates.hpp"
+#include "certificate.hpp"
 #include "packing.hpp"
 #include "pair_run.hpp"
 #include "settle.hpp"
@@ -21,6 +23,7 @@ constexpr int64_t kLeastQueryBytes = int64_t(4) << 20;
 constexpr int64_t kMostQueryBytes = int64_t(256) << 20;  // else, since each chunk has it packed anew
 constexpr int64_t kProductsBetweenChecks = int64_t(1) << 31;  // of whether to go on
 constexpr int64_t kColumnsOfBound = 64;               // of a distance, which take as long as a bound
+constexpr int64_t kList = 256, kByteList = 1024;      // candidates of a query, at least; of bytes
 constexpr int32_t kMostDrops = 128;                   // of one query's list, before it is given up
 
 // Runs one stage. The packed support is held a chunk at a time, and so are the queries; a chunk of
@@ -28,19 +31,26 @@ constexpr int32_t kMostDrops = 128;                   // of one query's list, be
 template <class Bound>
 class Filter {
 public:
-    Filter(Session& session, const FilterStage& stage, const Bound& bound)
-        : session_(session), stage_(stage), bound_(bound),
+    // With leaves, each query scans only those that are near it.
+    Filter(Session& session, const FilterStage& stage, const Bound& bound,
+           const Leaves* leaves = nullptr)
+        : session_(session), stage_(stage), bound_(bound), leaves_(leaves),
+          order_(leaves ? leaves->order : session.reading->order),
+          positions_of_(leaves ? leaves->positions : session.reading->positions),
           columns_(stage.columns(session.support->width)),
           row_bytes_(columns_ * stage.item_size),
-          rows_(static_cast<int64_t>(session.reading->order.size())) {
-        const int64_t k = session.question.k, tile = stage.support_rows;
+          starts_(stage.starts(session.support->width)),
+          rows_(static_cast<int64_t>(order_.size())),
+          most_at_once_(leaves ? session.level.leaf_rows : stage.support_rows) {
+        const int64_t k = session.question.k, tile = most_at_once_;
         soft_limit_ = std::max<int64_t>(128, k + k / 2 + 2 * tile);
-        capacity_ = std::min(std::max<int64_t>(256, 2 * soft_limit_),
+        capacity_ = std::min(std::max(stage.item_size == 1 ? kByteList : kList, 2 * soft_limit_),
                              round_up(rows_, tile) + 2 * tile);
     }
 
     std::vector<int64_t> run(const std::vector<int64_t>& queries) {
         const auto count = static_cast<int64_t>(queries.size());
+        session_.order = &order_;
         const bool kept = find_kept();
         held_ = kept ? round_up(rows_, stage_.support_rows) : rows_held();
         if (kept)
@@ -48,6 +58,7 @@ public:
         else
             support_ = session_.buffers.packed_support.reserve(
                 held_, round_up(rows_, stage_.support_rows), row_bytes_);
+        row_residuals_ = support_.residuals;
         PairRun<Filter> pairs(*this);
         if (in_pairs(session_, stage_, count, pairs.most())) {
             pairs.run(own_queries(session_, queries));
@@ -82,7 +93,7 @@ private:
 
     void hold_queries(int64_t most) {
         Buffers& buffers = session_.buffers;
-        queries_ = buffers.packed_queries.reserve(most, most, row_bytes_);
+        queries_ = buffers.packed_queries.reserve(most, most, row_bytes_, starts_);
         scores_ = buffers.scores.reserve(most * capacity_);
         positions_ = buffers.positions.reserve(most * capacity_);
         const int64_t in_item = std::min(stage_.item_queries, most);
@@ -100,6 +111,10 @@ private:
 
     // Takes the packed form that the support keeps, if it keeps one.
     bool find_kept() {
+        if (leaves_) {
+            support_ = leaves_->panel;
+            return true;
+        }
         const Support& support = *session_.layer->support;
         if (rows_ * row_bytes_ > support.kept_bytes) return false;
         try {
@@ -122,7 +137,7 @@ private:
                         round_up(rows_, tile));
     }
 
-    int64_t query_bytes() const { return row_bytes_ + capacity_ * 8; }
+    int64_t query_bytes() const { return row_bytes_ + starts_ * 4 + capacity_ * 8; }
     int64_t query_budget() const {
         return std::min(kMostQueryBytes,
                         std::max(session_.question.held_bytes, kLeastQueryBytes));
@@ -160,7 +175,7 @@ private:
     // The values of the held chunk, and what is known of each of its rows.
     Panel panel_at(int64_t first) const {
         return {support_.values, support_.half_norms + first, support_.norms + first,
-                support_.residuals + first, support_.units + first};
+                support_.residuals + first, support_.units + first, nullptr};
     }
 
     void pack_support(int64_t first, int64_t count) {
@@ -209,7 +224,7 @@ private:
             const double scale = session_.reading->scale;
             if (within < kInfinity)
                 proven_[i] = bound_.score_at(limits_[i], within * scale * scale);
-            if (session_.leaves_out()) self_[i] = session_.reading->positions[rows[i]];
+            if (session_.leaves_out()) self_[i] = positions_of_[rows[i]];
         }
     }
 
@@ -220,7 +235,10 @@ private:
             const int64_t query = items[item], end = items[item + 1];
             // The bound may have grown with this chunk.
             for (int64_t q = query; q < end; q++) lower_cut(q);
-            scan_item(query, end, first, count, thread);
+            if (leaves_)
+                search_leaves(query, end, thread);
+            else
+                scan_item(query, end, first, count, thread);
             if (last) finish(query, end, thread);
             session_.done += end - query;
         });
@@ -247,6 +265,21 @@ private:
                 &context};
     }
 
+    void search_leaves(int64_t query, int64_t end, int thread) {
+        LeafScratch& room = session_.scratch[thread]->leaves;
+        const int64_t tile = stage_.query_rows;
+        LeafSearch search = leaves_->search(session_.question.k, session_.level, room);
+        for (int64_t q = query; q < end; q++) {
+            if (overflowed_[q]) continue;
+            Context context{this, q};
+            search.query =
+                static_cast<const float*>(queries_.values) + q / tile * tile * columns_ + q % tile;
+            search.lists = lists_of(context);
+            session_.level.search_leaves(search);
+        }
+        session_.team.check(thread);
+    }
+
     // own: the position of the chunk's first query, where the support's rows are queries of the chunk
     // too, others than these, and have lists to be filled.
     void scan_item(int64_t query, int64_t end, int64_t first, int64_t count, int thread,
@@ -258,6 +291,8 @@ private:
         ScanItem item;
         item.queries = static_cast<char*>(queries_.values) + query * row_bytes_;
         item.query_units = queries_.units + query;
+        item.query_starts = queries_.starts + query * starts_;
+        item.starts = starts_;
         item.columns = columns_;
         item.query_tiles = ceil_div(end - query, stage_.query_rows);
         item.partial = session_.scratch[thread]->partial.get();
@@ -289,7 +324,7 @@ private:
 
     void make_room(int64_t q) {
         tighten(q);
-        const int64_t needed = size_[q] + stage_.support_rows;
+        const int64_t needed = size_[q] + most_at_once_;
         if (needed > limit_[q])
             limit_[q] = static_cast<int32_t>(std::min(capacity_, 2 * needed));
         if (needed <= capacity_) return;
@@ -332,33 +367,47 @@ private:
         });
     }
 
-    // Of the candidates whose score is at most `best`. Norms are not negative, and so in the order
-    // of their bits; which ones count cannot be foreseen, so nothing branches.
-    float largest_norm(const float* scores, const uint32_t* positions, int64_t count,
-                       float best) const {
-        int32_t largest = 0;
-        for (int64_t i = 0; i < count; i++) {
-            int32_t bits;
-            std::memcpy(&bits, support_.norms + positions[i], sizeof bits);
-            bits &= -static_cast<int32_t>(scores[i] <= best);
-            largest = std::max(largest, bits);
-        }
-        float norm;
-        std::memcpy(&norm, &largest, sizeof norm);
-        return norm;
-    }
-
-    // Lowers the cut to what the k best candidates prove, and drops the candidates above it.
-    void tighten(int64_t q) {
+    // Lowers the cut to what the k best candidates prove, and drops the candidates above it. Returns
+    // a score that k of them do not exceed, and more only where they tie.
+    float tighten(int64_t q) {
         const float* const scores = scores_ + q * capacity_;
         const uint32_t* const positions = positions_ + q * capacity_;
-        if (size_[q] < session_.question.k) return;
+        if (size_[q] < session_.question.k) return kInfinity;
         const float best = session_.level.kth_score(scores, size_[q], session_.question.k);
-        // The bound grows with the norm, and with the score.
-        const float norm = largest_norm(scores, positions, size_[q], best);
-        proven_[q] = std::min(proven_[q], bound_.bounds(limits_[q], best, norm).upper);
+        // The bound grows with the norm, the residual and the score.
+        const auto [norm, residual] = largest(q, best);
+        proven_[q] = std::min(proven_[q], bound_.bounds(limits_[q], best, norm, residual).upper);
         lower_cut(q);
         keep(q, [cut = cut_[q]](float score) { return score < cut; });
+        return best;
+    }
+
+    // The largest norm and residual of the candidates whose score is at most `best`.
+    std::pair<float, float> largest(int64_t q, float best) const {
+        if (!Bound::kByNorm) return {0.0f, 0.0f};
+        const float* const scores = scores_ + q * capacity_;
+        const uint32_t* const positions = positions_ + q * capacity_;
+        return {largest_of(support_.norms, scores, positions, size_[q], best),
+                largest_of(row_residuals_, scores, positions, size_[q], best)};
+    }
+
+    // Whether exactly k candidates score no more than `best`, and all others surely more: whichever
+    // has the largest norm and residual, with which the error grows.
+    bool has_gap(int64_t q, float best) const {
+        const float* const scores = scores_ + q * capacity_;
+        const Gap gap = gap_after(scores, size_[q], best);
+        if (gap.near != session_.question.k || gap.next == kInfinity)
+            return gap.near == session_.question.k;
+        const auto [norm, residual] = largest(q, kInfinity);
+        return bound_.bounds(limits_[q], gap.last, norm, residual).upper <
+               bound_.bounds(limits_[q], gap.next, norm, residual).lower;
+    }
+
+    void answer_best(int64_t q, float best, Scratch& s) {
+        s.ballot.clear();
+        for (int64_t i = q * capacity_; i < q * capacity_ + size_[q]; i++)
+            if (scores_[i] <= best) s.ballot.add(session_.question.codes[order_[positions_[i]]]);
+        answer(session_, numbers_[q], s.ballot);
     }
 
     // Whether to settle all of so many candidates takes less than to drop those that may be.
@@ -372,10 +421,10 @@ private:
         settle_lists(session_, s);
     }
 
-    // Answers a query from its candidates.
+    // Answers a query from its list.
     void finish(int64_t q, Scratch& s) {
         if (overflowed_[q]) return;
-        tighten(q);
+        const float best = tighten(q);
         // The list holds k, or all that are near enough; if not, the bound would be wrong: then
         // slowly rather than wrongly.
         const Question& question = session_.question;
@@ -383,31 +432,38 @@ private:
         const bool few = count < k;
         if (dropped_[q] < cut_[q] || (few && !(session_.within(query) < kInfinity)))
             return give_up(q);
+        if (!few && !session_.answers.rows && has_gap(q, best)) return answer_best(q, best, s);
         const float* const scores = scores_ + q * capacity_;
         const uint32_t* const positions = positions_ + q * capacity_;
         if (session_.answers.rows && few_more(count)) {
             s.lists.push_back({query, std::min(k, count), positions, count});
             return;
         }
-        s.lower.resize(count);
-        s.upper.resize(count);
+        s.candidates.clear();
         for (int64_t i = 0; i < count; i++) {
+            const uint32_t at = positions[i];
             const Interval score =
-                bound_.bounds(limits_[q], scores[i], support_.norms[positions[i]]);
-            s.lower[i] = score.lower;
-            s.upper[i] = score.upper;
+                bound_.bounds(limits_[q], scores[i], support_.norms[at], row_residuals_[at]);
+            s.candidates.push_back({score.lower, score.upper, order_[at]});
         }
-        conclude(session_, query, positions, s);
+        answer_from_candidates(session_, query,
+                               bound_.score_of_distance(limits_[q], session_.reading->scale), s);
     }
 
     Session& session_;
     const FilterStage& stage_;
     Bound bound_;
-    int64_t columns_, row_bytes_, rows_, soft_limit_, capacity_;
+    const Leaves* leaves_;
+    const std::vector<int64_t>& order_;
+    const std::vector<uint32_t>& positions_of_;
+    int64_t columns_, row_bytes_, starts_, rows_;
+    int64_t most_at_once_;  // candidates
+    int64_t soft_limit_, capacity_;
     int64_t held_ = 0;     // rows of the packed support at a time
     int64_t packed_ = -1;  // the first position of those that are packed
     std::vector<int64_t> given_up_;
     Panel support_{}, queries_{};
+    const float* row_residuals_ = nullptr;  // of support rows; where they are queries, of either side
     std::shared_ptr<KeptRows> kept_;  // the support's memory, where it outlives the call
     float* scores_ = nullptr;
     uint32_t* positions_ = nullptr;
@@ -435,8 +491,9 @@ std::vector<int64_t> filter(Session& session, const FilterStage& stage,
 }
 
 std::vector<int64_t> filter(Session& session, const FilterStage& stage,
-                            const DifferencesBound& bound, const std::vector<int64_t>& queries) {
-    return Filter<DifferencesBound>(session, stage, bound).run(queries);
+                            const DifferencesBound& bound, const std::vector<int64_t>& queries,
+                            const Leaves* leaves) {
+    return Filter<DifferencesBound>(session, stage, bound, leaves).run(queries);
 }
 
 }  // namespace pdepth

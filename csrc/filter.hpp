@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bound.hpp"
+#include "leaves.hpp"
 #include "session.hpp"
 
 namespace pdepth {
@@ -16,6 +17,7 @@ std::vector<int64_t> filter(Session& session, const FilterStage& stage, const Pr
 std::vector<int64_t> filter(Session& session, const FilterStage& stage,
                             const InnerProductsBound& bound, const std::vector<int64_t>& queries);
 std::vector<int64_t> filter(Session& session, const FilterStage& stage,
-                            const DifferencesBound& bound, const std::vector<int64_t>& queries);
+                            const DifferencesBound& bound, const std::vector<int64_t>& queries,
+                            const Leaves* leaves = nullptr);
 
 }  // namespace pdepth

@@ -6,9 +6,10 @@
 #include <utility>
 
 #include "bound.hpp"
+#include "certificate.hpp"
 #include "directions.hpp"
 #include "packing.hpp"
-#include "settle.hpp"
+#include "pairs.hpp"
 
 namespace pdepth {
 namespace {
@@ -19,6 +20,7 @@ constexpr int64_t kMostNeighbours = 256;
 constexpr int64_t kOfSample = 16;       // bytes of an element, while directions are sought
 // What a layer costs, in multiply-adds of 16-bit integers: measured at AVX2 on layers of 256 to 2,048
 // columns.
+constexpr double kOfIntegers = 2;      // bytes of an element that is scanned at that cost
 constexpr double kOfScan = 64;         // of an image, beside its columns: lists are longer
 constexpr double kOfQuery = 150;       // to project a column of a query
 constexpr double kOfSupport = 55;      // to project one of the support, beyond its ordinary packing
@@ -27,7 +29,7 @@ constexpr double kOfDirections = 9e5;  // of a column, to find the directions
 constexpr double kLeastGain = 1.25;    // saved work, as a multiple of the work that is added
 constexpr double kOfTrial = 0.8;       // rows left by the whole sample's directions, of the trial's
 constexpr double kLeastWork = 4e6;     // pairs of rows: a trial is hardly seen
-constexpr int64_t kLastingQueries = 1000;  // that a lasting support will have had, at least
+constexpr double kLastingQueries = 1000;  // that a lasting support will have had, at least
 
 constexpr int64_t kProductsBetweenChecks = int64_t(1) << 31;  // of whether to go on
 
@@ -45,7 +47,7 @@ struct Lists {
     Buffer<uint32_t> positions;
     std::vector<float> cut, row;
     std::vector<int32_t> size, limit;
-    std::vector<uint32_t> self, near;  // near: positions of the rows whose distances are known
+    std::vector<uint32_t> self;
     std::vector<std::pair<float, uint32_t>> candidates;
     std::vector<double> farthest;      // a heap of the k least upper bounds
 };
@@ -191,7 +193,8 @@ private:
         std::nth_element(candidates.begin(), nearest - 1, candidates.end());
         for (auto c = candidates.begin(); c != nearest; ++c)
             add_distance(c->second, (c + 1 == nearest ? c : c + 1)->second, lists, s);
-        lists.farthest = s.upper;
+        lists.farthest.clear();
+        for (const Candidate& c : s.candidates) lists.farthest.push_back(c.upper);
         std::make_heap(lists.farthest.begin(), lists.farthest.end());
 
         const ImagesBound::Query limits =
@@ -202,9 +205,10 @@ private:
         std::sort(nearest, near);
         for (auto c = nearest; c != near && c->first < cut; ++c) {
             add_distance(c->second, (c + 1 == near ? c : c + 1)->second, lists, s);
-            if (!(s.upper.back() < lists.farthest.front())) continue;
+            const double upper = s.candidates.back().upper;
+            if (!(upper < lists.farthest.front())) continue;
             std::pop_heap(lists.farthest.begin(), lists.farthest.end());
-            lists.farthest.back() = s.upper.back();
+            lists.farthest.back() = upper;
             std::push_heap(lists.farthest.begin(), lists.farthest.end());
             cut = images_.cut(limits, lists.farthest.front());
         }
@@ -212,16 +216,16 @@ private:
             pending.cut = cut;
             return false;
         }
-        conclude(session_, pending.query, lists.near.data(), s);
+        answer_from_candidates(
+            session_, pending.query,
+            distances_.score_of_distance(distances_.query(0, 0), session_.reading->scale), s);
         return true;
     }
 
     void begin_distances(int64_t query, Lists& lists, Scratch& s) const {
         const Matrix& queries = session_.layer->queries;
         const void* const row = queries.row(session_.source_row(query));
-        s.lower.clear();
-        s.upper.clear();
-        lists.near.clear();
+        s.candidates.clear();
         if (narrow_) {
             lists.row.resize(queries.width);
             std::memcpy(lists.row.data(), row, queries.width * sizeof(float));
@@ -241,7 +245,7 @@ private:
             const float near = session_.level.near_distance(
                 lists.row.data(), row, support.width, static_cast<float>(scale),
                 support.row(order[next]));
-            distance = distances_.bounds(distances_.query(0, 0), near, 0);
+            distance = distances_.bounds(distances_.query(0, 0), near, 0, 0);
         } else {
             const double near =
                 session_.level.squared_distance(s.query.data(), row, support.type, support.width,
@@ -249,9 +253,7 @@ private:
                 scale * scale;
             distance = {near * (1 - kSettlement), near * (1 + kSettlement)};
         }
-        lists.near.push_back(position);
-        s.lower.push_back(distance.lower);
-        s.upper.push_back(distance.upper);
+        s.candidates.push_back({distance.lower, distance.upper, order[position]});
     }
 
     Session& session_;
@@ -264,20 +266,19 @@ private:
     bool narrow_ = false;  // distances in float32
 };
 
-// Whether a layer of which images leave that share of the rows is served sooner by them.
-bool pays(const Session& session, double survivors, bool found) {
+// Whether a layer of which images leave that share of the rows is served sooner by them than by `other`.
+bool pays(const Session& session, const FilterStage& other, double queries, double survivors,
+          bool found) {
     const auto rows = static_cast<double>(session.reading->order.size());
     const auto width = static_cast<double>(session.support->width);
-    int64_t queries = session.question.queries;
-    if (session.layer->support->kept_bytes) queries = std::max(queries, kLastingQueries);
-    const FilterStage& other = session.level.products[0];
-    // Of a support that is asked for most of its own rows, each pair is computed once.
-    const bool pairs = session.layer->own_rows && session.question.queries * 2 > session.support->rows;
-    const double scan = width * static_cast<double>(other.item_size) / (pairs ? 4 : 2);
+    // Each pair of a support's own rows is computed once.
+    const bool pairs = in_pairs(session, other, session.question.queries, session.support->rows);
+    const double speed = other.gain > 0 ? other.gain : kOfIntegers / other.item_size;
+    const double scan = width / speed * (pairs ? 0.5 : 1);
     const double saved = rows * (scan - kImageColumns - kOfScan) - kOfQuery * width -
                          kOfDistance * width * survivors * rows;
     const double added = kOfSupport * rows * width + (found ? 0 : kOfDirections * width);
-    return static_cast<double>(queries) * saved > kLeastGain * added;
+    return queries * saved > kLeastGain * added;
 }
 
 const LeadingDirections& directions_of(Session& session, DirectionsSample sample,
@@ -302,21 +303,25 @@ bool images_serve(const Session& session) {
            kWhole.rows() * width * kOfSample <= held;
 }
 
-bool images_pay(Session& session) {
+bool images_pay(Session& session, const FilterStage& other) {
     Reading& reading = *session.reading;
     const bool lasting = session.layer->support->kept_bytes > 0;
-    const double rows = static_cast<double>(reading.order.size());
-    const double queries = static_cast<double>(session.question.queries);
-    if (session.support->type != DType::f32 || (!lasting && rows * queries < kLeastWork) ||
-        !pays(session, static_cast<double>(session.question.k) / rows, false))
+    const auto rows = static_cast<double>(reading.order.size());
+    const auto asked = static_cast<double>(session.question.queries);
+    const double queries = lasting ? std::max(asked, kLastingQueries) : asked;
+    const auto better = [&](double survivors, bool found) {
+        return pays(session, other, queries, survivors, found);
+    };
+    if (session.support->type != DType::f32 || (!lasting && rows * asked < kLeastWork) ||
+        !better(static_cast<double>(session.question.k) / rows, false))
         return false;
     const std::lock_guard<std::mutex> lock(reading.mutex);
     if (!reading.directions) {
         const LeadingDirections& trial = directions_of(session, kTrial, reading.trial);
-        if (!trial.found() || !pays(session, kOfTrial * trial.survivors, false)) return false;
+        if (!trial.found() || !better(kOfTrial * trial.survivors, false)) return false;
     }
     const LeadingDirections& found = directions_of(session, kWhole, reading.directions);
-    return found.found() && pays(session, found.survivors, true);
+    return found.found() && better(found.survivors, true);
 }
 
 std::vector<int64_t> filter_images(Session& session, const std::vector<int64_t>& queries) {

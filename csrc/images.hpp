@@ -11,8 +11,8 @@ namespace pdepth {
 // Whether the stage can serve the session's present layer.
 bool images_serve(const Session& session);
 
-// Whether it will serve it sooner than the level's first stage does: measured on some of its rows.
-bool images_pay(Session& session);
+// Whether it will serve it sooner than `other`, which is first without it: measured on some rows.
+bool images_pay(Session& session, const FilterStage& other);
 
 // Answers `queries` (numbers of the call) from images, and from distances in float32 of the few rows
 // that those leave. Returns the queries that need another stage.

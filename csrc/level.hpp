@@ -34,6 +34,7 @@ struct Panel {
     float* norms;          // |row|, rounded up
     float* residuals;      // |row - what was packed of it|, rounded up
     float* units;          // what 1 stands for, where rows are packed as integers
+    int32_t* starts = nullptr;  // of queries: what sums begin with, [tile][start][row]
 };
 
 // Rows whose norm, after the transform, is below this may be packed as zero.
@@ -51,6 +52,11 @@ struct Directions {
     double floor = 0;              // the least length in the last column
 };
 
+// Of rows that are turned and packed as bytes, see pdepth/certify.py: float32's own error, as a share
+// of the row's norm, and that of what was summed in it, as a share of the residual.
+constexpr double kTurning = 0x1p-20;
+constexpr double kSummed = 0x1p-16;
+
 // What a row becomes before it is packed: (row - centre) * scale. centre may be null; zeros fill it
 // up to a multiple of 8 columns.
 struct Transform {
@@ -66,6 +72,8 @@ struct ScanItem {
     const void* support;
     const float* half_norms;    // of the support
     const float* query_units;
+    const int32_t* query_starts;
+    int64_t starts;             // of a row
     const float* support_units;
     int64_t columns;       // of a packed row
     int64_t query_tiles;
@@ -77,6 +85,35 @@ struct ScanItem {
     Lists others;          // of the support's rows, which must not be the queries' own
     const float* query_half_norms;
     uint32_t first_query_position;
+};
+
+// Boxes are scored so many at a time: [column][lowest, highest][kBoxes].
+constexpr int64_t kBoxes = 16;
+
+// Rows whose value in a column is less than another's are in the lower part. What a part is parted
+// into has a number; that of a leaf is ~leaf.
+struct Split {
+    float value;
+    int32_t column, lower, upper;
+};
+
+// One query against rows in leaves: some that lie near each other, with the box around them. Groups of
+// kBoxes leaves have boxes too. See leaves.hpp.
+struct LeafSearch {
+    const float* query;          // its columns are query_rows apart, as the stage packs them
+    const float* rows;           // packed support, leaf after leaf
+    const float* boxes;          // of leaves
+    const float* group_boxes;    // of groups
+    const Split* splits;         // the first parts all; null for a single leaf
+    const uint8_t* filled;       // rows of each leaf
+    int64_t columns;             // no more than the stage's section
+    int64_t leaves;              // whole groups
+    int64_t seeds;               // rows that are scanned before any is skipped, if there are as many
+    float* group_scores;         // room for the groups, to a multiple of kBoxes
+    float* scores;               // room for the leaves, likewise
+    uint32_t* numbers;           // likewise
+    uint32_t* near;              // likewise
+    Lists lists;                 // of this query
 };
 
 enum class Side { query, support };
@@ -103,11 +140,15 @@ struct FilterStage {
     void (*scan)(const ScanItem& item);
     // Fills the support rows' lists, too, where they are asked as well; null where a stage cannot.
     void (*scan_pairs)(const ScanItem& item);
+
+    int64_t start = 0;     // packed columns that a start value is for; 0: sums begin at nought
+    double gain = 0;       // how many times as fast as the next stage; 0: never tried on a sample
     bool images = false;   // images of rows are packed, whatever their width
 
     int64_t columns(int64_t width) const {
         return multiple * round_up(images ? kImageColumns : width, step);
     }
+    int64_t starts(int64_t width) const { return start ? ceil_div(columns(width), start) : 0; }
 };
 
 struct RowSummary {
@@ -135,10 +176,18 @@ struct Level {
     // A value that k of the scores do not exceed, and more only where they tie.
     float (*kth_score)(const float* scores, int64_t count, int64_t k);
 
+    // Takes as candidates the rows of near leaves. A leaf whose box has no score below the cut has no
+    // row with one.
+    void (*search_leaves)(const LeafSearch& search);
+    // Scores of one group of boxes, no more than that of any row in them.
+    void (*score_boxes)(const LeafSearch& search, const float* boxes, int64_t group, float* scores);
+
     FilterStage differences;
+    FilterStage leaves;  // the same of near leaves alone
+    int64_t leaf_rows;
     // From the fastest to the finest; a query whose candidates overflow goes on to the next.
     int products_count;
-    FilterStage products[3];
+    FilterStage products[4];
     // The fastest of them on images of rows; no name where a level has none.
     FilterStage directions{};
     // The products of up to 48 dense rows with directions, which lie as in Directions::panel. Those of

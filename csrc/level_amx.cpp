@@ -59,5 +59,6 @@ struct Tiles {
 
 namespace pdepth {
 constexpr Level amx_level{"amx", widen, finite, summarise, squared_distance, inner_product, kth_score,
-                          kDifferences, 3, {kBfloat16Products<1>, kBfloat16Products<3>, kFloatProducts}};
+                          search_leaves, score_boxes,
+                           kDifferences, kLeaves, kLeafRows, 3, {kBfloat16Products<1>, kBfloat16Products<3>, kFloatProducts}};
 }

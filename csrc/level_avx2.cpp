@@ -9,6 +9,18 @@
 
 namespace {
 
+// The lanes that each mask names, a byte each.
+struct LanesOf {
+    int64_t of[256] = {};
+
+    constexpr LanesOf() {
+        for (int mask = 0; mask < 256; mask++)
+            for (int64_t lane = 0, count = 0; lane < 8; lane++)
+                if (mask >> lane & 1) of[mask] |= lane << 8 * count++;
+    }
+};
+constexpr LanesOf kLanesOf;
+
 struct Simd {
     using Vector = __m256;
     static constexpr int kLanes = 8;
@@ -18,6 +30,7 @@ struct Simd {
     using Whole = __m256i;
     static constexpr int kSection = 320;  // a 16-row panel of it takes 20 KB of the first cache
     static constexpr int kIntegerSection = 640;  // likewise
+    static constexpr int kLeafTiles = 2;
     static constexpr int kKeptTiles = 16;
 
     // Written out: gcc 12 widens the halves apart and joins them.
@@ -31,6 +44,7 @@ struct Simd {
     static Vector broadcast(float value) { return _mm256_set1_ps(value); }
     static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
     static Vector sub(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
+    static Vector max(Vector a, Vector b) { return _mm256_max_ps(a, b); }
     static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
     static Vector lesser(Vector a, Vector b) { return _mm256_min_ps(a, b); }
     static Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
@@ -39,6 +53,16 @@ struct Simd {
     }
     static uint64_t below(Vector v, Vector cut) {
         return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(v, cut, _CMP_LT_OQ)));
+    }
+
+    // The lanes that a mask names go to `to`, and their numbers, from `first` on, to `numbers`; what
+    // lies behind them in a register's length is overwritten.
+    static int compress(Vector v, uint64_t mask, uint32_t first, float* to, uint32_t* numbers) {
+        const __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(kLanesOf.of[mask]));
+        _mm256_storeu_ps(to, _mm256_permutevar8x32_ps(v, lanes));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers),
+                            _mm256_add_epi32(lanes, _mm256_set1_epi32(static_cast<int>(first))));
+        return __builtin_popcountll(mask);
     }
 
     static Whole no_sum() { return _mm256_setzero_si256(); }
@@ -56,6 +80,27 @@ struct Simd {
         return sum;
     }
     static Vector rounded(Whole sum) { return _mm256_cvtepi32_ps(sum); }
+
+    // Bytes, see bytes.inc: two products a 16-bit sum, four a lane.
+    static constexpr bool kSaturates = true;
+    static constexpr int kByteSection = 1280;  // likewise
+    static constexpr int kByteChunk = 32;
+    static constexpr double kByteGain = 1.8;
+    static Whole load_bytes(const int8_t* from) {
+        return _mm256_load_si256(reinterpret_cast<const __m256i*>(from));
+    }
+    static Whole broadcast_four(const void* from) {
+        int32_t four;
+        memcpy(&four, from, sizeof four);
+        return _mm256_set1_epi32(four);
+    }
+    static Whole add_bytes(Whole sum, Whole x, Whole y) {
+        asm("vpaddw %1, %0, %0" : "+x"(sum) : "x"(_mm256_maddubs_epi16(y, x)));
+        return sum;
+    }
+    static Whole add_chunk(Whole sum, Whole chunk) {
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(chunk, _mm256_set1_epi16(1)));
+    }
 };
 
 #include "tile.inc"
@@ -66,6 +111,7 @@ struct Simd {
 
 namespace pdepth {
 constexpr Level avx2_level{"avx2", widen, finite, summarise, squared_distance, inner_product, kth_score,
-                           kDifferences, 2, {kIntegerProducts, kFloatProducts},
-                           kDirections, project, near_distance};
+                           search_leaves, score_boxes,
+                           kDifferences, kLeaves, kLeafRows, 3, {kByteProducts, kIntegerProducts, kFloatProducts},
+                                 kDirections, project, near_distance};
 }

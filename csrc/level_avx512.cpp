@@ -18,5 +18,6 @@ using Simd = Avx512;
 
 namespace pdepth {
 constexpr Level avx512_level{"avx512", widen, finite, summarise, squared_distance, inner_product, kth_score,
-                             kDifferences, 1, {kFloatProducts}};
+                             search_leaves, score_boxes,
+                           kDifferences, kLeaves, kLeafRows, 1, {kFloatProducts}};
 }

@@ -71,5 +71,6 @@ private:
 
 namespace pdepth {
 constexpr Level bf16_level{"bf16", widen, finite, summarise, squared_distance, inner_product, kth_score,
-                           kDifferences, 3, {kBfloat16Products<1>, kBfloat16Products<3>, kFloatProducts}};
+                           search_leaves, score_boxes,
+                           kDifferences, kLeaves, kLeafRows, 3, {kBfloat16Products<1>, kBfloat16Products<3>, kFloatProducts}};
 }

@@ -18,6 +18,7 @@ using Simd = Portable;
 
 namespace pdepth {
 constexpr Level portable_level{"portable", widen, finite, summarise, squared_distance, inner_product, kth_score,
-                               kDifferences, 2, {kIntegerProducts, kFloatProducts},
-                           kDirections, project, near_distance};
+                               search_leaves, score_boxes,
+                               kDifferences, kLeaves, kLeafRows, 3, {kByteProducts, kIntegerProducts, kFloatProducts},
+                                 kDirections, project, near_distance};
 }

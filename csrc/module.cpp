@@ -22,6 +22,7 @@ PYBIND11_MODULE(_native, m) {
         .def("keep", [](HeldSupport& held, int64_t bytes) { held.support->kept_bytes = bytes; },
              py::arg("bytes"))
         .def_property_readonly("array", [](const HeldSupport& held) { return held.array; })
+        .def_property_readonly("has_leaves", &has_leaves)
         .def_property_readonly("nbytes", &nbytes_of);
     m.def("levels", &levels, "Compiled levels, best last, and whether this machine runs each.");
     m.def("filter_stages", &filter_stages,
@@ -38,6 +39,9 @@ PYBIND11_MODULE(_native, m) {
           py::arg("support"), py::arg("queries"), py::arg("level"), py::arg("directions"),
           py::kw_only(), py::arg("departure"), py::arg("floor"), py::arg("scale"),
           py::arg("distances"));
+    m.def("leaf_scores", &leaf_scores,
+          "Rows of a support in leaves, and the scores of each leaf's box and of each row in it.",
+          py::arg("support"), py::arg("queries"), py::arg("level"));
     m.def("arithmetic", &arithmetic,
           "Sets this thread's floating-point environment: the default one (round to nearest,\n"
           "subnormal numbers kept), or one that a call returned. Returns the one before.",
@@ -49,6 +53,12 @@ PYBIND11_MODULE(_native, m) {
     m.def("first_not_finite", &first_not_finite,
           "The first row that holds a NaN or an infinity, or -1.", py::arg("array"),
           py::arg("type"), py::arg("level"), py::arg("threads"));
+    m.def("count_votes", &count_votes,
+          "Counts the votes of lists of neighbours for each of `ks`, into the arrays passed; see\n"
+          "csrc/count.hpp.",
+          py::kw_only(), py::arg("codes"), py::arg("classes"), py::arg("rows"), py::arg("weights"),
+          py::arg("ks"), py::arg("votes").noconvert(), py::arg("tied").noconvert(),
+          py::arg("counts"), py::arg("slack"), py::arg("threads"));
     m.def("run", &run,
           "Answers all queries at each layer, into the arrays passed. With `target`, a vote is that\n"
           "class or -1. `first_stage` names the filter stage to begin with; None: a rule chooses.\n"

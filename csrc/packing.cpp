@@ -11,7 +11,7 @@ namespace {
 // The panel from position `first` on, the beginning of a tile.
 Panel part_of(const Panel& panel, int64_t first, int64_t row_bytes) {
     return {static_cast<char*>(panel.values) + first * row_bytes, panel.half_norms + first,
-            panel.norms + first, panel.residuals + first, panel.units + first};
+            panel.norms + first, panel.residuals + first, panel.units + first, nullptr};
 }
 
 template <class T>
@@ -38,17 +38,20 @@ void grow(PackedStage& packed, int64_t rows, int64_t row_bytes) {
 
 }  // namespace
 
-void pack_positions(const Matrix& rows, const Reading& reading, int64_t first, int64_t count,
-                    const FilterStage& stage, const Panel& panel, Team& team) {
+void pack_rows(const Matrix& rows, const int64_t* order, int64_t count, const Transform& transform,
+               const FilterStage& stage, const Panel& panel, Team& team) {
     const int64_t tile = stage.support_rows;
-    const int64_t* const order = reading.order.data() + first;
-    const Transform transform = reading.transform(stage);
     team.run(ceil_div(count, tile), [&](int64_t i, int) {
         const int64_t* const begin = order + i * tile;
         const int64_t* const end = order + std::min(count, (i + 1) * tile);
         const int64_t real = std::find(begin, end, Reading::kNoRow) - begin;
         stage.pack(rows, begin, real, transform, panel, Side::support, i);
     });
+}
+
+void pack_positions(const Matrix& rows, const Reading& reading, int64_t first, int64_t count,
+                    const FilterStage& stage, const Panel& panel, Team& team) {
+    pack_rows(rows, reading.order.data() + first, count, reading.transform(stage), stage, panel, team);
 }
 
 PackedStage packed_whole(const Matrix& rows, Reading& reading, const FilterStage& stage,

@@ -39,6 +39,7 @@ public:
             finish(chunk);
             filter_.hand_on(chunk);
         }
+        filter_.row_residuals_ = filter_.support_.residuals;
         if (!own.rest.empty()) filter_.run_apart(own.rest);
     }
 
@@ -59,8 +60,11 @@ private:
         // A product is of one row as it was packed for queries, the other for the support; which is
         // which differs from pair to pair.
         filter_.bound_.add_rows(relative_of(queries.norms, queries.residuals, count));
+        residuals_.assign(support.residuals, support.residuals + rows_);
+        filter_.row_residuals_ = residuals_.data();
         for (int64_t i = 0; i < count; i++) {
-            const float residual = std::max(queries.residuals[i], support.residuals[first + i]);
+            float& residual = residuals_[first + i];
+            residual = std::max(residual, queries.residuals[i]);
             filter_.limits_[i] = filter_.bound_.query(queries.norms[i], residual);
             filter_.lower_cut(i);
             if (order[first + i] == Reading::kNoRow) queries.half_norms[i] = kInfinity;
@@ -102,6 +106,7 @@ private:
     Session& session_;
     const FilterStage& stage_;
     int64_t rows_, most_;
+    std::vector<float> residuals_;  // of each row, as it was packed for either side
 };
 
 }  // namespace pdepth

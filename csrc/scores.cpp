@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bound.hpp"
+#include "leaves.hpp"
 #include "packed.hpp"
 
 namespace pdepth {
@@ -16,7 +17,8 @@ Panel packed(const Matrix& rows, Transform transform, const FilterStage& stage, 
              PackedRows& memory) {
     const int64_t tile = side == Side::query ? stage.query_rows : stage.support_rows;
     const int64_t padded = round_up(rows.rows, tile);
-    const Panel panel = memory.reserve(padded, padded, stage.columns(rows.width) * stage.item_size);
+    const Panel panel = memory.reserve(padded, padded, stage.columns(rows.width) * stage.item_size,
+                                       stage.starts(rows.width));
     std::vector<int64_t> numbers(rows.rows);
     std::iota(numbers.begin(), numbers.end(), 0);
     for (int64_t i = 0; i * tile < rows.rows; i++)
@@ -27,17 +29,20 @@ Panel packed(const Matrix& rows, Transform transform, const FilterStage& stage, 
 
 template <class Bound>
 void apply(Bound bound, const Panel& support, const Panel& queries, int64_t rows, int64_t count,
-           const StageScores& out) {
+           double scale, const StageScores& out) {
     bound.add_rows(relative_of(support.norms, support.residuals, rows));
     for (int64_t i = 0; i < count; i++) {
         const auto query = bound.query(queries.norms[i], queries.residuals[i]);
         for (int64_t j = 0; j < rows; j++) {
             const int64_t at = i * rows + j;
-            const Interval score = bound.bounds(query, out.scores[at], support.norms[j]);
+            const Interval score = bound.bounds(query, out.scores[at], support.norms[j], support.residuals[j]);
             out.lower[at] = score.lower;
             out.upper[at] = score.upper;
             const double norm = support.norms[j];
             out.at_norm[at] = bound.score_at(query, norm * norm);
+            const Interval from = bound.score_of_distance(query, scale).at(norm * norm);
+            out.from_lower[at] = from.lower;
+            out.from_upper[at] = from.upper;
             out.cuts[at] = bound.cut(query, out.lower[at]);
         }
     }
@@ -68,6 +73,8 @@ void scan_all(const Matrix& support, const Matrix& queries, Transform transform,
     item.support = y.values;
     item.half_norms = y.half_norms;
     item.query_units = x.units;
+    item.query_starts = x.starts;
+    item.starts = stage.starts(support.width);
     item.support_units = y.units;
     item.columns = stage.columns(support.width);
     item.query_tiles = query_tiles;
@@ -100,13 +107,49 @@ void score_all(const Matrix& support, const Matrix& queries, Transform transform
         for (int64_t c = 0; c < support.width; c++) square += transform.centre[c] * transform.centre[c];
         const double centre = std::sqrt(square) * transform.scale;
         apply(InnerProductsBound(stage, support.width, largest, centre), y, x, support.rows,
-              queries.rows, out);
+              queries.rows, transform.scale, out);
     } else if (differences)
         apply(DifferencesBound(stage, support.width, largest), y, x, support.rows,
-              queries.rows, out);
+              queries.rows, transform.scale, out);
     else
         apply(ProductsBound(stage, support.width, largest), y, x, support.rows,
-              queries.rows, out);
+              queries.rows, transform.scale, out);
+}
+
+LeafScores score_leaves(const Matrix& support, const Matrix& queries, const Level& level) {
+    Team team(1, [] {});
+    Support rows(support, Metric::squared_distance, 0);
+    const std::shared_ptr<Reading> reading = rows.read(support.rows, level, team);
+    const std::shared_ptr<const Leaves> leaves = split(support, *reading, team);
+    const FilterStage& stage = level.differences;
+    PackedRows memory;
+    const Panel x = packed(queries, reading->transform(stage), stage, Side::query, memory);
+
+    LeafScores out{leaves->count, level.leaf_rows, leaves->order, {}, {}};
+    const int64_t places = leaves->count * level.leaf_rows;
+    out.boxes.resize(queries.rows * leaves->count);
+    out.scores.assign(queries.rows * places, std::numeric_limits<float>::infinity());
+    LeafScratch room;
+    for (int64_t q = 0; q < queries.rows; q++) {
+        // A cut above any finite score takes every row: with all seeds, each leaf is scanned.
+        float cut = std::numeric_limits<float>::infinity();
+        int32_t size = 0, limit = static_cast<int32_t>(places) + 1;
+        uint32_t self = kNoPosition;
+        std::vector<float> scores(limit);
+        std::vector<uint32_t> positions(limit);
+        LeafSearch search = leaves->search(support.rows, level, room);
+        const int64_t tile = stage.query_rows;
+        search.query =
+            static_cast<const float*>(x.values) + q / tile * tile * support.width + q % tile;
+        search.lists = {&cut, &size, &limit, &self, scores.data(), positions.data(), limit,
+                        [](void*, int64_t) {}, nullptr};
+        level.search_leaves(search);
+        for (int32_t i = 0; i < size; i++) out.scores[q * places + positions[i]] = scores[i];
+        for (int64_t group = 0; group < leaves->count / kBoxes; group++)
+            level.score_boxes(search, search.boxes, group,
+                              out.boxes.data() + q * leaves->count + group * kBoxes);
+    }
+    return out;
 }
 
 void score_images(const Matrix& support, const Matrix& queries, Transform transform,

@@ -1,6 +1,8 @@
 // Every score of one filter stage with its bound, for the tests that try to break the bound.
 #pragma once
 
+#include <vector>
+
 #include "level.hpp"
 
 namespace pdepth {
@@ -10,6 +12,8 @@ struct StageScores {
     double* lower;             // (N, M) of the true score
     double* upper;             // (N, M)
     double* at_norm;           // (N, M) score of a row whose distance is the support row's norm
+    double* from_lower;        // (N, M) what that distance, in float64, says of the true score
+    double* from_upper;        // (N, M)
     float* cuts;               // (N, M) the cut, were the lower bound proven
     float* support_norms;      // (M,)
     float* support_residuals;  // (M,)
@@ -25,5 +29,14 @@ void score_all(const Matrix& support, const Matrix& queries, Transform transform
 void score_images(const Matrix& support, const Matrix& queries, Transform transform,
                   const FilterStage& stage, double departure, const double* distances,
                   const StageScores& out);
+// What leaves are compared by: of each query, the score of each leaf's box and of each row in it.
+struct LeafScores {
+    int64_t leaves, leaf_rows;
+    std::vector<int64_t> rows;  // leaves x leaf_rows, -1 where there is none
+    std::vector<float> boxes;   // queries x leaves
+    std::vector<float> scores;  // queries x leaves x leaf_rows
+};
+
+LeafScores score_leaves(const Matrix& support, const Matrix& queries, const Level& level);
 
 }  // namespace pdepth

@@ -13,6 +13,7 @@
 #include "ballot.hpp"
 #include "buffer.hpp"
 #include "call.hpp"
+#include "leaves.hpp"
 #include "nearest.hpp"
 #include "packed.hpp"
 #include "support.hpp"
@@ -31,16 +32,27 @@ struct CandidateList {
     int64_t known = 0;
 };
 
+// A row that may be a neighbour: bounds of its true score, and its distance once that is known.
+struct Candidate {
+    double lower, upper;
+    int64_t row;
+    bool known = false;
+    double value = 0;  // as Neighbour::distance
+    double gap = 0;    // from where the k-th neighbour may be
+};
+
 // What one thread works with.
 struct Scratch {
     explicit Scratch(int32_t classes) : ballot(classes) {}
 
     Ballot ballot;
     Buffer<float> partial;
+    LeafScratch leaves;
     std::vector<double> query;     // widened
     std::vector<double> distance;  // room for the sums of one distance
-    std::vector<double> lower, upper, sorted;
-    std::vector<int64_t> possible;
+    std::vector<double> sorted;
+    std::vector<Candidate> candidates;
+    std::vector<Candidate*> possible;
     std::vector<Neighbour> neighbours;
     std::vector<CandidateList> lists;         // that are settled together;
     std::vector<double> queries, distances;   // of them, the queries widened
@@ -123,6 +135,8 @@ public:
     const Layer* layer = nullptr;
     const Matrix* support = nullptr;
     std::shared_ptr<Reading> reading;
+    std::shared_ptr<const Leaves> leaves;  // where the layer's rows are searched in them
+    const std::vector<int64_t>* order = nullptr;  // of the present stage: position -> support row
     int64_t index = 0;
     std::atomic<int64_t> done{0};  // of `total`, in the present stage of the layer
     int64_t total = 1;

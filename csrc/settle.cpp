@@ -1,7 +1,6 @@
 #include "settle.hpp"
 
 #include <algorithm>
-#include <limits>
 
 namespace pdepth {
 namespace {
@@ -29,8 +28,6 @@ Neighbour neighbour(const Session& session, const double* query, int64_t row, Sc
     return {session.inner_products() ? -value : value, row};
 }
 
-// Rows lie anywhere in memory: some way ahead of the one at hand they are on their way.
-constexpr int64_t kAhead = 8;
 constexpr int64_t kMostAhead = 1024;  // bytes of a row; the processor fetches what follows
 
 void prefetch(const Matrix& support, int64_t row) {
@@ -64,7 +61,7 @@ void settle_group(const Session& session, CandidateList* begin, CandidateList* e
                   Scratch& s) {
     const auto start = Clock::now();
     const Matrix& support = *session.support;
-    const std::vector<int64_t>& order = session.reading->order;
+    const std::vector<int64_t>& order = *session.order;
     s.queries.resize((end - begin) * support.width);
     int64_t named = 0;
     for (CandidateList* list = begin; list < end; list++) named += list->count;
@@ -81,8 +78,8 @@ void settle_group(const Session& session, CandidateList* begin, CandidateList* e
         query = s.queries.data();
         for (CandidateList* list = begin; list < end; list++, query += support.width)
             for (int64_t& i = list->known; i < list->count && list->positions[i] < first + block; i++) {
-                if (i + kAhead < list->count)
-                    prefetch(support, order[list->positions[i + kAhead]]);
+                if (i + SettledQuery::kAhead < list->count)
+                    prefetch(support, order[list->positions[i + SettledQuery::kAhead]]);
                 list->distances[i] = neighbour(session, query, order[list->positions[i]], s).distance;
             }
     }
@@ -94,33 +91,6 @@ void settle_group(const Session& session, CandidateList* begin, CandidateList* e
             s.neighbours[i] = {list->distances[i], order[list->positions[i]]};
         add_nearest(session, list->query, list->open, s);
     }
-}
-
-double kth_smallest(const std::vector<double>& values, int64_t k, std::vector<double>& copy) {
-    copy = values;
-    std::nth_element(copy.begin(), copy.begin() + k, copy.end());
-    return copy[k];
-}
-
-// Whether the certain neighbours decide the query, which is then answered.
-bool decided(const Session& session, int64_t query, int64_t open, Scratch& s) {
-    const auto total = static_cast<int64_t>(s.possible.size());
-    if (session.answers.rows) return false;
-    if (session.question.target) {
-        const int32_t target = session.question.target[query];
-        const Ballot::Wins wins = s.ballot.wins(target, open, total);
-        if (wins == Ballot::Wins::perhaps) return false;
-        answer_winner(session, query, wins == Ballot::Wins::always ? target : kUnknown);
-        return true;
-    }
-    if (s.ballot.complete(open, total)) {
-        answer(session, query, s.ballot);
-        return true;
-    }
-    const int32_t winner = s.ballot.certain_winner(open, total);
-    if (winner < 0 || session.answers.counts) return false;
-    answer_winner(session, query, winner);
-    return true;
 }
 
 }  // namespace
@@ -142,23 +112,24 @@ void answer_winner(const Session& session, int64_t query, int32_t winner) {
     if (out.tied) out.tied[at] = 0;
 }
 
-void settle(const Session& session, int64_t query, int64_t open, Scratch& s) {
-    const auto start = Clock::now();
+SettledQuery::SettledQuery(const Session& session, int64_t query, Scratch& s)
+    : session_(session), query_(query), s_(s), start_(Clock::now()) {
     widen_query(session, query, s.query.data());
-    const Matrix& support = *session.support;
-    const auto count = static_cast<int64_t>(s.possible.size());
-    s.neighbours.resize(count);
-    for (int64_t i = 0; i < count; i++) {
-        if (i + kAhead < count) prefetch(support, s.possible[i + kAhead]);
-        s.neighbours[i] = neighbour(session, s.query.data(), s.possible[i], s);
-    }
-    s.settling += Clock::now() - start;
-    add_nearest(session, query, open, s);
 }
+
+SettledQuery::~SettledQuery() { s_.settling += Clock::now() - start_; }
+
+double SettledQuery::value(int64_t row) const {
+    return neighbour(session_, s_.query.data(), row, s_).distance;
+}
+
+void SettledQuery::prefetch(int64_t row) const { pdepth::prefetch(*session_.support, row); }
+
+void SettledQuery::add_nearest(int64_t open) { pdepth::add_nearest(session_, query_, open, s_); }
 
 void settle_lists(const Session& session, Scratch& s) {
     const auto lists = static_cast<int64_t>(s.lists.size());
-    const auto rows = static_cast<int64_t>(session.reading->order.size());
+    const auto rows = static_cast<int64_t>(session.order->size());
     const Matrix& support = *session.support;
     int64_t named = 0;
     for (const CandidateList& list : s.lists) named += list.count;
@@ -169,32 +140,6 @@ void settle_lists(const Session& session, Scratch& s) {
     for (int64_t begin = 0; begin < lists; begin += group)
         settle_group(session, all + begin, all + std::min(lists, begin + group), block, s);
     s.lists.clear();
-}
-
-void conclude(const Session& session, int64_t query, const uint32_t* positions, Scratch& s) {
-    const int64_t k = session.question.k;
-    const auto count = static_cast<int64_t>(s.lower.size());
-    constexpr double kNone = std::numeric_limits<double>::infinity();
-    // The k-th neighbour is at most this far; nothing that surely is farther can be one.
-    const double farthest = count < k ? kNone : kth_smallest(s.upper, k - 1, s.sorted);
-    // With k others surely or possibly nearer than this, one below it is surely among the k.
-    const double nearest_other = count > k ? kth_smallest(s.lower, k, s.sorted) : kNone;
-
-    s.ballot.clear();
-    s.possible.clear();
-    int64_t open = std::min(k, count);
-    for (int64_t i = 0; i < count; i++) {
-        if (s.lower[i] > farthest) continue;
-        const int64_t row = session.reading->order[positions[i]];
-        if (s.upper[i] < nearest_other && !session.answers.rows) {
-            s.ballot.add(session.question.codes[row]);
-            open--;
-        } else {
-            s.ballot.add_possible(session.question.codes[row]);
-            s.possible.push_back(row);
-        }
-    }
-    if (!decided(session, query, open, s)) settle(session, query, open, s);
 }
 
 void settle_completely(Session& session, const std::vector<int64_t>& queries) {

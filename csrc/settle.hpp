@@ -14,16 +14,31 @@ void answer(const Session& session, int64_t query, const Ballot& ballot);
 // A class that wins alone, whatever the counts; kUnknown where the target does not win.
 void answer_winner(const Session& session, int64_t query, int32_t winner);
 
-// Computes the float64 distances of the rows in s.possible; the `open` nearest join the ballot.
-void settle(const Session& session, int64_t query, int64_t open, Scratch& s);
+// Distances of one query in float64.
+class SettledQuery {
+public:
+    // Rows lie anywhere in memory: some way ahead of the one at hand they are on their way.
+    static constexpr int64_t kAhead = 8;
+
+    SettledQuery(const Session& session, int64_t query, Scratch& s);
+    ~SettledQuery();
+    SettledQuery(const SettledQuery&) = delete;
+    SettledQuery& operator=(const SettledQuery&) = delete;
+
+    double value(int64_t row) const;  // as Neighbour::distance
+    void prefetch(int64_t row) const;
+    // The `open` nearest of s.neighbours join the ballot, and the query is answered.
+    void add_nearest(int64_t open);
+
+private:
+    const Session& session_;
+    int64_t query_;
+    Scratch& s_;
+    std::chrono::steady_clock::time_point start_;
+};
 
 // Settles the candidates of s.lists, which it empties.
 void settle_lists(const Session& session, Scratch& s);
-
-// Parts the rows at `positions`, whose scores lie between s.lower and s.upper, into certain
-// neighbours, possible ones and others; computes float64 distances only where the vote hangs on them.
-// The k nearest rows, or all that matter if those are fewer, are among them.
-void conclude(const Session& session, int64_t query, const uint32_t* positions, Scratch& s);
 
 // Every distance in float64, for the queries that no filter stage can serve.
 void settle_completely(Session& session, const std::vector<int64_t>& queries);

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <utility>
 
+#include "leaves.hpp"
 #include "directions.hpp"
 
 namespace pdepth {
@@ -208,6 +209,7 @@ std::shared_ptr<Reading> extended(Reading& before, const Matrix& rows, int64_t k
     append(*reading, rows, before.rows, summaries);
     const std::lock_guard<std::mutex> lock(before.mutex);
     reading->stages = before.stages;
+    reading->pilots = before.pilots;
     reading->trial = before.trial;
     reading->directions = before.directions;
     return reading;
@@ -256,6 +258,7 @@ int64_t Support::nbytes() const {
     auto bytes = static_cast<int64_t>(reading->order.size() * sizeof(int64_t) +
                                       reading->positions.size() * sizeof(uint32_t));
     for (const PackedStage& packed : reading->stages) bytes += packed.memory->nbytes();
+    if (reading->leaves) bytes += reading->leaves->nbytes();
     if (reading->directions) bytes += reading->directions->nbytes();
     return bytes;
 }

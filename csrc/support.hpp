@@ -1,6 +1,7 @@
 // A layer's support: its rows, what one reading of them finds out, and their packed forms.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -21,6 +22,8 @@ enum class Metric { squared_distance, inner_product };
 // of values 2^-120 times as large are still above its beginning. Rows that join later may be longer.
 constexpr int kScaledExponent = 60;
 
+struct Leaves;
+
 struct KeptRows : PackedRows {
     int64_t capacity = 0;          // rows
     std::atomic<int64_t> used{0};  // rows that some reading has packed
@@ -33,6 +36,14 @@ struct PackedStage {
     Panel panel{};
     int64_t packed = 0;    // positions, to the end of a tile
     double relative = 0;   // the largest residual, as a share of its row's norm
+};
+
+// Whether a stage pays in searches for k neighbours, as its pilot said.
+struct Pilot {
+    const FilterStage* stage;
+    int64_t k;
+    bool in_pairs;
+    bool pays;
 };
 
 // What is known of the rows before anything is packed, and what has been packed since.
@@ -56,6 +67,10 @@ struct Reading {
     std::mutex mutex;                 // of what follows
     std::vector<PackedStage> stages;
     std::shared_ptr<const LeadingDirections> trial, directions;  // once they have been looked for
+    std::vector<Pilot> pilots;
+    std::shared_ptr<const Leaves> leaves;  // where it pays for later searches
+    double asked = 0;                 // queries so far
+    std::array<double, 64> visited{}; // by log2 of k: the predicted share of leaves, or 0
 
     bool bounded() const;  // whether the norms allow filter stages
     // How a stage takes rows. Those that float32 holds as they are need no centre where they are

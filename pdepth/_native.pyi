@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ class Support:
     def followed_by(self, rows: _Rows) -> Support: ...
     @property
     def array(self) -> NDArray[Any]: ...
+    @property
+    def has_leaves(self) -> bool: ...
     @property
     def nbytes(self) -> int: ...
 
@@ -51,11 +53,25 @@ def image_scores(
     scale: float,
     distances: NDArray[Any],
 ) -> dict[str, NDArray[Any]]: ...
+def leaf_scores(support: _Rows, queries: _Rows, level: str) -> dict[str, NDArray[Any]]: ...
 def arithmetic(environment: bytes | None = None) -> bytes: ...
 def unit_rows(
     array: NDArray[Any], type: str, out: NDArray[Any], level: str, threads: int
 ) -> int: ...
 def first_not_finite(array: NDArray[Any], type: str, level: str, threads: int) -> int: ...
+def count_votes(
+    *,
+    codes: NDArray[Any],
+    classes: int,
+    rows: NDArray[Any],
+    weights: NDArray[Any] | None,
+    ks: Sequence[int],
+    votes: NDArray[Any],
+    tied: NDArray[Any],
+    counts: NDArray[Any] | None,
+    slack: float,
+    threads: int,
+) -> None: ...
 def run(
     *,
     layers: list[tuple[Support, _Rows | None]],

@@ -5,10 +5,10 @@ what its error bound proves; this module derives the bound, and `csrc/bound.hpp`
 in C++ (the tests compare the two bit by bit, and try to break them with rows made for it).
 
 **Notation.** x and y are the rows after the layer's transform (a centre subtracted, a common
-scale); x^ and y^ what was packed of them, in float32, bfloat16 or 16-bit integers times a unit of
-the row's own; u = 2^-24 is float32's unit roundoff. |x| and the residual |x - x^| are not
-estimated but measured in float64 while a row is packed, and rounded up. S is the true score, s
-the computed one.
+scale); x^ and y^ what was packed of them, in float32, bfloat16 or 16-bit or 8-bit integers times a
+unit of the row's own; u = 2^-24 is float32's unit roundoff. |x| and the residual |x - x^| are not
+estimated but measured in float64 while a row is packed, and rounded up, |x| by less than ROUNDED_UP
+of itself. S is the true score, s the computed one.
 
 **Products**, S = |y|^2 / 2 - x.y, which is half the squared distance less |x|^2 / 2.
 
@@ -16,25 +16,38 @@ the computed one.
    most |x - x^| |y| + |x^| |y - y^|, with |x^| <= |x| + |x - x^|. Where numbers are split in two,
    x^ = h + l, the three products h.h + l.h + h.l leave out l.l, at most |l_x| |l_y|. Either low
    part is at most 2^-8 of its row (bfloat16 has eight significant bits), so that is at most 2^-9
-   (|l_x| |y| + |x| |l_y|): 2^-9 |l| is counted to the residual of each row. A row's residual is
-   taken as r |y| + NEGLIGIBLE, with r the largest share among the rows of the support; rows
-   shorter than NEGLIGIBLE may be packed as zero.
+   (|l_x| |y| + |x| |l_y|): 2^-9 |l| is counted to the residual of each row. Of a candidate, the
+   residual is that which was measured; of a row that is not known, r |y| + NEGLIGIBLE, with r the
+   largest share among the rows of the support; rows shorter than NEGLIGIBLE may be packed as zero.
+
+   8-bit rows are first turned: signs are changed and a Hadamard matrix of up to 1,024 columns,
+   divided by its root, is applied to columns that are drawn from all over the row. As a rotation it
+   keeps all norms and products, and x^ is measured against the turned x. It is computed in float32:
+   one rounding of each element before it, and one in each of its ten stages, whose output is, but
+   for a factor, as long as their input; so the turned row is off by at most (1 + u)^11 - 1 of |x|.
+   What is lost is subtracted in float32, two more roundings of at most u |x| together each.
+   TURNING |x|, 16 u, covers them all. The squares of what is lost are summed in float32, at most
+   128 of them in a lane: SUMMED, a share of the residual, covers that.
 2. *Order and length of the summation.* A sum whose terms pass through at most n roundings each is
    off by at most n u / (1 - n u) times the sum of the terms' magnitudes, whatever the order
    (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002, sections 3.1 and
    4.2), and that sum is at most |x^| |y^|, or 1.02 times that for split numbers.
    `FilterStage.roundings` counts n: one chain of multiply-adds a section of columns, then one
    addition a section. 16-bit integers are multiplied and summed in 32 bits without any rounding:
-   their units are chosen so that no section's sum can exceed 2^31. The bfloat16 tiles take 32
-   columns an instruction: sixteen fused multiply-adds in each of two chains, the chains' sum, and
-   its addition to the tile (TDPBF16PS in Intel's Architectures Software Developer's Manual, vol.
-   2). A GPU's matrix units take 16 products and the sum so far in one step: aligned to the largest
-   of them and cut off there, as the new sum is, each of the 18 is off by at most one unit in the
-   last place of float32, two roundings (Fasi, Higham, Mikaitis, Pranesh, Numerical behavior of
-   NVIDIA tensor cores, PeerJ Computer Science 7:e330, 2021, who find more bits kept, not fewer):
-   `FilterStage.rate` counts 36 for 16 columns. Subnormal float16 is aligned as if its exponent
-   were the least normal one, which costs less than the share of `negligible` for widths up to
-   2^32.
+   their units are chosen so that no section's sum can exceed 2^31. 8-bit integers likewise, where
+   the processor sums four products in 32 bits; else products of two columns are summed in 16 bits
+   first, which their units and a limit on pairs make possible (csrc/bytes.inc): the pair is below
+   2^15 in magnitude, and so is what remains of the sum of eight pairs, by Cauchy-Schwarz, when the
+   128 that were added to each byte of one side have been taken off modulo 2^16. The bfloat16 tiles
+   take 32 columns an instruction: sixteen fused multiply-adds in each of two chains, the chains'
+   sum, and its addition to the tile (TDPBF16PS in Intel's Architectures Software Developer's
+   Manual, vol. 2). A GPU's matrix units take 16 products and the sum so far in one step: aligned
+   to the largest of them and cut off there, as the new sum is, each of the 18 is off by at most
+   one unit in the last place of float32, two roundings (Fasi, Higham, Mikaitis, Pranesh, Numerical
+   behavior of NVIDIA tensor cores, PeerJ Computer Science 7:e330, 2021, who find more bits kept,
+   not fewer): `FilterStage.rate` counts 36 for 16 columns. Subnormal float16 is aligned as if its
+   exponent were the least normal one, which costs less than the share of `negligible` for widths
+   up to 2^32.
 3. *Rounding of the norm.* |y|^2 / 2 is rounded once, and once more when the product is
    subtracted; where the sum begins with it (`norms_first`) it passes through all n.
 4. *Denormals.* A product or sum below 2^-126 may be flushed to zero, as the tiles do: at most
@@ -76,6 +89,12 @@ has its image at most r + departure(|x|) + departure(|x| + r) from that of x, si
 most |x| + r: `Images.cut`. An image's norm is no less than its row's. Rows below that cut have
 their distances computed, in float32 as differences or in float64, until k of them prove the cut to
 be no higher than the next score.
+**Leaves.** Rows are grouped into leaves; a leaf's box is the least and the largest packed value of
+its rows in each column, exactly. The score of the box is the sum over columns of max(least - x^,
+x^ - largest, 0)^2, computed as differences are: the same operations on the same columns in the same
+order. Rounding is monotone, a <= b makes round(a) <= round(b), and so each computed difference,
+square and sum of the box is no more than that of any row in it. A leaf whose box is not below the
+cut therefore has no row that differences would have listed: it needs no bound of its own.
 
 **What a bound proves.** With lower <= S <= upper for every candidate: the k-th smallest upper
 bound is no less than the k-th neighbour's score, so a row whose lower bound exceeds it is no
@@ -85,6 +104,11 @@ else float64 distances of the rest settle it. No row outside the list can matter
 every score below `Products.cut`, which is at least the computed score of any row whose true score
 is no more than what k rows prove. Where neighbours beyond some
 distance are of no use, its score (`Products.score_at`) is proven from the start.
+
+Distances are computed one after the other, those first whose bounds lie around the border between
+the k nearest and the rest, until the rest of the bounds prove the vote. A distance d bounds its
+row's score by |x|, which is known to within ROUNDED_UP (`ScoreOfDistance`); that is wider than d
+itself, but the same for all rows of a query, and narrow beside what a filter leaves open.
 """
 
 from __future__ import annotations
@@ -99,10 +123,14 @@ from numpy.typing import NDArray
 UNIT = 2.0**-24
 LOST = 2.0**-126
 MARGIN = 1.0625
+ROUNDED_UP = 2.0**-18
 SETTLEMENT = 2.0**-45
+DOUBLE = 2.0**-50
 NEGLIGIBLE = 2.0**-40
 IMAGE_COLUMNS = 96
 PROJECTED_SECTION = 64  # columns of a row that are summed before their sum joins those of others
+TURNING = 2.0**-20
+SUMMED = 2.0**-16
 
 Float = NDArray[np.float64]
 
@@ -130,6 +158,21 @@ class FilterStage:
 
 
 @dataclass(frozen=True)
+class ScoreOfDistance:
+    """What a float64 distance says of its row's true score: factor * distance - offset, nearly."""
+
+    factor: float
+    offset: float
+    slack: float
+
+    def at(self, distance: float) -> tuple[float, float]:
+        """Lower and upper bounds of the true score."""
+        score = self.factor * distance
+        most = self.slack + DOUBLE * score
+        return score - self.offset - most, score - self.offset + most
+
+
+@dataclass(frozen=True)
 class Products:
     """The bound on scores |y|^2 / 2 - x.y of one layer."""
 
@@ -144,19 +187,34 @@ class Products:
         shares = [r / n for n, r in zip(norms, residuals, strict=True) if r > NEGLIGIBLE]
         return cls(stage, width, max(shares, default=0.0))
 
-    def error(self, query_norm: Float, query_residual: Float, norm: Float) -> Float:
+    def error(
+        self,
+        query_norm: Float,
+        query_residual: Float,
+        norm: Float,
+        residual: Float | None = None,
+    ) -> Float:
         """The most by which a score may be off; arguments broadcast."""
         norms = UNIT * (self.stage.roundings(self.width) if self.stage.norms_first else 1)
         settled = SETTLEMENT * (query_norm * query_norm + norm * norm)
-        return self.error_beside(query_norm, query_residual, norm, norms * norm * norm, settled)
+        return self.error_beside(
+            query_norm, query_residual, norm, residual, norms * norm * norm, settled
+        )
 
     def error_beside(
-        self, query_norm: Float, query_residual: Float, norm: Float, offset: Float, settled: Float
+        self,
+        query_norm: Float,
+        query_residual: Float,
+        norm: Float,
+        residual: Float | None,
+        offset: Float,
+        settled: Float,
     ) -> Float:
         """Of a score whose other term is off by `offset`, and the last word by `settled`."""
+        if residual is None:
+            residual = self.relative * norm + self.negligible
         products = UNIT * self.stage.roundings(self.width)
         image = query_norm + query_residual
-        residual = self.relative * norm + self.negligible
         error = MARGIN * (
             query_residual * norm
             + image * residual
@@ -167,16 +225,27 @@ class Products:
         return error + 3 * LOST * (self.stage.columns(self.width) + 8)
 
     def bounds(
-        self, scores: Float, query_norm: Float, query_residual: Float, norm: Float
+        self,
+        scores: Float,
+        query_norm: Float,
+        query_residual: Float,
+        norm: Float,
+        residual: Float | None = None,
     ) -> tuple[Float, Float]:
-        """Lower and upper bounds of the true scores."""
-        error = self.error(query_norm, query_residual, norm)
+        """Lower and upper bounds of the true scores; residual: as measured, or at most so much."""
+        error = self.error(query_norm, query_residual, norm, residual)
         return scores - error, scores + error
 
     def score_at(self, query_norm: float, distance: float) -> float:
         """At least the true score of a row at that squared distance; norms were rounded up."""
-        norm = query_norm * (1 - 4 * UNIT)
+        norm = query_norm * (1 - ROUNDED_UP)
         return 0.5 * (distance * (1 + SETTLEMENT) - norm * norm)
+
+    def score_of_distance(self, query_norm: float, scale: float) -> ScoreOfDistance:
+        """|x| lies between 1 - ROUNDED_UP and 1 times `query_norm`; rows were scaled by `scale`."""
+        square = 0.5 * query_norm * query_norm
+        half = ROUNDED_UP * square
+        return ScoreOfDistance(0.5 * scale * scale, square - half, half + NEGLIGIBLE * NEGLIGIBLE)
 
     def cut(self, query_norm: float, query_residual: float, proven: float, largest: float) -> float:
         """No row whose true score is at most `proven` is computed above this.
@@ -196,20 +265,31 @@ class InnerProducts:
     products: Products
     centre_norm: float
 
-    def error(self, query_norm: Float, query_residual: Float, norm: Float) -> Float:
+    def error(
+        self,
+        query_norm: Float,
+        query_residual: Float,
+        norm: Float,
+        residual: Float | None = None,
+    ) -> Float:
         """The most by which a score may be off; arguments broadcast."""
         stage, width, centre = self.products.stage, self.products.width, self.centre_norm
         offsets = UNIT * (stage.roundings(width) if stage.norms_first else 2)
         settled = SETTLEMENT * (query_norm + centre) * (norm + centre)
         return self.products.error_beside(
-            query_norm, query_residual, norm, offsets * centre * norm, settled
+            query_norm, query_residual, norm, residual, offsets * centre * norm, settled
         )
 
     def bounds(
-        self, scores: Float, query_norm: Float, query_residual: Float, norm: Float
+        self,
+        scores: Float,
+        query_norm: Float,
+        query_residual: Float,
+        norm: Float,
+        residual: Float | None = None,
     ) -> tuple[Float, Float]:
-        """Lower and upper bounds of the true scores."""
-        error = self.error(query_norm, query_residual, norm)
+        """Lower and upper bounds of the true scores; residual: as measured, or at most so much."""
+        error = self.error(query_norm, query_residual, norm, residual)
         return scores - error, scores + error
 
     def cut(self, query_norm: float, query_residual: float, proven: float, largest: float) -> float:
@@ -237,6 +317,10 @@ class Differences:
     def score_at(self, distance: float) -> float:
         """At least the true score of a row at that squared distance."""
         return distance * (1 + SETTLEMENT)
+
+    def score_of_distance(self, scale: float) -> ScoreOfDistance:
+        """The score is the scaled distance itself."""
+        return ScoreOfDistance(scale * scale, 0.0, NEGLIGIBLE * NEGLIGIBLE)
 
     def cut(self, query_residual: float, proven: float) -> float:
         """No row whose true score is at most `proven` is computed above this."""

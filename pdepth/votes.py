@@ -105,7 +105,8 @@ def probe_votes(
         weights: "uniform", one vote a neighbour; "distance", 1 / distance, as scikit-learn's
             KNeighborsClassifier; or "exp", exp(-squared distance / (2 temperature)), which with the
             cosine metric is the exp(cos / temperature) of Wu et al., arXiv 1805.01978, and of the
-            evaluations of DINO and lightly. `pdepth.definition.vote_weights` is the rule, the order
+            evaluations of DINO and lightly, as a share of the nearest neighbour's: that weighs 1,
+            and counts are in its units. `pdepth.definition.vote_weights` is the rule, the order
             of summation that of the neighbours. Weights are computed by NumPy on the host, for all
             backends alike; exp, and so a tie of sums to the last bit, is that of its version.
         temperature: of "exp"; None for 0.07.

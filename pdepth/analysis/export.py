@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +21,7 @@ import numpy as np
 from pdepth.analysis.checks import check_shape, check_values
 from pdepth.analysis.suspect_labels import label_issues
 from pdepth.analysis.training import forgetting
-from pdepth.io.atomic import replacing
+from pdepth.io.atomic import check_suffix, replacing
 from pdepth.optional import require
 from pdepth.result import DepthResult
 
@@ -98,11 +97,7 @@ def write(frame: Any, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: another suffix.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(
-            f"path: expected a suffix of {', '.join(SUFFIXES)}, got {os.fspath(path)!r}."
-        )
+    suffix = check_suffix(path, SUFFIXES)
     if suffix == ".parquet":
         require("pyarrow", "write", "tables")
     with replacing(path) as temporary:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pdepth.arrays.rows import is_torch
+from pdepth.native import default_arithmetic
 
 
 def to_numpy(value: Any) -> Any:
@@ -24,6 +25,32 @@ def as_floats(rows: Any) -> Any:
     if not is_torch(rows):
         return rows.astype("float32" if single else "float64", copy=False)
     return rows.detach().float() if single else rows.detach().double()
+
+
+@default_arithmetic()
+def as_single(rows: Any, what: str) -> Any:
+    """Return rows as contiguous float32; a tensor stays one.
+
+    Raises ValueError for finite numbers beyond float32, which would become infinite.
+    """
+    if is_torch(rows):
+        rows = rows.detach()
+        single = rows.float()
+        if rows.dtype != single.double().dtype or not (single.isinf() & rows.isfinite()).any():
+            return single
+        single, rows = to_numpy(single), to_numpy(rows)
+    else:
+        try:
+            with np.errstate(over="raise"):
+                return np.ascontiguousarray(rows, dtype=np.float32)
+        except FloatingPointError:
+            with np.errstate(over="ignore"):
+                single = np.asarray(rows, dtype=np.float32)
+    beyond = tuple(np.argwhere(np.isinf(single) & np.isfinite(rows))[0])
+    raise ValueError(
+        f"{what}: expected numbers within float32, up to 3.4e38, got {np.asarray(rows)[beyond]:g} "
+        f"in row {beyond[0]}; divide all rows and queries by one number."
+    )
 
 
 def convert_like(value: Any, template: Any) -> Any:

@@ -15,7 +15,7 @@ from pdepth import _native, native
 from pdepth.arrays import arguments
 from pdepth.arrays.arguments import SearchOptions
 from pdepth.arrays.mapped import watched
-from pdepth.arrays.rows import Rows, is_array, is_torch, rows_of
+from pdepth.arrays.rows import Rows, device_of, is_array, rows_of
 from pdepth.arrays.sources import RowNumbers, Stored, is_single, opened
 
 MOST_ROWS = 2**31 - 1
@@ -264,8 +264,7 @@ def _problem(
     if labels is None:
         labels = np.zeros(rows, dtype=np.int64)
     encoded = arguments.encode_labels(labels, rows)
-    device = pairs[0][1].device if is_torch(pairs[0][1]) else None
-    return problem_of(probes, *encoded, query_rows, options, device)
+    return problem_of(probes, *encoded, query_rows, options, device_of(pairs[0][1]))
 
 
 def problem_of(

@@ -64,6 +64,11 @@ def is_torch(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def device_of(value: Any) -> Any:
+    """The device of a tensor, where answers are too; None for NumPy's memory."""
+    return value.device if is_torch(value) else None
+
+
 def type_name(dtype: Any) -> str:
     """The name of NumPy's or torch's type, whatever its byte order; booleans count as uint8."""
     if isinstance(dtype, np.dtype):
@@ -169,13 +174,17 @@ def _on_host(tensor: Any) -> NDArray[Any]:
 
 
 def as_given(rows: Rows, device: Any) -> Any:
-    """Rows as an array of the kind that they came as: a tensor on `device`, or NumPy's for None."""
+    """Rows as an array of the kind that they came as: a tensor on `device`, or NumPy's for None.
+
+    A tensor of a file that is mapped, which cannot be written to, is a copy: torch knows no such.
+    """
     if device is None or rows.on_device:
         return rows.array
     torch = _torch()
+    array = rows.array if rows.array.flags.writeable else rows.array.copy()
     if rows.type == "bfloat16":
-        return torch.from_numpy(rows.array.view(np.int16)).view(torch.bfloat16).to(device)
-    return torch.from_numpy(rows.array).to(device)
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
+    return torch.from_numpy(array).to(device)
 
 
 def raw_bytes(tensor: Any) -> Any:

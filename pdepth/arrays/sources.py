@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pdepth.arrays.arrow import PARQUET, ParquetColumn, arrow_rows
 from pdepth.arrays.frames import frame_values, is_frame
 from pdepth.arrays.mapped import watched
+from pdepth.arrays.memory import free_bytes, human
 from pdepth.arrays.rows import (
     TYPES,
     Rows,
@@ -205,6 +206,17 @@ class Stored(Rows):
                 f"got {rows.type} of shape {rows.array.shape}."
             )
         return rows
+
+
+def in_memory(rows: Rows, what: str) -> Rows:
+    """All rows of a source, read. Raises MemoryError where they are more than is free."""
+    needed, free = len(rows) * rows.width * numpy_type(rows.type).itemsize, free_bytes()
+    if free is not None and needed > free:
+        raise MemoryError(
+            f"{what}: expected rows that fit into memory, got {human(needed)} where {human(free)} "
+            "are free; pdepth.kneighbors and pdepth.probe_votes read them in chunks."
+        )
+    return rows[:]
 
 
 def is_single(value: object) -> bool:

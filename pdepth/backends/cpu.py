@@ -17,6 +17,7 @@ from pdepth.progress import ProbeProgress
 
 HELD_BYTES = 3 << 29
 """Of one probe's packed support, held at a time; a larger one is packed in chunks."""
+WIDEST_LEAVES = 320  # columns of rows that may be searched in leaves; their values take room too
 QUERY_BYTES = 4 << 20, 256 << 20  # of packed queries and their lists: at least, and at most
 FIRST_STAGE: str | None = None
 """Name of the filter stage that layers begin with; None: a rule chooses. Changes no vote."""
@@ -31,7 +32,8 @@ def working_set(width: int, rows: int, num_threads: int, memory: int | None) -> 
     queries of a tile and their lists, an order of the rows, and some doubles a thread."""
     held = _held_bytes(memory)
     queries = min(QUERY_BYTES[1], max(QUERY_BYTES[0], held))
-    packed = min(held, 4 * (width + 32) * (rows + 64))
+    of_row = 8 * (width + 8) if width <= WIDEST_LEAVES else 0  # of leaves
+    packed = min(held, max(of_row, 4 * (width + 32)) * (rows + 64))
     return packed + queries + 64 * rows + num_threads * (16 * width + (1 << 20))
 
 

@@ -90,7 +90,10 @@ Ks = Annotated[
         show_default="30",
     ),
 ]
-Metric = Annotated[str, typer.Option(help="sqeuclidean or cosine.")]
+Metric = Annotated[
+    str,
+    typer.Option(help="sqeuclidean, cosine, or inner_product: the largest products, on the CPU."),
+]
 BatchSize = Annotated[int, typer.Option(help="Rows per forward pass.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: where the network is.")

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from pdepth.arrays.convert import convert_like
+from pdepth.arrays.convert import convert_like, to_numpy
 from pdepth.compat.shared.class_scores import FeatureBank, rank_classes, ranking_uncertain
 from pdepth.compat.shared.patching import Patch
 from pdepth.optional import require_tested
@@ -68,7 +68,13 @@ class KnnPredictor:
         knn_k: int = 200,
         knn_t: float = 0.1,
     ) -> None:
-        rows = feature_bank.T if feature_bank.ndim == 2 else feature_bank
+        shape, labels = tuple(feature_bank.shape), np.shape(to_numpy(feature_labels))
+        if len(shape) == 2 and labels == shape[:1] != shape[1:]:
+            raise RuntimeError(
+                f"feature_bank: expected shape (D, {shape[0]}), a column for each label, got "
+                f"{shape}; pass its transpose, feature_bank.T."
+            )
+        rows = feature_bank.T if len(shape) == 2 else feature_bank
         self._bank = FeatureBank(rows, feature_labels, num_classes)
         self._k, self._temperature = knn_k, knn_t
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import definition, depth_from_embeddings, depth_from_votes, kneighbors
+from pdepth import depth_from_embeddings, depth_from_votes, kneighbors
 from pdepth.arrays import arguments
 from pdepth.arrays.convert import to_numpy
 from pdepth.arrays.problem import ProbeRows, Problem, problems
@@ -225,9 +225,11 @@ def _votes(
         order = to_numpy(rows).argsort(axis=1)
         with np.errstate(divide="ignore"):
             weights = 1 / np.sqrt(np.take_along_axis(to_numpy(squared), order, axis=1))
-    counts = count_votes(problem.codes[near], len(problem.classes), weights)
-    winners, _ = definition.majority(counts)
-    return winners, counts.max(axis=1) >= rule.needed
+    votes, _, counts = count_votes(
+        problem.codes, near, len(problem.classes), near.shape[1:], weights,
+        num_threads=problem.num_threads, counts=True,
+    )  # fmt: skip
+    return votes[0], counts[0].max(axis=1) >= rule.needed
 
 
 def _query_rows(problem: Problem, probe: ProbeRows) -> Rows:

@@ -53,14 +53,16 @@ from pdepth.compat.shared.narrow import NarrowRows, fitted_rows
 from pdepth.compat.shared.patching import Patch
 from pdepth.native import default_arithmetic, default_threads
 from pdepth.optional import require_tested
+from pdepth.search.voting import count_votes
 
 require_tested("sklearn", "pdepth.compat.sklearn", "sklearn", "1.6", "1.10")
 
 from joblib import effective_n_jobs
 from sklearn import neighbors
 from sklearn.base import is_classifier
-from sklearn.neighbors._base import KNeighborsMixin
+from sklearn.neighbors._base import KNeighborsMixin, _get_weights
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
+from sklearn.utils.extmath import weighted_mode
 from sklearn.utils.validation import _num_features, check_is_fitted, validate_data
 
 __all__ = [
@@ -74,6 +76,7 @@ __all__ = [
     "unpatch",
 ]
 
+EPSILON = float(np.finfo(np.float64).eps)
 _METRICS = {
     "euclidean": "sqeuclidean",
     "l2": "sqeuclidean",
@@ -207,10 +210,11 @@ class KNeighborsClassifier(_ExactSearch, neighbors.KNeighborsClassifier):
     def predict(self, X: Any) -> Any:
         """Predict the class of each query (N,), or (N, outputs); of each row itself for X=None."""
         result = self._vote(X)
-        if result is None:
+        codes = self._weighted(X) if result is None else to_numpy(result.votes)
+        if codes is None:
             classes = super(KNeighborsClassifier, self._in_numpy()).predict(to_numpy(X))
         else:
-            classes = self.classes_.take(to_numpy(result.votes))
+            classes = self.classes_.take(codes)
         return self._as_given(classes, X)
 
     def predict_proba(self, X: Any) -> Any:
@@ -238,6 +242,31 @@ class KNeighborsClassifier(_ExactSearch, neighbors.KNeighborsClassifier):
         if self.weights not in ("uniform", None) or self.outputs_2d_:
             return None
         return self._asked(vote, X, self.n_neighbors, **options)
+
+    @default_arithmetic()
+    def _weighted(self, X: Any) -> Any:
+        """Return the classes of `weights="distance"`, as places in `classes_`, or None.
+
+        scikit-learn adds up every class that any query has among its neighbours, in an order of its
+        own. That order can decide where two sums differ by their rounding, and there alone are
+        classes scikit-learn's.
+        """
+        if self.weights != "distance" or self.outputs_2d_ or self._support is None:
+            return None
+        distances, near = self._in_numpy().kneighbors(to_numpy(X))
+        weights = _get_weights(distances, self.weights)
+        if not weights.any(axis=1).all():
+            return None  # an error of scikit-learn's
+        width = near.shape[1:]
+        counted = count_votes(
+            self._y, near, len(self.classes_), width, weights,
+            num_threads=_num_threads(self.n_jobs), slack=4 * width[0] * EPSILON,
+        )  # fmt: skip
+        codes, tied = counted.votes[0], counted.tied[0]
+        if tied.any():
+            modes, _ = weighted_mode(self._y[near[tied]], weights[tied], axis=1)
+            codes[tied] = modes.ravel()
+        return codes
 
 
 class KNeighborsRegressor(_ExactSearch, neighbors.KNeighborsRegressor):

@@ -6,14 +6,13 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays.mapped import watched
-from pdepth.io.atomic import disk, replacing
+from pdepth.io.atomic import check_path, disk, replacing
 
 MAGIC = b"pdepth arrays\n"
 ALIGNMENT = 64
@@ -29,7 +28,7 @@ def write_bundle(
         OSError: it cannot be written; a file that was there before is as it was.
         ValueError: an array is a map of a file that became shorter.
     """
-    full = disk(Path(path), "nothing was written")
+    full = disk(check_path(path), "nothing was written")
     mapped = watched([(f"{path} ({name})", array) for name, array in arrays.items()])
     with full, replacing(path) as temporary, mapped, temporary.open("wb") as file:
         file.write(_header(about, arrays))
@@ -65,8 +64,11 @@ def read_bundle(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
 
     Raises:
         FileNotFoundError: there is no such file.
+        IsADirectoryError: it is a folder.
         ValueError: it is no such file, or it was cut short or damaged.
     """
+    if check_path(path).is_dir():
+        raise IsADirectoryError(f"{path}: expected the path of a file, got a folder.")
     with open(path, "rb") as file:  # which may be replaced meanwhile
         kept, begin = _read_header(file, path)
         arrays = {

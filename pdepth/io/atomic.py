@@ -7,9 +7,10 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|removed)")
 
@@ -19,13 +20,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds.
 
     When the block raises (a full disk, Ctrl-C), the temporary file is removed and `path` is left
-    as it was. The folder of `path` must exist: FileNotFoundError otherwise.
+    as it was. Raises as `check_replaceable`.
     """
-    target = Path(os.path.realpath(path))  # a link stays a link; what it points to is replaced
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"{path}: expected an existing folder, got none at {target.parent}."
-        )
+    target = check_replaceable(path)
     # No tempfile.mkstemp: its files are private to the user, and a result should obey the umask.
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -35,6 +32,49 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_path(path: Any, name: str = "path") -> Path:
+    """`path` as a Path. Raises TypeError for anything else."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{name}: expected a path, got {path!r:.60}.")
+    return Path(path)
+
+
+def check_suffix(path: Any, suffixes: Sequence[str]) -> str:
+    """The suffix of `path`, which is one of `suffixes`, in lower case.
+
+    Raises ValueError for another, TypeError for what is no path.
+    """
+    suffix = check_path(path).suffix.lower()
+    if suffix not in suffixes:
+        raise ValueError(
+            f"path: expected a suffix of {', '.join(suffixes)}, got {os.fspath(path)!r}."
+        )
+    return suffix
+
+
+def check_replaceable(path: Any) -> Path:
+    """The file that is written for `path`: a link stays a link, what it points to is replaced.
+
+    Raises:
+        FileNotFoundError: its folder does not exist.
+        IsADirectoryError: it is a folder.
+        FileExistsError: a device, a pipe or a socket, which a rename would take away.
+        TypeError: no path.
+    """
+    target = Path(os.path.realpath(check_path(path)))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path}: expected an existing folder, got none at {target.parent}."
+        )
+    if target.is_dir():
+        raise IsADirectoryError(f"{path}: expected the path of a file, got a folder.")
+    if target.exists() and not target.is_file():
+        raise FileExistsError(
+            f"{path}: expected a regular file or none, got a device, a pipe or a socket."
+        )
+    return target
 
 
 @contextmanager
@@ -80,8 +120,9 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 def check_ours(path: Path, ours: Callable[[Path], bool]) -> None:
     """Raise FileExistsError where `path` is a file, or a folder of which not all may be removed."""
-    if path.is_file():
-        raise FileExistsError(f"{path}: expected a folder, got a file.")
+    if path.exists() and not path.is_dir():
+        kind = "file" if path.is_file() else "device, a pipe or a socket"
+        raise FileExistsError(f"{path}: expected a folder, got a {kind}.")
     for file in path.glob("*"):
         if not ours(file):
             raise FileExistsError(

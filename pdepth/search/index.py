@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pdepth.arrays import arguments
 from pdepth.arrays.arguments import Voting
 from pdepth.arrays.convert import to_device
-from pdepth.arrays.frames import is_frame
 from pdepth.arrays.growing import GrowingRows
 from pdepth.arrays.mapped import watched
 from pdepth.arrays.memory import search_bytes
@@ -27,8 +26,8 @@ from pdepth.arrays.problem import (
     problem_of,
     searched_metric,
 )
-from pdepth.arrays.rows import Rows, as_given, check_array, is_torch
-from pdepth.arrays.sources import is_single, opened
+from pdepth.arrays.rows import Rows, as_given, device_of, is_array, is_torch
+from pdepth.arrays.sources import in_memory, is_single, opened
 from pdepth.backends import backend_named
 from pdepth.result import Votes
 from pdepth.search import index_file
@@ -68,12 +67,13 @@ class Index:
         """Check and keep the rows of a support.
 
         Args:
-            support: (M, D) array in memory, or mapped: NumPy, torch or a DataFrame of numbers, of
-                the types of `pdepth.probe_votes`; M may be 0 if rows are added later.
+            support: (M, D) array: NumPy, also mapped, torch or a DataFrame of numbers, of the types
+                of `pdepth.probe_votes`; M may be 0 if rows are added later. Or a path or source, as
+                there, which is read into memory; so may queries be and rows that are added.
             labels: (M,) integers, the rows' classes; None for an index that does not vote.
             metric: as in `pdepth.kneighbors`.
-            copy: False keeps the caller's array, which must not change: a sample of its rows is
-                compared before each search.
+            copy: False keeps the caller's array, which must not change: 64 of its rows are compared
+                before each search; by cosine copies are kept that are normalised.
             backend: as in `pdepth.probe_votes`; with triton the rows stay on the device.
             memory: bytes, or an amount such as "8GiB", that packed rows may take; a support that
                 needs more is packed anew, in chunks, by each search. None: half of what is free.
@@ -81,8 +81,9 @@ class Index:
 
         Raises:
             ValueError, TypeError: for wrong arguments.
+            MemoryError: a source takes more than the memory that is free.
         """
-        if not is_single(support):
+        if not is_single(support) and _layers_of(support):
             raise TypeError(
                 f"support: expected one array, got a {type(support).__name__}; for several layers "
                 "use pdepth.Index.of_layers(...)."
@@ -137,9 +138,8 @@ class Index:
         memory: Any,
         num_threads: Any,
     ) -> None:
-        first = layers[0][1]
-        device = first.device if is_torch(first) else None
-        self._prepare(metric, backend, memory, num_threads, device)
+        layers = [(name, opened(array, f"support ({name})")) for name, array in layers]
+        self._prepare(metric, backend, memory, num_threads, device_of(layers[0][1]))
         rows = [self._checked(f"support ({name})", array) for name, array in layers]
         for (name, _), layer in zip(layers, rows, strict=True):
             if len(layer) != len(rows[0]):
@@ -149,10 +149,14 @@ class Index:
                 )
         if labels is not None:
             labels = arguments.check_integers(labels, "labels", len(rows[0]))
-        is_shared = metric != "cosine"  # for which rows were normalised into memory of their own
+        # Those that were normalised, or read, are in memory of their own.
+        shared = [metric != "cosine" and is_array(array) for _, array in layers]
         named = [(name, layer) for (name, _), layer in zip(layers, rows, strict=True)]
         with watched([(f"support ({name})", layer.array) for name, layer in named]):
-            self._growing = [GrowingRows(layer, copy=bool(copy) and is_shared) for layer in rows]
+            self._growing = [
+                GrowingRows(layer, copy=bool(copy) and is_shared)
+                for layer, is_shared in zip(rows, shared, strict=True)
+            ]
             samples = None if copy else [Sample.of(layer) for layer in rows]
         probes = [
             self._held(name, growing.first(len(layer)))
@@ -339,8 +343,8 @@ class Index:
     ) -> Self:
         """Open a file of `save`: its rows and packed rows are mapped, once all have been checked.
 
-        What was packed for another level of instructions is packed anew. Answers are NumPy arrays,
-        also where the rows that were saved were tensors.
+        What was packed for another level of instructions is packed anew. Answers are of the kind
+        of `support`, on its device; without it NumPy's, also of rows that were tensors.
 
         Args:
             support: rows that the file has to be of, as `Index` or `of_layers` takes them, layers
@@ -355,7 +359,8 @@ class Index:
         layers, kept_labels, about = index_file.load(path)
         index = cls.__new__(cls)
         index._single = about["single"]
-        index._prepare(about["metric"], backend, memory, num_threads)
+        given = device_of(next(iter(_layers_of(support)), support))
+        index._prepare(about["metric"], backend, memory, num_threads, given)
         index._restore(layers, kept_labels)
         if support is not None:
             arrays = index._now().by_layer(support, "support")
@@ -425,12 +430,12 @@ class Index:
         return state
 
     def _checked(self, what: str, given: Any) -> Rows:
-        array = opened(given, what) if is_frame(given) else given
-        check_array(array, what)
+        array, options = opened(given, what), self._options
+        if not is_array(array):
+            return in_memory(checked_rows(array, what, options.metric, options.num_threads), what)
         if array.ndim >= 2 and len(array) == 0 and 0 not in array.shape[1:]:
             one = array.new_ones if is_torch(array) else lambda shape: np.ones(shape, array.dtype)
-            return checked_rows(one((1, *array.shape[1:])), what, self._options.metric)[:0]
-        options = self._options
+            return checked_rows(one((1, *array.shape[1:])), what, options.metric)[:0]
         return checked_rows(array, what, options.metric, options.num_threads, IN_MEMORY)
 
     def _held(
@@ -474,3 +479,12 @@ class Index:
         if len(queries) == 0:
             raise ValueError(f"queries ({probe.name}): expected at least one row, got none.")
         return probe.with_queries(queries)
+
+
+def _layers_of(support: Any) -> list[Any]:
+    """The arrays or sources that a collection holds; of anything else none."""
+    if isinstance(support, Mapping):
+        support = list(support.values())
+    if is_single(support) or not isinstance(support, Sequence):
+        return []
+    return [layer for layer in support if is_single(layer)]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pdepth.arrays.problem import ProbeRows
 from pdepth.arrays.rows import Rows
 from pdepth.io.array_bundle import checksum, read_bundle, write_bundle
+from pdepth.io.atomic import check_replaceable
 
 FORMAT = 1
 
@@ -23,6 +24,7 @@ def save(
     about: Mapping[str, Any],
 ) -> None:
     """Write an index; about: its options, which JSON takes."""
+    check_replaceable(path)  # before what takes long
     arrays: dict[str, NDArray[Any]] = {}
     layers = []
     for number, probe in enumerate(probes):

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pdepth.arrays import arguments
 from pdepth.arrays.mapped import watched
 from pdepth.arrays.problem import ProbeRows
-from pdepth.arrays.rows import Rows, is_array
+from pdepth.arrays.rows import Rows
+from pdepth.arrays.sources import is_single
 
 SAMPLE = 64  # rows whose checksums tell that a caller's array was changed
 
@@ -83,7 +84,7 @@ class IndexState:
             if list(arrays) != names:
                 raise ValueError(f"{what}: expected the layers {names}, got {list(arrays)}.")
             return list(arrays.values())
-        if is_array(arrays) or not isinstance(arrays, Sequence) or len(arrays) != len(names):
+        if is_single(arrays) or not isinstance(arrays, Sequence) or len(arrays) != len(names):
             raise ValueError(
                 f"{what}: expected {len(names)} arrays, one a layer, got a {type(arrays).__name__}."
             )

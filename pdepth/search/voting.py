@@ -1,41 +1,78 @@
 """Votes counted from neighbours, where a backend does not count them itself.
 
 Backends count one vote a neighbour of one k. Weights, and several k from one search, are counted
-from the neighbours' exact distances by the definition's own weights, so that all backends agree.
+here from the neighbours' exact distances: by the definition's own weights, whose exp and sqrt are
+NumPy's, and in compiled code that all backends share, so that they agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import definition
+from pdepth import _native, definition
 from pdepth.arrays.arguments import Voting
 from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Neighbors
 from pdepth.arrays.problem import Problem
 from pdepth.backends.base import Session
-from pdepth.native import default_arithmetic
+from pdepth.native import check_headroom, default_arithmetic, default_threads
 from pdepth.progress import ChunkProgress
 
 CHUNK_BYTES = 1 << 28  # of queries in work: their rows and neighbours
-COUNT_BYTES = 1 << 25  # of votes that are counted at a time
 CHUNK_QUERIES = 256  # at least, since each chunk has the support packed anew
 
 
-def count_votes(
-    codes: NDArray[Any], classes: int, weights: NDArray[Any] | None = None
-) -> NDArray[Any]:
-    """(n, C) votes of each class among the codes (n, k) of neighbours, nearest first.
+class Counted(NamedTuple):
+    """Votes of N queries for each of K numbers of neighbours.
 
-    int64, or float64 with weights: each class adds up its own in the neighbours' order.
+    votes: (K, N) int32, codes of classes. tied: (K, N) bool. counts: (K, N, C) int32, float64 with
+    weights; None where not asked.
     """
-    cells = np.arange(len(codes))[:, None] * classes + codes
-    flat = None if weights is None else weights.ravel()
-    counts = np.bincount(cells.ravel(), flat, minlength=len(codes) * classes)
-    return counts.reshape(-1, classes)
+
+    votes: NDArray[np.int32]
+    tied: NDArray[np.bool_]
+    counts: Any = None
+
+
+def count_votes(
+    codes: NDArray[Any],
+    rows: NDArray[np.int64],
+    classes: int,
+    ks: Sequence[int],
+    weights: NDArray[Any] | None = None,
+    *,
+    num_threads: int | None = None,
+    counts: bool = False,
+    slack: float = 0.0,
+) -> Counted:
+    """Count the votes of lists (N, width) of neighbours, nearest first, for each k.
+
+    Each class adds up its votes in the neighbours' order, whole ones or those of `weights` (N,
+    width), none of them negative; the class with most wins, as in `definition.majority`. Classes
+    that lack at most the share `slack` of the winner's votes are tied with it.
+
+    Args:
+        codes: (M,) integers, the class of each support row, from 0 to classes - 1.
+
+    Raises:
+        ValueError: rows or codes beyond their range.
+    """
+    shape = len(ks), len(rows)
+    kind = np.int32 if weights is None else np.float64
+    answer = Counted(
+        np.empty(shape, np.int32),
+        np.empty(shape, np.bool_),
+        np.empty((*shape, classes), kind) if counts else None,
+    )
+    check_headroom()
+    _native.count_votes(
+        codes=np.ascontiguousarray(codes, np.int32), classes=classes, rows=rows, weights=weights,
+        ks=ks, **answer._asdict(), slack=slack, threads=num_threads or default_threads(),
+    )  # fmt: skip
+    return answer
 
 
 @default_arithmetic()
@@ -49,21 +86,15 @@ def votes_of_neighbors(
     weights = None
     if voting.weights != "uniform":
         weights = definition.vote_weights(distances, voting.weights, voting.temperature)
-    classes, codes = len(problem.classes), problem.codes[rows]
-    answers = []
-    for k in voting.ks:
-        votes, tied = np.empty(len(rows), np.int32), np.empty(len(rows), np.bool_)
-        kind = np.int32 if weights is None else np.float64
-        kept = np.empty((len(rows), classes), kind) if counts else None
-        for chunk in query_chunks(len(rows), 24 * (classes + k), COUNT_BYTES):
-            count = count_votes(
-                codes[chunk, :k], classes, None if weights is None else weights[chunk, :k]
-            )
-            votes[chunk], tied[chunk] = definition.majority(count)
-            if kept is not None:
-                kept[chunk] = count
-        answers.append(EncodedVotes(votes[None], tied[None], None if kept is None else kept[None]))
-    return answers
+    answer = count_votes(
+        problem.codes, rows, len(problem.classes), voting.ks, weights,
+        num_threads=problem.num_threads, counts=counts,
+    )  # fmt: skip
+    each = [slice(i, i + 1) for i in range(len(voting.ks))]
+    return [
+        EncodedVotes(answer.votes[k], answer.tied[k], answer.counts[k] if counts else None)
+        for k in each
+    ]
 
 
 def search_votes(

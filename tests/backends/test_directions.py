@@ -18,11 +18,15 @@ from pdepth.backends import cpu
 from helpers.adversaries import attacks, true_scores
 from helpers.cases import cast, first_difference
 
-LEVELS = ["portable", "avx2", "avx512vnni"]
+LEVELS = [name for name in ("avx2", "portable", "avx512vnni") if native.simd_levels().get(name)]
 ROWS, WIDTH = 2300, 130  # the stage serves no fewer than 2,176 rows, and no fewer than 97 columns
 
 
-@pytest.fixture(params=[name for name in LEVELS if native.simd_levels().get(name)])
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[] if name == LEVELS[0] else [pytest.mark.slow]) for name in LEVELS
+    ]
+)
 def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("PDEPTH_SIMD", request.param)
     return request.param

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pdepth
-from pdepth import Index, definition, native
+from pdepth import Index, _native, definition, native
 from pdepth.arrays import arguments
 from pdepth.arrays.problem import problems
 from pdepth.backends import cpu
@@ -55,11 +55,17 @@ def both_ways(ask: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> tuple[
 def test_votes_and_neighbours(
     block: int, of_tier: Callable[[Any, Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of every kind of rows, in every type: at a level each, in full at all of them."""
+    """Of every kind of rows, in every type: at a level each, in full at all of them.
+
+    Every second problem begins with one of the level's filter stages, each in turn.
+    """
     for number, problem in enumerate(islice(own_cases(1000 * block), of_tier(13, 90))):
         threads = 1 + number % 3
         for level in of_tier([LEVELS[(number + block) % len(LEVELS)]], LEVELS):
             monkeypatch.setenv(native.SIMD, level)
+            stages = _native.filter_stages(level)
+            first = stages[number // 2 % len(stages)]["name"] if number % 2 else None
+            monkeypatch.setattr(cpu, "FIRST_STAGE", first)
             assert_exact(problem, oracle_of(problem), num_threads=threads)
             found = pdepth.kneighbors(problem.support, **problem.options, num_threads=threads)
             distances, rows = neighbors_of(problem)

@@ -70,3 +70,62 @@ def test_fuzz_of_each_stage(
                 )
         turn += 1
     assert len(compared) == sum(len(_native.filter_stages(level)) for level in LEVELS)
+
+
+def packed_stages(support: Any, queries: Any, k: int, expected: Any, level: str) -> list[str]:
+    """Filter stages that a support which lasts has packed for a search, which is exact."""
+    held = _native.Support((support, "float32"), metric="sqeuclidean", kept_bytes=1 << 30)
+    count = len(queries)
+    distances, found = np.full((count, k), np.nan), np.full((count, k), -1)
+    _native.run(
+        layers=[(held, (queries, "float32"))], codes=np.zeros(len(support), np.int32), classes=1,
+        k=k, exclude_self=False, query_rows=None, queries=count, target=None, votes=None,
+        tied=None, counts=None, distances=distances, rows=found, within=None, level=level,
+        first_stage=None, pairs=None, threads=2, held_bytes=1 << 30, progress=None,
+    )  # fmt: skip
+    assert first_difference(found, expected[1]) is None
+    assert first_difference(distances, expected[0]) is None
+    packing = held.packing()
+    assert packing is not None
+    return [stage["stage"] for stage in packing["stages"]]
+
+
+BYTES = [name for name in LEVELS if name != "portable"
+         and "int8" in [stage["name"] for stage in _native.filter_stages(name)]]  # fmt: skip
+
+
+@pytest.mark.skipif(not BYTES, reason="no level with bytes on this machine")
+def test_rows_that_lie_in_groups_begin_with_bytes() -> None:
+    """Few rows are near enough; of random ones in many dimensions too many are."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((100, 1024))
+    grouped = centres[np.arange(2010) % 100] + 0.3 * rng.standard_normal((2010, 1024))
+    alike = rng.standard_normal((2010, 1024))
+    for values, first in ((grouped, "int8"), (alike, "int16")):
+        array = values.astype(np.float32)
+        expected = definition.kneighbors(array[10:], array[:10], k=5)
+        for level in BYTES:
+            stages = packed_stages(array[10:], array[:10], 5, expected, level)
+            assert stages[0] == first, level
+
+
+def test_a_distance_that_bounds_a_search_spares_the_row_at_it(
+    level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queries far out, of which a norm that is rounded up says more than their rows' distances."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        support = (0.16 * rng.standard_normal((200, 32))).astype(np.float32)
+        queries = rng.standard_normal((5, 32)).astype(np.float32)
+        expected = definition.kneighbors(support, queries, k=10)
+        for stage in _native.filter_stages(level):
+            distances, found = np.full((5, 10), np.nan), np.full((5, 10), -1)
+            held = _native.Support((support, "float32"), metric="sqeuclidean", kept_bytes=0)
+            _native.run(
+                layers=[(held, (queries, "float32"))], codes=np.zeros(200, np.int32), classes=1,
+                k=10, exclude_self=False, query_rows=None, queries=5, target=None, votes=None,
+                tied=None, counts=None, distances=distances, rows=found,
+                within=expected[0][:, -1].copy(), level=level, first_stage=stage["name"],
+                pairs=None, threads=1, held_bytes=1 << 30, progress=None,
+            )  # fmt: skip
+            assert first_difference(found, expected[1]) is None

@@ -16,7 +16,6 @@ import torch
 import pdepth
 from pdepth import definition
 from pdepth.compat import faiss as compat
-from pdepth.compat.faiss.flat import _largest_below
 
 faiss = pytest.importorskip("faiss")
 RNG = np.random.default_rng(3)
@@ -166,16 +165,6 @@ def test_a_range_is_what_a_search_returns_below_it(kind: str) -> None:
             some = slice(int(lims[query]), int(lims[query + 1]))
             assert (which[some] == near[query][inside][order]).all()
             assert (found[some] == values[query][inside][order]).all()
-
-
-def test_the_largest_number_that_rounds_below() -> None:
-    for bound in np.float32([1, -1, 0, 1e-45, -1e-45, 3.4028235e38, -3.4028235e38, 0.1, np.inf]):
-        limit = _largest_below(float(bound))
-        with np.errstate(over="ignore"):
-            assert np.float32(limit) < bound
-            assert not np.float32(np.nextafter(limit, np.inf)) < bound
-    assert np.isnan(_largest_below(-np.inf))
-    assert np.isnan(_largest_below(np.nan))
 
 
 @pytest.mark.parametrize("kind", KINDS)

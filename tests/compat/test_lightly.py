@@ -165,6 +165,7 @@ WRONG: dict[str, Callable[[Any], Any]] = {
     "a negative k": lambda f: f(ASKED, BANK.T, LABELS, 7, -1),
     "no such class": lambda f: f(ASKED, BANK.T, LABELS, 6, 500),
     "a negative label": lambda f: f(ASKED, BANK.T, LABELS - 1, 7, 500),
+    "a transposed bank": lambda f: f(ASKED, BANK, LABELS, 7, 9),
     "too few labels": lambda f: f(ASKED, BANK.T, LABELS[:9], 7, 500),
     "labels that are no integers": lambda f: f(ASKED, BANK.T, LABELS.astype("f4"), 7, 9),
     "no rows": lambda f: f(ASKED[:0], BANK.T, LABELS, 7, 9),
@@ -191,6 +192,15 @@ def test_errors_of_our_own() -> None:
         ask(compat.knn_predict, BANK, LABELS, ASKED, 7, 9, 0)
     with pytest.raises(RuntimeError, match=r"labels: expected shape \(500,\), .* got \(501,\)"):
         ask(compat.knn_predict, BANK, [*LABELS, 0], ASKED, 7)
+    transposed = (
+        rf"^feature_bank: expected shape \(D, 500\), .* got \(500, {BANK.shape[1]}\); pass its tr"
+    )
+    with pytest.raises(RuntimeError, match=transposed):
+        compat.knn_predict(ASKED, BANK, LABELS, 7)
+    with pytest.raises(RuntimeError, match=transposed):
+        compat.KnnPredictor(torch.from_numpy(BANK), torch.from_numpy(LABELS), 7)
+    square, labels = BANK[: BANK.shape[1]], LABELS[: BANK.shape[1]]  # which may be either
+    assert compat.knn_predict(ASKED, square, labels, 7, 9).shape == (len(ASKED), 7)
 
 
 def test_patch() -> None:

@@ -14,7 +14,6 @@ from pdepth import definition
 from pdepth.compat.shared import duplicates, radius
 from pdepth.compat.shared.duplicates import duplicate_sets
 from pdepth.compat.shared.radius import DistanceIndex, products_above, squared_radius
-from pdepth.search.voting import count_votes
 
 from helpers.cases import KINDS, cast
 
@@ -119,17 +118,3 @@ def test_hashes_of_whole_numbers_differ() -> None:
     """Few digits are no reason for many comparisons."""
     rows = np.unique(RNG.integers(0, 17, (20_000, 8)), axis=0)
     assert len(np.unique(duplicates._hashes(rows))) == len(rows)
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("queries", [1, 90])
-def test_votes_are_added_up_in_the_neighbours_order(queries: int, weighted: bool) -> None:
-    codes = RNG.integers(0, 4, (queries, 30)).astype(np.int32)
-    weights = 10.0 ** RNG.uniform(-20, 20, codes.shape) if weighted else None
-    expected = np.zeros((queries, 6), dtype=np.float64 if weighted else np.int64)
-    for query in range(queries):
-        for place, code in enumerate(codes[query]):
-            expected[query, code] += 1 if weights is None else weights[query, place]
-    counts = count_votes(codes, 6, weights)
-    assert counts.dtype == expected.dtype
-    assert (counts == expected).all()

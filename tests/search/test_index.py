@@ -268,7 +268,11 @@ NAN = np.full((1, 20), np.nan, np.float32)
     ("call", "error", "words"),
     [
         (lambda: Index([ROWS]), TypeError, "use pdepth.Index.of_layers"),
-        (lambda: Index("rows.npy"), TypeError, "expected a NumPy array or torch tensor, got a str"),
+        (
+            lambda: Index("rows.npy"),
+            FileNotFoundError,
+            "0.: There is no file or dir",
+        ),
         (lambda: Index(csr_matrix(ROWS)), TypeError, r"pass its .toarray\(\)"),
         (lambda: Index.of_layers(ROWS), TypeError, r"got a ndarray; .* use pdepth.Index"),
         (lambda: Index.of_layers({}), TypeError, "at least one, got a dict"),

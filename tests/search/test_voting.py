@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,26 +15,103 @@ from pdepth.search import voting
 from helpers.cases import first_difference
 
 
-@pytest.mark.parametrize("kind", ["uniform", "distance", "exp", "uneven"])
-def test_weights_are_added_in_the_neighbours_order(kind: str) -> None:
+def loop(codes: Any, rows: Any, classes: int, k: int, weights: Any) -> Any:
+    """Votes, ties and counts as `definition.probe_votes` counts them."""
+    counts = np.zeros((len(rows), classes), np.int32 if weights is None else np.float64)
+    with np.errstate(over="ignore"):
+        for query, neighbors in enumerate(rows[:, :k]):
+            for place, row in enumerate(neighbors):
+                counts[query, codes[row]] += 1 if weights is None else weights[query, place]
+    return *definition.majority(counts), counts
+
+
+def weights_of(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> Any:
+    distances = np.sort(rng.integers(0, 9, shape) * rng.lognormal(0, 1, (shape[0], 1)), axis=1)
+    if kind == "uniform":
+        return None
+    if kind == "uneven":  # the smaller ones are lost or not
+        return rng.lognormal(0, 30, shape)
+    if kind == "extreme":
+        return rng.choice([0.0, 1.0, 5e-324, 1e308, np.inf], shape, p=[0.6, 0.1, 0.1, 0.1, 0.1])
+    if kind == "nan":
+        return np.where(rng.random(shape) < 0.03, np.nan, 1.0)
+    if kind == "products":
+        return definition.vote_weights(-2 * (distances - distances[:, -1:])[:, ::-1], "exp", 0.5)
+    return definition.vote_weights(distances, kind)
+
+
+KINDS = ["uniform", "distance", "exp", "uneven", "extreme", "nan", "products"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("classes", [1, 2, 5, 300])
+def test_counts_and_votes_are_those_of_a_loop(kind: str, classes: int) -> None:
     """Sums of float64 depend on their order, and have to be those of a loop to the last bit."""
+    rng = np.random.default_rng(classes)
+    codes = rng.integers(0, classes, 90).astype(np.int32)
+    rows = rng.integers(0, 90, (131, 30))
+    weights = weights_of(kind, rows.shape, rng)
+    ks = (30, 1, 7, 29)
+    answers = [
+        voting.count_votes(codes, rows, classes, ks, weights, num_threads=threads, counts=counts)
+        for threads in (1, 3)
+        for counts in (True, False)
+    ]
+    for at, k in enumerate(ks):
+        votes, tied, counts = loop(codes, rows, classes, k, weights)
+        for answer in answers:
+            assert first_difference(answer.votes[at], votes) is None
+            assert first_difference(answer.tied[at], tied) is None
+            if answer.counts is not None:
+                assert answer.counts[at].dtype == counts.dtype
+                assert answer.counts[at].tobytes() == counts.tobytes()
+
+
+def test_the_order_of_the_neighbours_is_the_order_of_the_sum() -> None:
     rng = np.random.default_rng(0)
-    codes = rng.integers(0, 4, (200, 30)).astype(np.int32)
-    distances = np.sort(rng.lognormal(0, 3, codes.shape), axis=1)
-    if kind == "uneven":
-        weights = rng.lognormal(0, 30, codes.shape)  # the smaller ones are lost or not
-    else:
-        weights = definition.vote_weights(distances, kind)
-    counts = voting.count_votes(codes, 5, None if kind == "uniform" else weights)
-    expected = np.zeros((200, 5), weights.dtype)
-    for query in range(200):
-        for place in range(30):
-            expected[query, codes[query, place]] += weights[query, place]
-    assert counts.dtype == expected.dtype
-    assert counts.tobytes() == expected.tobytes()
-    if kind != "uniform":
-        backward = voting.count_votes(codes[:, ::-1], 5, weights[:, ::-1])
-        assert backward.tobytes() != expected.tobytes()
+    codes, rows = rng.integers(0, 4, 90), rng.integers(0, 90, (200, 30))
+    weights = rng.lognormal(0, 3, rows.shape)
+    forward, backward = (
+        voting.count_votes(codes, rows[:, order], 4, (30,), weights[:, order], counts=True).counts
+        for order in (slice(None), slice(None, None, -1))
+    )
+    assert forward.tobytes() != backward.tobytes()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_threads_share_many_queries(weighted: bool) -> None:
+    """More than one thread has work, and each counts by itself."""
+    rng = np.random.default_rng(2)
+    codes, rows = rng.integers(0, 400, 5000), rng.integers(0, 5000, (6000, 60))
+    weights = rng.random(rows.shape) if weighted else None
+    one, many = (
+        voting.count_votes(codes, rows, 400, (60, 9), weights, num_threads=threads, counts=True)
+        for threads in (1, 4)
+    )
+    for alone, together in zip(one, many, strict=True):
+        assert alone.tobytes() == together.tobytes()
+    sample = rng.integers(0, 6000, 100)
+    some = None if weights is None else weights[sample]
+    votes, tied, counts = loop(codes, rows[sample], 400, 60, some)
+    assert first_difference(one.votes[0][sample], votes) is None
+    assert first_difference(one.tied[0][sample], tied) is None
+    assert one.counts[0][sample].tobytes() == counts.tobytes()
+
+
+def test_classes_within_the_slack_are_tied() -> None:
+    codes, rows = np.arange(3), np.array([[0, 1, 2]])
+    for second, slack, tied in ((1.0, 0, True), (0.99, 0, False), (0.99, 0.01, True),
+                                (0.99, 0.009, False)):  # fmt: skip
+        weights = np.array([[second, 1.0, 0.5]])
+        answer = voting.count_votes(codes, rows, 3, (3,), weights, slack=slack)
+        assert answer.votes.tolist() == [[0 if second == 1 else 1]]
+        assert answer.tied.tolist() == [[tied]]
+
+
+@pytest.mark.parametrize(("row", "code"), [(3, 0), (-1, 0), (0, 2), (0, -1)])
+def test_rows_and_codes_beyond_their_range_are_refused(row: int, code: int) -> None:
+    with pytest.raises(ValueError, match="rows: expected|codes: expected"):
+        voting.count_votes(np.full(3, code), np.array([[0, row]]), 2, (2,))
 
 
 @pytest.mark.parametrize("weights", ["uniform", "distance", "exp"])

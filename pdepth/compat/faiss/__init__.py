@@ -12,8 +12,8 @@ for inner products). An index holds its rows, packs them at the first search, an
 2 bytes a number and 30 to 50 a row more. `add` packs what is new.
 
 What is here: flat indexes and maps of ids over them, with search, range search, selectors, removal,
-reconstruction and files; `knn`, `normalize_L2`, and what moves an index to a GPU. Anything else is
-an AttributeError that says so.
+reconstruction and files; `knn`, `pairwise_distances`, `normalize_L2`, and what moves an index to a
+GPU. Anything else is an AttributeError that says so.
 
 What differs. Distances and products are float64 sums, rounded to float32 once; neighbours come in
 the order (distance in float64, row), and rows within a range in the order of their numbers. faiss
@@ -57,6 +57,7 @@ from pdepth.compat.faiss.functions import (
     normalize_L2,
     omp_get_max_threads,
     omp_set_num_threads,
+    pairwise_distances,
     vector_to_array,
 )
 from pdepth.compat.faiss.id_maps import IndexIDMap, IndexIDMap2
@@ -115,11 +116,14 @@ __all__ = [
     "normalize_L2",
     "omp_get_max_threads",
     "omp_set_num_threads",
+    "pairwise_distances",
     "read_index",
     "serialize_index",
     "vector_to_array",
     "write_index",
 ]
+
+__version__ = "1.15.1"  # of the faiss whose calls and answers these are, and are tested with
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from pdepth.arrays.rows import is_torch
 from pdepth.compat.faiss.flat import THREADS, IndexFlat, IndexFlatL2
 from pdepth.compat.faiss.rows import METRIC_INNER_PRODUCT, METRIC_L2, as_rows
 from pdepth.compat.shared.fitted import FittedRows
-from pdepth.search.voting import count_votes
+from pdepth.search.voting import Counted, count_votes
 
 
 class FaissKNeighbors:
@@ -90,12 +90,13 @@ class FaissKNNClassifier:
 
     def predict(self, X: Any) -> NDArray[np.int64]:
         """Predict the class (N,) with most votes; of tied ones the smallest."""
-        classes: NDArray[np.int64] = self._counts(X).argmax(axis=1)
+        classes: NDArray[np.int64] = self._count(X).votes[0].astype(np.int64)
         return classes
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Compute each class's share of the votes (N, n_classes)."""
-        return self._counts(X) / self.n_neighbors
+        shares: NDArray[np.float64] = self._count(X, counts=True).counts[0] / self.n_neighbors
+        return shares
 
     def _hold(self, X: Any, y: Any) -> None:
         X = self._prepared(X)
@@ -118,17 +119,19 @@ class FaissKNNClassifier:
             X = X / (norms + (norms == 0))
         return X
 
-    def _neighbor_labels(self, X: Any) -> NDArray[np.int64]:
-        """Find the labels (N, n_neighbors), or (N, n_neighbors, labels), of the neighbours."""
+    def _neighbors(self, X: Any) -> NDArray[np.int64]:
+        """Find the rows (N, n_neighbors) of the neighbours."""
         index = _fitted(self.index)
         arguments.check_k(self.n_neighbors, index.ntotal, leave_one_out=False)
-        rows = to_numpy(index.search(self._prepared(X), self.n_neighbors)[1])
-        labels: NDArray[np.int64] = self.y[rows]
-        return labels
+        rows: NDArray[np.int64] = to_numpy(index.search(self._prepared(X), self.n_neighbors)[1])
+        return rows
 
-    def _counts(self, X: Any) -> NDArray[np.int64]:
-        """Count the votes (N, n_classes)."""
-        return count_votes(self._neighbor_labels(X), self.n_classes or 0)
+    def _count(self, X: Any, *, counts: bool = False) -> Counted:
+        """Count the votes, one row of answers."""
+        near, classes = self._neighbors(X), self.n_classes or 0
+        return count_votes(
+            self.y, near, classes, near.shape[1:], num_threads=THREADS[0], counts=counts
+        )
 
 
 class FaissKNNMultilabelClassifier(FaissKNNClassifier):
@@ -141,13 +144,18 @@ class FaissKNNMultilabelClassifier(FaissKNNClassifier):
 
     def predict(self, X: Any) -> NDArray[np.int64]:
         """Predict each label (N, labels) that more than half of the neighbours have."""
-        positive: NDArray[np.int64] = self._neighbor_labels(X).sum(axis=1)
+        positive = self._positive(X)
         return (positive > self.n_neighbors - positive).astype(int)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Compute the share of neighbours (N, labels) that have each label."""
-        shares: NDArray[np.float64] = self._neighbor_labels(X).sum(axis=1) / self.n_neighbors
-        return shares
+        return self._positive(X) / self.n_neighbors
+
+    def _positive(self, X: Any) -> NDArray[np.int64]:
+        """Count the neighbours (N, labels) that have each label."""
+        near = self._neighbors(X)
+        counts: NDArray[np.int64] = self.y[near].sum(axis=1)
+        return counts
 
 
 def _fitted(index: Any) -> Any:

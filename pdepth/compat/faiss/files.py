@@ -26,9 +26,8 @@ _MAPS = {"IndexIDMap": IndexIDMap, "IndexIDMap2": IndexIDMap2}
 
 def write_index(index: Any, fname: str | os.PathLike[str]) -> None:
     """Write an index to a file in pdepth's own format, whole or not at all."""
-    data = serialize_index(index)
     with replacing(fname) as temporary:
-        temporary.write_bytes(data.data)
+        temporary.write_bytes(serialize_index(index).data)
 
 
 def read_index(fname: str | os.PathLike[str], io_flags: int = 0) -> Any:
@@ -79,8 +78,17 @@ def serialize_index(index: Any) -> NDArray[np.uint8]:
 
 
 def deserialize_index(data: Any, io_flags: int = 0) -> Any:
-    """Make an index of the bytes (n,) uint8 of `serialize_index`."""
-    content = np.asarray(data, np.uint8).tobytes()
+    """Make an index of the bytes of `serialize_index`, (n,) uint8 or Python's."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        content = bytes(data)
+    elif isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.ndim == 1:
+        content = data.tobytes()
+    else:
+        kind = f"{data.dtype} of shape {data.shape}" if isinstance(data, np.ndarray) else None
+        raise TypeError(
+            "data: expected the bytes of serialize_index, or an array (n,) of uint8, got "
+            f"{kind or f'a {type(data).__name__}'}."
+        )
     if not content.startswith(OURS):
         library = require("faiss", "deserialize_index of faiss' bytes", "faiss")
         return from_faiss(library.deserialize_index(np.frombuffer(content, np.uint8)))

@@ -263,7 +263,8 @@ def _within(
 @default_arithmetic()
 def _largest_below(thresh: float) -> float:
     """The largest float64 that float32 rounds to less than `thresh`; NaN where there is none."""
-    bound = np.float32(thresh)
+    with np.errstate(over="ignore"):
+        bound = np.float32(thresh)
     if np.isnan(bound) or bound == -np.inf:
         return float("nan")
     with np.errstate(over="ignore"):

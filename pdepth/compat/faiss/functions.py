@@ -22,8 +22,11 @@ from pdepth.compat.faiss.rows import (
     found_once,
     into,
 )
+from pdepth.compat.shared.pairwise import pair_sums, squared_differences
 from pdepth.native import default_arithmetic, default_threads
 from pdepth.optional import require
+
+PAIRS = 1 << 20  # whose distances are computed at a time
 
 
 def knn(xq: Any, xb: Any, k: int, metric: int = METRIC_L2, metric_arg: float = 0.0) -> Any:
@@ -60,6 +63,30 @@ def knn_gpu(
     """`knn`, which searches where the rows are; the resources `res` are not used."""
     distances, rows = knn(xq, xb, k, metric)
     return into(D, distances, "D"), into(I, rows, "I")
+
+
+def pairwise_distances(xq: Any, xb: Any, metric: int = METRIC_L2, metric_arg: float = 0.0) -> Any:
+    """Compute all squared distances, or products, (N, M) float32 of xq (N, D) and xb (M, D).
+
+    float64 sums, rounded once, some queries at a time. Other metrics are passed on to faiss.
+    """
+    if metric not in (METRIC_L2, METRIC_INNER_PRODUCT):
+        library = require("faiss", f"pairwise_distances with metric {metric}", "faiss")
+        found = library.pairwise_distances(to_numpy(xq), to_numpy(xb), metric, metric_arg)
+        return convert_like(found, xq)
+    support = to_numpy(as_rows(xb, "xb"))
+    queries = to_numpy(as_rows(xq, "xq", support.shape[1]))
+    terms = squared_differences if metric == METRIC_L2 else np.multiply
+    distances = np.empty((len(queries), len(support)), np.float32)
+    step = max(1, PAIRS // max(1, len(support)))
+    for begin in range(0, len(queries), step):
+        asked = np.arange(begin, min(begin + step, len(queries)))
+        near = np.tile(np.arange(len(support)), len(asked))
+        pairs = near, np.repeat(asked, len(support))
+        sums = pair_sums(terms, support, queries, *pairs, omp_get_max_threads())
+        with default_arithmetic(), np.errstate(over="ignore"):  # beyond float32: infinite
+            distances[asked] = sums.reshape(len(asked), -1)
+    return convert_like(distances, xq)
 
 
 @default_arithmetic()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pdepth
-from pdepth.arrays.convert import convert_like, to_numpy
+from pdepth.arrays.convert import as_single, convert_like, to_numpy
 from pdepth.arrays.rows import is_torch
 from pdepth.compat.shared.inner_products import (
     InnerProductIndex,
@@ -48,7 +48,7 @@ def held(rows: Any, metric: int) -> Searched:
 def found_once(support: Any, queries: Any, k: int, metric: int, num_threads: int | None) -> Found:
     """Search rows that are not held; the support is packed a few at a time."""
     if metric == METRIC_INNER_PRODUCT and is_on_device(support):
-        return largest_inner_products(as_float32(support), as_float32(queries), k)
+        return largest_inner_products(as_single(support, "xb"), as_single(queries, "xq"), k)
     name = "sqeuclidean" if metric == METRIC_L2 else "inner_product"
     memory = packing_memory(support, num_threads)
     return pdepth.kneighbors(
@@ -84,17 +84,11 @@ def copied(rows: Any) -> Any:
     return rows.clone() if is_torch(rows) else rows.copy()
 
 
-@default_arithmetic()
-def as_float32(x: Any) -> Any:
-    """Convert x to float32; a tensor stays one."""
-    return x.detach().float() if is_torch(x) else np.ascontiguousarray(x, dtype=np.float32)
-
-
 def as_rows(x: Any, name: str, width: int | None = None, *, keep_narrow: bool = False) -> Any:
     """Convert x to (n, width) float32, or leave it as it is where its type is `NARROW`."""
     kind = str(getattr(x, "dtype", "")).removeprefix("torch.")
     if not (keep_narrow and kind in NARROW):
-        x = as_float32(x)
+        x = as_single(x, name)
     if x.ndim != 2:
         raise ValueError(f"{name}: expected shape (N, D), got {tuple(x.shape)}.")
     if width is not None and x.shape[1] != width:

@@ -145,6 +145,15 @@ def members(selector: Any, ids: Ids) -> Members:
 
 
 def selected_by(params: Any, ids: Ids) -> Members | None:
-    """Tell which of `ids` (n,) a search looks at; None for all."""
-    selector = getattr(params, "sel", None)
-    return None if selector is None else members(selector, ids)
+    """Tell which of `ids` (n,) a search looks at; None for all.
+
+    Raises TypeError, as faiss does, for what are no parameters: a selector is one of them.
+    """
+    if params is None:
+        return None
+    if not hasattr(params, "sel") or isinstance(params, IDSelector) or hasattr(params, "is_member"):
+        raise TypeError(
+            f"params: expected SearchParameters, got a {type(params).__name__}; pass "
+            "SearchParameters(sel=...)."
+        )
+    return None if params.sel is None else members(params.sel, ids)

@@ -50,21 +50,22 @@ class FeatureBank:
         _require(len(shape) == 2, f"bank: expected shape (M, D), got {shape}.")
         self._dtype = rows.dtype
         rows = as_floats(rows)
-        self._codes: NDArray[np.int64] = np.array(to_numpy(labels))  # a copy, as the rows'
+        labels = to_numpy(labels)
         _require(
-            self._codes.shape == (len(rows),),
+            labels.shape == (len(rows),),
             f"labels: expected shape ({len(rows)},), one for each row of the bank, got "
-            f"{self._codes.shape}.",
+            f"{labels.shape}.",
         )
         _require(
-            self._codes.dtype.kind in "iu",
-            f"labels: expected integers, got elements of type {self._codes.dtype}.",
+            labels.dtype.kind in "iu",
+            f"labels: expected integers, got elements of type {labels.dtype}.",
         )
-        outside = self._codes[(self._codes < 0) | (self._codes >= self.num_classes)]
+        outside = labels[(labels < 0) | (labels >= self.num_classes)]
         _require(
             not len(outside),
             f"labels: expected classes from 0 to {self.num_classes - 1}, got {outside[:1]}.",
         )
+        self._codes = labels.astype(np.int32)  # a copy, as the rows'
         checked_rows(rows, "bank")  # refuses NaN and infinity
         self._width = rows.shape[1]
         self._index: InnerProductIndex | Index = (
@@ -110,11 +111,11 @@ class FeatureBank:
         if isinstance(self._index, Index):
             products, near = map(to_numpy, self._index.kneighbors(queries, largest_k))
             weights = _weights(products, temperature)
-            return [self._sums(weights, near, k) for k in ks]
+            return self._sums(weights, near, ks)
         distances, near, margin = self._index.candidates(queries, min(largest_k + 1, rows))
         products = self._index.approximate_products(queries, distances[:, :largest_k])
         weights = _weights(products, temperature)
-        scores = [self._sums(weights, near, k) for k in ks]
+        scores = self._sums(weights, near, ks)
         # Two products are each a quarter of the margin off; what the arguments of exp and its
         # values are rounded by, and the sums; of those here, and of the rule's.
         error = np.expm1(margin / (2 * temperature) + 4096 * EPSILON)
@@ -126,15 +127,17 @@ class FeatureBank:
         if recompute.any():
             products, near = self._index.search(queries[recompute], largest_k)
             weights = _weights(products, temperature)
-            for k, score in zip(ks, scores, strict=True):
-                score[recompute] = self._sums(weights, near, k)
+            for score, exact in zip(scores, self._sums(weights, near, ks), strict=True):
+                score[recompute] = exact
         return scores
 
     def _sums(
-        self, weights: NDArray[np.float64], near: NDArray[np.int64], k: int
-    ) -> NDArray[np.float64]:
-        """Add up the k first weights of each class (n, num_classes), in their order."""
-        return count_votes(self._codes[near[:, :k]], self.num_classes, weights[:, :k])
+        self, weights: NDArray[np.float64], near: NDArray[np.int64], ks: Sequence[int]
+    ) -> list[NDArray[np.float64]]:
+        """Add up the first weights of each class (n, num_classes), in their order, for each k."""
+        near = near[:, : weights.shape[1]]
+        counted = count_votes(self._codes, near, self.num_classes, ks, weights, counts=True)
+        return list(counted.counts)
 
 
 @default_arithmetic()

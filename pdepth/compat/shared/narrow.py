@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth import definition
 from pdepth.arrays.arguments import encode_labels
 from pdepth.arrays.mapped import watched
 from pdepth.arrays.problem import checked_rows
@@ -140,10 +139,12 @@ class NarrowRows(FittedRows):
         if self._encoded is None:
             self._encoded = encode_labels(self.labels, len(self.rows))
         classes, codes = self._encoded
-        counts = count_votes(codes[found[1]], len(classes))
-        winners, tied = definition.majority(counts)
-        kept = counts.astype(np.int32) if return_counts else None
-        return Votes(classes[winners], classes, tied, kept)
+        near, threads = found[1], options["num_threads"]
+        counted = count_votes(
+            codes, near, len(classes), near.shape[1:], num_threads=threads, counts=return_counts
+        )
+        kept = counted.counts[0] if return_counts else None
+        return Votes(classes[counted.votes[0]], classes, counted.tied[0], kept)
 
     def _by_tree(self, queries: Any, *, k: int, num_threads: int | None) -> Any:
         """Neighbours in NumPy's arrays, or None where a backend is to find them."""

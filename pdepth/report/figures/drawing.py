@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdepth.io.atomic import replacing
+from pdepth.io.atomic import check_suffix, replacing
 from pdepth.optional import require
 from pdepth.report.style import FAINT, INK, MUTED
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg", "pdf")
+FORMATS = (".png", ".svg", ".pdf")
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so figures are the same everywhere
@@ -67,9 +66,7 @@ def write_figure(draw: Callable[[], Figure], path: str | os.PathLike[str], funct
         ValueError: another suffix; and whatever `draw` raises.
     """
     matplotlib = require("matplotlib", function, "plot")
-    suffix = Path(path).suffix.lower().removeprefix(".")
-    if suffix not in FORMATS:
-        raise ValueError(f"path: expected a suffix of .png, .svg, .pdf, got {os.fspath(path)!r}.")
+    suffix = check_suffix(path, FORMATS).removeprefix(".")
     with matplotlib.rc_context(STYLE):
         figure = draw()
         with replacing(path) as temporary:

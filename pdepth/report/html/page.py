@@ -21,7 +21,7 @@ from pdepth import __version__
 from pdepth.analysis.checks import check_examples, check_images, check_values
 from pdepth.analysis.ensemble import Ensemble
 from pdepth.arrays import arguments
-from pdepth.io.atomic import replacing
+from pdepth.io.atomic import check_suffix, replacing
 from pdepth.optional import require
 from pdepth.report.html.content import PageContent, Sheet, View
 from pdepth.report.html.ensemble_content import ensemble_content
@@ -71,9 +71,8 @@ def write(
             numbers or whose name is a column already, fewer than two networks.
         FileExistsError: the folder's name is taken by something else.
     """
+    check_suffix(path, (".html", ".htm"))
     path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"path: expected a suffix of .html, .htm, got {os.fspath(path)!r}.")
     arguments.check_choice(thumbnails, "thumbnails", KINDS)
     require("plotly.offline", "pdepth.report", "report")
     content = _build_content(result, class_names, measures)
