@@ -111,9 +111,28 @@ Table orthonormal(const Table& rows, const Level& level, Team& team) {
     return product(rows.transposed(), change, level, team).transposed();
 }
 
-// The leading directions of a sample of rows, by powers of the matrix of the rows' products.
-Table directions_of(const Table& sample, const Level& level, Team& team) {
+double square_of(const float* row, int64_t columns) {
+    double square = 0;
+    for (int64_t c = 0; c < columns; c++) square += static_cast<double>(row[c]) * row[c];
+    return square;
+}
+
+// In how many directions rows vary, as a share of the rows: of eigenvalues of their products, the square
+// of the sum by the sum of squares.
+double spread_of(const Table& products) {
+    double sum = 0, squares = 0;
+    for (int64_t i = 0; i < products.rows(); i++) {
+        sum += products.row(i)[i];
+        squares += square_of(products.row(i), products.columns());
+    }
+    return squares > 0 ? sum * sum / squares / static_cast<double>(products.rows()) : 0;
+}
+
+// The leading directions of a sample of rows, by powers of the matrix of the rows' products; none of
+// rows that vary in too many.
+Table directions_of(const Table& sample, double most_spread, const Level& level, Team& team) {
     const Table products = product(sample, sample, level, team);
+    if (spread_of(products) > most_spread) return Table(0, sample.columns());
     const int64_t count = std::min({kImageColumns - 1, sample.rows(), sample.columns()});
     Table weights(count, sample.rows());  // of the sample's rows in each direction
     for (int64_t i = 0; i < count; i++)
@@ -138,12 +157,6 @@ Table transformed(const Matrix& rows, const Reading& reading, const std::vector<
             result.row(i)[c] = static_cast<float>((row[c] - reading.centre[c]) * scale);
     });
     return result;
-}
-
-double square_of(const float* row, int64_t columns) {
-    double square = 0;
-    for (int64_t c = 0; c < columns; c++) square += static_cast<double>(row[c]) * row[c];
-    return square;
 }
 
 double median_of(std::vector<double> values) {
@@ -237,7 +250,7 @@ std::shared_ptr<const LeadingDirections> leading_directions(const Matrix& rows,
     };
     auto found = std::make_shared<LeadingDirections>();
     found->k = k;
-    const Table directions = directions_of(part(0, sample.made), level, team);
+    const Table directions = directions_of(part(0, sample.made), sample.most_spread, level, team);
     if (directions.rows() == 0) return found;
     float* const values = found->values.reserve(kImageColumns * rows.width);
     std::fill_n(values, kImageColumns * rows.width, 0.0f);

@@ -25,7 +25,8 @@ constexpr double kOfScan = 64;         // of an image, beside its columns: lists
 constexpr double kOfQuery = 150;       // to project a column of a query
 constexpr double kOfSupport = 55;      // to project one of the support, beyond its ordinary packing
 constexpr double kOfDistance = 25;     // of a column of a float32 distance
-constexpr double kOfDirections = 9e5;  // of a column, to find the directions
+constexpr double kOfDirections = 1e9;  // to find the directions,
+constexpr double kOfTheirColumn = 6e5; // and of each of their columns
 constexpr double kLeastGain = 1.25;    // saved work, as a multiple of the work that is added
 constexpr double kOfTrial = 0.8;       // rows left by the whole sample's directions, of the trial's
 constexpr double kLeastWork = 4e6;     // pairs of rows: a trial is hardly seen
@@ -277,7 +278,7 @@ bool pays(const Session& session, const FilterStage& other, double queries, doub
     const double scan = width / speed * (pairs ? 0.5 : 1);
     const double saved = rows * (scan - kImageColumns - kOfScan) - kOfQuery * width -
                          kOfDistance * width * survivors * rows;
-    const double added = kOfSupport * rows * width + (found ? 0 : kOfDirections * width);
+    const double added = kOfSupport * rows * width + (found ? 0 : kOfDirections + kOfTheirColumn * width);
     return queries * saved > kLeastGain * added;
 }
 

@@ -89,7 +89,8 @@ bool leaves_pay(Session& session, const std::vector<int64_t>& queries) {
     return visited < (is_narrow(session) ? kMostVisited : kMostBesideProducts);
 }
 
-// Where the stages begin: with leaves, if there are any, with differences where rows are narrow, else with the first that pays.
+// Where the stages begin: with leaves, if there are any, with differences where rows are narrow, else
+// with the first that pays.
 const FilterStage& first_of(Session& session, const std::vector<const FilterStage*>& stages,
                             int64_t queries) {
     const int64_t width = session.support->width;

@@ -176,14 +176,16 @@ def _on_host(tensor: Any) -> NDArray[Any]:
 def as_given(rows: Rows, device: Any) -> Any:
     """Rows as an array of the kind that they came as: a tensor on `device`, or NumPy's for None.
 
-    A tensor of a file that is mapped, which cannot be written to, is a copy: torch knows no such.
+    bfloat16, which NumPy lacks, is a tensor in any case. A tensor of a file that is mapped, which
+    cannot be written to, is a copy: torch knows no such.
     """
-    if device is None or rows.on_device:
+    if rows.on_device or (device is None and rows.type != "bfloat16"):
         return rows.array
-    torch = _torch()
+    import torch
+
     array = rows.array if rows.array.flags.writeable else rows.array.copy()
     if rows.type == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device or "cpu")
     return torch.from_numpy(array).to(device)
 
 

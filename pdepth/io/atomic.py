@@ -84,6 +84,7 @@ def replacing_folder(path: Path, ours: Callable[[Path], bool]) -> Iterator[Path]
     ours: whether a file in the old folder may be removed. Raises FileExistsError where one may not.
     """
     check_ours(path, ours)
+    path = Path(os.path.realpath(path))  # a link stays a link, as of `replacing`
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     try:

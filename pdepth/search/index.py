@@ -197,7 +197,8 @@ class Index:
 
     @property
     def rows(self) -> Any:
-        """The rows (M, D) that are kept, or a list of each layer's, as tensors where these came so.
+        """The rows (M, D) that are kept, or a list of each layer's, as tensors where these came so,
+        and where they are bfloat16.
 
         By cosine they are normalised, in float64. Not to be written to.
         """

@@ -15,7 +15,7 @@ import pdepth
 from pdepth.analysis import export
 from pdepth.analysis.training import Training
 from pdepth.compat import faiss
-from pdepth.io.atomic import check_ours, replacing
+from pdepth.io.atomic import check_ours, replacing, replacing_folder
 from pdepth.report.html import page
 from pdepth.result import DepthResult
 
@@ -97,6 +97,19 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
         temporary.write_text("new")
     assert hanging.is_symlink()
     assert (tmp_path / "new").read_text() == "new"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows makes links as administrator")
+def test_a_link_to_a_folder_stays_too(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.mkdir()
+    (target / "old").touch()
+    link.symlink_to(target)
+    with replacing_folder(link, lambda path: True) as temporary:
+        (temporary / "new").touch()
+    assert link.is_symlink()
+    assert [each.name for each in target.iterdir()] == ["new"]
+    assert {each.name for each in tmp_path.iterdir()} == {"target", "link"}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe that has a name")

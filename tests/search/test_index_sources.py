@@ -88,6 +88,15 @@ def test_sources_are_taken_wherever_arrays_are(kind: str, metric: str, tmp_path:
         Index.load(tmp_path / "index", support=stored(kind, ROWS + 1, tmp_path))
 
 
+def test_rows_that_are_kept_have_their_values(tmp_path: Path) -> None:
+    """Also those of a type that NumPy lacks, from a file of an index, too."""
+    for kind in KINDS:
+        Index(stored(kind, ROWS, tmp_path)).save(tmp_path / "index")
+        for index in (Index(stored(kind, ROWS, tmp_path)), Index.load(tmp_path / "index")):
+            assert isinstance(index.rows, torch.Tensor if kind == "bfloat16" else np.ndarray)
+            assert (np.array(index.rows.tolist()) == ROWS).all()
+
+
 def test_layers_of_sources(tmp_path: Path) -> None:
     layers = {kind: stored(kind, ROWS, tmp_path) for kind in KINDS}
     index = Index.of_layers(layers, LABELS)
