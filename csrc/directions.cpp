@@ -92,8 +92,10 @@ std::vector<std::vector<double>> inverse_factor(const Table& products) {
         if (!(pivot > kLeastPivot * square)) continue;
         own.push_back(std::sqrt(pivot));
         std::vector<double> line(count, 0.0);
-        for (std::size_t j = 0; j < kept.size(); j++)
-            for (int64_t l = 0; l < i; l++) line[l] -= own[j] * inverse[j][l] / own.back();
+        for (std::size_t j = 0; j < kept.size(); j++) {
+            const double share = own[j] / own.back();
+            for (int64_t l = 0; l <= kept[j]; l++) line[l] -= share * inverse[j][l];
+        }
         line[i] = 1 / own.back();
         factor.push_back(std::move(own));
         inverse.push_back(std::move(line));
@@ -255,7 +257,8 @@ std::shared_ptr<const LeadingDirections> leading_directions(const Matrix& rows,
     float* const values = found->values.reserve(kImageColumns * rows.width);
     std::fill_n(values, kImageColumns * rows.width, 0.0f);
     std::copy_n(directions.row(0), directions.rows() * rows.width, values);
-    found->departure = departure_of(values, directions.rows(), rows.width, level, team);
+    if (sample.used)
+        found->departure = departure_of(values, directions.rows(), rows.width, level, team);
     judge(part(sample.made, sample.judging), part(sample.made + sample.judging, sample.judged),
           directions, static_cast<int64_t>(reading.order.size()), level, team, *found);
     if (!(found->departure < kMostDeparture)) found->floor = 0;

@@ -22,7 +22,8 @@ struct LeadingDirections {
     double survivors = 0;   // an estimate of the share of the rows whose images are as near as the k-th
     int64_t k = 0;          // neighbour, for this k
 
-    bool found() const { return floor > 0; }  // rows that do not vary, or in too many directions, have none
+    // Rows that do not vary have none, nor those that vary in too many.
+    bool found() const { return floor > 0; }
     Directions packed() const { return {panel.get(), floor}; }
     int64_t nbytes() const { return values.nbytes() + panel.nbytes(); }
     void arrange(const Level& level, int64_t width);  // `panel`, from `values`
@@ -34,11 +35,12 @@ struct LeadingDirections {
 struct DirectionsSample {
     int64_t made, judging, judged;
     double most_spread;
+    bool used;  // whether images will be made under them
 
     int64_t rows() const { return made + judging + judged; }
 };
-constexpr DirectionsSample kTrial{192, 32, 256, 0.25};  // a seventh of the work; leaves a fourth more rows
-constexpr DirectionsSample kWhole{512, 64, 512, 2};
+constexpr DirectionsSample kTrial{192, 32, 256, 0.25, false};  // a seventh of the work; leaves a fourth more rows
+constexpr DirectionsSample kWhole{512, 64, 512, 2, true};
 
 // The directions of a reading's rows, which are at least as many, for searches for k neighbours.
 std::shared_ptr<const LeadingDirections> leading_directions(const Matrix& rows,

@@ -10,6 +10,7 @@
 #include "directions.hpp"
 #include "packing.hpp"
 #include "pairs.hpp"
+#include "pilot.hpp"
 
 namespace pdepth {
 namespace {
@@ -25,9 +26,9 @@ constexpr double kOfScan = 64;         // of an image, beside its columns: lists
 constexpr double kOfQuery = 150;       // to project a column of a query
 constexpr double kOfSupport = 55;      // to project one of the support, beyond its ordinary packing
 constexpr double kOfDistance = 25;     // of a column of a float32 distance
-constexpr double kOfDirections = 1e9;  // to find the directions,
-constexpr double kOfTheirColumn = 6e5; // and of each of their columns
+constexpr double kOfDirections = 9e5;  // of a column, to find the directions
 constexpr double kLeastGain = 1.25;    // saved work, as a multiple of the work that is added
+constexpr double kOfNeighbours = 1.5;  // rows that directions leave at best, of the neighbours
 constexpr double kOfTrial = 0.8;       // rows left by the whole sample's directions, of the trial's
 constexpr double kLeastWork = 4e6;     // pairs of rows: a trial is hardly seen
 constexpr double kLastingQueries = 1000;  // that a lasting support will have had, at least
@@ -276,9 +277,12 @@ bool pays(const Session& session, const FilterStage& other, double queries, doub
     const bool pairs = in_pairs(session, other, session.question.queries, session.support->rows);
     const double speed = other.gain > 0 ? other.gain : kOfIntegers / other.item_size;
     const double scan = width / speed * (pairs ? 0.5 : 1);
-    const double saved = rows * (scan - kImageColumns - kOfScan) - kOfQuery * width -
-                         kOfDistance * width * survivors * rows;
-    const double added = kOfSupport * rows * width + (found ? 0 : kOfDirections + kOfTheirColumn * width);
+    // Each neighbour at least is a candidate of bytes.
+    const double candidates = other.gain > 0 ? static_cast<double>(session.question.k) : 0;
+    const double saved = rows * (scan - kImageColumns - kOfScan) +
+                         candidates * cost_of_candidate(session.support->width) -
+                         kOfQuery * width - kOfDistance * width * survivors * rows;
+    const double added = kOfSupport * rows * width + (found ? 0 : kOfDirections * width);
     return queries * saved > kLeastGain * added;
 }
 
@@ -314,7 +318,7 @@ bool images_pay(Session& session, const FilterStage& other) {
         return pays(session, other, queries, survivors, found);
     };
     if (session.support->type != DType::f32 || (!lasting && rows * asked < kLeastWork) ||
-        !better(static_cast<double>(session.question.k) / rows, false))
+        !better(kOfNeighbours * static_cast<double>(session.question.k) / rows, false))
         return false;
     const std::lock_guard<std::mutex> lock(reading.mutex);
     if (!reading.directions) {

@@ -35,8 +35,6 @@ bool is_named(const FilterStage& stage, const char* name) {
 constexpr int64_t kPilotedFrom = 64;  // columns: below, more time goes into lists than into products
 
 // Costs, in multiply-adds of the stage after the one that is tried, as measured at width 512 to 65,536.
-constexpr double kOfCandidate = 6000;  // to keep one while it may be near, and to bound its distance;
-constexpr double kOfElement = 10;      // and, of each of its elements: three in ten are computed
 constexpr double kToPack = 128;        // an element of the support
 constexpr double kToSettle = 24;       // an element of a float64 distance
 
@@ -54,7 +52,7 @@ bool pays(Session& session, const FilterStage& stage, bool pairs) {
     const double saved =
         rows * (static_cast<double>(width) - columns / stage.gain) * (pairs ? 0.5 : 1);
     const auto cost = [=](double candidates) {
-        return candidates * (kOfCandidate + kOfElement * static_cast<double>(width));
+        return candidates * cost_of_candidate(width);
     };
     if (saved < cost(static_cast<double>(session.question.k))) return false;
     const double left = candidates_left(session, stage);

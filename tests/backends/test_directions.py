@@ -295,9 +295,9 @@ def test_an_index_keeps_images(level: str, tmp_path: Path) -> None:
 def test_the_rule_takes_layers_that_vary_in_few_directions(level: str) -> None:
     queries = 3000
     for rows, taken in (
-        (layer(20, 2600, 1024), True),
-        (layer(20, 2600, 1024)[:, :100].copy(), False),  # narrow
-        (np.random.default_rng(21).standard_normal((2600, 1024), np.float32), False),
+        (layer(20, 2600, 2048), True),
+        (layer(20, 2600, 100), False),  # narrow
+        (np.random.default_rng(21).standard_normal((2600, 2048), np.float32), False),
     ):
         index = pdepth.Index(rows)
         near = index.kneighbors(rows[np.arange(queries) % 2600], k=9)
