@@ -23,7 +23,7 @@ struct Tally {
     int64_t k;      // at most the lists' width
     int32_t* votes; // (N,) the class with most votes; of equals the smallest
     uint8_t* tied;  // (N,) whether another class has as many
-    Sum* counts;    // (N, classes), or null
+    Sum* counts;    // (N, classes) of zeros, or null
 };
 
 // Each class adds up its votes in the neighbours' order: the sums of pdepth.definition, and its

@@ -65,7 +65,7 @@ def count_votes(
     answer = Counted(
         np.empty(shape, np.int32),
         np.empty(shape, np.bool_),
-        np.empty((*shape, classes), kind) if counts else None,
+        np.zeros((*shape, classes), kind) if counts else None,
     )
     check_headroom()
     _native.count_votes(

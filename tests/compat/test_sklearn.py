@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pickle
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +19,6 @@ from sklearn import datasets, neighbors
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
-from sklearn.neighbors._base import _get_weights
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -30,7 +26,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import pdepth
 from pdepth import definition, optional
 from pdepth.compat import sklearn as compat
-from pdepth.search.voting import count_votes
 
 RNG = np.random.default_rng(0)
 SUPPORT, QUERIES = RNG.standard_normal((300, 20)), RNG.standard_normal((70, 20))
@@ -68,12 +63,6 @@ def refuses(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pdepth.Index, "kneighbors", wrong)
     monkeypatch.setattr(pdepth.Index, "votes", wrong)
-
-
-@pytest.fixture
-def patched() -> Iterator[None]:
-    with compat.patch():
-        yield
 
 
 def both(name: str, *given: Any, **options: Any) -> tuple[Any, Any]:
@@ -142,35 +131,6 @@ def test_classes_are_those_of_scikit_learn(weights: Any, way: dict[str, Any], ki
         truth = labels[: len(QUERIES)]
         assert ours.score(QUERIES, truth) == theirs.score(QUERIES, truth)
         assert ours.score(None, labels) == theirs.score(None, labels)
-
-
-@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_weighted_classes_are_those_of_scikit_learns_sums(metric: str, dtype: str) -> None:
-    """Of the same neighbours, also where sums of weights differ by nothing but their order."""
-    rng = np.random.default_rng(4)
-    support, queries = (0.7 * rng.integers(1, 3, (n, 4)).astype(dtype) for n in (400, 800))
-    queries[::2] += 0.3 * rng.random((400, 1))
-    labels = rng.integers(0, 2, 400)
-    ours = compat.KNeighborsClassifier(24, weights="distance", metric=metric, **BRUTE)
-    ours.fit(support, labels)
-    distances, near = ours.kneighbors(queries)
-    expected = neighbors.KNeighborsClassifier.predict(ours, queries)
-    assert (ours.predict(queries) == expected).all()
-    own = neighbors.KNeighborsClassifier.predict(ours, None)
-    assert (ours.predict(None) == own).all()
-    weights = _get_weights(distances, "distance")
-    counted = count_votes(labels, near, 2, (24,), weights)
-    # Their order of a sum does decide, but where float64 adds up float32 without rounding.
-    assert (counted.votes[0] != expected).any() == (distances.dtype == np.float64)
-
-
-def test_distances_without_weight_are_scikit_learns_error() -> None:
-    rows = np.array([[1e200], [-1e200], [3e200]])
-    ours = compat.KNeighborsClassifier(2, weights="distance", **BRUTE).fit(rows, [0, 1, 1])
-    for X in (-9 * rows, [[1e200], [9e200]]):
-        with pytest.raises(ValueError, match="zero weights"):
-            ours.predict(X)
 
 
 def test_uniform_shares_are_equal_to_the_last_bit() -> None:
@@ -413,93 +373,6 @@ def test_threads_are_those_of_n_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     for n_jobs in (None, 1, 5, 10**6):
         compat.NearestNeighbors(n_jobs=n_jobs).fit(SUPPORT).kneighbors(QUERIES)
     assert seen == [2, 1, 5, 1024]
-
-
-def test_patching_and_back() -> None:
-    theirs = neighbors.KNeighborsClassifier
-    before = theirs().fit(SUPPORT, LABELS)
-    module = sys.modules[__name__]
-    module.imported = theirs  # type: ignore[attr-defined]
-    compat.unpatch()
-    for _ in range(2):
-        compat.patch()
-        assert neighbors.KNeighborsClassifier is compat.KNeighborsClassifier
-        assert module.imported is compat.KNeighborsClassifier  # type: ignore[attr-defined]
-        assert sklearn.manifold._isomap.NearestNeighbors is compat.NearestNeighbors
-        assert isinstance(pickle.loads(pickle.dumps(before)), theirs)
-    with compat.patch():  # not the first: does not end it
-        pass
-    assert neighbors.NearestNeighbors is compat.NearestNeighbors
-    for _ in range(2):
-        compat.unpatch()
-        assert neighbors.KNeighborsClassifier is theirs
-        assert module.imported is theirs  # type: ignore[attr-defined]
-        assert compat.KNeighborsClassifier is not theirs
-    with compat.patch():
-        assert neighbors.KNeighborsClassifier is compat.KNeighborsClassifier
-    assert neighbors.KNeighborsClassifier is theirs
-
-
-def test_what_was_imported_from_pdepth_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = ModuleType("imports_ours")
-    module.NearestNeighbors = compat.NearestNeighbors
-    monkeypatch.setitem(sys.modules, "imports_ours", module)
-    for _ in range(2):
-        with compat.patch():
-            assert neighbors.NearestNeighbors is compat.NearestNeighbors
-        assert neighbors.NearestNeighbors is not compat.NearestNeighbors
-        assert module.NearestNeighbors is compat.NearestNeighbors
-
-
-@pytest.mark.usefixtures("patched")
-def test_a_patched_estimator_of_scikit_learn_finds_the_same(digits: Any) -> None:
-    from sklearn.manifold import Isomap
-
-    patched = Isomap(n_neighbors=9).fit(digits.data[:200])
-    assert type(patched.nbrs_) is compat.NearestNeighbors
-    compat.unpatch()
-    plain = Isomap(n_neighbors=9).fit(digits.data[:200])
-    np.testing.assert_allclose(patched.dist_matrix_, plain.dist_matrix_)
-
-
-# scikit-learn's own tests that cannot pass, and why.
-EXCEPT = (
-    # Three equal rows, each left out: the first other row is the answer here, their second there.
-    "not test_k_and_radius_neighbors_duplicates"
-    # Asks which algorithm "auto" has chosen; the plugin lets it be pdepth everywhere.
-    " and not test_auto_algorithm"
-    # Compares a row's distance to its own copy, zero here, with the 1.5e-8 of products.
-    " and not (test_unsupervised_inputs and KNeighborsRegressor)"
-    # No estimator of ours.
-    " and not radius_neighbors_brute_backend and not radius_neighbors_regressor"
-)
-
-
-@pytest.mark.slow
-def test_scikit_learns_own_tests() -> None:
-    tests = Path(__file__).parents[1]
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "helpers.patched_sklearn",
-        ),
-        *("-W", "ignore", "--rootdir", str(tests), "-c", "/dev/null", "-k", EXCEPT, "--pyargs"),
-        *("sklearn.neighbors.tests.test_neighbors", "sklearn.neighbors.tests.test_graph"),
-        *("sklearn.neighbors.tests.test_neighbors_pipeline", "sklearn.manifold.tests.test_isomap"),
-    ]
-    run = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=tests, timeout=900
-    )
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
-    result = re.search(r"engine asked (\d+) times", run.stdout)
-    assert result is not None
-    assert int(result[1]) > 300
 
 
 def test_another_version_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
