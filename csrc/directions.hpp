@@ -39,7 +39,8 @@ struct DirectionsSample {
 
     int64_t rows() const { return made + judging + judged; }
 };
-constexpr DirectionsSample kTrial{192, 32, 256, 0.25, false};  // a seventh of the work; leaves a fourth more rows
+// A part of the work; leaves a fourth more rows.
+constexpr DirectionsSample kTrial{192, 32, 256, 0.25, false};
 constexpr DirectionsSample kWhole{512, 64, 512, 2, true};
 
 // The directions of a reading's rows, which are at least as many, for searches for k neighbours.
