@@ -9,6 +9,7 @@
 #include "bound.hpp"
 #include "call.hpp"
 #include "count.hpp"
+#include "directions.hpp"
 #include "scores.hpp"
 #include "units.hpp"
 
@@ -51,8 +52,8 @@ const Level& level_named(const std::string& name) {
 namespace {
 
 const FilterStage& stage_named(const Level& level, const std::string& name) {
-    for (const FilterStage* stage : {&level.differences, &level.leaves})
-        if (stage->name == name) return *stage;
+    for (const FilterStage* stage : {&level.differences, &level.leaves, &level.directions})
+        if (stage->name && stage->name == name) return *stage;
     for (int i = 0; i < level.products_count; i++)
         if (level.products[i].name == name) return level.products[i];
     throw std::invalid_argument("stage: expected a filter stage of the level, got " + name + ".");
@@ -152,6 +153,10 @@ py::dict constants() {
                     "SUMMED"_a = kSummed);
 }
 
+py::dict image_constants() {
+    return py::dict("IMAGE_COLUMNS"_a = kImageColumns, "PROJECTED_SECTION"_a = kProjectedSection);
+}
+
 py::dict filter_scores(const Rows& support, const Rows& queries, const std::string& level_name,
                        const std::string& stage_name, std::optional<Dense<double>> centre,
                        double scale, bool inner_products) {
@@ -191,6 +196,31 @@ py::dict leaf_scores(const Rows& support, const Rows& queries, const std::string
     std::copy(found.boxes.begin(), found.boxes.end(), boxes.mutable_data());
     std::copy(found.scores.begin(), found.scores.end(), scores.mutable_data());
     return py::dict("rows"_a = rows, "boxes"_a = boxes, "scores"_a = scores);
+}
+
+py::dict image_scores(const Rows& support, const Rows& queries, const std::string& level_name,
+                      const Dense<float>& directions, double departure, double floor, double scale,
+                      const Dense<double>& distances) {
+    const Matrix y = matrix_of(support), x = matrix_of(queries);
+    const Level& level = level_named(level_name);
+    require(level.directions.name, "level: expected one with directions, got " + level_name + ".");
+    require(x.width == y.width && x.rows >= 1 && y.rows >= 1 &&
+                directions.size() == kImageColumns * x.width && distances.size() == x.rows * y.rows,
+            "image_scores: expected arrays of one width.");
+    LeadingDirections found;
+    std::copy_n(directions.data(), directions.size(), found.values.reserve(directions.size()));
+    found.floor = floor;
+    found.arrange(level, x.width);
+    Dense<float> scores({x.rows, y.rows}), cuts({x.rows, y.rows}), y_norms(y.rows),
+        y_residuals(y.rows), x_norms(x.rows), x_residuals(x.rows);
+    score_images(y, x, {nullptr, scale, false, found.packed()}, level.directions, departure,
+                 distances.data(),
+                 {scores.mutable_data(), nullptr, nullptr, nullptr, nullptr, nullptr, cuts.mutable_data(),
+                  y_norms.mutable_data(), y_residuals.mutable_data(), x_norms.mutable_data(),
+                  x_residuals.mutable_data()});
+    return py::dict("scores"_a = scores, "cuts"_a = cuts, "support_norms"_a = y_norms,
+                    "support_residuals"_a = y_residuals, "query_norms"_a = x_norms,
+                    "query_residuals"_a = x_residuals);
 }
 
 py::bytes arithmetic(const std::optional<std::string>& environment) {

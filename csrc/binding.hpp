@@ -52,9 +52,15 @@ HeldSupport support_with(const Rows& rows, const std::string& metric, int64_t ke
 std::vector<std::pair<std::string, bool>> levels();
 std::vector<py::dict> filter_stages(const std::string& level);
 py::dict constants();
+py::dict image_constants();
 py::dict filter_scores(const Rows& support, const Rows& queries, const std::string& level,
                        const std::string& stage, std::optional<Dense<double>> centre,
                        double scale, bool inner_products);
+// Scores of images under rows of `directions`, which depart so far from orthonormal ones, and the cut
+// at each of `distances`.
+py::dict image_scores(const Rows& support, const Rows& queries, const std::string& level,
+                      const Dense<float>& directions, double departure, double floor, double scale,
+                      const Dense<double>& distances);
 py::dict leaf_scores(const Rows& support, const Rows& queries, const std::string& level);
 // The calling thread's floating-point environment; the default one is set, or the one passed.
 py::bytes arithmetic(const std::optional<std::string>& environment);

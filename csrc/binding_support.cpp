@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "binding.hpp"
+#include "directions.hpp"
 
 namespace pdepth::binding {
 
@@ -63,12 +64,14 @@ bool has_leaves(const HeldSupport& held) {
 std::optional<py::dict> packing_of(const HeldSupport& held) {
     std::shared_ptr<Reading> reading;
     std::vector<PackedStage> stages;
+    std::shared_ptr<const LeadingDirections> directions;
     {
         py::gil_scoped_release released;
         reading = held.support->present();
         if (reading) {
             const std::lock_guard<std::mutex> lock(reading->mutex);
             stages = reading->stages;
+            directions = reading->directions;
         }
     }
     if (!reading || reading->rows != held.support->rows.rows) return std::nullopt;
@@ -92,7 +95,7 @@ std::optional<py::dict> packing_of(const HeldSupport& held) {
             "residuals"_a = view_of(panel.residuals, stage.packed, memory),
             "units"_a = view_of(panel.units, stage.stage->units ? stage.packed : 0, memory)));
     }
-    return py::dict(
+    py::dict result(
         "level"_a = reading->level->name, "centre_norm"_a = reading->centre_norm,
         "largest_norm"_a = reading->largest_norm, "scale"_a = reading->scale,
         "exact"_a = reading->exact, "keep"_a = reading->keep, "dropped"_a = reading->dropped,
@@ -101,6 +104,36 @@ std::optional<py::dict> packing_of(const HeldSupport& held) {
         "centre"_a =
             view_of(reading->centre.data(), static_cast<int64_t>(reading->centre.size()), owner),
         "stages"_a = packed);
+    if (directions && directions->found()) {
+        const int64_t size = kImageColumns * held.support->rows.width;
+        const py::capsule memory(
+            new std::shared_ptr<const LeadingDirections>(directions),
+            [](void* kept) { delete static_cast<std::shared_ptr<const LeadingDirections>*>(kept); });
+        result["leading_directions"] =
+            view_of(static_cast<const float*>(directions->values.get()), size, memory);
+        result["departure"] = directions->departure;
+        result["floor"] = directions->floor;
+        result["survivors"] = directions->survivors;
+        result["directions_k"] = directions->k;
+    }
+    return result;
+}
+
+// What `packing_of` kept of a layer's directions; null where there were none.
+static std::shared_ptr<const LeadingDirections> directions_with(const py::dict& packing,
+                                                                const Level& level, int64_t width) {
+    if (!packing.contains("leading_directions")) return nullptr;
+    const auto values = py::cast<Dense<float>>(packing["leading_directions"]);
+    require(level.directions.name && values.size() == kImageColumns * width,
+            "packing: leading_directions has another size.");
+    auto found = std::make_shared<LeadingDirections>();
+    std::copy_n(values.data(), values.size(), found->values.reserve(values.size()));
+    found->departure = py::cast<double>(packing["departure"]);
+    found->floor = py::cast<double>(packing["floor"]);
+    found->survivors = py::cast<double>(packing["survivors"]);
+    found->k = py::cast<int64_t>(packing["directions_k"]);
+    found->arrange(level, width);
+    return found;
 }
 
 HeldSupport support_with(const Rows& rows, const std::string& metric, int64_t kept_bytes,
@@ -130,6 +163,7 @@ HeldSupport support_with(const Rows& rows, const std::string& metric, int64_t ke
         require(row >= Reading::kNoRow && row < matrix.rows, "packing: order names no row.");
         if (row != Reading::kNoRow) reading->positions[row] = static_cast<uint32_t>(i);
     }
+    reading->directions = directions_with(packing, level, matrix.width);
     for (const py::handle& item : packing["stages"]) {
         const auto values = py::cast<py::dict>(item);
         const auto name = py::cast<std::string>(values["stage"]);
@@ -138,6 +172,7 @@ HeldSupport support_with(const Rows& rows, const std::string& metric, int64_t ke
             const FilterStage& stage = i ? level.products[i - 1] : level.differences;
             if (stage.name == name) packed.stage = &stage;
         }
+        if (reading->directions && level.directions.name == name) packed.stage = &level.directions;
         packed.packed = py::cast<int64_t>(values["packed"]);
         require(packed.stage && packed.packed == round_up(order.size(), packed.stage->support_rows),
                 "packing: expected a filter stage of the level, whole.");

@@ -169,6 +169,50 @@ private:
     double centre_norm_, offsets_;
 };
 
+// Scores |A(y)|^2 / 2 - A(x).A(y) of images.
+struct ImagesBound {
+    struct Query {
+        ByProducts::Query image;
+        double departure;
+    };
+
+    // departure: of the directions from orthonormal ones. floor: the least length of the last column.
+    ImagesBound(const FilterStage& stage, int64_t width, double departure, double floor)
+        : images_(stage, width, std::numeric_limits<double>::infinity()),
+          projection_(departure +
+                      kUnit * std::sqrt(static_cast<double>(kImageColumns)) *
+                          static_cast<double>(std::min(width, kProjectedSection) +
+                                              ceil_div(width, kProjectedSection) + 4)),
+          lost_(3 * kLost * std::sqrt(static_cast<double>(kImageColumns)) *
+                static_cast<double>(width + 8)),
+          floor_(floor) {}
+
+    void add_rows(double relative) { images_.add_rows(relative); }
+
+    Query query(float norm, float residual) const {
+        return {images_.query(norm, residual), departure(norm)};
+    }
+
+    // No row whose true squared distance is at most `distance` is computed at or above this. Its norm
+    // is at most the query's and that distance together.
+    float cut(const Query& q, double distance) const {
+        const double root = std::sqrt(distance);
+        const double image = root + q.departure + departure(q.image.norm + root);
+        return images_.cut(q.image, images_.score_at(q.image, image * image));
+    }
+
+private:
+    // Of the image of a row of at most that norm from what a contraction makes of the row.
+    double departure(double norm) const {
+        const double projected = projection_ * norm + lost_;
+        return kMargin * (projected + projected * (norm + projected) / floor_ +
+                          2 * kUnit * (norm + floor_));
+    }
+
+    ProductsBound images_;
+    double projection_, lost_, floor_;
+};
+
 struct DifferencesBound {
     static constexpr bool kByNorm = false;
 

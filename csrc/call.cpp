@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "filter.hpp"
+#include "images.hpp"
 #include "settle.hpp"
 #include "stages.hpp"
 
@@ -46,7 +47,9 @@ void answer_layer(Session& session, const Layer& layer, int64_t index,
         if (remaining.empty() || (count < session.question.queries && too_few(session, *stage, count)))
             break;
         const FilterStage& differences = session.level.differences;
-        if (stage == &differences || stage == &session.level.leaves) {
+        if (stage->images) {
+            remaining = filter_images(session, remaining);
+        } else if (stage == &differences || stage == &session.level.leaves) {
             const Leaves* const leaves = stage == &differences ? nullptr : session.leaves.get();
             const DifferencesBound bound(differences, width, reading.exact ? 0 : scaled);
             if (leaves) remaining = near_together(*leaves, session, remaining);

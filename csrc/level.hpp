@@ -39,6 +39,18 @@ struct Panel {
 
 // Rows whose norm, after the transform, is below this may be packed as zero.
 constexpr double kNegligible = 0x1p-40;
+constexpr float kLargestScaled = 0x1p62f;  // norm of a row that a stage can serve
+
+// Columns of the image of a row: its products with a layer's leading directions, and in the last the
+// length of what they leave.
+constexpr int64_t kImageColumns = 96;
+constexpr int64_t kProjectedSection = 64;  // of a row's columns, summed before their sum joins others
+
+// See directions.hpp.
+struct Directions {
+    const float* panel = nullptr;  // [tile of support rows][column][direction]
+    double floor = 0;              // the least length in the last column
+};
 
 // Of rows that are turned and packed as bytes, see pdepth/certify.py: float32's own error, as a share
 // of the row's norm, and that of what was summed in it, as a share of the residual.
@@ -51,6 +63,7 @@ struct Transform {
     const double* centre;
     double scale;
     bool inner_products = false;  // see Panel::half_norms
+    Directions directions{};      // of a stage that packs images
 };
 
 // One item of work: some queries against some rows of the packed support.
@@ -130,8 +143,11 @@ struct FilterStage {
 
     int64_t start = 0;     // packed columns that a start value is for; 0: sums begin at nought
     double gain = 0;       // how many times as fast as the next stage; 0: never tried on a sample
+    bool images = false;   // images of rows are packed, whatever their width
 
-    int64_t columns(int64_t width) const { return multiple * round_up(width, step); }
+    int64_t columns(int64_t width) const {
+        return multiple * round_up(images ? kImageColumns : width, step);
+    }
     int64_t starts(int64_t width) const { return start ? ceil_div(columns(width), start) : 0; }
 };
 
@@ -172,6 +188,16 @@ struct Level {
     // From the fastest to the finest; a query whose candidates overflow goes on to the next.
     int products_count;
     FilterStage products[4];
+    // The fastest of them on images of rows; no name where a level has none.
+    FilterStage directions{};
+    // The products of up to 48 dense rows with directions, which lie as in Directions::panel. Those of
+    // `out` have memory to the end of a register tile.
+    void (*project)(const float* rows, int64_t count, const float* panel, int64_t columns,
+                    int64_t tiles, float* out, int64_t out_stride) = nullptr;
+    // |query - row|^2 times scale squared, in float32, whose roundings are at most those of `differences`.
+    // Brings the row at `next` nearer.
+    float (*near_distance)(const float* query, const void* row, int64_t width, float scale,
+                           const void* next) = nullptr;
 };
 
 // Levels compiled in, best last; usable() asks the processor and the system. enable() must have said

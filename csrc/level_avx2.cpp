@@ -105,10 +105,13 @@ struct Simd {
 
 #include "tile.inc"
 
+#include "directions.inc"
+
 }  // namespace
 
 namespace pdepth {
 constexpr Level avx2_level{"avx2", widen, finite, summarise, squared_distance, inner_product, kth_score,
                            search_leaves, score_boxes,
-                           kDifferences, kLeaves, kLeafRows, 3, {kByteProducts, kIntegerProducts, kFloatProducts}};
+                           kDifferences, kLeaves, kLeafRows, 3, {kByteProducts, kIntegerProducts, kFloatProducts},
+                                 kDirections, project, near_distance};
 }

@@ -21,10 +21,13 @@ struct Simd : Avx512 {
 
 #include "tile.inc"
 
+#include "directions.inc"
+
 }  // namespace
 
 namespace pdepth {
 constexpr Level avx512vnni_level{"avx512vnni", widen, finite, summarise, squared_distance, inner_product, kth_score,
                                  search_leaves, score_boxes,
-                                 kDifferences, kLeaves, kLeafRows, 3, {kByteProducts, kIntegerProducts, kFloatProducts}};
+                                 kDifferences, kLeaves, kLeafRows, 3, {kByteProducts, kIntegerProducts, kFloatProducts},
+                                 kDirections, project, near_distance};
 }

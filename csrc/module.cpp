@@ -29,10 +29,16 @@ PYBIND11_MODULE(_native, m) {
           "A level's filter stages as pdepth.certify.FilterStage takes them, differences last.",
           py::arg("level"));
     m.def("constants", &constants, "Of the bound; those of pdepth.certify.");
+    m.def("image_constants", &image_constants, "Of the bound on images; those of pdepth.certify.");
     m.def("filter_scores", &filter_scores,
           "Every score of one filter stage, and the bound on the true one.", py::arg("support"),
           py::arg("queries"), py::arg("level"), py::arg("stage"), py::arg("centre") = py::none(),
           py::arg("scale") = 1.0, py::arg("inner_products") = false);
+    m.def("image_scores", &image_scores,
+          "Every score of the images of rows, and the cut at each of `distances`.",
+          py::arg("support"), py::arg("queries"), py::arg("level"), py::arg("directions"),
+          py::kw_only(), py::arg("departure"), py::arg("floor"), py::arg("scale"),
+          py::arg("distances"));
     m.def("leaf_scores", &leaf_scores,
           "Rows of a support in leaves, and the scores of each leaf's box and of each row in it.",
           py::arg("support"), py::arg("queries"), py::arg("level"));

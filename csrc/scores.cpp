@@ -48,14 +48,17 @@ void apply(Bound bound, const Panel& support, const Panel& queries, int64_t rows
     }
 }
 
-}  // namespace
-
-void score_all(const Matrix& support, const Matrix& queries, Transform transform, const FilterStage& stage,
-             bool differences, const StageScores& out) {
-    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+struct Both {
     PackedRows support_memory, query_memory;
-    const Panel y = packed(support, transform, stage, Side::support, support_memory);
-    const Panel x = packed(queries, transform, stage, Side::query, query_memory);
+    Panel y{}, x{};
+};
+
+// Packs both, and scores every pair of them.
+void scan_all(const Matrix& support, const Matrix& queries, Transform transform,
+              const FilterStage& stage, Both& both, const StageScores& out) {
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    const Panel y = both.y = packed(support, transform, stage, Side::support, both.support_memory);
+    const Panel x = both.x = packed(queries, transform, stage, Side::query, both.query_memory);
     const int64_t query_tiles = ceil_div(queries.rows, stage.query_rows);
     const int64_t padded = query_tiles * stage.query_rows;
     const int64_t capacity = support.rows + 2 * stage.support_rows;
@@ -89,6 +92,15 @@ void score_all(const Matrix& support, const Matrix& queries, Transform transform
     std::copy_n(y.residuals, support.rows, out.support_residuals);
     std::copy_n(x.norms, queries.rows, out.query_norms);
     std::copy_n(x.residuals, queries.rows, out.query_residuals);
+}
+
+}  // namespace
+
+void score_all(const Matrix& support, const Matrix& queries, Transform transform, const FilterStage& stage,
+             bool differences, const StageScores& out) {
+    Both both;
+    scan_all(support, queries, transform, stage, both, out);
+    const Panel &y = both.y, &x = both.x;
     const double largest = *std::max_element(y.norms, y.norms + support.rows);
     if (transform.inner_products) {
         double square = 0;
@@ -138,6 +150,20 @@ LeafScores score_leaves(const Matrix& support, const Matrix& queries, const Leve
                               out.boxes.data() + q * leaves->count + group * kBoxes);
     }
     return out;
+}
+
+void score_images(const Matrix& support, const Matrix& queries, Transform transform,
+                  const FilterStage& stage, double departure, const double* distances,
+                  const StageScores& out) {
+    Both both;
+    scan_all(support, queries, transform, stage, both, out);
+    ImagesBound bound(stage, support.width, departure, transform.directions.floor);
+    bound.add_rows(relative_of(both.y.norms, both.y.residuals, support.rows));
+    for (int64_t i = 0; i < queries.rows; i++) {
+        const auto query = bound.query(both.x.norms[i], both.x.residuals[i]);
+        for (int64_t at = i * support.rows; at < (i + 1) * support.rows; at++)
+            out.cuts[at] = bound.cut(query, distances[at]);
+    }
 }
 
 }  // namespace pdepth

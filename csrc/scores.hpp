@@ -25,6 +25,10 @@ struct StageScores {
 void score_all(const Matrix& support, const Matrix& queries, Transform transform,
                const FilterStage& stage, bool differences, const StageScores& out);
 
+// Likewise of images, with the cut at the squared distance of each pair, (N, M).
+void score_images(const Matrix& support, const Matrix& queries, Transform transform,
+                  const FilterStage& stage, double departure, const double* distances,
+                  const StageScores& out);
 // What leaves are compared by: of each query, the score of each leaf's box and of each row in it.
 struct LeafScores {
     int64_t leaves, leaf_rows;

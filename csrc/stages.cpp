@@ -7,6 +7,7 @@
 #include <new>
 
 #include "bound.hpp"
+#include "images.hpp"
 #include "leaves.hpp"
 #include "pairs.hpp"
 #include "pilot.hpp"
@@ -27,11 +28,13 @@ constexpr int64_t kWidest = 320;  // columns; pdepth/backends/cpu.py counts thei
 
 bool is_narrow(const Session& session) { return session.support->width <= kDifferencesUpTo; }
 
+bool is_named(const FilterStage& stage, const char* name) {
+    return stage.name && std::strcmp(stage.name, name) == 0;
+}
+
 constexpr int64_t kPilotedFrom = 64;  // columns: below, more time goes into lists than into products
 
 // Costs, in multiply-adds of the stage after the one that is tried, as measured at width 512 to 65,536.
-constexpr double kOfCandidate = 6000;  // to keep one while it may be near, and to bound its distance;
-constexpr double kOfElement = 10;      // and, of each of its elements: three in ten are computed
 constexpr double kToPack = 128;        // an element of the support
 constexpr double kToSettle = 24;       // an element of a float64 distance
 
@@ -49,7 +52,7 @@ bool pays(Session& session, const FilterStage& stage, bool pairs) {
     const double saved =
         rows * (static_cast<double>(width) - columns / stage.gain) * (pairs ? 0.5 : 1);
     const auto cost = [=](double candidates) {
-        return candidates * (kOfCandidate + kOfElement * static_cast<double>(width));
+        return candidates * cost_of_candidate(width);
     };
     if (saved < cost(static_cast<double>(session.question.k))) return false;
     const double left = candidates_left(session, stage);
@@ -112,14 +115,19 @@ std::vector<const FilterStage*> stages_of(Session& session, int64_t queries) {
 
     const char* const forced = session.question.first_stage;
     const int64_t width = session.support->width;
-    const FilterStage* const first = forced ? nullptr : &first_of(session, stages, queries);
+    const bool directions = forced && is_named(level.directions, forced);
+    const FilterStage* const first =
+        forced && !directions ? nullptr : &first_of(session, stages, queries);
     stages.erase(stages.begin(),
                  std::find_if(stages.begin(), stages.end(), [&](const FilterStage* stage) {
-                     return forced ? std::strcmp(stage->name, forced) == 0 : stage == first;
+                     return first ? stage == first : is_named(*stage, forced);
                  }));
     stages.erase(std::remove_if(stages.begin(), stages.end(),
                                 [=](const FilterStage* stage) { return !bounded(*stage, width); }),
                  stages.end());
+    if (images_serve(session) &&
+        (directions || (!forced && !session.leaves && images_pay(session, *first))))
+        stages.insert(stages.begin(), &level.directions);
     return stages;
 }
 
@@ -134,7 +142,7 @@ std::shared_ptr<const Leaves> leaves_for(Session& session, const std::vector<int
     const Level& level = session.level;
     const int64_t width = session.support->width;
     Reading& reading = *session.reading;
-    const bool wanted = forced && std::strcmp(forced, level.leaves.name) == 0;
+    const bool wanted = forced && is_named(level.leaves, forced);
     if ((forced && !wanted) || session.inner_products() || !reading.bounded() ||
         width > std::min(level.differences.section, kWidest) ||
         leaves_nbytes(reading, width) > session.question.held_bytes)

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "leaves.hpp"
+#include "directions.hpp"
 
 namespace pdepth {
 namespace {
@@ -209,6 +210,8 @@ std::shared_ptr<Reading> extended(Reading& before, const Matrix& rows, int64_t k
     const std::lock_guard<std::mutex> lock(before.mutex);
     reading->stages = before.stages;
     reading->pilots = before.pilots;
+    reading->trial = before.trial;
+    reading->directions = before.directions;
     return reading;
 }
 
@@ -216,6 +219,12 @@ std::shared_ptr<Reading> extended(Reading& before, const Matrix& rows, int64_t k
 
 bool Reading::bounded() const {
     return largest_norm == 0 || (largest_norm > 0x1p-400 && largest_norm < 0x1p400);
+}
+
+Transform Reading::transform(const FilterStage& stage) const {
+    const bool plain = exact && &stage == &level->differences;
+    return {plain ? nullptr : centre.data(), scale, metric == Metric::inner_product,
+            stage.images ? directions->packed() : Directions{}};
 }
 
 std::shared_ptr<Reading> Support::read(int64_t k, const Level& level, Team& team) {
@@ -250,6 +259,7 @@ int64_t Support::nbytes() const {
                                       reading->positions.size() * sizeof(uint32_t));
     for (const PackedStage& packed : reading->stages) bytes += packed.memory->nbytes();
     if (reading->leaves) bytes += reading->leaves->nbytes();
+    if (reading->directions) bytes += reading->directions->nbytes();
     return bytes;
 }
 

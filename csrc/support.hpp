@@ -14,12 +14,13 @@
 
 namespace pdepth {
 
+struct LeadingDirections;
+
 enum class Metric { squared_distance, inner_product };
 
 // Norms are scaled to just below 2^60: their squares are far from float32's end, and the squares
 // of values 2^-120 times as large are still above its beginning. Rows that join later may be longer.
 constexpr int kScaledExponent = 60;
-constexpr float kLargestScaled = 0x1p62f;  // norm of a row that a stage can serve
 
 struct Leaves;
 
@@ -65,6 +66,7 @@ struct Reading {
 
     std::mutex mutex;                 // of what follows
     std::vector<PackedStage> stages;
+    std::shared_ptr<const LeadingDirections> trial, directions;  // once they have been looked for
     std::vector<Pilot> pilots;
     std::shared_ptr<const Leaves> leaves;  // where it pays for later searches
     double asked = 0;                 // queries so far
@@ -73,10 +75,7 @@ struct Reading {
     bool bounded() const;  // whether the norms allow filter stages
     // How a stage takes rows. Those that float32 holds as they are need no centre where they are
     // subtracted from each other, which it would round.
-    Transform transform(const FilterStage& stage) const {
-        const bool plain = exact && &stage == &level->differences;
-        return {plain ? nullptr : centre.data(), scale, metric == Metric::inner_product};
-    }
+    Transform transform(const FilterStage& stage) const;
 };
 
 class Support {

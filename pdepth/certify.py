@@ -70,6 +70,25 @@ place of |y|^2 / 2 in point 3, summed in float64 and at most |m| |y|, so that tw
 score is within n u of |x^ - y^|^2, and | |x - y| - |x^ - y^| | <= |x - x^| + |y - y^|. Support
 rows that float32 holds as they are have no residual; else it is at most u times the largest norm.
 
+**Images.** P has some 95 orthonormal rows, and A(x) = (P x, max(|x - P'P x|, f)) for a constant f,
+the floor. Neither projecting nor the length of the rest nor the maximum moves two rows apart, so
+|A(x) - A(y)| <= |x - y|: rows that are near have images that are. What is computed departs from A:
+
+6. *Directions.* The rows V that are there are orthonormal but for E = |V V' - I|, the Frobenius
+   norm, measured in float64. With P = (V V')^(-1/2) V, whose rows are orthonormal,
+   |V x - P x| <= E |x|.
+7. *Projection.* x is rounded to float32, multiplied by V in sections, and the sections are added:
+   n roundings for a term, so that V x is off by at most n u |V_i| |x| in row i (point 2), and by
+   sqrt(96) n u |x| in all. With point 6, the computed image a departs from P x by `projected`, p.
+8. *Rest.* Its square, |x|^2 - |a|^2 in float64, is off by at most p (2 |x| + p), and so the last
+   column, which is no less than f, by p (|x| + p) / f; it is rounded to float32. With f far below
+   the norms this would be much: f is some part of them.
+
+The stage then scores images as products (points 1-4, of images), and a row at a distance r from x
+has its image at most r + departure(|x|) + departure(|x| + r) from that of x, since its norm is at
+most |x| + r: `Images.cut`. An image's norm is no less than its row's. Rows below that cut have
+their distances computed, in float32 as differences or in float64, until k of them prove the cut to
+be no higher than the next score.
 **Leaves.** Rows are grouped into leaves; a leaf's box is the least and the largest packed value of
 its rows in each column, exactly. The score of the box is the sum over columns of max(least - x^,
 x^ - largest, 0)^2, computed as differences are: the same operations on the same columns in the same
@@ -108,6 +127,8 @@ ROUNDED_UP = 2.0**-18
 SETTLEMENT = 2.0**-45
 DOUBLE = 2.0**-50
 NEGLIGIBLE = 2.0**-40
+IMAGE_COLUMNS = 96
+PROJECTED_SECTION = 64  # columns of a row that are summed before their sum joins those of others
 TURNING = 2.0**-20
 SUMMED = 2.0**-16
 
@@ -312,6 +333,37 @@ class Differences:
         relative = MARGIN * UNIT * self.stage.roundings(self.width)
         largest = UNIT * self.inexact_norm + LOST * math.sqrt(self.width)
         return relative, MARGIN * (query_residual + largest), 3 * LOST * (self.width + 8)
+
+
+@dataclass(frozen=True)
+class Images:
+    """The bound on scores |A(y)|^2 / 2 - A(x).A(y) of the images of one layer's rows."""
+
+    products: Products  # of images
+    width: int  # of rows
+    departure: float  # of the directions from orthonormal ones
+    floor: float  # the least length in the last column
+
+    def departure_of(self, norm: float) -> float:
+        """Of the computed image of a row of at most that norm, from A."""
+        roundings = min(self.width, PROJECTED_SECTION) + -(-self.width // PROJECTED_SECTION) + 4
+        root = math.sqrt(IMAGE_COLUMNS)
+        projected = (self.departure + UNIT * root * roundings) * norm + (
+            3 * LOST * root * (self.width + 8)
+        )
+        return MARGIN * (
+            projected + projected * (norm + projected) / self.floor + 2 * UNIT * (norm + self.floor)
+        )
+
+    def cut(self, query_norm: float, query_residual: float, distance: float) -> float:
+        """No row whose true squared distance is at most `distance` is computed above this.
+
+        query_norm, query_residual: of the image.
+        """
+        root = math.sqrt(distance)
+        image = root + self.departure_of(query_norm) + self.departure_of(query_norm + root)
+        proven = self.products.score_at(query_norm, image * image)
+        return self.products.cut(query_norm, query_residual, proven, math.inf)
 
 
 def neighbors(lower: Float, upper: Float, k: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
