@@ -88,7 +88,8 @@ class Environment:
 TOGETHER = tuple(
     f"tests/compat/test_{name}.py"
     for name in (
-        *("sklearn", "sklearn_graphs", "faiss", "faiss_indexes", "cleanlab", "cleanlab_copies"),
+        *("sklearn", "sklearn_graphs", "sklearn_patch", "sklearn_weights"),
+        *("faiss", "faiss_arguments", "faiss_indexes", "cleanlab", "cleanlab_copies"),
         *("lightly", "dino", "metric_learning", "torchdr", "umap"),
     )
 )

@@ -94,7 +94,7 @@ BYTES = [name for name in LEVELS if name != "portable"
          and "int8" in [stage["name"] for stage in _native.filter_stages(name)]]  # fmt: skip
 
 
-@pytest.mark.skipif(not BYTES, reason="no level with bytes on this machine")
+@pytest.mark.skipif(not BYTES, reason="this machine lacks a level with bytes")
 def test_rows_that_lie_in_groups_begin_with_bytes() -> None:
     """Few rows are near enough; of random ones in many dimensions too many are."""
     rng = np.random.default_rng(0)

@@ -32,6 +32,7 @@ REMEDIES = {
     r"an installed copy has no|is not beside the tests": "a checkout of the repository",
     r"Linux|counted in /proc|as POSIX has them|no /dev/full": "Linux",
     r"Windows (cuts|makes)|has no (fork|spawn|forkserver)|has no \{context\}": "Linux or macOS",
+    r"has no mkfifo": "Linux or macOS",
     r"reads /proc": "Linux",
     r"no g\+\+ and nm": "apt install g++ binutils",
     r"SCIPY_ARRAY_API": "SCIPY_ARRAY_API=1",

@@ -59,7 +59,7 @@ def test_a_folder_is_no_file(name: str, tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.rglob("*")] == [name]  # and nothing is left beside it
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe that has a name")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no mkfifo")
 @pytest.mark.parametrize("linked", [False, True])
 @pytest.mark.parametrize("name", WRITERS)
 def test_what_a_rename_would_take_away_is_refused(name: str, linked: bool, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_link_to_a_folder_stays_too(tmp_path: Path) -> None:
     assert {each.name for each in tmp_path.iterdir()} == {"target", "link"}
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe that has a name")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no mkfifo")
 def test_a_pipe_is_no_folder_that_may_be_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FileExistsError, match="pipe: expected a folder, got a device, a pipe"):
