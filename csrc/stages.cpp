@@ -36,10 +36,6 @@ constexpr int64_t kPilotedFrom = 64;  // columns: below, more time goes into lis
 
 // Costs, in multiply-adds of the stage after the one that is tried, as measured at width 512 to 65,536.
 constexpr double kToPack = 128;        // an element of the support
-// To pack an element more slowly than for the stage after it; of wide rows, whose blocks come from far
-// apart, most.
-constexpr double kMoreToPack = 100, kMoreOfWide = 480;
-constexpr int64_t kWide = 16384;       // columns
 constexpr double kToSettle = 24;       // an element of a float64 distance
 
 bool present(const Reading& reading, const FilterStage& stage) {
@@ -49,15 +45,12 @@ bool present(const Reading& reading, const FilterStage& stage) {
 
 // Whether a stage that is faster than the one after it leaves so few candidates that it pays. In pairs
 // either saves half of the products, and none of what candidates cost.
-bool pays(Session& session, const FilterStage& stage, int64_t queries, bool pairs) {
+bool pays(Session& session, const FilterStage& stage, bool pairs) {
     const auto rows = static_cast<double>(session.reading->order.size());
     const int64_t width = session.support->width;
     const auto columns = static_cast<double>(stage.columns(width));
-    const bool lasting = session.layer->support->kept_bytes > 0;  // packed for all searches to come
-    const double packing = rows * columns * (width > kWide ? kMoreOfWide : kMoreToPack);
     const double saved =
-        rows * (static_cast<double>(width) - columns / stage.gain) * (pairs ? 0.5 : 1) -
-        (lasting ? 0 : packing / static_cast<double>(queries));
+        rows * (static_cast<double>(width) - columns / stage.gain) * (pairs ? 0.5 : 1);
     const auto cost = [=](double candidates) {
         return candidates * cost_of_candidate(width);
     };
@@ -77,7 +70,7 @@ bool pays_remembered(Session& session, const FilterStage& stage, int64_t queries
     const std::lock_guard<std::mutex> lock(reading.mutex);
     for (const Pilot& pilot : reading.pilots)
         if (pilot.stage == &stage && pilot.k == k && pilot.in_pairs == pairs) return pilot.pays;
-    reading.pilots.push_back({&stage, k, pairs, pays(session, stage, queries, pairs)});
+    reading.pilots.push_back({&stage, k, pairs, pays(session, stage, pairs)});
     return reading.pilots.back().pays;
 }
 
