@@ -14,7 +14,6 @@ namespace {
 
 // Multiply-adds for which it pays to start another thread.
 constexpr double kWorkOfThread = 1 << 24;
-constexpr double kPacking = 128;  // of an element of the support, in multiply-adds
 
 // No more threads than the work is worth, or than can share it: a small call begins none.
 int threads_for(const std::vector<Layer>& layers, int64_t queries, const Level& level, int most) {
@@ -26,7 +25,7 @@ int threads_for(const std::vector<Layer>& layers, int64_t queries, const Level& 
         const int64_t padded = round_up(queries, stage.query_rows);
         const bool packs = !layer.support->kept_bytes || !layer.support->present();
         work += static_cast<double>(rows.rows) * static_cast<double>(rows.width) *
-                (static_cast<double>(padded) + (packs ? kPacking : 0));
+                (static_cast<double>(padded) + (packs ? kToPack : 0));
         items = std::max(items, packs ? most : padded / stage.query_rows);
     }
     return static_cast<int>(std::min({static_cast<double>(most), static_cast<double>(items),

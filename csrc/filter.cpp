@@ -187,21 +187,12 @@ private:
         bound_.add_rows(relative_of(panel.norms, panel.residuals, count));
     }
 
-    void pack_queries(const std::vector<int64_t>& rows) {
-        const Transform transform = session_.reading->transform(stage_);
-        const auto count = static_cast<int64_t>(rows.size());
-        const int64_t tile = stage_.query_rows;
-        session_.team.run(ceil_div(count, tile), [&](int64_t i, int) {
-            stage_.pack(session_.layer->queries, rows.data() + i * tile,
-                        std::min(tile, count - i * tile), transform, queries_, Side::query, i);
-        });
-    }
-
     // A chunk of queries, by their numbers in the call and their rows; kNone where no answer is due.
     void start(const int64_t* queries, const std::vector<int64_t>& rows) {
         const auto count = static_cast<int64_t>(rows.size());
         const int64_t padded = round_up(count, stage_.query_rows) + stage_.support_rows;
-        pack_queries(rows);
+        pack_queries(session_.layer->queries, rows.data(), count, session_.reading->transform(stage_),
+                     stage_, queries_, session_.team);
 
         numbers_ = queries;
         limits_.resize(count);

@@ -49,6 +49,16 @@ void pack_rows(const Matrix& rows, const int64_t* order, int64_t count, const Tr
     });
 }
 
+void pack_queries(const Matrix& queries, const int64_t* rows, int64_t count,
+                  const Transform& transform, const FilterStage& stage, const Panel& panel,
+                  Team& team) {
+    const int64_t tile = stage.query_rows;
+    team.run(ceil_div(count, tile), [&](int64_t i, int) {
+        stage.pack(queries, rows + i * tile, std::min(tile, count - i * tile), transform, panel,
+                   Side::query, i);
+    });
+}
+
 void pack_positions(const Matrix& rows, const Reading& reading, int64_t first, int64_t count,
                     const FilterStage& stage, const Panel& panel, Team& team) {
     pack_rows(rows, reading.order.data() + first, count, reading.transform(stage), stage, panel, team);

@@ -1,4 +1,4 @@
-// Rows of a support in the order of a stage's register tiles.
+// Rows in the order of a stage's register tiles.
 #pragma once
 
 #include "support.hpp"
@@ -8,6 +8,11 @@ namespace pdepth {
 // Packs the rows that `order` names, up to the first kNoRow of each tile.
 void pack_rows(const Matrix& rows, const int64_t* order, int64_t count, const Transform& transform,
                const FilterStage& stage, const Panel& panel, Team& team);
+
+// Packs `count` queries.
+void pack_queries(const Matrix& queries, const int64_t* rows, int64_t count,
+                  const Transform& transform, const FilterStage& stage, const Panel& panel,
+                  Team& team);
 
 // Packs `count` positions from `first` on: the panel begins there, and both at the beginning of a
 // tile.

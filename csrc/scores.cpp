@@ -56,38 +56,9 @@ struct Both {
 // Packs both, and scores every pair of them.
 void scan_all(const Matrix& support, const Matrix& queries, Transform transform,
               const FilterStage& stage, Both& both, const StageScores& out) {
-    constexpr float kInfinity = std::numeric_limits<float>::infinity();
     const Panel y = both.y = packed(support, transform, stage, Side::support, both.support_memory);
     const Panel x = both.x = packed(queries, transform, stage, Side::query, both.query_memory);
-    const int64_t query_tiles = ceil_div(queries.rows, stage.query_rows);
-    const int64_t padded = query_tiles * stage.query_rows;
-    const int64_t capacity = support.rows + 2 * stage.support_rows;
-    std::vector<float> cut(padded, -kInfinity), scores(padded * capacity);
-    std::fill_n(cut.begin(), queries.rows, kInfinity);
-    std::vector<int32_t> size(padded, 0), limit(padded, static_cast<int32_t>(capacity));
-    std::vector<uint32_t> self(padded, kNoPosition), positions(padded * capacity);
-    Buffer<float> partial;
-
-    ScanItem item;
-    item.queries = x.values;
-    item.support = y.values;
-    item.half_norms = y.half_norms;
-    item.query_units = x.units;
-    item.query_starts = x.starts;
-    item.starts = stage.starts(support.width);
-    item.support_units = y.units;
-    item.columns = stage.columns(support.width);
-    item.query_tiles = query_tiles;
-    item.support_count = support.rows;
-    item.first_position = 0;
-    item.partial = partial.reserve(padded * stage.kept_tiles * stage.support_rows);
-    item.lists = {cut.data(), size.data(), limit.data(), self.data(), scores.data(),
-                   positions.data(), capacity, [](void*, int64_t) {}, nullptr};
-    stage.scan(item);
-
-    for (int64_t i = 0; i < queries.rows; i++)
-        for (int64_t n = 0; n < size[i]; n++)
-            out.scores[i * support.rows + positions[i * capacity + n]] = scores[i * capacity + n];
+    score_packed(stage, support.width, y, support.rows, x, queries.rows, out.scores);
     std::copy_n(y.norms, support.rows, out.support_norms);
     std::copy_n(y.residuals, support.rows, out.support_residuals);
     std::copy_n(x.norms, queries.rows, out.query_norms);
@@ -95,6 +66,40 @@ void scan_all(const Matrix& support, const Matrix& queries, Transform transform,
 }
 
 }  // namespace
+
+void score_packed(const FilterStage& stage, int64_t width, const Panel& support, int64_t rows,
+                  const Panel& queries, int64_t count, float* scores) {
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    const int64_t query_tiles = ceil_div(count, stage.query_rows);
+    const int64_t padded = query_tiles * stage.query_rows;
+    const int64_t capacity = rows + 2 * stage.support_rows;
+    std::vector<float> cut(padded, -kInfinity), listed(padded * capacity);
+    std::fill_n(cut.begin(), count, kInfinity);
+    std::vector<int32_t> size(padded, 0), limit(padded, static_cast<int32_t>(capacity));
+    std::vector<uint32_t> self(padded, kNoPosition), positions(padded * capacity);
+    Buffer<float> partial;
+
+    ScanItem item;
+    item.queries = queries.values;
+    item.support = support.values;
+    item.half_norms = support.half_norms;
+    item.query_units = queries.units;
+    item.query_starts = queries.starts;
+    item.starts = stage.starts(width);
+    item.support_units = support.units;
+    item.columns = stage.columns(width);
+    item.query_tiles = query_tiles;
+    item.support_count = rows;
+    item.first_position = 0;
+    item.partial = partial.reserve(padded * stage.kept_tiles * stage.support_rows);
+    item.lists = {cut.data(), size.data(), limit.data(), self.data(), listed.data(),
+                  positions.data(), capacity, [](void*, int64_t) {}, nullptr};
+    stage.scan(item);
+
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t n = 0; n < size[i]; n++)
+            scores[i * rows + positions[i * capacity + n]] = listed[i * capacity + n];
+}
 
 void score_all(const Matrix& support, const Matrix& queries, Transform transform, const FilterStage& stage,
              bool differences, const StageScores& out) {

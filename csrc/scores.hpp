@@ -1,4 +1,4 @@
-// Every score of one filter stage with its bound, for the tests that try to break the bound.
+// Every score of one filter stage, and its bound, for the tests that try to break the bound.
 #pragma once
 
 #include <vector>
@@ -6,6 +6,11 @@
 #include "level.hpp"
 
 namespace pdepth {
+
+// Scores packed queries against packed rows, without a cut: [query][row]; those that are no number
+// below infinity stay as they are.
+void score_packed(const FilterStage& stage, int64_t width, const Panel& support, int64_t rows,
+                  const Panel& queries, int64_t count, float* scores);
 
 struct StageScores {
     float* scores;             // (N, M)
@@ -29,6 +34,7 @@ void score_all(const Matrix& support, const Matrix& queries, Transform transform
 void score_images(const Matrix& support, const Matrix& queries, Transform transform,
                   const FilterStage& stage, double departure, const double* distances,
                   const StageScores& out);
+
 // What leaves are compared by: of each query, the score of each leaf's box and of each row in it.
 struct LeafScores {
     int64_t leaves, leaf_rows;

@@ -34,9 +34,7 @@ bool is_named(const FilterStage& stage, const char* name) {
 
 constexpr int64_t kPilotedFrom = 64;  // columns: below, more time goes into lists than into products
 
-// Costs, in multiply-adds of the stage after the one that is tried, as measured at width 512 to 65,536.
-constexpr double kToPack = 128;        // an element of the support
-constexpr double kToSettle = 24;       // an element of a float64 distance
+constexpr double kToSettle = 24;  // an element of a float64 distance, in multiply-adds
 
 bool present(const Reading& reading, const FilterStage& stage) {
     return std::any_of(reading.stages.begin(), reading.stages.end(),

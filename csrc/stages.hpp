@@ -8,6 +8,9 @@
 
 namespace pdepth {
 
+// What an element of the support costs to pack, in multiply-adds.
+constexpr double kToPack = 128;
+
 // The stages that may answer the session's present layer, in their order: each takes the queries
 // that the one before could not serve. `Question::first_stage` says where they begin, or the rule,
 // which may try a stage on a sample; a support that lasts remembers what came of it. `queries` are to

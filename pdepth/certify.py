@@ -114,6 +114,7 @@ itself, but the same for all rows of a query, and narrow beside what a filter le
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,8 +173,34 @@ class ScoreOfDistance:
         return score - self.offset - most, score - self.offset + most
 
 
+class ByProducts(ABC):
+    """A bound on scores by products: the error is the same either way."""
+
+    @abstractmethod
+    def error(
+        self,
+        query_norm: Float,
+        query_residual: Float,
+        norm: Float,
+        residual: Float | None = None,
+    ) -> Float:
+        """The most by which a score may be off; arguments broadcast."""
+
+    def bounds(
+        self,
+        scores: Float,
+        query_norm: Float,
+        query_residual: Float,
+        norm: Float,
+        residual: Float | None = None,
+    ) -> tuple[Float, Float]:
+        """Lower and upper bounds of the true scores; residual: as measured, or at most so much."""
+        error = self.error(query_norm, query_residual, norm, residual)
+        return scores - error, scores + error
+
+
 @dataclass(frozen=True)
-class Products:
+class Products(ByProducts):
     """The bound on scores |y|^2 / 2 - x.y of one layer."""
 
     stage: FilterStage
@@ -224,18 +251,6 @@ class Products:
         )
         return error + 3 * LOST * (self.stage.columns(self.width) + 8)
 
-    def bounds(
-        self,
-        scores: Float,
-        query_norm: Float,
-        query_residual: Float,
-        norm: Float,
-        residual: Float | None = None,
-    ) -> tuple[Float, Float]:
-        """Lower and upper bounds of the true scores; residual: as measured, or at most so much."""
-        error = self.error(query_norm, query_residual, norm, residual)
-        return scores - error, scores + error
-
     def score_at(self, query_norm: float, distance: float) -> float:
         """At least the true score of a row at that squared distance; norms were rounded up."""
         norm = query_norm * (1 - ROUNDED_UP)
@@ -259,7 +274,7 @@ class Products:
 
 
 @dataclass(frozen=True)
-class InnerProducts:
+class InnerProducts(ByProducts):
     """The bound on scores -(m.y) - x.y of one layer; centre_norm: |m|, scaled."""
 
     products: Products
@@ -279,18 +294,6 @@ class InnerProducts:
         return self.products.error_beside(
             query_norm, query_residual, norm, residual, offsets * centre * norm, settled
         )
-
-    def bounds(
-        self,
-        scores: Float,
-        query_norm: Float,
-        query_residual: Float,
-        norm: Float,
-        residual: Float | None = None,
-    ) -> tuple[Float, Float]:
-        """Lower and upper bounds of the true scores; residual: as measured, or at most so much."""
-        error = self.error(query_norm, query_residual, norm, residual)
-        return scores - error, scores + error
 
     def cut(self, query_norm: float, query_residual: float, proven: float, largest: float) -> float:
         """No row whose true score is at most `proven` is computed above this."""

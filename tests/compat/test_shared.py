@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,14 @@ ZEROS[::50] *= 0.0  # some of them of -0.0
 COPIES = ROWS[RNG.integers(0, 60, 300)]
 
 
+def drawn(kind: Callable[..., Any], dtype: str) -> Iterator[tuple[Any, Any, Any]]:
+    """A generator of numbers, a support and queries of each width; ten of them are rows."""
+    rng = np.random.default_rng(KINDS.index(kind))
+    for width in (1, 7, 40):
+        values = cast(kind(rng, 130, width), dtype)
+        yield rng, values[:120], values[110:]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_distances_are_the_definitions(
@@ -31,10 +39,7 @@ def test_distances_are_the_definitions(
 ) -> None:
     """Radii are distances that occur, so that a rounding in the wrong direction is seen."""
     monkeypatch.setattr(radius, "HELD", 1000)
-    rng = np.random.default_rng(KINDS.index(kind))
-    for width in (1, 7, 40):
-        values = cast(kind(rng, 130, width), dtype)
-        support, queries = values[:120], values[110:]  # ten of them are rows
+    for rng, support, queries in drawn(kind, dtype):
         index = DistanceIndex(support, 2)
         own, query_rows = definition.as_rows(support), definition.as_rows(queries)
         with np.errstate(over="ignore"):
@@ -54,10 +59,7 @@ def test_products_above_a_limit(
 ) -> None:
     """Limits are products that occur."""
     monkeypatch.setattr(radius, "HELD", 1000)
-    rng = np.random.default_rng(KINDS.index(kind))
-    for width in (1, 7, 40):
-        values = cast(kind(rng, 130, width), dtype)
-        support, queries = values[:120], values[110:]
+    for rng, support, queries in drawn(kind, dtype):
         own, query_rows = definition.as_rows(support), definition.as_rows(queries)
         with np.errstate(over="ignore", invalid="ignore"):
             every = np.stack([definition.total(own * query) for query in query_rows])
