@@ -150,7 +150,7 @@ py::dict constants() {
     return py::dict("UNIT"_a = kUnit, "LOST"_a = kLost, "MARGIN"_a = kMargin,
                     "SETTLEMENT"_a = kSettlement, "NEGLIGIBLE"_a = kNegligible,
                     "ROUNDED_UP"_a = kRoundedUp, "DOUBLE"_a = kDouble, "TURNING"_a = kTurning,
-                    "SUMMED"_a = kSummed);
+                    "SUMMED"_a = kSummed, "ROW_ROUNDINGS"_a = kRowRoundings);
 }
 
 py::dict image_constants() {
@@ -171,16 +171,21 @@ py::dict filter_scores(const Rows& support, const Rows& queries, const std::stri
         y_residuals(y.rows), x_norms(x.rows), x_residuals(x.rows);
     Dense<double> lower({x.rows, y.rows}), upper({x.rows, y.rows}), at_norm({x.rows, y.rows}),
         from_lower({x.rows, y.rows}), from_upper({x.rows, y.rows});
+    const int64_t proven = stage.row_errors ? y.rows : 0;
+    Dense<float> row_cuts({x.rows, proven});
+    Dense<uint8_t> listed({x.rows, proven, y.rows});
     score_all(y, x, {data_or_null(centre), scale, inner_products}, stage,
               &stage == &level.differences || &stage == &level.leaves,
               {scores.mutable_data(), lower.mutable_data(), upper.mutable_data(),
                at_norm.mutable_data(), from_lower.mutable_data(), from_upper.mutable_data(),
-               cuts.mutable_data(), y_norms.mutable_data(), y_residuals.mutable_data(), x_norms.mutable_data(), x_residuals.mutable_data()});
+               cuts.mutable_data(), y_norms.mutable_data(), y_residuals.mutable_data(), x_norms.mutable_data(), x_residuals.mutable_data(),
+               row_cuts.mutable_data(), listed.mutable_data()});
     return py::dict("scores"_a = scores, "lower"_a = lower, "upper"_a = upper,
                     "at_norm"_a = at_norm, "from_lower"_a = from_lower,
                     "from_upper"_a = from_upper, "cuts"_a = cuts, "support_norms"_a = y_norms,
                     "support_residuals"_a = y_residuals, "query_norms"_a = x_norms,
-                    "query_residuals"_a = x_residuals);
+                    "query_residuals"_a = x_residuals, "row_cuts"_a = row_cuts,
+                    "listed"_a = listed);
 }
 
 py::dict leaf_scores(const Rows& support, const Rows& queries, const std::string& level_name) {

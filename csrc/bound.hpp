@@ -60,6 +60,14 @@ inline double relative_of(const float* norms, const float* residuals, int64_t co
     return relative;
 }
 
+// The float32 roundings of a scan that takes two terms off a score, twice over.
+constexpr double kRowRoundings = 8;
+
+// What a row's norm, and what its packing lost, add to the error of its score.
+struct RowShares {
+    float of_norm, of_residual;
+};
+
 // What the scores by products of packed rows share.
 class ByProducts {
 public:
@@ -77,6 +85,9 @@ public:
     Query query(float norm, float residual) const {
         return {norm, static_cast<double>(norm) + residual, residual};
     }
+    RowShares row_shares(const Query& q) const {
+        return {float_above(kMargin * q.residual), float_above(kMargin * q.image)};
+    }
 
 protected:
     ByProducts(const FilterStage& stage, int64_t width, double largest_norm)
@@ -93,6 +104,16 @@ protected:
                           products_ * q.image * (norm + residual) + offset + settled) +
                lost_;
     }
+    // What is left of it for a cut of scores that row_shares have been taken off from, of rows no
+    // longer than that.
+    double beside_rows(const Query& q, double score, double norm, double offset,
+                       double settled) const {
+        const double residual = residual_of(norm);
+        const double rest =
+            kMargin * (products_ * q.image * (norm + residual) + offset + settled) + lost_;
+        const double taken = kMargin * (q.residual * norm + q.image * residual);
+        return rest + kRowRoundings * kUnit * (std::fabs(score) + rest + taken);
+    }
 
     double largest_norm_, products_;
 
@@ -107,8 +128,7 @@ struct ProductsBound : ByProducts {
 
     // Of a support row of that norm and residual.
     double error(const Query& q, double norm, double residual) const {
-        return ByProducts::error(q, norm, residual, norms_ * norm * norm,
-                                 kSettlement * (q.norm * q.norm + norm * norm));
+        return ByProducts::error(q, norm, residual, offset(norm), settled(q, norm));
     }
     // At least the true score of a row at that squared distance; norms were rounded up.
     double score_at(const Query& q, double distance) const {
@@ -125,15 +145,28 @@ struct ProductsBound : ByProducts {
         return {score - most, score + most};
     }
 
-    // No row whose true score is at most `score` is computed at or above this. Such a row is within
-    // sqrt(2 score + |x|^2) of x, which bounds its norm.
+    // No row whose true score is at most `score` is computed at or above this.
     float cut(const Query& q, double score) const {
-        const double distance = std::sqrt(std::max(0.0, 2 * score + q.norm * q.norm));
-        const double norm = std::min(largest_norm_, (q.norm + distance) * kMargin);
+        const double norm = largest_within(q, score);
         return float_above(score + error(q, norm, residual_of(norm)));
+    }
+    // Likewise when row_shares have been taken off.
+    float row_cut(const Query& q, double score) const {
+        const double norm = largest_within(q, score);
+        return float_above(score + beside_rows(q, score, norm, offset(norm), settled(q, norm)));
     }
 
 private:
+    double offset(double norm) const { return norms_ * norm * norm; }
+    double settled(const Query& q, double norm) const {
+        return kSettlement * (q.norm * q.norm + norm * norm);
+    }
+    // Of a row whose true score is at most `score`: it is within sqrt(2 score + |x|^2) of x.
+    double largest_within(const Query& q, double score) const {
+        const double distance = std::sqrt(std::max(0.0, 2 * score + q.norm * q.norm));
+        return std::min(largest_norm_, (q.norm + distance) * kMargin);
+    }
+
     double norms_;
 };
 
@@ -147,8 +180,7 @@ struct InnerProductsBound : ByProducts {
 
     // Of a support row of that norm and residual.
     double error(const Query& q, double norm, double residual) const {
-        return ByProducts::error(q, norm, residual, offsets_ * centre_norm_ * norm,
-                                 kSettlement * (q.norm + centre_norm_) * (norm + centre_norm_));
+        return ByProducts::error(q, norm, residual, offset(norm), settled(q, norm));
     }
     Interval bounds(const Query& q, float score, float norm, float residual) const {
         const double most = error(q, norm, residual);
@@ -164,8 +196,18 @@ struct InnerProductsBound : ByProducts {
     float cut(const Query& q, double score) const {
         return float_above(score + error(q, largest_norm_, residual_of(largest_norm_)));
     }
+    // Likewise when row_shares have been taken off.
+    float row_cut(const Query& q, double score) const {
+        return float_above(score + beside_rows(q, score, largest_norm_, offset(largest_norm_),
+                                               settled(q, largest_norm_)));
+    }
 
 private:
+    double offset(double norm) const { return offsets_ * centre_norm_ * norm; }
+    double settled(const Query& q, double norm) const {
+        return kSettlement * (q.norm + centre_norm_) * (norm + centre_norm_);
+    }
+
     double centre_norm_, offsets_;
 };
 

@@ -5,7 +5,7 @@
 #include <new>
 #include <utility>
 
-#include "candidates.hpp"
+#include "candidate_lists.hpp"
 #include "certificate.hpp"
 #include "packing.hpp"
 #include "pair_run.hpp"
@@ -24,7 +24,10 @@ constexpr int64_t kMostQueryBytes = int64_t(256) << 20;  // else, since each chu
 constexpr int64_t kProductsBetweenChecks = int64_t(1) << 31;  // of whether to go on
 constexpr int64_t kColumnsOfBound = 64;               // of a distance, which take as long as a bound
 constexpr int64_t kList = 256, kByteList = 1024;      // candidates of a query, at least; of bytes
-constexpr int32_t kMostDrops = 128;                   // of one query's list, before it is given up
+// Thresholds are guessed when so many tiles of rows, and four times as many again and again, have been
+// seen.
+constexpr int64_t kFirstGuess = 2, kNextGuess = 4;
+constexpr int64_t kAddedShare = 8;  // nor where more than this part of the rows was added later
 
 // Runs one stage. The packed support is held a chunk at a time, and so are the queries; a chunk of
 // queries is scanned in items, one a thread.
@@ -41,12 +44,8 @@ public:
           row_bytes_(columns_ * stage.item_size),
           starts_(stage.starts(session.support->width)),
           rows_(static_cast<int64_t>(order_.size())),
-          most_at_once_(leaves ? session.level.leaf_rows : stage.support_rows) {
-        const int64_t k = session.question.k, tile = most_at_once_;
-        soft_limit_ = std::max<int64_t>(128, k + k / 2 + 2 * tile);
-        capacity_ = std::min(std::max(stage.item_size == 1 ? kByteList : kList, 2 * soft_limit_),
-                             round_up(rows_, tile) + 2 * tile);
-    }
+          lists_(session, stage, bound_, stage.item_size == 1 ? kByteList : kList, rows_,
+                 leaves ? session.level.leaf_rows : stage.support_rows) {}
 
     std::vector<int64_t> run(const std::vector<int64_t>& queries) {
         const auto count = static_cast<int64_t>(queries.size());
@@ -58,7 +57,7 @@ public:
         else
             support_ = session_.buffers.packed_support.reserve(
                 held_, round_up(rows_, stage_.support_rows), row_bytes_);
-        row_residuals_ = support_.residuals;
+        lists_.set_rows(support_.norms, support_.residuals);
         PairRun<Filter> pairs(*this);
         if (in_pairs(session_, stage_, count, pairs.most())) {
             pairs.run(own_queries(session_, queries));
@@ -66,14 +65,38 @@ public:
             session_.begin_stage(count * ceil_div(rows_, held_));
             run_apart(queries);
         }
+        run_missed();
         return std::move(given_up_);
     }
 
 private:
     friend PairRun<Filter>;
+    using Context = typename CandidateLists<Bound>::Context;
 
     // Each query for itself.
     void run_apart(const std::vector<int64_t>& queries) {
+        guesses_ = may_guess();
+        run_chunks(queries);
+    }
+
+    // Those whose thresholds were guessed wrongly.
+    void run_missed() {
+        const std::vector<int64_t> missed = std::exchange(missed_, {});
+        if (missed.empty()) return;
+        guesses_ = false;
+        session_.total += static_cast<int64_t>(missed.size());
+        run_chunks(missed);
+    }
+
+    // Whether rows seen say something of the others: they lie scattered, and none is packed again for
+    // the sake of a guess.
+    bool may_guess() const {
+        const Reading& reading = *session_.reading;
+        return !leaves_ && held_ >= rows_ &&
+               reading.rows - reading.first_rows <= reading.first_rows / kAddedShare;
+    }
+
+    void run_chunks(const std::vector<int64_t>& queries) {
         const auto count = static_cast<int64_t>(queries.size());
         const int64_t most = queries_held(count, held_);
         hold_queries(most);
@@ -92,19 +115,19 @@ private:
     }
 
     void hold_queries(int64_t most) {
-        Buffers& buffers = session_.buffers;
-        queries_ = buffers.packed_queries.reserve(most, most, row_bytes_, starts_);
-        scores_ = buffers.scores.reserve(most * capacity_);
-        positions_ = buffers.positions.reserve(most * capacity_);
+        queries_ = session_.buffers.packed_queries.reserve(most, most, row_bytes_, starts_);
+        lists_.hold(most);
         const int64_t in_item = std::min(stage_.item_queries, most);
         for (auto& s : session_.scratch) s->partial.reserve(in_item * kept_rows());
     }
 
-    // Queries of the chunk that another stage has to answer.
+    // Queries of the chunk that another stage has to answer, or this one once more.
     void hand_on(int64_t count) {
-        for (int64_t i = 0; i < count; i++)
-            if (overflowed_[i] && numbers_[i] != OwnQueries::kNone)
-                given_up_.push_back(numbers_[i]);
+        for (int64_t i = 0; i < count; i++) {
+            if (numbers_[i] == OwnQueries::kNone) continue;
+            if (lists_.given_up(i)) given_up_.push_back(numbers_[i]);
+            if (lists_.missed(i)) missed_.push_back(numbers_[i]);
+        }
     }
 
     int64_t kept_rows() const { return stage_.kept_tiles * stage_.support_rows; }
@@ -137,7 +160,7 @@ private:
                         round_up(rows_, tile));
     }
 
-    int64_t query_bytes() const { return row_bytes_ + starts_ * 4 + capacity_ * 8; }
+    int64_t query_bytes() const { return row_bytes_ + starts_ * 4 + lists_.query_bytes(); }
     int64_t query_budget() const {
         return std::min(kMostQueryBytes,
                         std::max(session_.question.held_bytes, kLeastQueryBytes));
@@ -195,27 +218,19 @@ private:
                      stage_, queries_, session_.team);
 
         numbers_ = queries;
-        limits_.resize(count);
-        proven_.assign(count, kInfinity);
-        cut_.assign(padded, -kInfinity);  // the padding takes no candidates
-        size_.assign(padded, 0);
-        limit_.assign(padded, static_cast<int32_t>(std::min(soft_limit_, capacity_)));
-        self_.assign(padded, kNoPosition);
-        overflowed_.assign(count, 0);
-        drops_.assign(count, 0);
-        dropped_.assign(count, kInfinity);
+        lists_.start(count, padded);
+        const double scale = session_.reading->scale;
         for (int64_t i = 0; i < count; i++) {
-            limits_[i] = bound_.query(queries_.norms[i], queries_.residuals[i]);
-            overflowed_[i] = !(queries_.norms[i] <= kLargestScaled);
-            if (queries[i] == OwnQueries::kNone) {
-                overflowed_[i] = 1;
+            if (queries[i] == OwnQueries::kNone || !(queries_.norms[i] <= kLargestScaled)) {
+                lists_.give_up(i);
                 continue;
             }
+            const auto limits = bound_.query(queries_.norms[i], queries_.residuals[i]);
             const double within = session_.within(queries[i]);
-            const double scale = session_.reading->scale;
-            if (within < kInfinity)
-                proven_[i] = bound_.score_at(limits_[i], within * scale * scale);
-            if (session_.leaves_out()) self_[i] = positions_of_[rows[i]];
+            const double proven =
+                within < kInfinity ? bound_.score_at(limits, within * scale * scale) : kInfinity;
+            const uint32_t self = session_.leaves_out() ? positions_of_[rows[i]] : kNoPosition;
+            lists_.begin(i, limits, proven, self);
         }
     }
 
@@ -225,9 +240,11 @@ private:
         session_.team.run(static_cast<int64_t>(items.size()) - 1, [&](int64_t item, int thread) {
             const int64_t query = items[item], end = items[item + 1];
             // The bound may have grown with this chunk.
-            for (int64_t q = query; q < end; q++) lower_cut(q);
+            for (int64_t q = query; q < end; q++) lists_.lower_cut(q);
             if (leaves_)
                 search_leaves(query, end, thread);
+            else if (guesses_)
+                scan_guessing(query, end, thread);
             else
                 scan_item(query, end, first, count, thread);
             if (last) finish(query, end, thread);
@@ -235,47 +252,43 @@ private:
         });
     }
 
-    struct Context {
-        Filter* filter;
-        int64_t first_query;
-    };
-
-    Lists lists_of(Context& context) {
-        const int64_t query = context.first_query;
-        return {cut_.data() + query,
-                size_.data() + query,
-                limit_.data() + query,
-                self_.data() + query,
-                scores_ + query * capacity_,
-                positions_ + query * capacity_,
-                capacity_,
-                [](void* c, int64_t q) {
-                    auto* in = static_cast<Context*>(c);
-                    in->filter->make_room(in->first_query + q);
-                },
-                &context};
-    }
-
     void search_leaves(int64_t query, int64_t end, int thread) {
         LeafScratch& room = session_.scratch[thread]->leaves;
         const int64_t tile = stage_.query_rows;
         LeafSearch search = leaves_->search(session_.question.k, session_.level, room);
         for (int64_t q = query; q < end; q++) {
-            if (overflowed_[q]) continue;
-            Context context{this, q};
+            if (lists_.given_up(q)) continue;
+            Context context{&lists_, q};
             search.query =
                 static_cast<const float*>(queries_.values) + q / tile * tile * columns_ + q % tile;
-            search.lists = lists_of(context);
+            search.lists = lists_.from(context);
             session_.level.search_leaves(search);
         }
         session_.team.check(thread);
+    }
+
+    // All rows, and between them guesses.
+    void scan_guessing(int64_t query, int64_t end, int thread) {
+        const bool narrow = columns_ <= stage_.section;
+        int64_t next = narrow ? kFirstGuess * stage_.support_rows : kept_rows();
+        for (int64_t at = 0; at < rows_; next *= kNextGuess) {
+            const int64_t seen = std::min(next, rows_);
+            scan_item(query, end, at, seen - at, thread);
+            at = seen;
+            if (at < rows_) guess(query, end, at);
+        }
+    }
+
+    void guess(int64_t query, int64_t end, int64_t seen) {
+        const double share = static_cast<double>(seen) / static_cast<double>(rows_);
+        for (int64_t q = query; q < end; q++) lists_.guess(q, share);
     }
 
     // own: the position of the chunk's first query, where the support's rows are queries of the chunk
     // too, others than these, and have lists to be filled.
     void scan_item(int64_t query, int64_t end, int64_t first, int64_t count, int thread,
                    const int64_t* own = nullptr) {
-        Context context{this, query}, others{this, 0};
+        Context context{&lists_, query}, others{&lists_, 0};
         const int64_t kept = kept_rows();
         const int64_t step =
             std::max(kept, kProductsBetweenChecks / (columns_ * (end - query)) / kept * kept);
@@ -287,7 +300,7 @@ private:
         item.columns = columns_;
         item.query_tiles = ceil_div(end - query, stage_.query_rows);
         item.partial = session_.scratch[thread]->partial.get();
-        item.lists = lists_of(context);
+        item.lists = lists_.from(context);
         item.query_half_norms = queries_.half_norms + query;
         for (int64_t at = 0; at < count; at += step) {
             const Panel support = panel_at(first + at);
@@ -297,9 +310,11 @@ private:
             item.support_units = support.units;
             item.support_count = std::min(step, count - at);
             item.first_position = static_cast<uint32_t>(first + at);
+            item.errors = lists_.row_errors(query, first + at);
             if (own) {
                 others.first_query = first + at - *own;
-                item.others = lists_of(others);
+                item.others = lists_.from(others);
+                item.other_errors = lists_.row_errors(first + at - *own, *own + query);
                 item.first_query_position = static_cast<uint32_t>(*own + query);
                 stage_.scan_pairs(item);
             } else {
@@ -309,95 +324,12 @@ private:
         }
     }
 
-    void lower_cut(int64_t q) {
-        cut_[q] = overflowed_[q] ? -kInfinity : bound_.cut(limits_[q], proven_[q]);
-    }
-
-    void make_room(int64_t q) {
-        tighten(q);
-        const int64_t needed = size_[q] + most_at_once_;
-        if (needed > limit_[q])
-            limit_[q] = static_cast<int32_t>(std::min(capacity_, 2 * needed));
-        if (needed <= capacity_) return;
-        if (++drops_[q] > kMostDrops) return give_up(q);
-        keep_best(q);
-    }
-
-    void give_up(int64_t q) {
-        overflowed_[q] = 1;
-        cut_[q] = -kInfinity;
-        size_[q] = 0;
-    }
-
-    // Keeps the candidates of a list for which stays(score) holds.
-    template <class Stays>
-    void keep(int64_t q, Stays stays) {
-        float* const scores = scores_ + q * capacity_;
-        uint32_t* const positions = positions_ + q * capacity_;
-        int64_t size = 0;
-        for (int64_t i = 0; i < size_[q]; i++) {
-            const bool kept = stays(scores[i]);
-            scores[size] = scores[i];
-            positions[size] = positions[i];
-            size += kept;
-        }
-        size_[q] = static_cast<int32_t>(size);
-    }
-
-    // Drops all but the k best candidates and remembers the best score it dropped: far rows that
-    // tie need not be kept, if only nearer ones are to come that bring the cut below them.
-    void keep_best(int64_t q) {
-        const float* const scores = scores_ + q * capacity_;
-        const float best = session_.level.kth_score(scores, size_[q], session_.question.k);
-        int64_t ties = session_.question.k;  // room for those, after the better ones
-        for (int64_t i = 0; i < size_[q]; i++) ties -= scores[i] < best;
-        keep(q, [&](float score) {
-            const bool kept = score < best || (score == best && ties-- > 0);
-            if (!kept) dropped_[q] = std::min(dropped_[q], score);
-            return kept;
-        });
-    }
-
-    // Lowers the cut to what the k best candidates prove, and drops the candidates above it. Returns
-    // a score that k of them do not exceed, and more only where they tie.
-    float tighten(int64_t q) {
-        const float* const scores = scores_ + q * capacity_;
-        const uint32_t* const positions = positions_ + q * capacity_;
-        if (size_[q] < session_.question.k) return kInfinity;
-        const float best = session_.level.kth_score(scores, size_[q], session_.question.k);
-        // The bound grows with the norm, the residual and the score.
-        const auto [norm, residual] = largest(q, best);
-        proven_[q] = std::min(proven_[q], bound_.bounds(limits_[q], best, norm, residual).upper);
-        lower_cut(q);
-        keep(q, [cut = cut_[q]](float score) { return score < cut; });
-        return best;
-    }
-
-    // The largest norm and residual of the candidates whose score is at most `best`.
-    std::pair<float, float> largest(int64_t q, float best) const {
-        if (!Bound::kByNorm) return {0.0f, 0.0f};
-        const float* const scores = scores_ + q * capacity_;
-        const uint32_t* const positions = positions_ + q * capacity_;
-        return {largest_of(support_.norms, scores, positions, size_[q], best),
-                largest_of(row_residuals_, scores, positions, size_[q], best)};
-    }
-
-    // Whether exactly k candidates score no more than `best`, and all others surely more: whichever
-    // has the largest norm and residual, with which the error grows.
-    bool has_gap(int64_t q, float best) const {
-        const float* const scores = scores_ + q * capacity_;
-        const Gap gap = gap_after(scores, size_[q], best);
-        if (gap.near != session_.question.k || gap.next == kInfinity)
-            return gap.near == session_.question.k;
-        const auto [norm, residual] = largest(q, kInfinity);
-        return bound_.bounds(limits_[q], gap.last, norm, residual).upper <
-               bound_.bounds(limits_[q], gap.next, norm, residual).lower;
-    }
-
     void answer_best(int64_t q, float best, Scratch& s) {
+        const float* const scores = lists_.scores(q);
+        const uint32_t* const positions = lists_.positions(q);
         s.ballot.clear();
-        for (int64_t i = q * capacity_; i < q * capacity_ + size_[q]; i++)
-            if (scores_[i] <= best) s.ballot.add(session_.question.codes[order_[positions_[i]]]);
+        for (int64_t i = 0; i < lists_.size(q); i++)
+            if (scores[i] <= best) s.ballot.add(session_.question.codes[order_[positions[i]]]);
         answer(session_, numbers_[q], s.ballot);
     }
 
@@ -414,31 +346,24 @@ private:
 
     // Answers a query from its list.
     void finish(int64_t q, Scratch& s) {
-        if (overflowed_[q]) return;
-        const float best = tighten(q);
-        // The list holds k, or all that are near enough; if not, the bound would be wrong: then
-        // slowly rather than wrongly.
-        const Question& question = session_.question;
-        const int64_t k = question.k, query = numbers_[q], count = size_[q];
-        const bool few = count < k;
-        if (dropped_[q] < cut_[q] || (few && !(session_.within(query) < kInfinity)))
-            return give_up(q);
-        if (!few && !session_.answers.rows && has_gap(q, best)) return answer_best(q, best, s);
-        const float* const scores = scores_ + q * capacity_;
-        const uint32_t* const positions = positions_ + q * capacity_;
+        if (lists_.given_up(q)) return;
+        const float best = lists_.tighten(q);
+        if (!lists_.complete(q)) return;
+        const int64_t k = session_.question.k, query = numbers_[q], count = lists_.size(q);
+        if (count >= k && !session_.answers.rows && lists_.has_gap(q, best))
+            return answer_best(q, best, s);
+        const uint32_t* const positions = lists_.positions(q);
         if (session_.answers.rows && few_more(count)) {
             s.lists.push_back({query, std::min(k, count), positions, count});
             return;
         }
         s.candidates.clear();
         for (int64_t i = 0; i < count; i++) {
-            const uint32_t at = positions[i];
-            const Interval score =
-                bound_.bounds(limits_[q], scores[i], support_.norms[at], row_residuals_[at]);
-            s.candidates.push_back({score.lower, score.upper, order_[at]});
+            const Interval score = lists_.bounds(q, i);
+            s.candidates.push_back({score.lower, score.upper, order_[positions[i]]});
         }
         answer_from_candidates(session_, query,
-                               bound_.score_of_distance(limits_[q], session_.reading->scale), s);
+                               bound_.score_of_distance(lists_.limits(q), session_.reading->scale), s);
     }
 
     Session& session_;
@@ -448,25 +373,14 @@ private:
     const std::vector<int64_t>& order_;
     const std::vector<uint32_t>& positions_of_;
     int64_t columns_, row_bytes_, starts_, rows_;
-    int64_t most_at_once_;  // candidates
-    int64_t soft_limit_, capacity_;
     int64_t held_ = 0;     // rows of the packed support at a time
     int64_t packed_ = -1;  // the first position of those that are packed
-    std::vector<int64_t> given_up_;
+    CandidateLists<Bound> lists_;
+    bool guesses_ = false;
+    std::vector<int64_t> given_up_, missed_;
     Panel support_{}, queries_{};
-    const float* row_residuals_ = nullptr;  // of support rows; where they are queries, of either side
     std::shared_ptr<KeptRows> kept_;  // the support's memory, where it outlives the call
-    float* scores_ = nullptr;
-    uint32_t* positions_ = nullptr;
     const int64_t* numbers_ = nullptr;  // of the chunk's queries in the call
-    std::vector<typename Bound::Query> limits_;
-    std::vector<double> proven_;  // the k-th neighbour's true score is no more than this
-    std::vector<float> cut_;
-    std::vector<int32_t> size_, limit_;
-    std::vector<uint32_t> self_;
-    std::vector<uint8_t> overflowed_;
-    std::vector<int32_t> drops_;
-    std::vector<float> dropped_;  // the best score that was dropped for want of room
 };
 
 }  // namespace

@@ -66,6 +66,13 @@ struct Transform {
     Directions directions{};      // of a stage that packs images
 };
 
+// What scores may be off by, row by row: a row becomes a candidate if its score is below the cut when
+// its norm times `of_norm` of the query, and what its packing lost times `of_residual`, are taken off.
+struct RowErrors {
+    const float *norms, *residuals;       // of rows
+    const float *of_norm, *of_residual;   // of queries
+};
+
 // One item of work: some queries against some rows of the packed support.
 struct ScanItem {
     const void* queries;
@@ -81,9 +88,11 @@ struct ScanItem {
     uint32_t first_position;
     float* partial;        // query_tiles x kept_tiles tiles of partial sums
     Lists lists;           // of the item's first query
+    RowErrors errors;      // likewise, where the stage has them
     // Where each pair of rows serves both, as their lists are filled from one product:
     Lists others;          // of the support's rows, which must not be the queries' own
     const float* query_half_norms;
+    RowErrors other_errors;  // the item's queries are the rows
     uint32_t first_query_position;
 };
 
@@ -143,6 +152,7 @@ struct FilterStage {
 
     int64_t start = 0;     // packed columns that a start value is for; 0: sums begin at nought
     double gain = 0;       // how many times as fast as the next stage; 0: never tried on a sample
+    bool row_errors = false;  // scans take errors off row by row
     bool images = false;   // images of rows are packed, whatever their width
 
     int64_t columns(int64_t width) const {

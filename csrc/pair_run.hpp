@@ -39,7 +39,7 @@ public:
             finish(chunk);
             filter_.hand_on(chunk);
         }
-        filter_.row_residuals_ = filter_.support_.residuals;
+        filter_.lists_.set_rows(filter_.support_.norms, filter_.support_.residuals);
         if (!own.rest.empty()) filter_.run_apart(own.rest);
     }
 
@@ -60,13 +60,18 @@ private:
         // A product is of one row as it was packed for queries, the other for the support; which is
         // which differs from pair to pair.
         filter_.bound_.add_rows(relative_of(queries.norms, queries.residuals, count));
+        // Tiles are read to their ends.
+        const int64_t padded = rows_ + stage_.support_rows + stage_.query_rows;
+        norms_.assign(support.norms, support.norms + rows_);
         residuals_.assign(support.residuals, support.residuals + rows_);
-        filter_.row_residuals_ = residuals_.data();
+        norms_.resize(padded);
+        residuals_.resize(padded);
+        filter_.lists_.set_rows(norms_.data(), residuals_.data());
         for (int64_t i = 0; i < count; i++) {
             float& residual = residuals_[first + i];
             residual = std::max(residual, queries.residuals[i]);
-            filter_.limits_[i] = filter_.bound_.query(queries.norms[i], residual);
-            filter_.lower_cut(i);
+            filter_.lists_.set_limits(i, filter_.bound_.query(queries.norms[i], residual));
+            filter_.lists_.lower_cut(i);
             if (order[first + i] == Reading::kNoRow) queries.half_norms[i] = kInfinity;
         }
         for (int64_t i = count; i % stage_.query_rows; i++) queries.half_norms[i] = kInfinity;
@@ -90,7 +95,18 @@ private:
                 }
             });
             session_.done = before + count * (number + 1) / rounds.count();
+            const int64_t seen = (number + 1) * rounds.rows_of_band();
+            const bool doubled = (number & (number + 1)) == 0;
+            if (doubled && seen < rows_ && filter_.may_guess()) guess(count, seen);
         }
+    }
+
+    // Each row of the chunk has met about so many.
+    void guess(int64_t count, int64_t seen) {
+        const int64_t size = stage_.item_queries;
+        session_.team.run(ceil_div(count, size), [&](int64_t item, int) {
+            filter_.guess(item * size, std::min(count, (item + 1) * size), seen);
+        });
     }
 
     void finish(int64_t count) {
@@ -106,7 +122,7 @@ private:
     Session& session_;
     const FilterStage& stage_;
     int64_t rows_, most_;
-    std::vector<float> residuals_;  // of each row, as it was packed for either side
+    std::vector<float> norms_, residuals_;  // of each row, the latter as it was packed for either side
 };
 
 }  // namespace pdepth

@@ -35,6 +35,7 @@ public:
     using Pair = std::pair<Rows, Rows>;
 
     int64_t count() const { return ceil_div(bands_, 2) * 2; }
+    int64_t rows_of_band() const { return size_; }  // of the last one at most
     std::vector<Pair> round(int64_t number) const;
 
 private:

@@ -27,9 +27,87 @@ Panel packed(const Matrix& rows, Transform transform, const FilterStage& stage, 
     return panel;
 }
 
+// One scan of all pairs.
+class Scan {
+public:
+    Scan(const FilterStage& stage, int64_t width, const Panel& support, int64_t rows,
+         const Panel& queries, int64_t count)
+        : stage_(stage), rows_(rows), count_(count),
+          padded_(round_up(count, stage.query_rows)), capacity_(rows + 2 * stage.support_rows),
+          none_(padded_, 0), listed_(padded_ * capacity_), size_(padded_),
+          limit_(padded_, static_cast<int32_t>(capacity_)), self_(padded_, kNoPosition),
+          positions_(padded_ * capacity_) {
+        item_.queries = queries.values;
+        item_.support = support.values;
+        item_.half_norms = support.half_norms;
+        item_.query_units = queries.units;
+        item_.query_starts = queries.starts;
+        item_.starts = stage.starts(width);
+        item_.support_units = support.units;
+        item_.columns = stage.columns(width);
+        item_.query_tiles = padded_ / stage.query_rows;
+        item_.support_count = rows;
+        item_.first_position = 0;
+        item_.partial = partial_.reserve(padded_ * stage.kept_tiles * stage.support_rows);
+        item_.errors = {support.norms, support.residuals, nullptr, nullptr};
+    }
+
+    // With a cut for each query, and its shares of each row's errors.
+    void run(const float* cut, const float* of_norm, const float* of_residual) {
+        std::vector<float> cuts(padded_, -std::numeric_limits<float>::infinity());
+        std::copy_n(cut, count_, cuts.begin());
+        std::fill(size_.begin(), size_.end(), 0);
+        item_.lists = {cuts.data(), size_.data(), limit_.data(), self_.data(), listed_.data(),
+                       positions_.data(), capacity_, [](void*, int64_t) {}, nullptr};
+        item_.errors.of_norm = of_norm;
+        item_.errors.of_residual = of_residual;
+        stage_.scan(item_);
+    }
+
+    const float* no_shares() const { return none_.data(); }
+    int64_t padded() const { return padded_; }
+
+    // take(query, row, score) of what became a candidate.
+    template <class Take>
+    void each(Take take) const {
+        for (int64_t i = 0; i < count_; i++)
+            for (int64_t at = i * capacity_; at < i * capacity_ + size_[i]; at++)
+                take(i, positions_[at], listed_[at]);
+    }
+
+private:
+    const FilterStage& stage_;
+    int64_t rows_, count_, padded_, capacity_;
+    std::vector<float> none_, listed_;
+    std::vector<int32_t> size_, limit_;
+    std::vector<uint32_t> self_, positions_;
+    Buffer<float> partial_;
+    ScanItem item_;
+};
+
+// Cuts of scores less each row's errors, were the lower bounds proven, and what they let through.
 template <class Bound>
-void apply(Bound bound, const Panel& support, const Panel& queries, int64_t rows, int64_t count,
-           double scale, const StageScores& out) {
+void apply_by_row(const FilterStage& stage, int64_t width, const Bound& bound, const Panel& support,
+                  const Panel& queries, int64_t rows, int64_t count, const StageScores& out) {
+    Scan scan(stage, width, support, rows, queries, count);
+    std::vector<float> of_norm(scan.padded(), 0), of_residual(scan.padded(), 0), cut(count);
+    std::fill_n(out.listed, count * rows * rows, uint8_t(0));
+    for (int64_t j = 0; j < rows; j++) {
+        for (int64_t i = 0; i < count; i++) {
+            const auto query = bound.query(queries.norms[i], queries.residuals[i]);
+            const RowShares shares = bound.row_shares(query);
+            of_norm[i] = shares.of_norm;
+            of_residual[i] = shares.of_residual;
+            cut[i] = out.row_cuts[i * rows + j] = bound.row_cut(query, out.lower[i * rows + j]);
+        }
+        scan.run(cut.data(), of_norm.data(), of_residual.data());
+        scan.each([&](int64_t i, uint32_t row, float) { out.listed[(i * rows + j) * rows + row] = 1; });
+    }
+}
+
+template <class Bound>
+void apply(const FilterStage& stage, int64_t width, Bound bound, const Panel& support,
+           const Panel& queries, int64_t rows, int64_t count, double scale, const StageScores& out) {
     bound.add_rows(relative_of(support.norms, support.residuals, rows));
     for (int64_t i = 0; i < count; i++) {
         const auto query = bound.query(queries.norms[i], queries.residuals[i]);
@@ -46,6 +124,9 @@ void apply(Bound bound, const Panel& support, const Panel& queries, int64_t rows
             out.cuts[at] = bound.cut(query, out.lower[at]);
         }
     }
+    if constexpr (Bound::kByNorm)
+        if (stage.row_errors)
+            apply_by_row(stage, width, bound, support, queries, rows, count, out);
 }
 
 struct Both {
@@ -69,36 +150,10 @@ void scan_all(const Matrix& support, const Matrix& queries, Transform transform,
 
 void score_packed(const FilterStage& stage, int64_t width, const Panel& support, int64_t rows,
                   const Panel& queries, int64_t count, float* scores) {
-    constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    const int64_t query_tiles = ceil_div(count, stage.query_rows);
-    const int64_t padded = query_tiles * stage.query_rows;
-    const int64_t capacity = rows + 2 * stage.support_rows;
-    std::vector<float> cut(padded, -kInfinity), listed(padded * capacity);
-    std::fill_n(cut.begin(), count, kInfinity);
-    std::vector<int32_t> size(padded, 0), limit(padded, static_cast<int32_t>(capacity));
-    std::vector<uint32_t> self(padded, kNoPosition), positions(padded * capacity);
-    Buffer<float> partial;
-
-    ScanItem item;
-    item.queries = queries.values;
-    item.support = support.values;
-    item.half_norms = support.half_norms;
-    item.query_units = queries.units;
-    item.query_starts = queries.starts;
-    item.starts = stage.starts(width);
-    item.support_units = support.units;
-    item.columns = stage.columns(width);
-    item.query_tiles = query_tiles;
-    item.support_count = rows;
-    item.first_position = 0;
-    item.partial = partial.reserve(padded * stage.kept_tiles * stage.support_rows);
-    item.lists = {cut.data(), size.data(), limit.data(), self.data(), listed.data(),
-                  positions.data(), capacity, [](void*, int64_t) {}, nullptr};
-    stage.scan(item);
-
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t n = 0; n < size[i]; n++)
-            scores[i * rows + positions[i * capacity + n]] = listed[i * capacity + n];
+    const std::vector<float> cut(count, std::numeric_limits<float>::infinity());
+    Scan scan(stage, width, support, rows, queries, count);
+    scan.run(cut.data(), scan.no_shares(), scan.no_shares());
+    scan.each([&](int64_t i, uint32_t row, float score) { scores[i * rows + row] = score; });
 }
 
 void score_all(const Matrix& support, const Matrix& queries, Transform transform, const FilterStage& stage,
@@ -111,13 +166,13 @@ void score_all(const Matrix& support, const Matrix& queries, Transform transform
         double square = 0;
         for (int64_t c = 0; c < support.width; c++) square += transform.centre[c] * transform.centre[c];
         const double centre = std::sqrt(square) * transform.scale;
-        apply(InnerProductsBound(stage, support.width, largest, centre), y, x, support.rows,
+        apply(stage, support.width, InnerProductsBound(stage, support.width, largest, centre), y, x, support.rows,
               queries.rows, transform.scale, out);
     } else if (differences)
-        apply(DifferencesBound(stage, support.width, largest), y, x, support.rows,
+        apply(stage, support.width, DifferencesBound(stage, support.width, largest), y, x, support.rows,
               queries.rows, transform.scale, out);
     else
-        apply(ProductsBound(stage, support.width, largest), y, x, support.rows,
+        apply(stage, support.width, ProductsBound(stage, support.width, largest), y, x, support.rows,
               queries.rows, transform.scale, out);
 }
 

@@ -24,6 +24,9 @@ struct StageScores {
     float* support_residuals;  // (M,)
     float* query_norms;        // (N,)
     float* query_residuals;    // (N,)
+    // Of a stage that takes errors off row by row:
+    float* row_cuts = nullptr;  // (N, M) the cut, likewise
+    uint8_t* listed = nullptr;  // (N, M, M) and which rows become candidates with it
 };
 
 // Norms, the centre's too where it matters, must be below 2^60 after the transform.

@@ -105,6 +105,17 @@ every score below `Products.cut`, which is at least the computed score of any ro
 is no more than what k rows prove. Where neighbours beyond some
 distance are of no use, its score (`Products.score_at`) is proven from the start.
 
+That cut allows for the largest norm that such a row may have, and for the largest share that any
+row lost. With 8 bits this is several times what most rows need, so the scan takes point 1's two
+terms off each row's own score, MARGIN |x - x^| |y| and MARGIN |x^| |y - y^|, and `row_cut` allows
+for the rest. It does so in float32, where each of at most four roundings is below u times
+|proven| and the terms: ROW_ROUNDINGS is twice as many.
+
+A cut may be guessed before it is proven: from the score whose rank among the rows seen so far is
+such that the k-th of all rows is very likely no farther. If k rows of the list then prove a score
+no higher than the guess, the list is as complete as it would have been with that score from the
+start; if not, the query is searched again without guesses.
+
 Distances are computed one after the other, those first whose bounds lie around the border between
 the k nearest and the rest, until the rest of the bounds prove the vote. A distance d bounds its
 row's score by |x|, which is known to within ROUNDED_UP (`ScoreOfDistance`); that is wider than d
@@ -132,6 +143,7 @@ IMAGE_COLUMNS = 96
 PROJECTED_SECTION = 64  # columns of a row that are summed before their sum joins those of others
 TURNING = 2.0**-20
 SUMMED = 2.0**-16
+ROW_ROUNDINGS = 8
 
 Float = NDArray[np.float64]
 
@@ -251,6 +263,24 @@ class Products(ByProducts):
         )
         return error + 3 * LOST * (self.stage.columns(self.width) + 8)
 
+    def cut_beside_rows(
+        self,
+        query_norm: float,
+        query_residual: float,
+        proven: float,
+        norm: float,
+        offset: float,
+        settled: float,
+    ) -> float:
+        """The cut of scores less each row's own share, of rows up to a norm; see `error_beside`."""
+        residual = self.relative * norm + self.negligible
+        products = UNIT * self.stage.roundings(self.width)
+        image = query_norm + query_residual
+        lost = 3 * LOST * (self.stage.columns(self.width) + 8)
+        rest = MARGIN * (products * image * (norm + residual) + offset + settled) + lost
+        taken = MARGIN * (query_residual * norm + image * residual)
+        return proven + (rest + ROW_ROUNDINGS * UNIT * (abs(proven) + rest + taken))
+
     def score_at(self, query_norm: float, distance: float) -> float:
         """At least the true score of a row at that squared distance; norms were rounded up."""
         norm = query_norm * (1 - ROUNDED_UP)
@@ -265,12 +295,26 @@ class Products(ByProducts):
     def cut(self, query_norm: float, query_residual: float, proven: float, largest: float) -> float:
         """No row whose true score is at most `proven` is computed above this.
 
-        Such a row is within sqrt(2 proven + |x|^2) of x, which bounds its norm; `largest` is the
-        largest norm of the support.
+        `largest` is the largest norm of the support.
         """
-        distance = math.sqrt(max(0.0, 2 * proven + query_norm * query_norm))
-        norm = np.float64(min(largest, (query_norm + distance) * MARGIN))
+        norm = np.float64(self._largest_within(query_norm, proven, largest))
         return proven + float(self.error(np.float64(query_norm), np.float64(query_residual), norm))
+
+    def row_cut(
+        self, query_norm: float, query_residual: float, proven: float, largest: float
+    ) -> float:
+        """Likewise, when each row's share has been taken off its score."""
+        norm = self._largest_within(query_norm, proven, largest)
+        norms = UNIT * (self.stage.roundings(self.width) if self.stage.norms_first else 1)
+        settled = SETTLEMENT * (query_norm * query_norm + norm * norm)
+        return self.cut_beside_rows(
+            query_norm, query_residual, proven, norm, norms * norm * norm, settled
+        )
+
+    def _largest_within(self, query_norm: float, proven: float, largest: float) -> float:
+        """Of a row of that true score at most: it is within sqrt(2 proven + |x|^2) of x."""
+        distance = math.sqrt(max(0.0, 2 * proven + query_norm * query_norm))
+        return min(largest, (query_norm + distance) * MARGIN)
 
 
 @dataclass(frozen=True)
@@ -299,6 +343,18 @@ class InnerProducts(ByProducts):
         """No row whose true score is at most `proven` is computed above this."""
         arguments = (np.float64(value) for value in (query_norm, query_residual, largest))
         return proven + float(self.error(*arguments))
+
+    def row_cut(
+        self, query_norm: float, query_residual: float, proven: float, largest: float
+    ) -> float:
+        """Likewise, when each row's share has been taken off its score."""
+        products, centre = self.products, self.centre_norm
+        norms_first = products.stage.norms_first
+        offsets = UNIT * (products.stage.roundings(products.width) if norms_first else 2)
+        settled = SETTLEMENT * (query_norm + centre) * (largest + centre)
+        return products.cut_beside_rows(
+            query_norm, query_residual, proven, largest, offsets * centre * largest, settled
+        )
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,15 @@ def bounds_of(stage: certify.FilterStage, width: int, scored: dict[str, Any]) ->
     )
 
 
+def float_above(value: float) -> np.float32:
+    above = np.float32(value)
+    return above if float(above) > value else np.nextafter(above, np.float32(np.inf))
+
+
 def test_cpp_has_the_same_constants() -> None:
     names = (
         *("UNIT", "LOST", "MARGIN", "SETTLEMENT", "NEGLIGIBLE"),
-        *("ROUNDED_UP", "DOUBLE", "TURNING", "SUMMED"),
+        *("ROUNDED_UP", "DOUBLE", "TURNING", "SUMMED", "ROW_ROUNDINGS"),
     )
     assert _native.constants() == {name: getattr(certify, name) for name in names}
 
@@ -178,10 +183,49 @@ def test_no_score_within_reach_is_cut(level: str, name: str) -> None:
                 else:
                     products = certify.Products.of(stage, width, norms, residuals)
                     value = products.cut(own_norms[i], own_residuals[i], float(proven), norms.max())
-                above = np.float32(value)
-                assert cut == (
-                    above if float(above) > value else np.nextafter(above, np.float32(np.inf))
-                )
+                assert cut == float_above(value)
+
+
+BY_ROW = [stage for stage in STAGES if stage.values[1] == "int8"]
+
+
+@pytest.mark.parametrize(("level", "name"), BY_ROW)
+@pytest.mark.parametrize("products", [False, True])
+def test_no_row_within_reach_is_left_out(level: str, name: str, *, products: bool) -> None:
+    """Errors are taken off row by row: no row as near as is proven is lost, and fewer are listed.
+
+    The cut is that of pdepth.certify, to the last bit.
+    """
+    spared = listed = 0
+    for _, (support, queries) in attacks(seed=4):
+        width = support.shape[1]
+        if products:
+            centre = np.zeros(-(-width // 8) * 8)
+            scored = _native.filter_scores(
+                (support, "float64"), (queries, "float64"), level, name, centre=centre,
+                inner_products=True,
+            )  # fmt: skip
+            true = -(queries.astype(np.longdouble) @ support.astype(np.longdouble).T)
+        else:
+            scored = score_pair(level, name, (support, queries))
+            true = scored["true"]
+        norms, residuals, own_norms, own_residuals = (
+            scored[f"{side}_{what}"].astype(float)
+            for side in ("support", "query")
+            for what in ("norms", "residuals")
+        )
+        bound: Any = certify.Products.of(stage_of(level, name), width, norms, residuals)
+        bound = certify.InnerProducts(bound, 0.0) if products else bound
+        for i in range(len(queries)):
+            proven = scored["lower"][i]
+            within = true[i] <= proven[:, None]
+            assert (scored["listed"][i].astype(bool) | ~within).all()
+            for j in range(0, len(support), 9):
+                value = bound.row_cut(own_norms[i], own_residuals[i], float(proven[j]), norms.max())
+                assert scored["row_cuts"][i, j] == float_above(value)
+            spared += int((scored["scores"][i] < scored["cuts"][i][:, None]).sum())
+            listed += int(scored["listed"][i].sum())
+    assert 0 < listed < spared
 
 
 PRODUCTS = [stage for stage in STAGES if "differences" not in str(stage.values[1])]
@@ -235,8 +279,6 @@ def test_bounds_of_inner_products(level: str, name: str, shift: float) -> None:
             value = bound.cut(
                 own_norms[i], own_residuals[i], float(scored["lower"][i][0]), norms.max()
             )
-            above = np.float32(value)
-            above = above if float(above) > value else np.nextafter(above, np.float32(np.inf))
-            assert scored["cuts"][i][0] == above
+            assert scored["cuts"][i][0] == float_above(value)
     expected = 0.02 if stage.norms_first else 0.3
     assert worst > expected, "the adversaries have lost their teeth: a wrong bound would pass"
