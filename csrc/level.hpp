@@ -162,8 +162,9 @@ struct FilterStage {
 };
 
 struct RowSummary {
-    double norm;  // rounded up
-    bool exact;   // float32 holds every value
+    double norm;    // rounded up
+    bool exact;     // float32 holds every value
+    uint64_t hash;  // the same of equal rows
 };
 
 // Products score |y|^2 / 2 - x.y: half the squared distance less |x|^2 / 2. Differences score

@@ -1,5 +1,6 @@
 // Any processor.
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "level.hpp"

@@ -16,28 +16,6 @@ constexpr int64_t kRowsPerItem = 64;
 constexpr int64_t kLastingKeep = 257;  // equal rows of a support that later searches share: for k to 256
 constexpr double kLargestKept = 0x1p61;  // scaled norm of a row that joins
 
-uint64_t mix(uint64_t value) {
-    value *= 0x9e3779b97f4a7c15u;
-    return value ^ (value >> 32);
-}
-
-// Four independent chains, so that the multiplications overlap.
-uint64_t hash_of(const char* bytes, int64_t size) {
-    uint64_t lanes[4] = {1, 2, 3, 4}, word;
-    int64_t at = 0;
-    for (; at + 32 <= size; at += 32)
-        for (int j = 0; j < 4; j++) {
-            std::memcpy(&word, bytes + at + 8 * j, 8);
-            lanes[j] = mix(lanes[j] ^ word);
-        }
-    for (; at < size; at += 8) {
-        word = 0;
-        std::memcpy(&word, bytes + at, std::min<int64_t>(8, size - at));
-        lanes[0] = mix(lanes[0] ^ word);
-    }
-    return mix(mix(mix(lanes[0]) ^ lanes[1]) ^ mix(lanes[2]) ^ (lanes[3] << 1));
-}
-
 // The first `keep` of each set of equal rows from `begin` on, in ascending order.
 std::vector<int64_t> first_of_equals(const Matrix& rows, int64_t begin, int64_t keep,
                                      const std::vector<uint64_t>& hashes) {
@@ -119,9 +97,9 @@ struct Summaries {
             const int64_t end = std::min(count, (item + 1) * kRowsPerItem);
             for (int64_t i = item * kRowsPerItem; i < end; i++) {
                 const void* const row = rows.row(begin + i);
-                hashes[i] = hash_of(static_cast<const char*>(row), rows.width * rows.item_size);
                 const RowSummary summary = level.summarise(row, rows.type, rows.width);
                 norms[i] = summary.norm;
+                hashes[i] = summary.hash;
                 if (!summary.exact) all_exact = false;
             }
         });
