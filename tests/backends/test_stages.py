@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -129,3 +130,43 @@ def test_a_distance_that_bounds_a_search_spares_the_row_at_it(
                 pairs=None, threads=1, held_bytes=1 << 30, progress=None,
             )  # fmt: skip
             assert first_difference(found, expected[1]) is None
+
+
+def early(near: int, count: int) -> Any:
+    """Numbers of the rows that a scan sees first; see `scattered` in csrc/support.cpp."""
+    step = int(0.6180339887498949 * count) | 1
+    while math.gcd(step, count) != 1:
+        step += 1
+    return np.arange(near) * step % count
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "inner_product"])
+@pytest.mark.parametrize("near", [3, 29, 30, 64, 500])
+def test_thresholds_that_were_guessed_wrongly(
+    level: str, near: int, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All near rows come first, and none of those expected later: queries are searched again."""
+    count, width = 3000, 40
+    support, queries = rows(0, count, width), rows(1, 30, width) + 20
+    support[early(near, count)] += 20
+    labels = np.random.default_rng(2).integers(0, 4, count)
+    expected = definition.kneighbors(support, queries, k=30, metric=metric)
+    votes = definition.probe_votes(support, labels, queries, k=30, metric=metric).votes
+    for stage in _native.filter_stages(level):
+        monkeypatch.setattr(cpu, "FIRST_STAGE", stage["name"])
+        found = pdepth.kneighbors(support, queries, k=30, metric=metric)
+        assert first_difference(found[1], expected[1]) is None
+        voted = pdepth.probe_votes(support, labels, queries, k=30, metric=metric)
+        assert first_difference(voted.votes, votes) is None
+
+
+def test_wrong_guesses_in_pairs(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 1200
+    support = rows(0, count, 50)
+    support[early(64, count)] *= 0.1  # nearest to every row
+    expected = definition.kneighbors(support, k=30)
+    monkeypatch.setattr(cpu, "PAIRS", True)
+    for stage in _native.filter_stages(level):
+        monkeypatch.setattr(cpu, "FIRST_STAGE", stage["name"])
+        found = pdepth.kneighbors(support, k=30)
+        assert first_difference(found[1], expected[1]) is None
