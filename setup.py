@@ -27,7 +27,7 @@ if sanitizers := os.environ.get("PDEPTH_SANITIZE"):  # "address,undefined": see 
 SOURCES: dict[str, list[str]] = {name: [] for name in ("binding", "binding_support", "dispatch")}
 SOURCES |= {name: [] for name in ("call", "filter", "packing", "settle", "support", "scores")}
 SOURCES |= {name: [] for name in ("certificate", "count", "directions", "images", "leaves")}
-SOURCES |= {name: [] for name in ("pairs", "pilot", "stages", "units", "watch")}
+SOURCES |= {name: [] for name in ("pairs", "pilot", "stages", "norms", "watch")}
 SOURCES |= {"level_bf16": [], "level_portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
     SOURCES["level_avx2"] = ["-mavx2", "-mfma"]

@@ -10,8 +10,8 @@
 #include "call.hpp"
 #include "count.hpp"
 #include "directions.hpp"
+#include "norms.hpp"
 #include "scores.hpp"
-#include "units.hpp"
 
 namespace pdepth::binding {
 
@@ -38,6 +38,15 @@ Matrix matrix_of(const Rows& rows) {
                 array.strides(0), array.itemsize(), value};
     }
     throw std::invalid_argument("type: expected an element type, got " + type + ".");
+}
+
+Matrix matrix_of(const Rows& rows, const Norms& norms) {
+    static_assert(sizeof(Norm) == 2 * sizeof(double), "an array of pairs");
+    Matrix matrix = matrix_of(rows);
+    if (!norms) return matrix;
+    require(norms->size() == 2 * matrix.rows, "norms: expected a factor and a norm of each row.");
+    matrix.norms = reinterpret_cast<const Norm*>(norms->data());
+    return matrix;
 }
 
 const Level& level_named(const std::string& name) {
@@ -240,14 +249,14 @@ py::bytes arithmetic(const std::optional<std::string>& environment) {
     return kept;
 }
 
-int64_t unit_rows(const py::array& array, const std::string& type, Dense<double> out,
-                  const std::string& level, int threads) {
+int64_t find_norms(const py::array& array, const std::string& type, Dense<double> norms,
+                   const std::string& level, int threads) {
     const Matrix matrix = matrix_of({array, type});
-    require(out.size() == matrix.rows * matrix.width, "out: expected the array's shape.");
-    double* const units = out.mutable_data();
+    require(norms.size() == 2 * matrix.rows, "norms: expected room for two numbers of each row.");
+    auto* const out = reinterpret_cast<Norm*>(norms.mutable_data());
     const Level& chosen = level_named(level);
     py::gil_scoped_release released;
-    return pdepth::unit_rows(matrix, units, chosen, threads, [] {
+    return pdepth::find_norms(matrix, out, chosen, threads, [] {
         py::gil_scoped_acquire held;
         check_signals();
     });
@@ -281,7 +290,7 @@ void count_votes(const Dense<int32_t>& codes, int32_t classes, const Dense<int64
     into(lists, ks, votes.mutable_data(), tied.mutable_data(), counts, slack, threads);
 }
 
-double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>& layers,
+double run(const std::vector<LayerRows>& layers,
            const Dense<int32_t>& codes, int32_t classes, int64_t k, bool exclude_self,
            std::optional<Dense<int64_t>> query_rows, int64_t queries,
            std::optional<Dense<int32_t>> target, std::optional<Dense<int32_t>> votes,
@@ -292,9 +301,9 @@ double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>
            std::optional<bool> pairs,
            std::optional<std::function<void(int64_t, double, int64_t)>> progress) {
     std::vector<Layer> read;
-    for (const auto& [support, others] : layers) {
-        read.push_back({support->support, others ? matrix_of(*others) : support->support->rows, !others});
-    }
+    for (const auto& [support, others, norms] : layers)
+        read.push_back({support->support,
+                        others ? matrix_of(*others, norms) : support->support->rows, !others});
     check_layers(read, codes, classes, query_rows, queries);
     const int64_t answers = static_cast<int64_t>(layers.size()) * queries;
     require_size(target, queries, "target");

@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -26,28 +27,34 @@ using Rows = std::pair<py::array, std::string>;
 template <class T>
 using Dense = py::array_t<T, py::array::c_style>;
 
+// Of rows: (n, 2), a factor and a norm of each, see csrc/matrix.hpp.
+using Norms = std::optional<Dense<double>>;
+
 void require(bool condition, const std::string& sentence);  // or std::invalid_argument
 Matrix matrix_of(const Rows& rows);
+Matrix matrix_of(const Rows& rows, const Norms& norms);  // which must outlive it
 const Level& level_named(const std::string& name);
 
 // A layer's support as Python holds it: the rows' memory lives as long as it does, and so does that
 // of what was packed by another process.
 struct HeldSupport {
     py::array array;
+    Norms norms;
     std::shared_ptr<Support> support;
     std::vector<py::array> packed;
 };
 
-HeldSupport support_of(const Rows& rows, const std::string& metric, int64_t kept_bytes);
+HeldSupport support_of(const Rows& rows, const std::string& metric, int64_t kept_bytes,
+                       const Norms& norms);
 // The rows of `before` and more after them.
-HeldSupport support_after(const HeldSupport& before, const Rows& rows);
+HeldSupport support_after(const HeldSupport& before, const Rows& rows, const Norms& norms);
 int64_t nbytes_of(const HeldSupport& held);
 bool has_leaves(const HeldSupport& held);  // kept for later calls
 // What a support has packed, views of its memory, for a file; None where it has packed nothing.
 std::optional<py::dict> packing_of(const HeldSupport& held);
 // A support with what `packing_of` returned of the same rows: the arrays are borrowed.
 HeldSupport support_with(const Rows& rows, const std::string& metric, int64_t kept_bytes,
-                         const py::dict& packing);
+                         const py::dict& packing, const Norms& norms);
 
 std::vector<std::pair<std::string, bool>> levels();
 std::vector<py::dict> filter_stages(const std::string& level);
@@ -64,15 +71,17 @@ py::dict image_scores(const Rows& support, const Rows& queries, const std::strin
 py::dict leaf_scores(const Rows& support, const Rows& queries, const std::string& level);
 // The calling thread's floating-point environment; the default one is set, or the one passed.
 py::bytes arithmetic(const std::optional<std::string>& environment);
-int64_t unit_rows(const py::array& array, const std::string& type, Dense<double> out,
-                  const std::string& level, int threads);
+int64_t find_norms(const py::array& array, const std::string& type, Dense<double> norms,
+                   const std::string& level, int threads);
 int64_t first_not_finite(const py::array& array, const std::string& type, const std::string& level,
                          int threads);
 void count_votes(const Dense<int32_t>& codes, int32_t classes, const Dense<int64_t>& rows,
                  const std::optional<Dense<double>>& weights, const std::vector<int64_t>& ks,
                  Dense<int32_t> votes, Dense<bool> tied, std::optional<py::array> counts,
                  double slack, int threads);
-double run(const std::vector<std::pair<const HeldSupport*, std::optional<Rows>>>& layers,
+// A support, and queries with their norms; none for the support's own rows.
+using LayerRows = std::tuple<const HeldSupport*, std::optional<Rows>, Norms>;
+double run(const std::vector<LayerRows>& layers,
            const Dense<int32_t>& codes, int32_t classes, int64_t k, bool exclude_self,
            std::optional<Dense<int64_t>> query_rows, int64_t queries,
            std::optional<Dense<int32_t>> target, std::optional<Dense<int32_t>> votes,

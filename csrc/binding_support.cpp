@@ -32,18 +32,21 @@ T* borrowed(const py::dict& values, const char* name, int64_t size, HeldSupport&
 
 }  // namespace
 
-HeldSupport support_of(const Rows& rows, const std::string& metric, int64_t kept_bytes) {
-    return {rows.first,
-            std::make_shared<Support>(matrix_of(rows), metric_named(metric), kept_bytes),
-            {}};
+HeldSupport support_of(const Rows& rows, const std::string& metric, int64_t kept_bytes,
+                       const Norms& norms) {
+    const Matrix matrix = matrix_of(rows, norms);
+    require(!norms || metric_named(metric) == Metric::squared_distance,
+            "norms: expected none beside inner products.");
+    return {rows.first, norms,
+            std::make_shared<Support>(matrix, metric_named(metric), kept_bytes), {}};
 }
 
-HeldSupport support_after(const HeldSupport& before, const Rows& rows) {
-    const Matrix matrix = matrix_of(rows), &earlier = before.support->rows;
+HeldSupport support_after(const HeldSupport& before, const Rows& rows, const Norms& norms) {
+    const Matrix matrix = matrix_of(rows, norms), &earlier = before.support->rows;
     require(matrix.width == earlier.width && matrix.type == earlier.type &&
-                matrix.rows >= earlier.rows,
+                !matrix.norms == !earlier.norms && matrix.rows >= earlier.rows,
             "rows: expected those of the support before, and more of their width and type.");
-    return {rows.first, std::make_shared<Support>(before.support, matrix), before.packed};
+    return {rows.first, norms, std::make_shared<Support>(before.support, matrix), before.packed};
 }
 
 int64_t nbytes_of(const HeldSupport& held) {
@@ -137,8 +140,8 @@ static std::shared_ptr<const LeadingDirections> directions_with(const py::dict& 
 }
 
 HeldSupport support_with(const Rows& rows, const std::string& metric, int64_t kept_bytes,
-                         const py::dict& packing) {
-    HeldSupport held = support_of(rows, metric, kept_bytes);
+                         const py::dict& packing, const Norms& norms) {
+    HeldSupport held = support_of(rows, metric, kept_bytes, norms);
     const Matrix& matrix = held.support->rows;
     const Level& level = level_named(py::cast<std::string>(packing["level"]));
     auto reading = std::make_shared<Reading>();

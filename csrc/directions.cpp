@@ -153,7 +153,7 @@ Table transformed(const Matrix& rows, const Reading& reading, const std::vector<
     std::vector<std::vector<double>> wide(team.size(), std::vector<double>(rows.width));
     team.run(count, [&](int64_t i, int thread) {
         double* const row = wide[thread].data();
-        reading.level->widen(rows.row(which[first + i]), rows.type, 0, rows.width, row);
+        reading.level->widen(rows, which[first + i], 0, rows.width, row);
         const double scale = reading.scale * kReduced;
         for (int64_t c = 0; c < rows.width; c++)
             result.row(i)[c] = static_cast<float>((row[c] - reading.centre[c]) * scale);
@@ -217,13 +217,14 @@ void judge(const Table& judging, const Table& judged, const Table& directions, i
 // Of rows of `values`, those of zeros left out.
 double departure_of(const float* values, int64_t count, int64_t width, const Level& level,
                     Team& team) {
+    const int64_t stride = width * int64_t(sizeof(float));
+    const Matrix rows{reinterpret_cast<const char*>(values), count, width, stride, 4, DType::f32};
     std::vector<double> squares(count);
     team.run(count, [&](int64_t i, int) {
         std::vector<double> row(width), scratch(2 * width);
-        level.widen(values + i * width, DType::f32, 0, width, row.data());
+        level.widen(rows, i, 0, width, row.data());
         for (int64_t j = 0; j <= i; j++) {
-            const double product = level.inner_product(row.data(), values + j * width, DType::f32,
-                                                       width, scratch.data());
+            const double product = level.inner_product(row.data(), rows, j, scratch.data());
             squares[i] += i == j ? (product - 1) * (product - 1) : 2 * product * product;
         }
     });

@@ -35,6 +35,9 @@ constexpr double kLastingQueries = 1000;  // that a lasting support will have ha
 
 constexpr int64_t kProductsBetweenChecks = int64_t(1) << 31;  // of whether to go on
 
+// Rows whose distances are computed in float32 as they are stored.
+bool is_plain_float(const Matrix& rows) { return rows.type == DType::f32 && !rows.norms; }
+
 // A query, and the score that no neighbour's reaches, where that is known.
 struct Pending {
     int64_t query;
@@ -69,7 +72,7 @@ public:
                             std::max(1.0, static_cast<double>(k_) / static_cast<double>(directions.k));
         rank_ = std::clamp(static_cast<int64_t>(1.5 * left), std::max(kLeastRank, 2 * k_), kMostRank);
         const double scale = session.reading->scale;
-        narrow_ = session.support->type == DType::f32 && session.layer->queries.type == DType::f32 &&
+        narrow_ = is_plain_float(*session.support) && is_plain_float(session.layer->queries) &&
                   scale >= 0x1p-60 && scale <= 0x1p100;
     }
 
@@ -226,13 +229,13 @@ private:
 
     void begin_distances(int64_t query, Lists& lists, Scratch& s) const {
         const Matrix& queries = session_.layer->queries;
-        const void* const row = queries.row(session_.source_row(query));
+        const int64_t row = session_.source_row(query);
         s.candidates.clear();
         if (narrow_) {
             lists.row.resize(queries.width);
-            std::memcpy(lists.row.data(), row, queries.width * sizeof(float));
+            std::memcpy(lists.row.data(), queries.row(row), queries.width * sizeof(float));
         } else {
-            session_.level.widen(row, queries.type, 0, queries.width, s.query.data());
+            session_.level.widen(queries, row, 0, queries.width, s.query.data());
         }
     }
 
@@ -240,17 +243,16 @@ private:
     void add_distance(uint32_t position, uint32_t next, Lists& lists, Scratch& s) const {
         const Matrix& support = *session_.support;
         const std::vector<int64_t>& order = session_.reading->order;
-        const void* const row = support.row(order[position]);
         const double scale = session_.reading->scale;
         Interval distance;
         if (narrow_) {
             const float near = session_.level.near_distance(
-                lists.row.data(), row, support.width, static_cast<float>(scale),
-                support.row(order[next]));
+                lists.row.data(), support.row(order[position]), support.width,
+                static_cast<float>(scale), support.row(order[next]));
             distance = distances_.bounds(distances_.query(0, 0), near, 0, 0);
         } else {
             const double near =
-                session_.level.squared_distance(s.query.data(), row, support.type, support.width,
+                session_.level.squared_distance(s.query.data(), support, order[position],
                                                 s.distance.data()) *
                 scale * scale;
             distance = {near * (1 - kSettlement), near * (1 + kSettlement)};
@@ -317,7 +319,7 @@ bool images_pay(Session& session, const FilterStage& other) {
     const auto better = [&](double survivors, bool found) {
         return pays(session, other, queries, survivors, found);
     };
-    if (session.support->type != DType::f32 || (!lasting && rows * asked < kLeastWork) ||
+    if (!is_plain_float(*session.support) || (!lasting && rows * asked < kLeastWork) ||
         !better(kOfNeighbours * static_cast<double>(session.question.k) / rows, false))
         return false;
     const std::lock_guard<std::mutex> lock(reading.mutex);

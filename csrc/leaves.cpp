@@ -35,7 +35,7 @@ Values values_of(const Matrix& rows, const Reading& reading, const std::vector<i
     team.run(ceil_div(count, kRows), [&](int64_t item, int) {
         std::vector<double> wide(rows.width);
         for (int64_t i = item * kRows; i < std::min(count, (item + 1) * kRows); i++) {
-            reading.level->widen(rows.row(order[i]), rows.type, 0, rows.width, wide.data());
+            reading.level->widen(rows, order[i], 0, rows.width, wide.data());
             for (int64_t c = 0; c < rows.width; c++) {
                 const double centred = transform.centre ? wide[c] - transform.centre[c] : wide[c];
                 out[i * rows.width + c] = static_cast<float>(centred * transform.scale);

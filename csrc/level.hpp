@@ -172,18 +172,16 @@ struct RowSummary {
 struct Level {
     const char* name;
 
-    // `columns` elements of a row, from `begin`, as float64.
-    void (*widen)(const void* row, DType type, int64_t begin, int64_t columns, double* out);
+    // `columns` elements of a row, from `begin`, as float64; divided where rows have norms.
+    void (*widen)(const Matrix& rows, int64_t row, int64_t begin, int64_t columns, double* out);
     // Whether the row holds neither NaN nor infinity.
     bool (*finite)(const void* row, DType type, int64_t width);
-    RowSummary (*summarise)(const void* row, DType type, int64_t width);
+    RowSummary (*summarise)(const Matrix& rows, int64_t row);
     // Squared distance in float64, summed in the order of pdepth.definition: the last half is added
-    // to the first until one term is left. `scratch` holds twice `width` values.
-    double (*squared_distance)(const double* query, const void* row, DType type, int64_t width,
-                               double* scratch);
+    // to the first until one term is left. `scratch` holds twice the rows' width.
+    double (*squared_distance)(const double* query, const Matrix& rows, int64_t row, double* scratch);
     // The inner product in float64, summed likewise.
-    double (*inner_product)(const double* query, const void* row, DType type, int64_t width,
-                            double* scratch);
+    double (*inner_product)(const double* query, const Matrix& rows, int64_t row, double* scratch);
     // A value that k of the scores do not exceed, and more only where they tie.
     float (*kth_score)(const float* scores, int64_t count, int64_t k);
 

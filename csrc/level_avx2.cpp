@@ -47,6 +47,7 @@ struct Simd {
     static Vector sub(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
     static Vector max(Vector a, Vector b) { return _mm256_max_ps(a, b); }
     static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+    static __m256d multiply_add(__m256d a, __m256d b, __m256d c) { return _mm256_fmadd_pd(a, b, c); }
     static Vector lesser(Vector a, Vector b) { return _mm256_min_ps(a, b); }
     static Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
     static Vector subtract_product(Vector a, Vector b, Vector c) {

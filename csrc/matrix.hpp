@@ -11,6 +11,13 @@ static constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) 
 
 enum class DType { u8, i8, u16, i16, u32, i32, u64, i64, f16, bf16, f32, f64 };
 
+// Of a row that counts by its direction alone: `factor` is a power of two, and `norm` that of the row
+// times it, so that an element stands for x * factor / norm. The factor is 1 but for float64, which
+// holds rows whose norm it does not. pdepth.definition.as_rows has the same bits.
+struct Norm {
+    double factor, norm;
+};
+
 struct Matrix {
     const char* data = nullptr;
     int64_t rows = 0;
@@ -18,6 +25,7 @@ struct Matrix {
     int64_t stride = 0;  // bytes from one row to the next; the elements of a row are contiguous
     int64_t item_size = 0;
     DType type = DType::f32;
+    const Norm* norms = nullptr;  // of each row, for the cosine metric; null: rows count as they are
 
     const void* row(int64_t i) const { return data + i * stride; }
 };

@@ -13,12 +13,14 @@ PYBIND11_MODULE(_native, m) {
         .def("close", &pdepth::Watch::close);
     py::class_<HeldSupport>(m, "Support", "Rows of a support; see csrc/support.hpp.")
         .def(py::init(&support_of), py::arg("rows"), py::kw_only(), py::arg("metric"),
-             py::arg("kept_bytes"))
+             py::arg("kept_bytes"), py::arg("norms").noconvert() = py::none())
         .def_static("restored", &support_with, py::arg("rows"), py::kw_only(), py::arg("metric"),
-                    py::arg("kept_bytes"), py::arg("packing"))
+                    py::arg("kept_bytes"), py::arg("packing"),
+                    py::arg("norms").noconvert() = py::none())
         .def("packing", &packing_of)
         .def_property_readonly("packed", [](const HeldSupport& held) { return held.packed; })
-        .def("followed_by", &support_after, py::arg("rows"))
+        .def("followed_by", &support_after, py::arg("rows"),
+             py::arg("norms").noconvert() = py::none())
         .def("keep", [](HeldSupport& held, int64_t bytes) { held.support->kept_bytes = bytes; },
              py::arg("bytes"))
         .def_property_readonly("array", [](const HeldSupport& held) { return held.array; })
@@ -46,9 +48,9 @@ PYBIND11_MODULE(_native, m) {
           "Sets this thread's floating-point environment: the default one (round to nearest,\n"
           "subnormal numbers kept), or one that a call returned. Returns the one before.",
           py::arg("environment") = py::none());
-    m.def("unit_rows", &unit_rows,
-          "Writes rows divided by their norms; returns the first row of zeros, or -1.",
-          py::arg("array"), py::arg("type"), py::arg("out").noconvert(), py::arg("level"),
+    m.def("find_norms", &find_norms,
+          "Writes each row's factor and norm; returns the first row of zeros, or -1.",
+          py::arg("array"), py::arg("type"), py::arg("norms").noconvert(), py::arg("level"),
           py::arg("threads"));
     m.def("first_not_finite", &first_not_finite,
           "The first row that holds a NaN or an infinity, or -1.", py::arg("array"),

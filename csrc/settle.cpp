@@ -15,16 +15,13 @@ int32_t vote_of(const Session& session, int64_t query, int32_t winner) {
 
 void widen_query(const Session& session, int64_t query, double* wide) {
     const Matrix& queries = session.layer->queries;
-    session.level.widen(queries.row(session.source_row(query)), queries.type, 0, queries.width,
-                        wide);
+    session.level.widen(queries, session.source_row(query), 0, queries.width, wide);
 }
 
 Neighbour neighbour(const Session& session, const double* query, int64_t row, Scratch& s) {
-    const Matrix& support = *session.support;
     const Level& level = session.level;
     const auto between = session.inner_products() ? level.inner_product : level.squared_distance;
-    const double value =
-        between(query, support.row(row), support.type, support.width, s.distance.data());
+    const double value = between(query, *session.support, row, s.distance.data());
     return {session.inner_products() ? -value : value, row};
 }
 

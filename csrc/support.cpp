@@ -16,15 +16,36 @@ constexpr int64_t kRowsPerItem = 64;
 constexpr int64_t kLastingKeep = 257;  // equal rows of a support that later searches share: for k to 256
 constexpr double kLargestKept = 0x1p61;  // scaled norm of a row that joins
 
+// Compares rows by their bytes, or by those of what they stand for where they have norms: rows of one
+// direction are equal, too.
+class Equality {
+public:
+    Equality(const Matrix& rows, const Level& level)
+        : rows_(rows), level_(level), a_(rows.norms ? rows.width : 0), b_(a_.size()) {}
+
+    bool operator()(int64_t a, int64_t b) {
+        const auto bytes = static_cast<std::size_t>(rows_.width * rows_.item_size);
+        if (!rows_.norms) return std::memcmp(rows_.row(a), rows_.row(b), bytes) == 0;
+        level_.widen(rows_, a, 0, rows_.width, a_.data());
+        level_.widen(rows_, b, 0, rows_.width, b_.data());
+        return std::memcmp(a_.data(), b_.data(), a_.size() * sizeof(double)) == 0;
+    }
+
+private:
+    const Matrix& rows_;
+    const Level& level_;
+    std::vector<double> a_, b_;
+};
+
 // The first `keep` of each set of equal rows from `begin` on, in ascending order.
 std::vector<int64_t> first_of_equals(const Matrix& rows, int64_t begin, int64_t keep,
-                                     const std::vector<uint64_t>& hashes) {
+                                     const std::vector<uint64_t>& hashes, const Level& level) {
     struct EqualRows {
         int64_t row;  // the first of them
         int64_t size;
         int64_t next; // other rows of the same hash, or -1
     };
-    const auto bytes = static_cast<std::size_t>(rows.width * rows.item_size);
+    Equality equal(rows, level);
     std::size_t slots = 16;
     while (slots < 2 * hashes.size()) slots *= 2;
     std::vector<int64_t> heads(slots, -1);
@@ -36,8 +57,7 @@ std::vector<int64_t> first_of_equals(const Matrix& rows, int64_t begin, int64_t 
         const uint64_t hash = hashes[row - begin];
         int64_t& head = heads[hash & (slots - 1)];
         int64_t at = head;
-        while (at >= 0 && (hashes[sets[at].row - begin] != hash ||
-                           std::memcmp(rows.row(sets[at].row), rows.row(row), bytes) != 0))
+        while (at >= 0 && (hashes[sets[at].row - begin] != hash || !equal(sets[at].row, row)))
             at = sets[at].next;
         if (at < 0) {
             at = static_cast<int64_t>(sets.size());
@@ -75,7 +95,7 @@ std::vector<double> centre_of(const Matrix& rows, const std::vector<int64_t>& or
     int64_t counted = 0;
     for (int64_t i = 0; i < sample; i++) {
         if (norms[order[i]] > ordinary) continue;
-        level.widen(rows.row(order[i]), rows.type, 0, rows.width, wide.data());
+        level.widen(rows, order[i], 0, rows.width, wide.data());
         for (int64_t c = 0; c < rows.width; c++) centre[c] += wide[c];
         counted++;
     }
@@ -96,8 +116,7 @@ struct Summaries {
         team.run(ceil_div(count, kRowsPerItem), [&](int64_t item, int) {
             const int64_t end = std::min(count, (item + 1) * kRowsPerItem);
             for (int64_t i = item * kRowsPerItem; i < end; i++) {
-                const void* const row = rows.row(begin + i);
-                const RowSummary summary = level.summarise(row, rows.type, rows.width);
+                const RowSummary summary = level.summarise(rows, begin + i);
                 norms[i] = summary.norm;
                 hashes[i] = summary.hash;
                 if (!summary.exact) all_exact = false;
@@ -128,7 +147,7 @@ int64_t common_tile(const Level& level) {
 // Rows from `begin` on join a reading.
 void append(Reading& reading, const Matrix& rows, int64_t begin, const Summaries& summaries) {
     const std::vector<int64_t> kept =
-        first_of_equals(rows, begin, reading.keep, summaries.hashes);
+        first_of_equals(rows, begin, reading.keep, summaries.hashes, *reading.level);
     reading.dropped |= static_cast<int64_t>(kept.size()) < rows.rows - begin;
     reading.positions.resize(rows.rows, kNoPosition);
     for (int64_t row : scattered(kept)) {

@@ -140,7 +140,7 @@ def prediction_depth(
     early_exit: search from the softmax backward and drop each query at its first vote that is not
         its reference; the depths are the same; votes are known from a query's depth on.
     metric, weights, temperature: of distances and votes, as in `pdepth.probe_votes`; "cosine" takes
-        float64 copies of the embeddings.
+        16 bytes a row and probe more, and float64 copies of embeddings on a CUDA device.
     reference: what votes have to equal: "prediction", "label", "last_probe" or (N,) integers.
     return_counts: keep in the result which votes were tied and their margins; no early exit then.
     backend, num_threads: of the search, as in `depth_from_embeddings`.
@@ -280,10 +280,7 @@ def search_backward(
             end -= 1
             continue
         span = embeddings.span(end, search.active, search.resumed_first(end))
-        probes = [
-            probe_rows(*rows, options.metric, options.num_threads, span.memory)
-            for rows in span.probes
-        ]
+        probes = [probe_rows(*rows, options.metric, options.num_threads) for rows in span.probes]
         of_span = replace(
             problem,
             probes=tuple(probes),

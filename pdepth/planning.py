@@ -260,7 +260,12 @@ def _bill(job: Job, kept: bool, spill: Spill | None, num_threads: int, rates: Ra
     once = kept or (spill is not None and spill.taken)
     spans = [Span(0, len(layout.probes), "held")] if once else planner.all()
     recomputed = not once and not job.fits
-    taken = [footprint(layout, sum(rows), job.metric, range(s.first, s.end)) for s in spans]
+    taken = [
+        footprint(
+            layout, sum(rows), job.metric, range(s.first, s.end), on_device=job.home is not None
+        )
+        for s in spans
+    ]
     work = cpu.working_set(max(layout.widths), support, num_threads, job.search_memory(recomputed))
     memory, on_device = max(taken) + work, 0
     if recomputed and budget.size is not None:

@@ -99,9 +99,9 @@ def probe_votes(
             default.
         k: neighbours that vote, in the order (float64 squared distance, row). Of several k, all
             are answered from one search of the largest.
-        metric: "sqeuclidean"; "cosine": rows are divided by their norms first, into float64 copies
-            of the arrays; or "inner_product": the neighbours are the rows with the largest
-            products, in the order (product descending, row); on the cpu backend.
+        metric: "sqeuclidean"; "cosine": rows are divided by their norms as they are read, in
+            float64 (on a device, in copies); or "inner_product": the neighbours are the rows with
+            the largest products, in the order (product descending, row); on the cpu backend.
         weights: "uniform", one vote a neighbour; "distance", 1 / distance, as scikit-learn's
             KNeighborsClassifier; or "exp", exp(-squared distance / (2 temperature)), which with the
             cosine metric is the exp(cos / temperature) of Wu et al., arXiv 1805.01978, and of the
@@ -161,8 +161,8 @@ def kneighbors(
     """Find each query's k nearest rows: squared distances (N, k) float64 and rows (N, k) int64.
 
     Sorted by (distance, row). Arguments, array kinds and errors as in `probe_votes`, for one
-    array (M, D). With `metric="cosine"` the distances are those of the normalised rows; with
-    `metric="inner_product"` they are the products, largest first.
+    array (M, D). With `metric="cosine"` the distances are those of rows divided by their norms;
+    with `metric="inner_product"` they are the products, largest first.
     """
     if not is_single(support):
         raise TypeError(f"support: expected one array, got a {type(support).__name__}.")

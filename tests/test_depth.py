@@ -247,7 +247,7 @@ def test_a_stream_has_to_fit_since_it_cannot_be_read_again():
     depth(network(), blobs(20), Stream(blobs(10)), memory=need)
     with pytest.raises(MemoryError, match="30 rows"):
         depth(network(), blobs(20), Stream(blobs(10)), memory=need - 1)
-    need = (6 + 8 + 8 + 3) * (4 + 8) * 20  # cosine takes float64 copies
+    need = ((6 + 8 + 8 + 3) * 4 + 4 * 16) * 20  # cosine takes a norm and a factor of each row
     depth(network(), Stream(blobs(20)), metric="cosine", memory=need)
     with pytest.raises(MemoryError, match="20 rows"):
         depth(network(), Stream(blobs(20)), metric="cosine", memory=need - 1)

@@ -55,6 +55,8 @@ class ProbeRows:
         for kind, rows in (("support", self.support), ("queries", self.queries)):
             if rows is not None and not isinstance(rows, Stored):
                 yield f"{kind} ({self.name})", rows.array
+                if rows.norms is not None:
+                    yield f"norms of {kind} ({self.name})", rows.norms
         for array in getattr(self.packed, "packed", ()):
             yield f"packed rows ({self.name})", array
 
@@ -69,8 +71,8 @@ class Problem:
     support where these are its own, or None for all. num_queries: N. device: of the first support,
     where it is a torch tensor; None for NumPy. memory: bytes that the search may take beside
     arrays, for rows in work and what a backend packs of them; None where the caller set no limit.
-    metric: "sqeuclidean", also of rows that were normalised, or "inner_product": then a distance is
-    an inner product, its sign turned.
+    metric: "sqeuclidean", also of rows that have norms or were divided by them, or "inner_product":
+    then a distance is an inner product, its sign turned.
     """
 
     probes: tuple[ProbeRows, ...]
@@ -116,52 +118,39 @@ def probe_rows(
     queries: Any,
     metric: str = "sqeuclidean",
     num_threads: int | None = None,
-    memory: int | None = None,
 ) -> ProbeRows:
     """One probe's arrays, checked: kinds, shapes, finite values and, for cosine, norms."""
-    own = ProbeRows(
-        name, checked_rows(support, f"support ({name})", metric, num_threads, memory), None
-    )
+    own = ProbeRows(name, checked_rows(support, f"support ({name})", metric, num_threads), None)
     if queries is None:
         return own
-    return own.with_queries(checked_rows(queries, f"queries ({name})", metric, num_threads, memory))
+    return own.with_queries(checked_rows(queries, f"queries ({name})", metric, num_threads))
 
 
 def checked_rows(
-    array: Any,
-    what: str,
-    metric: str = "sqeuclidean",
-    num_threads: int | None = None,
-    memory: int | None = None,
+    array: Any, what: str, metric: str = "sqeuclidean", num_threads: int | None = None
 ) -> Rows:
-    """The rows of `array`, known to be finite; for `metric="cosine"` normalised."""
+    """The rows of `array`, known to be finite; for `metric="cosine"` with their norms."""
     threads = num_threads or native.default_threads()
     prepare = partial(_prepared, what=what, metric=metric, num_threads=threads)
     with watched([(what, array)]):
-        rows = rows_of(array, what) if is_array(array) else None
-        if rows is None or (metric == "cosine" and _too_large(rows, memory)):
-            rows = Stored.of(array, what, "float64" if metric == "cosine" else None, prepare)
+        if is_array(array):
+            rows = rows_of(array, what)
+        else:
+            rows = Stored.of(array, what, prepare, normed=metric == "cosine")
         if len(rows) > MOST_ROWS:
             raise ValueError(f"{what}: expected at most {MOST_ROWS} rows, got {len(rows)}.")
         return rows if isinstance(rows, Stored) else prepare(rows, range(len(rows)))
 
 
-def _too_large(rows: Rows, memory: int | None) -> bool:
-    """Whether normalised copies are made as rows are read, and not of all rows at once."""
-    if memory is None:
-        return isinstance(rows.array, np.memmap)
-    return 8 * rows.width * len(rows) > memory // 4
-
-
 def _prepared(rows: Rows, numbers: RowNumbers, *, what: str, metric: str, num_threads: int) -> Rows:
-    """Rows of these numbers, known to be finite, and for `metric="cosine"` normalised."""
+    """Rows of these numbers, known to be finite, and for `metric="cosine"` with their norms."""
     if rows.type.startswith(("float", "bfloat")):
         bad = _first_not_finite(rows, num_threads)
         if bad >= 0:
             raise ValueError(
                 f"{what}: expected finite values, got NaN or infinity in row {numbers[bad]}."
             )
-    return _normalised(rows, numbers, what, num_threads) if metric == "cosine" else rows
+    return _normed(rows, numbers, what, num_threads) if metric == "cosine" else rows
 
 
 def _first_not_finite(rows: Rows, num_threads: int) -> int:
@@ -177,20 +166,22 @@ def _first_not_finite(rows: Rows, num_threads: int) -> int:
     return -1
 
 
-def _normalised(rows: Rows, numbers: RowNumbers, what: str, num_threads: int) -> Rows:
-    """Rows divided by their norms, in float64, on their device."""
+def _normed(rows: Rows, numbers: RowNumbers, what: str, num_threads: int) -> Rows:
+    """Rows with their norms; those of a device divided by them, in float64, where they are."""
     if rows.on_device:
         units, bad = _on_device(rows)
+        normed = Rows(units, "float64")
     else:
-        units = np.empty(rows.array.shape)
+        norms = np.empty((len(rows), 2))
         native.check_headroom()
-        bad = _native.unit_rows(rows.array, rows.type, units, native.simd_level(), num_threads)
+        bad = _native.find_norms(rows.array, rows.type, norms, native.simd_level(), num_threads)
+        normed = Rows(rows.array, rows.type, norms)
     if bad >= 0:
         raise ZeroNormError(
             f"{what}: expected rows with a norm for metric='cosine', got row {numbers[bad]}, whose "
             "norm is zero."
         )
-    return Rows(units, "float64")
+    return normed
 
 
 def _on_device(rows: Rows) -> tuple[Any, int]:
@@ -257,9 +248,7 @@ def _problem(
 ) -> Problem:
     if pairs[0][2] is not None:
         check_query_rows_alone(query_rows)
-    probes = tuple(
-        [probe_rows(*pair, options.metric, options.num_threads, options.memory) for pair in pairs]
-    )
+    probes = tuple([probe_rows(*pair, options.metric, options.num_threads) for pair in pairs])
     rows = _equal_count([(len(probe.support), probe.name) for probe in probes], "support")
     if labels is None:
         labels = np.zeros(rows, dtype=np.int64)
@@ -310,7 +299,7 @@ def check_query_rows_alone(query_rows: Any) -> None:
 
 
 def searched_metric(metric: str) -> str:
-    """What backends compute for a metric: cosine is the distance of rows that were normalised."""
+    """What backends compute for a metric: cosine is the distance of rows divided by norms."""
     return "sqeuclidean" if metric == "cosine" else metric
 
 

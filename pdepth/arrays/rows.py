@@ -15,6 +15,7 @@ TYPES = (
     *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
     *("float16", "bfloat16", "float32", "float64"),
 )
+NORM_BYTES = 16  # of a row's norm and its factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,17 +25,24 @@ class Rows:
     `array` (n, D) has contiguous rows; `type` names its elements, one of `TYPES`. It is NumPy's, or
     a torch tensor on the device where it was given. bfloat16, which NumPy lacks, is held as its
     bits in uint16.
+
+    norms: of rows in NumPy's memory that count by their direction alone, for the metric "cosine":
+    (n, 2) float64, a power of two of each row and the norm of the row times it. An element x stands
+    for x * factor / norm, the bits of `definition.as_rows`, which is computed where rows are read.
+    None: rows count as they are.
     """
 
     array: Any
     type: str
+    norms: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.array)
 
     def __getitem__(self, numbers: Any) -> Rows:
         """Some of the rows, by a slice or by their numbers (NumPy)."""
-        return Rows(self.array[numbers], self.type)
+        norms = None if self.norms is None else self.norms[numbers]
+        return Rows(self.array[numbers], self.type, norms)
 
     @property
     def on_device(self) -> bool:
@@ -49,13 +57,36 @@ class Rows:
     def width(self) -> int:
         return int(self.array.shape[1])
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row, and of its norm."""
+        return self.width * numpy_type(self.type).itemsize + (self.norms is not None) * NORM_BYTES
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows and their norms."""
+        return len(self) * self.row_bytes
+
     @default_arithmetic()
     def widened(self) -> NDArray[np.float64]:
-        """(n, D) float64, in NumPy's memory."""
+        """(n, D) float64, in NumPy's memory: a copy, divided by the norms where there are any."""
         array: NDArray[Any] = self.on_host().array
         if self.type == "bfloat16":
-            return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-        return array.astype(np.float64)
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        wide = array.astype(np.float64)
+        if self.norms is not None:
+            divide(wide, self.norms)
+        return wide
+
+    def divided(self) -> Rows:
+        """The same rows without norms: float64 copies where they have any, else themselves."""
+        return self if self.norms is None else Rows(self.widened(), "float64")
+
+
+def divide(wide: NDArray[np.float64], norms: NDArray[np.float64]) -> None:
+    """Divide rows by their norms in place; see `Rows`. Call it within `default_arithmetic`."""
+    wide *= norms[:, :1]
+    wide /= norms[:, 1:]
 
 
 def is_torch(value: object) -> bool:

@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -20,6 +20,7 @@ from pdepth.arrays.frames import frame_values, is_frame
 from pdepth.arrays.mapped import watched
 from pdepth.arrays.memory import free_bytes, human
 from pdepth.arrays.rows import (
+    NORM_BYTES,
     TYPES,
     Rows,
     check_array,
@@ -95,42 +96,47 @@ class SharedReading(Protocol):
         """The rows of each source."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Stored(Rows):
     """The rows of a source: indexing reads and checks some of them, and gives rows in memory.
 
     `array` is the source. `prepare` makes of rows as they were read, and their numbers, the rows
-    that backends get; `type` is theirs, and `stored_type` that of the source's own elements.
-    `lent`: the source may fill the memory of a slice again.
+    that backends get: the same values, with norms if `normed`. `lent`: the source may fill the
+    memory of a slice again.
     """
 
-    stored_type: str
     prepare: Callable[[Rows, RowNumbers], Rows]
     what: str
+    normed: bool
     lent: bool
 
     @classmethod
     def of(
-        cls, source: Any, what: str, type: str | None, prepare: Callable[[Rows, RowNumbers], Rows]
+        cls,
+        source: Any,
+        what: str,
+        prepare: Callable[[Rows, RowNumbers], Rows],
+        *,
+        normed: bool = False,
     ) -> Stored:
-        """A source, its shape and elements checked; type=None keeps the source's own.
+        """A source, its shape and elements checked.
 
         Raises:
             TypeError: the elements are no numbers.
             ValueError: a shape without rows.
         """
-        shape, stored_type = tuple(source.shape), type_name(source.dtype)
+        shape, kind = tuple(source.shape), type_name(source.dtype)
         if len(shape) < 2:
             raise ValueError(f"{what}: expected shape (rows, width), got {shape}.")
-        if stored_type not in TYPES:
+        if kind not in TYPES:
             raise TypeError(
                 f"{what}: expected integers or floats of 16 to 64 bits, got elements of type "
-                f"{stored_type}."
+                f"{kind}."
             )
         if 0 in shape:
             raise ValueError(f"{what}: expected at least one row and column, got shape {shape}.")
         lent = not (is_array(source) or getattr(source, "fresh", _library(source) in FRESH))
-        return cls(source, type or stored_type, stored_type, prepare, what, lent)
+        return cls(source, kind, prepare=prepare, what=what, normed=normed, lent=lent)
 
     def __len__(self) -> int:
         return int(self.array.shape[0])
@@ -144,13 +150,16 @@ class Stored(Rows):
             rows = self._checked(self.array.rows_at(numbers), self.what, numbers)
             return self._kept(rows, numbers)
         out = np.empty((len(numbers), self.width), numpy_type(self.type))
+        norms = np.empty((len(numbers), 2)) if self.normed else None
         done = 0
         for run in self._runs(numbers):
             begin = int(run[0])
-            rows = self._read(begin, int(run[-1]) + 1)[run - begin]
-            out[done : done + len(run)] = self.prepare(rows, run).array
+            rows = self.prepare(self._read(begin, int(run[-1]) + 1)[run - begin], run)
+            out[done : done + len(run)] = rows.array
+            if norms is not None:
+                norms[done : done + len(run)] = rows.norms
             done += len(run)
-        return Rows(out, self.type)
+        return Rows(out, self.type, norms)
 
     def prepared(self, values: Any, begin: int) -> Rows:
         """Rows from number `begin` on that a shared reading has read, as indexing gives them."""
@@ -169,6 +178,11 @@ class Stored(Rows):
         return prod(map(int, self.array.shape[1:]))
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of a row once it is read, and of its norm."""
+        return self.width * numpy_type(self.type).itemsize + self.normed * NORM_BYTES
+
+    @property
     def shared(self) -> SharedReading | None:
         """The reading that serves this source and others together, if there is one."""
         reading: SharedReading | None = getattr(self.array, "shared", None)
@@ -176,7 +190,7 @@ class Stored(Rows):
 
     def _runs(self, numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """The numbers in runs, each of which one read serves."""
-        row_bytes = self.width * numpy_type(self.stored_type).itemsize
+        row_bytes = self.width * numpy_type(self.type).itemsize
         apart = np.diff(numbers) > 1 + BRIDGED_BYTES // row_bytes
         apart |= np.diff(numbers // max(1, SCATTERED_BYTES // row_bytes)) > 0
         return np.split(numbers, np.flatnonzero(apart) + 1)
@@ -189,9 +203,7 @@ class Stored(Rows):
         """Rows prepared, in memory that the source does not fill again."""
         with watched([(self.what, rows.array)]):
             prepared = self.prepare(rows, numbers)
-            if self.lent and prepared is rows:
-                return Rows(rows.array.copy(), rows.type)
-            return prepared
+            return replace(prepared, array=rows.array.copy()) if self.lent else prepared
 
     def _checked(self, values: Any, what: str, numbers: RowNumbers) -> Rows:
         """Rows that the source gave, if they have the shape and type that it promised."""
@@ -200,9 +212,9 @@ class Stored(Rows):
         with watched([(what, values)]):
             rows = rows_of(values, what).on_host()
         shape = (len(numbers), self.width)
-        if rows.type != self.stored_type or rows.array.shape != shape:
+        if rows.type != self.type or rows.array.shape != shape:
             raise ValueError(
-                f"{what}: expected {self.stored_type} of shape {shape}, as its source promises, "
+                f"{what}: expected {self.type} of shape {shape}, as its source promises, "
                 f"got {rows.type} of shape {rows.array.shape}."
             )
         return rows
@@ -210,7 +222,7 @@ class Stored(Rows):
 
 def in_memory(rows: Rows, what: str) -> Rows:
     """All rows of a source, read. Raises MemoryError where they are more than is free."""
-    needed, free = len(rows) * rows.width * numpy_type(rows.type).itemsize, free_bytes()
+    needed, free = len(rows) * rows.row_bytes, free_bytes()
     if free is not None and needed > free:
         raise MemoryError(
             f"{what}: expected rows that fit into memory, got {human(needed)} where {human(free)} "

@@ -47,13 +47,14 @@ def hold(
 ) -> tuple[Rows, Any]:
     """A support that keeps what is packed of it."""
     host = rows.on_host()
+    borrowed, norms = (host.array, host.type), host.norms
     if packing is not None and packing["level"] == native.simd_level():
         return host, _native.Support.restored(
-            (host.array, host.type), metric=metric, kept_bytes=memory, packing=packing
+            borrowed, metric=metric, kept_bytes=memory, packing=packing, norms=norms
         )
     if before is None:
-        return host, _native.Support((host.array, host.type), metric=metric, kept_bytes=memory)
-    return host, before.followed_by((host.array, host.type))
+        return host, _native.Support(borrowed, metric=metric, kept_bytes=memory, norms=norms)
+    return host, before.followed_by(borrowed, norms)
 
 
 def session(
@@ -118,7 +119,8 @@ class CpuSession:
         problem, progress = self._problem, self._progress
         call: dict[str, Any] = {
             "layers": [
-                (self._support(probe), _borrowed(problem.probes[probe].queries)) for probe in probes
+                (self._support(probe), *_borrowed(problem.probes[probe].queries))
+                for probe in probes
             ],
             "codes": problem.codes,
             "classes": len(problem.classes),
@@ -151,9 +153,11 @@ class CpuSession:
         if self._last is not None and self._last[0] == probe:
             self._last[1].keep(self._held)
         else:
-            borrowed = _borrowed(rows.support)
+            borrowed, norms = _borrowed(rows.support)
             assert borrowed is not None
-            support = _native.Support(borrowed, metric=self._problem.metric, kept_bytes=0)
+            support = _native.Support(
+                borrowed, metric=self._problem.metric, kept_bytes=0, norms=norms
+            )
             self._last = probe, support
         return self._last[1]
 
@@ -162,8 +166,10 @@ def _held_bytes(memory: int | None) -> int:
     return HELD_BYTES if memory is None else min(HELD_BYTES, memory // 4)
 
 
-def _borrowed(rows: Rows | None) -> tuple[NDArray[Any], str] | None:
-    """Rows as the native call takes them: an array on the host, and its type."""
+def _borrowed(
+    rows: Rows | None,
+) -> tuple[tuple[NDArray[Any], str] | None, NDArray[np.float64] | None]:
+    """Rows as the native call takes them: an array on the host and its type, and the norms."""
     if rows is None:
-        return None
-    return (rows.on_host().array if rows.on_device else rows.array), rows.type
+        return None, None
+    return ((rows.on_host().array if rows.on_device else rows.array), rows.type), rows.norms

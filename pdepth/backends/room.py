@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pdepth.arrays.memory import DEVICE_SHARE, free_on, human
 from pdepth.arrays.problem import ProbeRows, Problem
-from pdepth.backends.transfer import row_bytes_on_device
+from pdepth.backends.transfer import row_bytes_on_device, type_of
 from pdepth.kernels.bundles import bytes_of
 from pdepth.kernels.filter import TILES, WIDE
 from pdepth.kernels.lists import capacity_for
@@ -60,7 +60,7 @@ class Room:
         sizes = list(accumulate(self.size(rows, queries) for rows in probes))
         # Where not all fit, the next are copied beside those that are at work.
         limit = self.rows if sizes[-1] <= self.rows else self.rows // 2
-        types = [(rows.support.type, rows.queries and rows.queries.type) for rows in probes]
+        types = [(type_of(rows.support), rows.queries and type_of(rows.queries)) for rows in probes]
         alike = len(list(takewhile(lambda pair: pair == types[0], types)))
         tiles = self.scratch // (TILE * _list_bytes(self._problem.k))  # each has one at least
         most = min(alike, tiles, sum(size <= limit for size in sizes))

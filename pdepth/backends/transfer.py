@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from pdepth.arrays.rows import Rows
+from pdepth.arrays.rows import Rows, divide
+from pdepth.native import default_arithmetic
 
 WIDER = {"uint16": "int32", "uint32": "int64", "uint64": "float64"}  # what the kernels read
 PIECE = 1 << 25  # bytes of pinned memory; two of them take turns
@@ -18,7 +19,7 @@ def row_bytes_on_device(rows: Rows) -> int:
     """Bytes that a row takes on the device; 0 where it can be read as it is."""
     if rows.on_device and rows.type not in WIDER:
         return 0
-    return rows.width * _type_of(rows).itemsize
+    return rows.width * type_of(rows).itemsize
 
 
 class Transfer:
@@ -38,20 +39,20 @@ class Transfer:
         """Begin to copy rows that will be taken later."""
         if rows.on_device or id(rows) in self._coming:
             return
-        target = torch.empty(rows.array.shape, dtype=_type_of(rows), device=self.device)
+        target = torch.empty(rows.array.shape, dtype=type_of(rows), device=self.device)
         begin = None
         if self.device.type == "cuda":
             self._lane = self._lane or _Lane(self.device)
             # Kernels of the memory's former owner may still be at work.
             begin = torch.cuda.current_stream(self.device).record_event()
         mode = torch.is_inference_mode_enabled()  # which the thread does not inherit
-        copy = self._thread.submit(_copy, as_tensor(rows), target, self._lane, begin, mode)
+        copy = self._thread.submit(_copy, rows, target, self._lane, begin, mode)
         self._coming[id(rows)] = rows, target, copy
 
     def take(self, rows: Rows) -> torch.Tensor:
         """(n, D) on the device, in a type that the kernels read."""
         if rows.on_device:
-            return rows.array.to(_type_of(rows))  # type: ignore[no-any-return]
+            return rows.array.to(type_of(rows))  # type: ignore[no-any-return]
         self.expect(rows)
         _, target, copy = self._coming[id(rows)]
         whole = copy.result()
@@ -85,10 +86,11 @@ class _Lane:
         ]
         self.free = [torch.cuda.Event() for _ in self.pieces]
 
-    def copy(self, host: torch.Tensor, target: torch.Tensor) -> None:
+    def copy(self, rows: Rows, target: torch.Tensor) -> None:
+        host, norms = as_tensor(rows), rows.norms
         step = PIECE // (target.stride(0) * target.itemsize)
         if step == 0:  # rows beyond a piece go as they are
-            target.copy_(host)
+            target.copy_(as_tensor(rows.divided()))
             return
         for turn, first in enumerate(range(0, len(host), step)):
             part = target[first : first + step]
@@ -97,25 +99,27 @@ class _Lane:
             piece = self.pieces[turn % 2][: part.numel() * part.itemsize]
             piece = piece.view(part.dtype).view(part.shape)
             piece.copy_(host[first : first + step])  # reads a memory map's pages, widens
+            if norms is not None:
+                divide(piece.numpy(), norms[first : first + step])
             part.copy_(piece, non_blocking=True)
             free.record(self.stream)
 
 
 def _copy(
-    host: torch.Tensor,
+    rows: Rows,
     target: torch.Tensor,
     lane: _Lane | None,
     begin: torch.cuda.Event | None,
     inference_mode: bool,
 ) -> torch.cuda.Event | None:
     """Fill `target`, in the thread; returns the event after which it is whole."""
-    with torch.inference_mode(inference_mode):
+    with torch.inference_mode(inference_mode), default_arithmetic():
         if lane is None or begin is None:
-            target.copy_(host)
+            target.copy_(as_tensor(rows.divided()))
             return None
         with torch.cuda.stream(lane.stream):
             lane.stream.wait_event(begin)
-            lane.copy(host, target)
+            lane.copy(rows, target)
             whole: torch.cuda.Event = lane.stream.record_event()
             return whole
 
@@ -132,6 +136,8 @@ def as_tensor(rows: Rows) -> torch.Tensor:
         return torch.from_numpy(array)
 
 
-def _type_of(rows: Rows) -> torch.dtype:
-    found: torch.dtype = getattr(torch, WIDER.get(rows.type, rows.type))
+def type_of(rows: Rows) -> torch.dtype:
+    """The type in which the kernels read rows; those with norms are divided by them first."""
+    kind = "float64" if rows.norms is not None else WIDER.get(rows.type, rows.type)
+    found: torch.dtype = getattr(torch, kind)
     return found

@@ -61,6 +61,7 @@ def hold(
 
     if rows.on_device or interpreted():
         return rows, None
+    rows = rows.divided()
     return Rows(as_tensor(rows).to("cuda"), rows.type), None
 
 

@@ -152,7 +152,7 @@ def _compared(
     rows: NDArray[Any], name: str, metric: str, mean: NDArray[Any] | None
 ) -> NDArray[Any]:
     checked = checked_rows(rows if mean is None else rows - mean, name, _METRICS[metric])
-    compared: NDArray[Any] = checked.array
+    compared: NDArray[Any] = checked.divided().array
     return compared
 
 

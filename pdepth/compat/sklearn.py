@@ -21,9 +21,8 @@ n_jobs:
 
 memory:
     `fit` keeps X as scikit-learn does, without a copy. The first query packs it into a
-    `pdepth.Index` that later ones search: about 2 bytes a number and 30 to 50 a row; by cosine 8 a
-    number more, of normalised rows; a tree has a copy of its rows in float64. Neither is pickled. X
-    must not change after `fit`.
+    `pdepth.Index` that later ones search: about 2 bytes a number and 30 to 50 a row; a tree has a
+    copy of its rows in float64. Neither is pickled. X must not change after `fit`.
 
 What differs from scikit-learn's brute force. Neighbours come in the order (distance in float64,
 row), so that of equally near rows the first count, and X=None leaves each row out by its number;

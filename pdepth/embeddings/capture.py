@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pdepth.arrays.memory import Budget, human
+from pdepth.arrays.rows import NORM_BYTES
 from pdepth.embeddings.batch import Batch
 from pdepth.embeddings.dataset import Batches
 from pdepth.embeddings.forward import check_labels, forward
@@ -31,15 +32,23 @@ class Captured:
 
 
 def footprint(
-    layout: Layout, rows: int, metric: str = "sqeuclidean", probes: Sequence[int] | None = None
+    layout: Layout,
+    rows: int,
+    metric: str = "sqeuclidean",
+    probes: Sequence[int] | None = None,
+    *,
+    on_device: bool = False,
 ) -> int:
-    """Bytes that the embeddings of `rows` rows take; for "cosine" with their float64 copies.
+    """Bytes that the embeddings of `rows` rows take; for "cosine" with their norms, or, on a
+    device, with copies in float64.
 
     probes: the numbers of those that count; None for all.
     """
-    copy = 8 if metric == "cosine" else 0
+    norm = copy = 0
+    if metric == "cosine":
+        norm, copy = (0, 8) if on_device else (NORM_BYTES, 0)
     sizes = [
-        width * (dtype.itemsize + copy)
+        width * (dtype.itemsize + copy) + norm
         for width, dtype in zip(layout.widths, layout.dtypes, strict=True)
     ]
     return rows * sum(sizes if probes is None else (sizes[probe] for probe in probes))
@@ -50,10 +59,14 @@ def check_memory(
     rows: int,
     budget: Budget,
     metric: str = "sqeuclidean",
-    where: str = "memory",
+    home: torch.device | None = None,
 ) -> str:
-    """The memory that embeddings take, in words. Raises MemoryError where the budget is smaller."""
-    bytes_needed = footprint(layout, rows, metric)
+    """The memory that embeddings take, in words; home: their device, or None for the host.
+
+    Raises MemoryError where the budget is smaller.
+    """
+    bytes_needed = footprint(layout, rows, metric, on_device=home is not None)
+    where = "memory" if home is None else f"the memory of {home}"
     need = f"{human(bytes_needed)} in {where} for {rows:,} rows x {len(layout.probes)} probes"
     if budget.size is None:
         return need

@@ -92,7 +92,7 @@ class Job:
         if rows is None:
             return self
         work = triton.working_set(max(self.layout.widths), rows[0], rows[-1])
-        taken = footprint(self.layout, sum(rows), self.metric)
+        taken = footprint(self.layout, sum(rows), self.metric, on_device=True)
         if taken + work > DEVICE_SHARE * free_on(device):
             return self
         if self.budget.given:
@@ -206,8 +206,7 @@ class HeldEmbeddings:
     def read(self) -> Reading:
         job = self._job
         if job.rows is not None:
-            where = "memory" if job.home is None else f"the memory of {job.home}"
-            job.note(check_memory(job.layout, sum(job.rows), job.budget, job.metric, where))
+            job.note(check_memory(job.layout, sum(job.rows), job.budget, job.metric, job.home))
         self._captured = capture_all(job, range(len(job.layout.probes)), job.readers)
         return reading_of(self._captured)
 

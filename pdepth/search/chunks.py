@@ -313,11 +313,9 @@ def _check_least(memory: int, name: str, width: int, unit: int) -> None:
 
 
 def _row_bytes(rows: Rows) -> int:
-    """Bytes of a row while it is read: as it is stored, too, where that is another memory."""
-    types = [rows.type]
-    if isinstance(rows, Stored) and (rows.lent or rows.type != rows.stored_type):
-        types.append(rows.stored_type)
-    return rows.width * sum(numpy_type(name).itemsize for name in types)
+    """Bytes of a row while it is read: as it was stored, too, where that is another memory."""
+    lent = isinstance(rows, Stored) and rows.lent
+    return rows.row_bytes + lent * rows.width * numpy_type(rows.type).itemsize
 
 
 def _bounds(count: int, most: int) -> list[int]:

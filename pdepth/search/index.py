@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ChangedRowsError", "Index"]
 
-IN_MEMORY = 1 << 62  # a mapped array's normalised rows are held too, and not made as they are read
-
 
 class Index:
     """A support that is packed once, at the first search, and searched many times.
@@ -73,7 +71,7 @@ class Index:
             labels: (M,) integers, the rows' classes; None for an index that does not vote.
             metric: as in `pdepth.kneighbors`.
             copy: False keeps the caller's array, which must not change: 64 of its rows are compared
-                before each search; by cosine copies are kept that are normalised.
+                before each search.
             backend: as in `pdepth.probe_votes`; with triton the rows stay on the device.
             memory: bytes, or an amount such as "8GiB", that packed rows may take; a support that
                 needs more is packed anew, in chunks, by each search. None: half of what is free.
@@ -149,8 +147,11 @@ class Index:
                 )
         if labels is not None:
             labels = arguments.check_integers(labels, "labels", len(rows[0]))
-        # Those that were normalised, or read, are in memory of their own.
-        shared = [metric != "cosine" and is_array(array) for _, array in layers]
+        # Those that were read, or divided by their norms on a device, are in memory of their own.
+        shared = [
+            is_array(array) and (metric != "cosine" or layer.norms is not None)
+            for (_, array), layer in zip(layers, rows, strict=True)
+        ]
         named = [(name, layer) for (name, _), layer in zip(layers, rows, strict=True)]
         with watched([(f"support ({name})", layer.array) for name, layer in named]):
             self._growing = [
@@ -198,11 +199,11 @@ class Index:
     @property
     def rows(self) -> Any:
         """The rows (M, D) that are kept, or a list of each layer's, as tensors where these came so,
-        and where they are bfloat16.
+        and where they are bfloat16. Not to be written to.
 
-        By cosine they are normalised, in float64. Not to be written to.
+        By cosine they are divided by their norms, in float64: copies, made when they are asked for.
         """
-        arrays = [as_given(probe.support, self._device) for probe in self._now().probes]
+        arrays = [as_given(probe.support.divided(), self._device) for probe in self._now().probes]
         return arrays[0] if self._single else arrays
 
     @property
@@ -212,9 +213,9 @@ class Index:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the rows that are kept and of what is packed by now."""
+        """Bytes of the rows that are kept, of their norms and of what is packed by now."""
         return sum(
-            probe.support.array.nbytes + getattr(probe.packed, "nbytes", 0)
+            probe.support.nbytes + getattr(probe.packed, "nbytes", 0)
             for probe in self._now().probes
         )
 
@@ -290,13 +291,10 @@ class Index:
         """
         with self._lock:
             state = self._now()
-            arrays = state.by_layer(rows, "rows")
-            more = [
-                self._checked(f"rows ({probe.name})", array)
-                for probe, array in zip(state.probes, arrays, strict=True)
-            ]
-            for probe, layer in zip(state.probes, more, strict=True):
-                kind, own = (layer.width, layer.type), (probe.support.width, probe.support.type)
+            more = self._checked_layers(rows, "rows")
+            together = list(zip(state.probes, self._growing, more, strict=True))
+            for probe, growing, layer in together:
+                kind, own = (layer.width, layer.type), (probe.support.width, growing.type)
                 if kind != own or len(layer) != len(more[0]):
                     raise ValueError(
                         f"rows ({probe.name}): expected {len(more[0])} rows of width {own[0]} and "
@@ -312,7 +310,6 @@ class Index:
             if len(more[0]) == 0:
                 return
             count, probes = len(state.probes[0].support), []
-            together = list(zip(state.probes, self._growing, more, strict=True))
             with state.watched(), watched([(f"rows ({p.name})", r.array) for p, _, r in together]):
                 for probe, growing, layer in together:
                     all_rows = growing.append(count, layer)
@@ -364,8 +361,7 @@ class Index:
         index._prepare(about["metric"], backend, memory, num_threads, given)
         index._restore(layers, kept_labels)
         if support is not None:
-            arrays = index._now().by_layer(support, "support")
-            rows = [index._checked(f"support (probe {n})", a) for n, a in enumerate(arrays)]
+            rows = index._checked_layers(support, "support")
             if [fingerprint(layer) for layer in rows] != about["fingerprints"]:
                 raise ValueError(
                     f"{path}: expected the index of this support, got another's; make the index "
@@ -437,7 +433,17 @@ class Index:
         if array.ndim >= 2 and len(array) == 0 and 0 not in array.shape[1:]:
             one = array.new_ones if is_torch(array) else lambda shape: np.ones(shape, array.dtype)
             return checked_rows(one((1, *array.shape[1:])), what, options.metric)[:0]
-        return checked_rows(array, what, options.metric, options.num_threads, IN_MEMORY)
+        return checked_rows(array, what, options.metric, options.num_threads)
+
+    def _checked_layers(self, given: Any, what: str) -> list[Rows]:
+        """Rows of each layer, with norms or divided by them as those that are kept."""
+        state, found = self._now(), []
+        arrays = state.by_layer(given, what)
+        for probe, growing, array in zip(state.probes, self._growing, arrays, strict=True):
+            home = array.cpu() if growing.normed and is_torch(array) else array
+            rows = self._checked(f"{what} ({probe.name})", home)
+            found.append(rows if growing.normed else rows.divided())
+        return found
 
     def _held(
         self, name: str, rows: Rows, before: Any = None, packing: dict[str, Any] | None = None

@@ -30,6 +30,8 @@ def save(
     for number, probe in enumerate(probes):
         rows = probe.support.on_host()
         arrays[f"{number} rows"] = np.ascontiguousarray(rows.array)
+        if rows.norms is not None:
+            arrays[f"{number} norms"] = rows.norms
         layers.append(
             {"name": probe.name, "type": rows.type, "packing": _packing(number, probe, arrays)}
         )
@@ -80,7 +82,8 @@ def load(
         )
     layers = []
     for number, layer in enumerate(index["layers"]):
-        rows = Rows(arrays.pop(f"{number} rows"), layer["type"])
+        norms = arrays.pop(f"{number} norms", None)
+        rows = Rows(arrays.pop(f"{number} rows"), layer["type"], norms)
         packing = layer["packing"]
         if packing is not None:
             for stage in packing["stages"]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pdepth import native
 from pdepth.arrays.memory import human
-from pdepth.arrays.rows import Rows, numpy_type
+from pdepth.arrays.rows import Rows
 from pdepth.arrays.sources import Stored
 
 log = logging.getLogger("pdepth")
@@ -65,7 +65,7 @@ class Reader:
         begin = time.monotonic()
         read = rows[numbers]
         if isinstance(rows, Stored):
-            self._bytes += len(read) * rows.width * numpy_type(rows.stored_type).itemsize
+            self._bytes += read.array.nbytes
         self._reading += time.monotonic() - begin
         return read
 

@@ -144,7 +144,7 @@ print(status("VmHWM") - before)
 @pytest.mark.parametrize(("way", "metric"), [("own", "sqeuclidean"), ("queries", "cosine")])
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 def test_peak_memory_is_near_what_is_given(way: str, metric: str, tmp_path: Path) -> None:
-    """200 MB of float32 (400 MB normalised) under 64 MB."""
+    """200 MB of float32 under 64 MB."""
     rng = np.random.default_rng(0)
     for number in range(5):
         np.save(tmp_path / f"{number}.npy", rng.standard_normal((20_000, 512), dtype=np.float32))

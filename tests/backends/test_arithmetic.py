@@ -32,10 +32,12 @@ def formula_before(rows: Any) -> Any:
 
 
 def unit_rows(rows: Any, threads: int = 2) -> tuple[Any, int]:
-    array = rows_of(rows, "rows")
-    out = np.full(array.array.shape, np.nan)
-    level = native.simd_level()
-    return out, _native.unit_rows(array.array, array.type, out, level, threads)
+    """Rows divided by the norms that compiled code finds, and the first row of zeros or -1."""
+    plain = rows_of(rows, "rows")
+    norms = np.full((len(plain), 2), np.nan)
+    bad = _native.find_norms(plain.array, plain.type, norms, native.simd_level(), threads)
+    with np.errstate(invalid="ignore"):
+        return Rows(plain.array, plain.type, norms).widened(), bad
 
 
 # ---- norms ----

@@ -79,7 +79,8 @@ def packed_stages(support: Any, queries: Any, k: int, expected: Any, level: str)
     count = len(queries)
     distances, found = np.full((count, k), np.nan), np.full((count, k), -1)
     _native.run(
-        layers=[(held, (queries, "float32"))], codes=np.zeros(len(support), np.int32), classes=1,
+        layers=[(held, (queries, "float32"), None)],
+        codes=np.zeros(len(support), np.int32), classes=1,
         k=k, exclude_self=False, query_rows=None, queries=count, target=None, votes=None,
         tied=None, counts=None, distances=distances, rows=found, within=None, level=level,
         first_stage=None, pairs=None, threads=2, held_bytes=1 << 30, progress=None,
@@ -123,7 +124,8 @@ def test_a_distance_that_bounds_a_search_spares_the_row_at_it(
             distances, found = np.full((5, 10), np.nan), np.full((5, 10), -1)
             held = _native.Support((support, "float32"), metric="sqeuclidean", kept_bytes=0)
             _native.run(
-                layers=[(held, (queries, "float32"))], codes=np.zeros(200, np.int32), classes=1,
+                layers=[(held, (queries, "float32"), None)],
+                codes=np.zeros(200, np.int32), classes=1,
                 k=10, exclude_self=False, query_rows=None, queries=5, target=None, votes=None,
                 tied=None, counts=None, distances=distances, rows=found,
                 within=expected[0][:, -1].copy(), level=level, first_stage=stage["name"],

@@ -286,13 +286,17 @@ def test_directions_have_the_bits_of_the_definition() -> None:
     for width in (1, 2, 5, 64, 129, 1001):
         for dtype in ("float32", "bfloat16", "float64", "uint8"):
             values = on_device(cast(rng.uniform(1, 90, (40, width)), dtype))
-            found = problem_module._normalised(Rows(values, dtype), range(40), "rows", 1)
-            assert found.type == "float64"
-            assert (found.array.cpu().numpy() == definition.as_rows(values, "cosine")).all()
+            for rows in (Rows(values, dtype), rows_of(values.cpu(), "rows")):
+                found = problem_module._normed(rows, range(40), "rows", 1)
+                assert transfer.type_of(found) == torch.float64
+                copies = transfer.Transfer(DEVICE)
+                units = copies.take(found).cpu().numpy()
+                copies.close()
+                assert (units == definition.as_rows(values, "cosine")).all()
     with pytest.raises(
         ValueError, match="rows: expected rows with a norm for .*, got row 2, whose norm is zero"
     ):
-        problem_module._normalised(
+        problem_module._normed(
             Rows(torch.eye(4, device=DEVICE)[:, :2], "float32"), range(4), "rows", 1
         )
 

@@ -14,9 +14,8 @@ from pdepth.search.index import ChangedRowsError, Index
 class FittedRows:
     """Rows (M, D) and labels (M,), or None, of an estimator; the first query makes their index.
 
-    The rows are the caller's, not copied, but by cosine, whose index holds normalised rows in
-    float64. Where a query finds that they were changed the index is made anew; changes that its
-    sample of rows misses are not seen, and not those of rows that were normalised.
+    The rows are the caller's, not copied. Where a query finds that they were changed the index is
+    made anew; changes that its sample of rows misses are not seen.
 
     Pickles and copies hold rows and labels alone. Any number of threads may query.
     """
