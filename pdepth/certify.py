@@ -5,10 +5,11 @@ what its error bound proves; this module derives the bound, and `csrc/bound.hpp`
 in C++ (the tests compare the two bit by bit, and try to break them with rows made for it).
 
 **Notation.** x and y are the rows after the layer's transform (a centre subtracted, a common
-scale); x^ and y^ what was packed of them, in float32, bfloat16 or 16-bit or 8-bit integers times a
-unit of the row's own; u = 2^-24 is float32's unit roundoff. |x| and the residual |x - x^| are not
-estimated but measured in float64 while a row is packed, and rounded up, |x| by less than ROUNDED_UP
-of itself. S is the true score, s the computed one.
+scale; by cosine the rows are first divided by their norms, to the definition's bits); x^ and y^
+what was packed of them, in float32, bfloat16 or 16-bit or 8-bit integers times a unit of the row's
+own; u = 2^-24 is float32's unit roundoff. |x| and the residual |x - x^| are not estimated but
+measured in float64 while a row is packed, and rounded up, |x| by less than ROUNDED_UP of itself. S
+is the true score, s the computed one.
 
 **Products**, S = |y|^2 / 2 - x.y, which is half the squared distance less |x|^2 / 2.
 
