@@ -204,6 +204,15 @@ def _on_host(tensor: Any) -> NDArray[Any]:
     return host.numpy()  # type: ignore[no-any-return]
 
 
+def shares_memory(rows: Rows, value: Any) -> bool:
+    """Whether rows lie in the memory of the array that they came from: `rows_of` made no copy."""
+    if not is_torch(value):
+        return not is_torch(rows.array) and np.may_share_memory(rows.array, value)
+    storage = value.untyped_storage()
+    at = rows.array.data_ptr() if is_torch(rows.array) else rows.array.ctypes.data
+    return bool(storage.data_ptr() <= at < storage.data_ptr() + storage.nbytes())
+
+
 def as_given(rows: Rows, device: Any) -> Any:
     """Rows as an array of the kind that they came as: a tensor on `device`, or NumPy's for None.
 

@@ -26,7 +26,7 @@ from pdepth.arrays.problem import (
     problem_of,
     searched_metric,
 )
-from pdepth.arrays.rows import Rows, as_given, device_of, is_array, is_torch
+from pdepth.arrays.rows import Rows, as_given, device_of, is_array, is_torch, shares_memory
 from pdepth.arrays.sources import in_memory, is_single, opened
 from pdepth.backends import backend_named
 from pdepth.result import Votes
@@ -147,9 +147,9 @@ class Index:
                 )
         if labels is not None:
             labels = arguments.check_integers(labels, "labels", len(rows[0]))
-        # Those that were read, or divided by their norms on a device, are in memory of their own.
+        # Those that were read, made contiguous or divided by norms are in memory of their own.
         shared = [
-            is_array(array) and (metric != "cosine" or layer.norms is not None)
+            is_array(array) and shares_memory(layer, array)
             for (_, array), layer in zip(layers, rows, strict=True)
         ]
         named = [(name, layer) for (name, _), layer in zip(layers, rows, strict=True)]

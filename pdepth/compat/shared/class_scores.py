@@ -12,6 +12,7 @@ from pdepth import Index
 from pdepth.arrays import arguments
 from pdepth.arrays.convert import as_floats, to_numpy
 from pdepth.arrays.problem import checked_rows
+from pdepth.arrays.rows import shares_memory
 from pdepth.compat.shared.inner_products import InnerProductIndex, is_on_device
 from pdepth.native import default_arithmetic
 from pdepth.search.voting import count_votes
@@ -66,10 +67,12 @@ class FeatureBank:
             f"labels: expected classes from 0 to {self.num_classes - 1}, got {outside[:1]}.",
         )
         self._codes = labels.astype(np.int32)  # a copy, as the rows'
-        checked_rows(rows, "bank")  # refuses NaN and infinity
-        self._width = rows.shape[1]
+        checked = checked_rows(rows, "bank")  # refuses NaN and infinity
+        self._width = checked.width
         self._index: InnerProductIndex | Index = (
-            InnerProductIndex(rows) if is_on_device(rows) else Index(rows, metric="inner_product")
+            InnerProductIndex(rows)
+            if is_on_device(rows)
+            else Index(checked.array, metric="inner_product", copy=shares_memory(checked, rows))
         )
 
     def scores(
