@@ -30,9 +30,10 @@ SOURCES |= {name: [] for name in ("certificate", "count", "directions", "images"
 SOURCES |= {name: [] for name in ("pairs", "pilot", "stages", "norms", "watch")}
 SOURCES |= {"level_bf16": [], "level_portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
-    SOURCES["level_avx2"] = ["-mavx2", "-mfma"]
+    avx2 = ["-mavx2", "-mfma"]
+    SOURCES |= {"level_avx2": avx2, "level_avxvnni": avx2}
     avx512 = [
-        *("-mavx2", "-mfma"),
+        *avx2,
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
         "-mprefer-vector-width=512",
     ]
@@ -40,6 +41,11 @@ if platform.machine() in ("x86_64", "AMD64"):
     SOURCES["level_avx512vnni"] = [*avx512, "-mavx512vnni"]
     SOURCES["level_amx"] = avx512
 
+
+# They throw nothing: the code that unwinds a stack would be shared with other sources.
+for name in SOURCES:
+    if name.startswith("level_"):
+        SOURCES[name] = [*SOURCES[name], "-fno-exceptions"]
 
 # A folder of objects: what was compiled from the same sources in the same way is taken from there.
 CACHE = os.environ.get("PDEPTH_BUILD_CACHE")

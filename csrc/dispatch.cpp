@@ -33,7 +33,13 @@ bool has_tiles() {
 #endif
 }
 
-const Level* const kLevels[] = {&bf16_level,   &portable_level,   &avx2_level,
+bool has_avx_vnni() {
+    constexpr unsigned kAvxVnni = 1u << 4;
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kAvxVnni);
+}
+
+const Level* const kLevels[] = {&bf16_level,   &portable_level,   &avx2_level, &avxvnni_level,
                                 &avx512_level, &avx512vnni_level, &amx_level};
 
 }  // namespace
@@ -47,6 +53,7 @@ bool usable(const Level& level) {
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                usable(avx2_level);
+    if (&level == &avxvnni_level) return usable(avx2_level) && has_avx_vnni();
     if (&level == &avx2_level)
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     return true;

@@ -282,7 +282,7 @@ bool pays(const Session& session, const FilterStage& other, double queries, doub
     // Each neighbour at least is a candidate of bytes.
     const double candidates = other.gain > 0 ? static_cast<double>(session.question.k) : 0;
     const double saved = rows * (scan - kImageColumns - kOfScan) +
-                         candidates * cost_of_candidate(session.support->width) -
+                         candidates * other.pace * cost_of_candidate(session.support->width) -
                          kOfQuery * width - kOfDistance * width * survivors * rows;
     const double added = kOfSupport * rows * width + (found ? 0 : kOfDirections * width);
     return queries * saved > kLeastGain * added;

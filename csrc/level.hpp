@@ -152,8 +152,10 @@ struct FilterStage {
 
     int64_t start = 0;     // packed columns that a start value is for; 0: sums begin at nought
     double gain = 0;       // how many times as fast as the next stage; 0: never tried on a sample
+    double pace = 1;       // how many times as fast the next stage is as AVX2's 16-bit integers
     bool row_errors = false;  // scans take errors off row by row
     bool images = false;   // images of rows are packed, whatever their width
+    int64_t least_queries = 0;  // for whose sake a support that does not last is packed
 
     int64_t columns(int64_t width) const {
         return multiple * round_up(images ? kImageColumns : width, step);
@@ -219,6 +221,7 @@ extern const Level bf16_level;
 extern const Level portable_level;
 #if defined(__x86_64__) || defined(_M_X64)
 extern const Level avx2_level;
+extern const Level avxvnni_level;
 extern const Level avx512_level;
 extern const Level avx512vnni_level;
 extern const Level amx_level;

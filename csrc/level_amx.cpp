@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "level.hpp"
@@ -11,7 +12,9 @@ namespace {
 
 #include "avx512.inc"
 
-using Simd = Avx512;
+struct Simd : Avx512 {
+    static constexpr bool kSaturates = false;  // bytes go to the tiles
+};
 
 #include "tile.inc"
 
@@ -51,14 +54,23 @@ struct Tiles {
     void multiply_add() {
         asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kX), "i"(kY));
     }
+    template <int kSum, int kX, int kY>
+    void multiply_add_bytes() {
+        asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kX), "i"(kY));
+    }
+    template <int kTile>
+    void zero() {
+        asm volatile("tilezero %%tmm%c0" ::"i"(kTile));
+    }
 };
 
 #include "bf16.inc"
+#include "byte_tiles.inc"
 
 }  // namespace
 
 namespace pdepth {
 constexpr Level amx_level{"amx", widen, finite, summarise, squared_distance, inner_product, kth_score,
                           search_leaves, score_boxes,
-                           kDifferences, kLeaves, kLeafRows, 3, {kBfloat16Products<1>, kBfloat16Products<3>, kFloatProducts}};
+                           kDifferences, kLeaves, kLeafRows, 4, {kByteTiles, kBfloat16Products<1>, kBfloat16Products<3>, kFloatProducts}};
 }

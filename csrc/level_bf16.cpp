@@ -1,5 +1,6 @@
 // The AMX level's arithmetic in plain C++, to the bit: slow, for tests on machines without AMX.
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "level.hpp"
@@ -8,7 +9,9 @@ namespace {
 
 #include "portable.inc"
 
-using Simd = Portable;
+struct Simd : Portable {
+    static constexpr bool kSaturates = false;  // bytes go to the tiles
+};
 
 #include "tile.inc"
 
@@ -51,7 +54,27 @@ public:
         }
     }
 
+    // TDPBSSD, whose sums are exact here.
+    template <int kSum, int kX, int kY>
+    void multiply_add_bytes() {
+        for (int m = 0; m < 16; m++) {
+            int32_t sums[16];
+            memcpy(sums, tiles_[kSum] + 64 * m, 64);
+            for (int k = 0; k < 64; k++)
+                for (int n = 0; n < 16; n++)
+                    sums[n] += byte(kX, m, k) * byte(kY, k / 4, 4 * n + k % 4);
+            memcpy(tiles_[kSum] + 64 * m, sums, 64);
+        }
+    }
+    template <int kTile>
+    void zero() {
+        memset(tiles_[kTile], 0, sizeof tiles_[kTile]);
+    }
+
 private:
+    int byte(int tile, int row, int column) const {
+        return static_cast<signed char>(tiles_[tile][64 * row + column]);
+    }
     static float flushed(float x) { return std::fabs(x) < 0x1p-126f ? 0.0f : x; }
     float element(int tile, int row, int column) const {
         uint16_t half;
@@ -66,11 +89,12 @@ private:
 };
 
 #include "bf16.inc"
+#include "byte_tiles.inc"
 
 }  // namespace
 
 namespace pdepth {
 constexpr Level bf16_level{"bf16", widen, finite, summarise, squared_distance, inner_product, kth_score,
                            search_leaves, score_boxes,
-                           kDifferences, kLeaves, kLeafRows, 3, {kBfloat16Products<1>, kBfloat16Products<3>, kFloatProducts}};
+                           kDifferences, kLeaves, kLeafRows, 4, {kByteTiles, kBfloat16Products<1>, kBfloat16Products<3>, kFloatProducts}};
 }

@@ -34,6 +34,8 @@ bool is_named(const FilterStage& stage, const char* name) {
 
 constexpr int64_t kPilotedFrom = 64;  // columns: below, more time goes into lists than into products
 
+constexpr double kLeastLeft = 2;  // candidates that a stage leaves, as a multiple of the neighbours
+
 constexpr double kToSettle = 24;  // an element of a float64 distance, in multiply-adds
 
 bool present(const Reading& reading, const FilterStage& stage) {
@@ -50,9 +52,9 @@ bool pays(Session& session, const FilterStage& stage, bool pairs) {
     const double saved =
         rows * (static_cast<double>(width) - columns / stage.gain) * (pairs ? 0.5 : 1);
     const auto cost = [=](double candidates) {
-        return candidates * cost_of_candidate(width);
+        return candidates * stage.pace * cost_of_candidate(width);
     };
-    if (saved < cost(static_cast<double>(session.question.k))) return false;
+    if (saved < cost(kLeastLeft * static_cast<double>(session.question.k))) return false;
     const double left = candidates_left(session, stage);
     return left >= 0 && cost(left) < saved;
 }
@@ -63,7 +65,7 @@ bool pays_remembered(Session& session, const FilterStage& stage, int64_t queries
     const int64_t k = session.question.k;
     // The sample's packing is worth some queries' time.
     const bool lasting = session.layer->support->kept_bytes > 0;
-    if (!lasting && queries < kToPack / kPilotShare) return false;
+    if (!lasting && (queries < kToPack / kPilotShare || queries < stage.least_queries)) return false;
     const bool pairs = in_pairs(session, stage, queries, static_cast<int64_t>(reading.order.size()));
     const std::lock_guard<std::mutex> lock(reading.mutex);
     for (const Pilot& pilot : reading.pilots)

@@ -36,11 +36,12 @@ is the true score, s the computed one.
    `FilterStage.roundings` counts n: one chain of multiply-adds a section of columns, then one
    addition a section. 16-bit integers are multiplied and summed in 32 bits without any rounding:
    their units are chosen so that no section's sum can exceed 2^31. 8-bit integers likewise, where
-   the processor sums four products in 32 bits; else products of two columns are summed in 16 bits
-   first, which their units and a limit on pairs make possible (csrc/bytes.inc): the pair is below
-   2^15 in magnitude, and so is what remains of the sum of eight pairs, by Cauchy-Schwarz, when the
-   128 that were added to each byte of one side have been taken off modulo 2^16. The bfloat16 tiles
-   take 32 columns an instruction: sixteen fused multiply-adds in each of two chains, the chains'
+   the processor sums four products in 32 bits, and in tiles for rows as a whole; else products of
+   two columns are summed in 16 bits first, which their units and a limit on pairs make possible
+   (csrc/bytes.inc): the pair is below 2^15 in magnitude, and so is what remains of the sum of
+   eight pairs, by Cauchy-Schwarz, when the 128 that were added to each byte of one side have been
+   taken off modulo 2^16. The bfloat16 tiles take 32 columns an instruction: sixteen fused
+   multiply-adds in each of two chains, the chains'
    sum, and its addition to the tile (TDPBF16PS in Intel's Architectures Software Developer's
    Manual, vol. 2). A GPU's matrix units take 16 products and the sum so far in one step: aligned
    to the largest of them and cut off there, as the new sum is, each of the 18 is off by at most

@@ -18,7 +18,8 @@ from pdepth.backends import cpu
 from helpers.adversaries import attacks, true_scores
 from helpers.cases import cast, first_difference
 
-LEVELS = [name for name in ("avx2", "portable", "avx512vnni") if native.simd_levels().get(name)]
+NAMES = ("avx2", "portable", "avxvnni", "avx512vnni")
+LEVELS = [name for name in NAMES if native.simd_levels().get(name)]
 ROWS, WIDTH = 2300, 130  # the stage serves no fewer than 2,176 rows, and no fewer than 97 columns
 
 
