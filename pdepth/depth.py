@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -22,6 +23,9 @@ from pdepth.arrays.arguments import SearchOptions
 from pdepth.arrays.memory import Budget
 from pdepth.arrays.problem import Problem, probe_rows
 from pdepth.backends import backend_named
+from pdepth.cluster.embeddings import embedded_on
+from pdepth.cluster.options import Cluster
+from pdepth.cluster.sending import made_here
 from pdepth.embeddings.calling import Output, at_rest, device_of, unwrap
 from pdepth.embeddings.capture import footprint
 from pdepth.embeddings.collect import Embeddings, HeldEmbeddings, Job, Reading
@@ -33,7 +37,7 @@ from pdepth.io.embedding_store import Origin, claimed, fingerprint_of, holds_sto
 from pdepth.io.journal import PROBES, Journal
 from pdepth.progress import Observer, ProbeMeter, fastest, watch
 from pdepth.result import SKIPPED, DepthResult
-from pdepth.search.backward import ProbeSearch, Targets
+from pdepth.search.backward import ProbeSearch, Targets, open_here
 from pdepth.votes import VotingOptions
 
 if TYPE_CHECKING:
@@ -58,6 +62,7 @@ class ModelOptions(VotingOptions, total=False):
     keep_embeddings: str | os.PathLike[str] | None
     run_dir: str | os.PathLike[str] | None
     spill: str | os.PathLike[str] | None
+    cluster: str | Cluster | None
     progress: bool | Observer
 
 
@@ -84,7 +89,7 @@ def prediction_depth(
 
 
 def prediction_depth(
-    model: nn.Module,
+    model: Any,
     support: Any,
     queries: Any = None,
     *,
@@ -111,6 +116,7 @@ def prediction_depth(
     keep_embeddings: str | os.PathLike[str] | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     spill: str | os.PathLike[str] | None = None,
+    cluster: str | Cluster | None = None,
     progress: bool | Observer = True,
 ) -> DepthResult | dict[int, DepthResult]:
     """Compute the prediction depth of `queries` (N rows) under `model`, by votes of `support` (M).
@@ -159,6 +165,10 @@ def prediction_depth(
         in the one forward pass and searched from there, and removed in the end; "auto": in
         `run_dir`, or else the system's temporary folder, if the disk is faster than to compute them
         again, as measured for a moment. With a `run_dir` the same call finds them again.
+    cluster: run on a Ray cluster (extra `ray`): "auto", an address or a `pdepth.cluster.Cluster`.
+        Its workers run the network over some rows each, keep their embeddings, and answer for them;
+        votes and depths are the same to the bit. Data are read where they are needed: datasets are
+        pickled, and what they open has to be readable there. See "Clusters" in the documentation.
     progress: True (standard error), False, or a callable that takes `pdepth.progress.Event`s.
 
     Raises ValueError and TypeError for wrong arguments, before any work where the argument alone
@@ -172,10 +182,15 @@ def prediction_depth(
     arguments.check_reference(reference)
     batch_size = arguments.check_int(batch_size, "batch_size")
     backend_named(backend)
-    target_device, budget = check_device(device), Budget.of(memory)
-    check_layers(model, layers)
+    target_device, budget = check_device(device, cluster), Budget.of(memory)
     check_spill(spill, keep_embeddings)
+    if cluster is not None:
+        _check_alone(memory=memory, spill=spill, keep_embeddings=keep_embeddings)
+        budget = Budget(None)  # each worker has its own
+    model, support, queries, makers = made_here(cluster, model, support, queries)
+    check_layers(model, layers)
     probe_options = ProbeOptions(layers, pool, input, max_width, output)
+    data = DataOptions(label_column, processor, skip_unreadable)
     with (
         watch(progress) as observer,
         _kept(keep_embeddings, run_dir) as target,
@@ -184,10 +199,10 @@ def prediction_depth(
     ):
         job = Job.inspect(
             model, probe_options, support, queries,
-            data=DataOptions(label_column, processor, skip_unreadable), batch_size=batch_size,
-            metric=metric, k=voting.k, budget=budget, backend=backend,
-            observer=observer,
+            data=data, batch_size=batch_size, metric=metric, k=voting.k, budget=budget,
+            backend=backend if cluster is None else "cpu", observer=observer,
         )  # fmt: skip
+        there = stack.enter_context(embedded_on(cluster, job, data, backend, makers))
         reference = _of_read_rows(reference, job)
         if not job.fits:
             check_least(job)
@@ -204,8 +219,8 @@ def prediction_depth(
                 "return_counts": str(return_counts),
             }
             journal = stack.enter_context(closing(Journal(run_dir, about)))
-        plan = partial(plan_embeddings, job, rate, run_dir, taken, origin)
-        start = Start(job, origin, target, plan, stack)
+        plan = partial(plan_embeddings, job, rate, run_dir, taken, origin, there)
+        start = Start(job, origin, target, plan, stack, elsewhere=there is not None)
         embeddings, reading = start.anew() if journal is None else start.with_journal(journal)
         problem = _problem_of(job, reading, options)
         targets = Targets.of(problem, reading.predictions, reading.labels[-1], reference)
@@ -214,10 +229,12 @@ def prediction_depth(
             len(job.layout.probes), problem.num_queries, voting, backend,
             early_exit=early_exit, target=targets.codes,
             keep="margins" if return_counts else "", journal=journal,
+            open_voter=open_here if there is None else there.open_voter,
         )  # fmt: skip
         meter = ProbeMeter(
-            observer, job.layout.names, job.layout.widths, len(reading.labels[0]), rate, job.clock
-        )
+            observer, job.layout.names, job.layout.widths, len(reading.labels[0]), rate, job.clock,
+            str if there is None else there.rates,
+        )  # fmt: skip
         search_backward(job, embeddings, search, problem, options, meter)
         if metric != "sqeuclidean":
             meta["metric"] = metric
@@ -227,6 +244,17 @@ def prediction_depth(
         )
         meter.finish(_searched([results] if not isinstance(results, dict) else [*results.values()]))
     return results
+
+
+def _check_alone(**options: Any) -> None:
+    """Raise ValueError for what workers do not do."""
+    advice = {"memory": "pass Cluster(memory_per_worker=...)"}
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}: expected None beside cluster, got {value!r}; "
+                f"{advice.get(name, 'leave one of them out')}."
+            )
 
 
 def choose_spill(
@@ -251,9 +279,12 @@ def plan_embeddings(
     run_dir: str | os.PathLike[str] | None,
     spill: Spill | None,
     origin: Origin,
+    there: Embeddings | None = None,
 ) -> Embeddings:
-    """Choose where the embeddings of a job are that are not kept: in memory, also on disk, or
-    computed again."""
+    """Choose where the embeddings of a job are that are not kept: `there`, at workers, if it is
+    given; else in memory, also on disk, or computed again."""
+    if there is not None:
+        return there
     if job.fits:
         return HeldEmbeddings(job)
     from pdepth.embeddings.recompute import RecomputedEmbeddings
@@ -314,8 +345,11 @@ def product_rate(device: torch.device | None) -> float:
     return 2.0 * size**3 / fastest(lambda: (rows @ rows)[0, 0].item())
 
 
-def check_device(device: str | torch.device | None) -> torch.device | None:
-    """The device of a name. Raises ValueError for one that cannot be used."""
+def check_device(device: str | torch.device | None, cluster: object = None) -> torch.device | None:
+    """The device of a name, and a warning where it is one of several CUDA devices by chance.
+
+    Raises ValueError for one that cannot be used.
+    """
     if device is None:
         return None
     try:
@@ -326,6 +360,13 @@ def check_device(device: str | torch.device | None) -> torch.device | None:
         raise ValueError(
             f"device: expected a device that can be used, got {str(device)!r}: {reason}"
         ) from None
+    alone = checked.type == "cuda" and checked.index is None and cluster is None
+    if alone and (count := torch.cuda.device_count()) > 1:
+        warnings.warn(
+            f"device: {count} CUDA devices are here, and 'cuda' is one of them; name it, as in "
+            "'cuda:0', or pass cluster=pdepth.cluster.Cluster(gpus_per_worker=1) for all.",
+            stacklevel=3,
+        )
     return checked
 
 

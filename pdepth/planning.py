@@ -16,6 +16,8 @@ from torch import nn
 from pdepth.arrays import arguments
 from pdepth.arrays.memory import Budget, human
 from pdepth.backends import backend_named, cpu, triton
+from pdepth.cluster.options import Cluster
+from pdepth.cluster.pricing import ClusterPlan, Measured, Sizes, parse_bandwidth, price
 from pdepth.depth import check_device, check_least, product_rate
 from pdepth.embeddings.calling import Output, at_rest
 from pdepth.embeddings.capture import footprint
@@ -73,6 +75,7 @@ class Plan:
         notes: sentences on what is left out or averaged.
         spill: what does not fit into memory on disk, taken or not: its bytes, and what it saves;
             None where all fits, or is kept.
+        cluster: the same job on workers; None where none were asked for.
     """
 
     probes: tuple[str, ...]
@@ -92,6 +95,7 @@ class Plan:
     narrower: Narrower | None = None
     notes: tuple[str, ...] = ()
     spill: Spill | None = None
+    cluster: ClusterPlan | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -133,7 +137,8 @@ class Plan:
             lines["spill"] = str(self.spill)
         if self.narrower is not None:
             lines["narrower"] = str(self.narrower)
-        return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
+        text = "\n".join(f"{name:<11} {text}" for name, text in lines.items())
+        return text if self.cluster is None else f"{text}\n\non a cluster\n{self.cluster}"
 
 
 def plan(
@@ -160,6 +165,9 @@ def plan(
     run_dir: str | os.PathLike[str] | None = None,
     spill: str | os.PathLike[str] | None = None,
     measure: bool = True,
+    cluster: Cluster | None = None,
+    bandwidth: str | None = None,
+    rows: int | None = None,
 ) -> Plan:
     """What `prediction_depth` with these arguments will cost.
 
@@ -168,6 +176,11 @@ def plan(
     `spill` takes it. Reads the first batch of each dataset, and with skip_unreadable all of it;
     measure: runs the batch once more and the kernel on a few thousand random rows, and writes and
     reads 64 MiB where embeddings may go, for some seconds, to know this machine's speed.
+
+    cluster: `pdepth.cluster.Cluster(workers=...)`: also what the job would take there, of which no
+    cluster needs to exist: bytes between its workers are counted, and times are those of workers
+    like this machine. bandwidth: of each worker's link, such as "200Gb" a second. rows: plan for a
+    support of so many rows like these.
 
     Raises as `prediction_depth` before its work; ValueError for a dataset that does not say how
     many rows it has.
@@ -186,6 +199,8 @@ def plan(
             data=DataOptions(label_column, processor, skip_unreadable), batch_size=batch_size,
             metric=metric, k=voting.k, budget=budget, backend=backend,
         )  # fmt: skip
+        if rows is not None:
+            job.readers[0].rows = arguments.check_int(rows, "rows")
         for reader in job.readers:
             if reader.rows is None:
                 raise ValueError(
@@ -209,7 +224,35 @@ def plan(
         bill = _bill(job, kept, cost, options.num_threads, rates)
         if max_width is None and _beyond(bill, fits=kept or job.fits):
             bill = replace(bill, narrower=_narrower(job, bill))
+        if cluster is not None:
+            bill = replace(bill, cluster=_on_cluster(job, cluster, voting.ks, bill, bandwidth))
     return bill
+
+
+def _on_cluster(
+    job: Job, cluster: Cluster, ks: Sequence[int], bill: Plan, bandwidth: str | None
+) -> ClusterPlan:
+    """The bill of the same job on workers like this machine, each with its share of the rows."""
+    layout, rows = job.layout, job.rows or []
+    sizes = Sizes(
+        support=rows[0],
+        queries=rows[-1],
+        row_bytes=[footprint(layout, 1, job.metric, [n]) for n in range(len(layout.probes))],
+        batch=job.readers[0].batch_rows or 1,
+        ks=ks,
+        own_rows=job.own_rows,
+    )
+    measured = None
+    if bill.forward_seconds is not None and bill.search_seconds is not None:
+        forward = bill.forward_seconds * sum(rows[: len(job.readers)]) / bill.forwarded
+        measured = Measured(forward, bill.search_seconds)
+    speed = None if bandwidth is None else parse_bandwidth(bandwidth)
+    if cluster.workers is None:
+        raise ValueError(
+            "workers: expected a number of workers to plan for, got None; pass "
+            "Cluster(workers=64), or --workers 64."
+        )
+    return price(sizes, cluster.workers, measured, speed, cluster.chunks_in_flight)
 
 
 def _beyond(bill: Plan, fits: bool) -> bool:

@@ -194,7 +194,7 @@ class ProbeMeter:
     the queries that are active now: an upper bound where early exit drops more of them.
 
     limit: operations a second that the machine is capable of, for comparison; None where it was
-    not measured.
+    not measured. more: what else is shown, in words.
     """
 
     def __init__(
@@ -205,8 +205,9 @@ class ProbeMeter:
         support_rows: int,
         limit: float | None = None,
         clock: SearchClock | None = None,
+        more: Callable[[], str] = str,
     ) -> None:
-        self.limit = limit
+        self.limit, self.more = limit, more
         self.observer, self.probes, self.widths = observer, probes, widths
         self.support_rows = support_rows
         self._clock = clock or SearchClock(running=True)
@@ -226,6 +227,8 @@ class ProbeMeter:
         detail = f"{active:,} active queries, {self._speed(rate)}"
         if rate:
             detail += f", {format_seconds((total - done) / rate)} left"
+        if more := self.more():
+            detail += f", {more}"
         # Only `finish` ends the search: all depths may be known before probe 0.
         total = max(total, done * (1 + 1e-9) + 1)
         self.observer(Event("probes", self.probes[probe], done, total, detail))

@@ -13,6 +13,8 @@ from pdepth.arrays.problem import problems
 from pdepth.arrays.rows import is_torch
 from pdepth.arrays.sources import is_single
 from pdepth.backends import backend_named
+from pdepth.cluster.options import Cluster
+from pdepth.cluster.voter import voters_of
 from pdepth.io.embedding_store import EmbeddingStore
 from pdepth.progress import ProbeProgress
 from pdepth.result import DepthResult, Votes, depth_of
@@ -39,6 +41,7 @@ class VoteOptions(VotingOptions, total=False):
 
     query_rows: Any
     exclude_self: bool
+    cluster: str | Cluster | None
 
 
 class DepthOptions(VoteOptions, total=False):
@@ -83,6 +86,7 @@ def probe_votes(
     num_threads: int | None = None,
     memory: int | str | None = None,
     return_counts: bool = False,
+    cluster: str | Cluster | None = None,
 ) -> Votes | dict[int, Votes]:
     """Compute the k-NN majority votes of queries at one probe or several, as the definition says.
 
@@ -117,6 +121,9 @@ def probe_votes(
             work: a chunk of the support, the one that is read ahead, and a query chunk. None: half
             of what is free. Where reading is the limit, the logger `pdepth` says so (INFO).
         return_counts: also return how many votes each class had, which gives the votes' margins.
+        cluster: search on a Ray cluster (extra `ray`), whose workers have some rows of the support
+            each: "auto", an address or a `pdepth.cluster.Cluster`. The same votes to the bit; paths
+            have to be readable there. memory and num_threads are then this process's own.
 
     Returns:
         Votes, in arrays of the support's kind and device; for several k, a dict of them by k.
@@ -132,15 +139,17 @@ def probe_votes(
     backend_named(backend)
     search: ProbeSearch | None = None
     done = 0
-    for problem in problems(support, queries, labels, options, query_rows=query_rows):
-        if search is None:
-            keep = "counts" if return_counts else ""
-            search = ProbeSearch(
-                len(problem.probes), problem.num_queries, voting, backend, keep=keep
-            )
-            device, classes = problem.device, problem.classes
-        search.search(problem, done)
-        done += len(problem.probes)
+    with voters_of(cluster, backend) as open_voter:
+        for problem in problems(support, queries, labels, options, query_rows=query_rows):
+            if search is None:
+                keep = "counts" if return_counts else ""
+                search = ProbeSearch(
+                    len(problem.probes), problem.num_queries, voting, backend, keep=keep,
+                    open_voter=open_voter,
+                )  # fmt: skip
+                device, classes = problem.device, problem.classes
+            search.search(problem, done)
+            done += len(problem.probes)
     assert search is not None  # a call without a probe is refused
     del problem  # and its arrays, before results are made
     return search.tables(classes, device, single=is_single(support))
@@ -244,6 +253,7 @@ def depth_from_embeddings(
     probes: Sequence[str] | None = None,
     query_labels: Any = None,
     progress: ProbeProgress | None = None,
+    cluster: str | Cluster | None = None,
 ) -> DepthResult | dict[int, DepthResult]:
     """Compute the prediction depth of queries from their embeddings, one array a probe.
 
@@ -297,21 +307,25 @@ def depth_from_embeddings(
     early_exit = early_exit and not isinstance(support, Iterator)
     search: ProbeSearch | None = None
     widths: list[tuple[str, int]] = []
-    for problem in problems(support, queries, labels, options, query_rows=query_rows, names=probes):
-        if search is None:
-            classes = problem.classes
-            targets = Targets.of(problem, predictions, query_labels, reference)
-            search = ProbeSearch(
-                len(problem.probes),
-                problem.num_queries,
-                voting,
-                backend,
-                early_exit=early_exit,
-                target=targets.codes,
-                keep="margins" if return_counts else "",
-            )
-        search.search(problem, len(widths), progress=progress)
-        widths.extend([(probe.name, probe.support.width) for probe in problem.probes])
+    with voters_of(cluster, backend) as open_voter:
+        for problem in problems(
+            support, queries, labels, options, query_rows=query_rows, names=probes
+        ):
+            if search is None:
+                classes = problem.classes
+                targets = Targets.of(problem, predictions, query_labels, reference)
+                search = ProbeSearch(
+                    len(problem.probes),
+                    problem.num_queries,
+                    voting,
+                    backend,
+                    early_exit=early_exit,
+                    target=targets.codes,
+                    keep="margins" if return_counts else "",
+                    open_voter=open_voter,
+                )
+            search.search(problem, len(widths), progress=progress)
+            widths.extend([(probe.name, probe.support.width) for probe in problem.probes])
     assert search is not None  # a call without a probe is refused
     del problem  # and its arrays, before results are made
     leave_one_out = queries is None and exclude_self

@@ -156,7 +156,8 @@ def add_networks(
         numbers: the networks' numbers, which are their names in the ensemble.
         path: of the Parquet file; its folder is made with the first network.
         meta: the settings, kept in a new ensemble.
-        k, options: as in `pdepth.prediction_depth`.
+        k, options: as in `pdepth.prediction_depth`; with `cluster`, each network is one task there:
+            it calls `networks` with its own number, and measures what that yields.
         on_member: called after each network is counted and written.
         overwrite: replace the file with the first network.
         rows: (n,) distinct row numbers of the data that are its examples; None for all, or with
@@ -170,7 +171,8 @@ def add_networks(
     _check_same_rows(ensemble, rows, path)
     counted = () if ensemble is None else ensemble.names
     missing = [number for number in numbers if number not in counted]
-    for member in network_members.measure_all(networks(missing), data, k=k, rows=rows, **options):
+    members = network_members.members_of(networks, missing, data, k=k, rows=rows, **options)
+    for member in members:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with file_locked(path):
             ensemble = resume_ensemble(path, meta, overwrite=overwrite) or ensemble

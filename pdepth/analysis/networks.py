@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from pdepth.analysis.ensemble import Member
 from pdepth.arrays import arguments
+from pdepth.cluster.options import Cluster
+from pdepth.cluster.sending import pickled
+from pdepth.cluster.workers import connected
 from pdepth.depth import prediction_depth
 from pdepth.inputs import network_of
 
@@ -167,6 +172,47 @@ def measure_all(
     rows, options = chosen_rows(data, rows, options)
     for name, model, held_out_rows in networks:
         yield measure(model, data, held_out_rows, name=name, k=k, rows=rows, **options)
+
+
+def members_of(
+    networks: Callable[[Sequence[int]], Iterable[tuple[int, nn.Module, Any]]],
+    numbers: Sequence[int],
+    data: Dataset[Any],
+    *,
+    k: int = 30,
+    rows: Any = None,
+    **options: Unpack[ModelOptions],
+) -> Iterator[Member]:
+    """`measure_all` for the networks of some numbers: here, or each by a task on a cluster.
+
+    networks: called with numbers, yields (number, network, rows held out from it).
+    """
+    cluster = options.pop("cluster", None)
+    if cluster is None:
+        yield from measure_all(networks(numbers), data, k=k, rows=rows, **options)
+        return
+    there = Cluster.of(cluster)
+    threads = options.get("num_threads") or there.cpus_per_worker
+    options |= {"num_threads": threads, "progress": False}
+    if there.gpus_per_worker:
+        options.setdefault("device", "cuda")
+    with connected(there) as workers:
+        call = partial(_member_of, networks, data, k, rows, options)
+        sent = pickled(workers.cloudpickle, call, "networks and data")
+        for members in workers.each(sent, numbers, torch.get_num_threads()):
+            yield from members
+
+
+def _member_of(
+    networks: Callable[[Sequence[int]], Iterable[tuple[int, nn.Module, Any]]],
+    data: Dataset[Any],
+    k: int,
+    rows: Any,
+    options: ModelOptions,
+    number: int,
+) -> list[Member]:
+    """The member of one number; none where `networks` does not yield it."""
+    return list(measure_all(networks([number]), data, k=k, rows=rows, **options))
 
 
 def _counted(data: Any) -> tuple[Any, int]:

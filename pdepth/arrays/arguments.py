@@ -188,8 +188,9 @@ def _integers(value: Any, name: str, length: int | None, booleans: bool) -> NDAr
 
 def encode_labels(labels: Any, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """The distinct labels (C,), ascending, and each row's position among them (M,)."""
-    classes, codes = np.unique(check_integers(labels, "labels", rows), return_inverse=True)
-    return classes, codes.astype(np.int32)
+    checked = check_integers(labels, "labels", rows)
+    classes = np.unique(checked)  # its inverse would take five times the labels' memory
+    return classes, np.searchsorted(classes, checked).astype(np.int32)
 
 
 def encode_known_labels(

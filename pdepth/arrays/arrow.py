@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth.arrays.remote import RemotePath
 from pdepth.arrays.rows import type_name
 from pdepth.arrays.shards import Shard, Shards
 from pdepth.optional import require
@@ -62,12 +63,17 @@ class ParquetColumn:
 
     fresh = True
 
-    def __init__(self, path: Path, name: str | None) -> None:
+    def __reduce__(self) -> Any:
+        return ParquetColumn, (self._path, self._name)  # another process opens it anew
+
+    def __init__(self, path: Path | RemotePath, name: str | None) -> None:
+        self._path = path
         parquet = require("pyarrow.parquet", f"Reading {path}", "sources")
         arrow = require("pyarrow", f"Reading {path}", "sources")
         self._errors = (arrow.ArrowException, OSError)
         try:
-            self._file = parquet.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
+            source = path.open() if isinstance(path, RemotePath) else path
+            self._file = parquet.ParquetFile(source, buffer_size=READ_BYTES, pre_buffer=False)
         except self._errors:
             raise ValueError(
                 f"{path}: expected a Parquet file, got one that cannot be read."

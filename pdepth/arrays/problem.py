@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +16,7 @@ from pdepth.arrays import arguments
 from pdepth.arrays.arguments import SearchOptions
 from pdepth.arrays.mapped import watched
 from pdepth.arrays.rows import Rows, device_of, is_array, rows_of
-from pdepth.arrays.sources import RowNumbers, Stored, is_single, opened
+from pdepth.arrays.sources import Renumbered, RowNumbers, Stored, is_single, opened
 
 MOST_ROWS = 2**31 - 1
 
@@ -127,11 +127,21 @@ def probe_rows(
 
 
 def checked_rows(
-    array: Any, what: str, metric: str = "sqeuclidean", num_threads: int | None = None
+    array: Any,
+    what: str,
+    metric: str = "sqeuclidean",
+    num_threads: int | None = None,
+    numbers: NDArray[np.int64] | None = None,
 ) -> Rows:
-    """The rows of `array`, known to be finite; for `metric="cosine"` with their norms."""
+    """The rows of `array`, known to be finite; for `metric="cosine"` with their norms.
+
+    numbers: (n,) of the rows in sentences, where these are some of others.
+    """
     threads = num_threads or native.default_threads()
+    prepare: Callable[[Rows, RowNumbers], Rows]
     prepare = partial(_prepared, what=what, metric=metric, num_threads=threads)
+    if numbers is not None:
+        prepare = Renumbered(prepare, numbers)
     with watched([(what, array)]):
         if is_array(array):
             rows = rows_of(array, what)

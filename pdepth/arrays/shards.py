@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth.arrays.remote import RemotePath
 from pdepth.arrays.rows import numpy_type, type_name
 
 NPY, SAFETENSORS = ".npy", ".safetensors"
@@ -30,12 +31,12 @@ class Shard:
     shape: tuple[int, ...]
     type: str
     dtype: np.dtype[Any]
-    storage: Path | NDArray[Any]
+    storage: Path | RemotePath | NDArray[Any]
     offset: int = 0
 
     def fill(self, out: NDArray[Any], begin: int) -> None:
         """Copy rows from `begin` on into `out` (n, ...), contiguous."""
-        if not isinstance(self.storage, Path):
+        if isinstance(self.storage, np.ndarray):
             out[...] = self.storage[begin : begin + len(out)]
             return
         left = out.reshape(-1).view(np.uint8).data
@@ -210,7 +211,7 @@ def _check_places(path: Path, tensors: dict[str, _Tensor]) -> None:
 
 def _complete(shard: Shard) -> Shard:
     """The shard, if its file is long enough to hold it."""
-    assert isinstance(shard.storage, Path)
+    assert not isinstance(shard.storage, np.ndarray)
     if any(length < 0 for length in shard.shape):
         raise ValueError(
             f"{shard.where}: expected a shape without negative lengths, got {shard.shape}."

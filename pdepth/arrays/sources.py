@@ -19,6 +19,7 @@ from pdepth.arrays.arrow import PARQUET, ParquetColumn, arrow_rows
 from pdepth.arrays.frames import frame_values, is_frame
 from pdepth.arrays.mapped import watched
 from pdepth.arrays.memory import free_bytes, human
+from pdepth.arrays.remote import RemotePath, is_url
 from pdepth.arrays.rows import (
     NORM_BYTES,
     TYPES,
@@ -166,6 +167,15 @@ class Stored(Rows):
         numbers = range(begin, begin + len(values))
         return self.prepare(self._checked(values, self.what, numbers), numbers)
 
+    def part(self, begin: int, end: int) -> Stored:
+        """The rows from `begin` to before `end`, which another process may read."""
+        return replace(
+            self,
+            array=_Part(self.array, begin, end),
+            what=f"{self.what}, rows {begin} to {end - 1}",
+            prepare=Renumbered(self.prepare, np.arange(begin, end)),
+        )
+
     def on_host(self) -> Rows:
         """All of the rows."""
         return self[:]
@@ -218,6 +228,28 @@ class Stored(Rows):
                 f"got {rows.type} of shape {rows.array.shape}."
             )
         return rows
+
+
+class _Part:
+    """Rows of a source that follow each other, as a `Source`."""
+
+    def __init__(self, source: Any, begin: int, end: int) -> None:
+        self._source, self._begin = source, begin
+        self.shape, self.dtype = (end - begin, *source.shape[1:]), source.dtype
+
+    def __getitem__(self, rows: slice) -> Any:
+        return self._source[self._begin + rows.start : self._begin + rows.stop]
+
+
+@dataclass(frozen=True, eq=False)
+class Renumbered:
+    """`Stored.prepare` of some rows of others, which have those `numbers` (n,) there."""
+
+    prepare: Callable[[Rows, RowNumbers], Rows]
+    numbers: NDArray[np.int64]
+
+    def __call__(self, rows: Rows, numbers: RowNumbers) -> Rows:
+        return self.prepare(rows, self.numbers[np.asarray(numbers, np.int64)])
 
 
 def in_memory(rows: Rows, what: str) -> Rows:
@@ -286,6 +318,7 @@ def open_source(
         path: a `.npy`, `.safetensors` or `.parquet` file; a directory of `.npy` or `.safetensors`
             shards, whose rows follow each other in the natural order of the file names (`feat_2`
             before `feat_10`), or a list of such files, in its order; or a zarr array's directory.
+            Shards also by a URL that fsspec opens, "s3://bucket/folder" (extra `remote`).
             A Parquet column is of fixed-size lists of numbers.
         name: the tensor in each `.safetensors` file, or the Parquet column; None where there is
             but one.
@@ -302,28 +335,34 @@ def open_source(
     """
     if not isinstance(path, str | os.PathLike):
         return Shards([open_file(_existing(file), name) for file in _listed(path)])
-    path = _existing(path)
-    if path.is_file():
+    found = _existing(path)
+    if found.is_file():
         return (
-            ParquetColumn(path, name) if path.suffix == PARQUET else Shards([open_file(path, name)])
+            ParquetColumn(found, name)
+            if found.suffix == PARQUET
+            else Shards([open_file(found, name)])
         )
-    if any((path / file).exists() for file in ("zarr.json", ".zarray", ".zgroup")):
-        return _open_zarr(path)
+    if any((found / file).exists() for file in ZARR):
+        return _open_zarr(found)
     files = [
         file
-        for file in path.iterdir()
+        for file in found.iterdir()
         if file.suffix in (NPY, SAFETENSORS) and file.is_file() and not file.name.startswith(".")
     ]
     kinds = {file.suffix for file in files}
     if len(kinds) != 1:
         content = "both .npy and .safetensors files" if files else "no such file"
-        raise ValueError(f"{path}: expected shards, .npy or .safetensors, got {content}.")
-    files = in_natural_order(path, files, "pass pdepth.open_source([path, ...])")
+        raise ValueError(f"{found}: expected shards, .npy or .safetensors, got {content}.")
+    files = in_natural_order(found, files, "pass pdepth.open_source([path, ...])")
     return Shards([open_file(file, name) for file in files])
 
 
-def _existing(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
+ZARR = ("zarr.json", ".zarray", ".zgroup")  # one of these is in an array's directory
+
+
+def _existing(given: str | os.PathLike[str]) -> Any:
+    """A path, or what reads a URL as one."""
+    path = RemotePath(str(given)) if is_url(given) else Path(given)
     if not path.exists():
         raise FileNotFoundError(f"There is no file or directory {path}.")
     return path

@@ -47,7 +47,16 @@ class Session(Protocol):
         """
 
 
-class Backend(Protocol):
+class Opener(Protocol):
+    """Whatever opens problems."""
+
+    def session(
+        self, problem: Problem, progress: ProbeProgress | None = None
+    ) -> AbstractContextManager[Session]:
+        """Open a problem; that of a backend, one whose rows are all in memory."""
+
+
+class Backend(Opener, Protocol):
     """A module of `pdepth.backends`."""
 
     def unavailable(self) -> str | None:
@@ -62,8 +71,3 @@ class Backend(Protocol):
         metric: of `Problem`. memory: bytes that may be packed. before: what it keeps of the first
         of these rows. packing: what it had packed of these, as a file kept it.
         """
-
-    def session(
-        self, problem: Problem, progress: ProbeProgress | None = None
-    ) -> AbstractContextManager[Session]:
-        """Open a problem whose rows are all in memory."""

@@ -16,14 +16,18 @@ from pdepth.cli.options import (
     AsImageFolder,
     BatchSize,
     Classes,
+    CpusPerWorker,
     Device,
     Ema,
+    GpusPerWorker,
     ImageSize,
     Input,
     LabelColumn,
     Layers,
     MaxWidth,
     Memory,
+    MemoryPerWorker,
+    OnCluster,
     Output,
     Overwrite,
     Pool,
@@ -31,6 +35,8 @@ from pdepth.cli.options import (
     SkipUnreadable,
     Spill,
     Threads,
+    Workers,
+    parse_cluster,
     parse_output,
     parse_pools,
 )
@@ -106,6 +112,11 @@ def ensemble(
     image_size: ImageSize = None,
     as_imagefolder: AsImageFolder = False,
     skip_unreadable: SkipUnreadable = False,
+    cluster: OnCluster = None,
+    workers: Workers = None,
+    cpus: CpusPerWorker = 1,
+    gpus: GpusPerWorker = 0.0,
+    memory_per_worker: MemoryPerWorker = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -163,6 +174,7 @@ def ensemble(
             num_threads=threads,
             memory=memory,
             spill=spill,
+            cluster=parse_cluster(cluster, workers, cpus, gpus, memory_per_worker),
         )
     groups = _find_groups(result, quiet)
     written = [out / folder.ENSEMBLE, *folder.write_skipped(skipped, out)]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pdepth.cluster.options import Cluster
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -147,8 +149,45 @@ Classes = Annotated[
         "labels that are names are numbered so.",
     ),
 ]
+OnCluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Work on a Ray cluster, host:port; auto: that of RAY_ADDRESS, or a local Ray.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Of --cluster: processes that share the rows.", show_default="all that fit"
+    ),
+]
+CpusPerWorker = Annotated[
+    int, typer.Option("--cpus", min=1, help="Of --cluster: threads of each worker's search.")
+]
+GpusPerWorker = Annotated[
+    float, typer.Option("--gpus", min=0.0, help="Of --cluster: GPUs of each worker.")
+]
+MemoryPerWorker = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Of --cluster: memory of each worker, such as 8GB."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results in --out.")]
+
+
+def parse_cluster(
+    address: str | None, workers: int | None, cpus: int, gpus: float, memory: str | None
+) -> Cluster | None:
+    """Read --cluster and the options of its workers; None without any of them."""
+    if address is None:
+        given = {"--workers": workers, "--memory-per-worker": memory, "--gpus": gpus or None}
+        for option, value in (given | {"--cpus": cpus if cpus > 1 else None}).items():
+            if value is not None:
+                raise ValueError(f"{option}: expected together with --cluster ADDRESS, got alone.")
+        return None
+    return Cluster(address, workers, cpus, gpus, memory)
 
 
 def parse_pools(texts: list[str] | None) -> str | dict[str, str]:

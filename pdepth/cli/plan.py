@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from pdepth.cli.opening import DataSpecs, open_data
@@ -10,8 +12,10 @@ from pdepth.cli.options import (
     Backend,
     BatchSize,
     Classes,
+    CpusPerWorker,
     Device,
     Ema,
+    GpusPerWorker,
     ImageSize,
     Input,
     Keep,
@@ -20,6 +24,7 @@ from pdepth.cli.options import (
     Layers,
     MaxWidth,
     Memory,
+    MemoryPerWorker,
     Metric,
     Model,
     Output,
@@ -30,6 +35,8 @@ from pdepth.cli.options import (
     Support,
     Threads,
     Weights,
+    Workers,
+    parse_cluster,
     parse_output,
     parse_pools,
 )
@@ -60,13 +67,33 @@ def plan(
     image_size: ImageSize = None,
     as_imagefolder: AsImageFolder = False,
     skip_unreadable: SkipUnreadable = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Also on workers, each like this machine.")
+    ] = False,
+    workers: Workers = None,
+    cpus: CpusPerWorker = 1,
+    gpus: GpusPerWorker = 0.0,
+    memory_per_worker: MemoryPerWorker = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(metavar="BITS", help="Of --cluster: a worker's link, 200Gb a second, say."),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Plan for a support of so many rows like these.")
+    ] = None,
 ) -> None:
     """Say what a run will cost: forward passes, work, memory, disk and time on this machine.
 
-    The network need not be trained for that: without --weights it has its initial ones.
+    The network need not be trained for that: without --weights it has its initial ones. With
+    --cluster, bytes between workers, their memory and time; no cluster is needed for that:
+
+    \b
+      pdepth plan torchvision:resnet50 --support imagefolder:some --rows 1281167 --cluster
+          --workers 64 --gpus 1 --bandwidth 200Gb
     """
     if support is None:
         raise ValueError("--support: expected DATA, got none.")
+    there = parse_cluster("auto" if cluster else None, workers, cpus, gpus, memory_per_worker)
     from pdepth import inputs
     from pdepth.report.run import RunOptions, plan_run
 
@@ -98,5 +125,9 @@ def plan(
         label_column=opened.label_column,
         processor=opened.processor,
         skip_unreadable=skip_unreadable,
+        cluster=there,
     )
-    typer.echo(plan_run(network, opened.support, opened.queries, options))
+    plan_ = plan_run(
+        network, opened.support, opened.queries, options, bandwidth=bandwidth, rows=rows
+    )
+    typer.echo(plan_)

@@ -16,8 +16,10 @@ from pdepth.cli.options import (
     Backend,
     BatchSize,
     Classes,
+    CpusPerWorker,
     Device,
     Ema,
+    GpusPerWorker,
     ImageSize,
     Input,
     Keep,
@@ -26,8 +28,10 @@ from pdepth.cli.options import (
     Layers,
     MaxWidth,
     Memory,
+    MemoryPerWorker,
     Metric,
     Model,
+    OnCluster,
     Output,
     Overwrite,
     Pool,
@@ -38,6 +42,8 @@ from pdepth.cli.options import (
     Support,
     Threads,
     Weights,
+    Workers,
+    parse_cluster,
     parse_numbers,
     parse_output,
     parse_pools,
@@ -105,6 +111,11 @@ def run(
     std: Annotated[str | None, typer.Option(metavar="NUMBERS", help="As --mean.")] = None,
     as_imagefolder: AsImageFolder = False,
     skip_unreadable: SkipUnreadable = False,
+    cluster: OnCluster = None,
+    workers: Workers = None,
+    cpus: CpusPerWorker = 1,
+    gpus: GpusPerWorker = 0.0,
+    memory_per_worker: MemoryPerWorker = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what the run will cost, and stop.")
     ] = False,
@@ -137,6 +148,7 @@ def run(
     arguments.check_voting(list(ks), vote_weights, temperature)
     if not show_probes:
         _check_folder(support, out, ks, overwrite, dry_run)
+    there = parse_cluster(cluster, workers, cpus, gpus, memory_per_worker)
     mean_std = parse_numbers("--mean", mean), parse_numbers("--std", std)
     start = time.monotonic()
     from pdepth import inputs
@@ -170,6 +182,7 @@ def run(
         label_column=opened.label_column,
         processor=opened.processor,
         skip_unreadable=skip_unreadable,
+        cluster=there,
     )
     if show_probes:
         _print_probes(_describe_probes(network, options.of_probes(), opened))

@@ -81,9 +81,9 @@ class Job:
         for doubt in layout.doubts:
             warnings.warn(f"model: {doubt}.", stacklevel=3)  # whoever called prediction_depth
         job = cls(model, layout, readers, metric, k, budget, observer=observer)
-        return job._at_home(backend)
+        return job.at_home(backend)
 
-    def _at_home(self, backend: str) -> Job:
+    def at_home(self, backend: str) -> Job:
         """With the model's CUDA device as home, if the triton backend can work beside all
         embeddings there."""
         device, rows = device_of(self.model), self.rows

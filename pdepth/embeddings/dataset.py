@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,6 +59,8 @@ class Batches:
     first: the first batch, checked.
     rows: how many rows will come, or None where the dataset does not say.
     readable: which rows of the data these are, where those that cannot be read are skipped.
+    source: how they are read.
+    elsewhere: reads labels and checksums of all rows, where other processes read the data.
     checks: where it `remembers`, labels and checksums of each batch that has been read, in order,
         with which every later reading is compared.
     Iterating yields every batch, the first included, and raises ValueError where they are not as
@@ -89,17 +91,18 @@ class Batches:
         options = options or DataOptions()
         check_processor(options.processor)
         self.what = what
-        self._source = source_of(data, what, batch_size)
+        self.source = source_of(data, what, batch_size)
         self.readable: Readable | None = None  # of data of which some rows are skipped
         if options.skip_unreadable:
             with _random_state_kept():
-                self._source, self.readable = keep_readable(self._source, what, options.processor)
-        self._collation = Collation(self._source.collate, options.label_column, options.processor)
+                self.source, self.readable = keep_readable(self.source, what, options.processor)
+        self._collation = Collation(self.source.collate, options.label_column, options.processor)
         self._pads = options.processor is not None
-        self.rows: int | None = self._source.rows
+        self.rows: int | None = self.source.rows
         self.checks: list[Rows] = []
+        self.elsewhere: Callable[[], Rows] | None = None
         self.remembers = False  # whether readings keep and compare checksums
-        batches = self._source.read(self._collation)
+        batches = self.source.read(self._collation)
         first = next(batches, None)
         if first is None:
             raise ValueError(f"{what}: expected at least one (input, label) row, got none.")
@@ -112,7 +115,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         done = 0
         first = [] if self._rest is None else [self.first]
-        rest = self._source.read(self._collation) if self._rest is None else self._rest
+        rest = self.source.read(self._collation) if self._rest is None else self._rest
         self._rest = None
         batches = chain(first, map(self._checked, self._within_length(rest)))
         for number, batch in enumerate(batches):
@@ -138,9 +141,21 @@ class Batches:
     def read_rows(self) -> Rows:
         """All rows as they are now; the network does not run."""
         self.remembers = True
+        if self.elsewhere is not None:
+            self.expect(self.elsewhere())
+            return self.known_rows
         for _ in self:
             pass
         return self.known_rows
+
+    def expect(self, rows: Rows) -> None:
+        """Remember all rows as another process read them, with which readings are compared."""
+        self.remembers = True
+        size = self.batch_rows or 1
+        self.checks = [
+            Rows(rows.labels[begin : begin + size], rows.checksums[begin : begin + size])
+            for begin in range(0, len(rows.labels), size)
+        ]
 
     @property
     def known_rows(self) -> Rows:
@@ -153,7 +168,7 @@ class Batches:
     @property
     def batch_rows(self) -> int | None:
         """Rows of every batch but the last; None where batches cannot be read again."""
-        return None if self.rows is None else self._source.batch_size
+        return None if self.rows is None else self.source.batch_size
 
     @cached_property
     def varies(self) -> bool:
@@ -181,11 +196,11 @@ class Batches:
         what it has read changed a generator that the dataset itself holds.
         Raises `Changed`; IterableDatasets are not read again.
         """
-        if not self._source.repeats:
+        if not self.source.repeats:
             return
-        workers = min(1, self._source.workers)
+        workers = min(1, self.source.workers)
         with _random_state_kept():
-            for batch in self._source.read_again(self._collation, [0] * (1 + workers), workers):
+            for batch in self.source.read_again(self._collation, [0] * (1 + workers), workers):
                 if not self.first.same_as(self._checked(batch)):
                     raise self._changed(0, np.arange(len(self.first.labels)))
 
@@ -195,14 +210,14 @@ class Batches:
         The same rows are together: a forward pass may depend on what it runs beside.
         Raises `Changed` for a batch that differs, as after a random transform.
         """
-        size, numbers = self._source.batch_size or 1, list(numbers)
+        size, numbers = self.source.batch_size or 1, list(numbers)
         for number, batch in zip(numbers, self._read(numbers), strict=True):
             self._compare(number, batch)
             yield number * size, batch
 
     def _read(self, numbers: list[int]) -> Iterator[Batch]:
         """Some batches once more, by their numbers."""
-        source = self._source
+        source = self.source
         workers = source.workers if len(numbers) > source.workers else 0
         batches = source.read_again(self._collation, numbers, workers)
         return map(self._checked, self._within_length(batches))
@@ -217,7 +232,7 @@ class Batches:
 
     def _changed(self, number: int, rows: NDArray[np.int64]) -> Changed:
         """rows: of a batch, by their places in it."""
-        rows = self.numbers(number * (self._source.batch_size or 1) + rows)
+        rows = self.numbers(number * (self.source.batch_size or 1) + rows)
         return Changed(
             f"{self.what}: expected the same values at each reading, got others in {ranges(rows)}; "
             "read without random transforms: dataset.transform = the evaluation transform."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -18,6 +19,7 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
+    TensorDataset,
     default_collate,
 )
 
@@ -47,6 +49,20 @@ class Source:
     def rows(self) -> int | None:
         """How many rows there are; None where the dataset does not say."""
         return len(self.dataset) if self.repeats and self.batch_size is not None else None
+
+    def part(self, begin: int, end: int) -> Source:
+        """The rows from `begin` to before `end`, of a dataset whose rows have numbers."""
+        data = self.dataset
+        if type(data) is TensorDataset:  # in memory: of others' rows nothing goes along
+            tensors = [tensor[begin:end].clone() for tensor in data.tensors]
+            return replace(self, dataset=TensorDataset(*tensors))
+        if hasattr(data, "part"):
+            return replace(self, dataset=data.part(begin, end))
+        return replace(self, dataset=Subset(data, range(begin, end)))
+
+    def chosen(self, numbers: NDArray[np.int64]) -> Source:
+        """Some rows, by their numbers."""
+        return replace(self, dataset=Subset(self.dataset, numbers.tolist()))
 
     @property
     def workers(self) -> int:
@@ -130,6 +146,8 @@ def source_of(data: Any, what: str, batch_size: int) -> Source:
     `what` is the argument's name: "queries" are a data module's rows for tests, others those for
     training. Raises TypeError for what is none of these.
     """
+    if isinstance(data, Source):
+        return data
     if callable(getattr(data, "train_dataloader", None)):
         data = _loader_of_module(data, what)
     if isinstance(data, DataLoader):

@@ -31,6 +31,7 @@ from pdepth.embeddings.collect import (
 from pdepth.embeddings.dataset import Batches, Changed
 from pdepth.embeddings.forward import forward
 from pdepth.embeddings.kept import KeptEmbeddings
+from pdepth.embeddings.layout import Layout
 from pdepth.embeddings.spans import SpanPlanner
 from pdepth.io.embedding_store import writing
 from pdepth.progress import RowMeter
@@ -49,12 +50,17 @@ class RecomputedEmbeddings:
     """
 
     def __init__(
-        self, job: Job, search_rate: float | None = None, scratch: Path | None = None
+        self,
+        job: Job,
+        search_rate: float | None = None,
+        scratch: Path | None = None,
+        passes_by: bool = True,
     ) -> None:
-        """search_rate: operations a second. scratch: a folder for what must go to disk."""
+        """search_rate: operations a second. scratch: a folder for what must go to disk. passes_by:
+        whether the support may be computed in chunks that several probes share."""
         assert job.rows is not None
         self._job, self._scratch = job, scratch
-        self._planner = SpanPlanner(job, job.rows, search_rate=search_rate)
+        self._planner = SpanPlanner(job, job.rows, search_rate=search_rate, passes_by=passes_by)
         self._stack = ExitStack()
         self._on_disk: KeptEmbeddings | None = None
         self._checksums: dict[int, int] = {}  # of the first rows, by the probe's number
@@ -273,17 +279,19 @@ def first_rows_checksums(job: Job) -> tuple[dict[int, int], dict[int, int]]:
 
     Call it inside `at_rest`; it cannot see what changes less often.
     """
-    batch, probes = first_rows(job), range(len(job.layout.probes))
+    batch = first_rows(job)
+    return checksums_of(job.layout, batch), checksums_of(job.layout, batch)
 
-    def checksums() -> dict[int, int]:
-        by_probe: dict[int, int] = {}
 
-        def put(number: int, begin: int, values: torch.Tensor) -> None:
-            by_probe[number] = zlib.crc32(raw_bytes(values))
+def checksums_of(layout: Layout, batch: Batch) -> dict[int, int]:
+    """Checksums of what a batch of the support gives at every probe, by its number; after them,
+    that of its predictions."""
+    by_probe: dict[int, int] = {}
+    probes = range(len(layout.probes))
 
-        batches = [(0, batch)]
-        for _, predictions in forward(job.layout, job.readers[0].what, batches, probes, put):
-            by_probe[len(probes)] = zlib.crc32(raw_bytes(predictions))
-        return by_probe
+    def put(number: int, begin: int, values: torch.Tensor) -> None:
+        by_probe[number] = zlib.crc32(raw_bytes(values))
 
-    return checksums(), checksums()
+    for _, predictions in forward(layout, "support", [(0, batch)], probes, put):
+        by_probe[len(probes)] = zlib.crc32(raw_bytes(predictions))
+    return by_probe

@@ -88,6 +88,7 @@ class Start:
     Attributes:
         origin: what the embeddings are of. target: the directory that keeps them, or None.
         plan: makes the embeddings that are not kept. stack: where all that is open is closed.
+        elsewhere: whether other processes have the embeddings, which are not kept here.
     """
 
     job: Job
@@ -95,6 +96,7 @@ class Start:
     target: Path | None
     plan: Callable[[], Embeddings]
     stack: ExitStack
+    elsewhere: bool = False
 
     def anew(self) -> tuple[Embeddings, Reading]:
         """Read the data and run the network."""
@@ -115,6 +117,8 @@ class Start:
         known = Known.of(journal.read_reading(), self.job.readers)
         first = first_of(self.job)
         start = replace(self, origin=replace(self.origin, first=first))
+        if self.elsewhere:
+            return _Resuming(start, journal, known).begin()
         if self.target is None and not (first and (known is None or known.first)):
             start = replace(start, target=self._inner(journal))
         return _Resuming(start, journal, known).begin()

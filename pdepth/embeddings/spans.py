@@ -37,12 +37,14 @@ class SpanPlanner:
     Attributes:
         rows: of support and queries. forward_rate, search_rate: rows a second of the forward pass,
             and operations a second of the search, about; None as long as they are not known.
+        passes_by: whether a support may be "shared", for queries that are all known before.
     """
 
     job: Job
     rows: Sequence[int]
     forward_rate: float | None = None
     search_rate: float | None = None
+    passes_by: bool = True
 
     def all(self) -> list[Span]:
         """The spans as long as all queries are active."""
@@ -66,7 +68,7 @@ class SpanPlanner:
         if resumed_first is not None and self.chunk_rows(range(resumed_first, end), queries) > 0:
             return Span(resumed_first, end, "shared")
         held, shared = self.held_first(end, queries), end
-        while shared and self.chunk_rows(range(shared - 1, end), queries) > 0:
+        while self.passes_by and shared and self.chunk_rows(range(shared - 1, end), queries) > 0:
             if shared < end and not self._worth_joining(shared - 1, queries):
                 break
             shared -= 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+PREFIX = "pdepth_user_"  # of the names of users' files as modules
 PYTHON = "py"  # the kind of a specification that names a function
 
 
@@ -71,8 +72,13 @@ def call_function(spec: str, argument: str) -> Any:
         raise RuntimeError(f"{argument}: {spec} failed; it is called without arguments.") from error
 
 
+def imported_files() -> list[ModuleType]:
+    """The users' files that were imported: no other process finds them by their names."""
+    return [module for name, module in list(sys.modules.items()) if name.startswith(PREFIX)]
+
+
 def _import(path: Path) -> ModuleType:
-    name = f"pdepth_user_{path.stem}_{abs(hash(path)):x}"
+    name = f"{PREFIX}{path.stem}_{abs(hash(path)):x}"
     if name in sys.modules:
         return sys.modules[name]
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdepth import inputs
+from pdepth.cluster.options import Cluster
 from pdepth.depth import prediction_depth
 from pdepth.io.atomic import remove_folder
 from pdepth.io.journal import OtherRun
@@ -50,6 +51,7 @@ class RunOptions:
     output: Output = None
     skip_unreadable: bool = False
     spill: str | os.PathLike[str] | None = None
+    cluster: Cluster | None = None
 
     def of_probes(self) -> ProbeOptions:
         """Those that say where a network is probed."""
@@ -87,6 +89,7 @@ class RunOptions:
             "temperature": self.temperature,
             "reference": self.reference,
             "early_exit": self.early_exit,
+            "cluster": self.cluster,
         }
 
 
@@ -169,6 +172,12 @@ def plan_run(
     queries: inputs.Data | None,
     options: RunOptions,
     out: str | os.PathLike[str] | None = None,
+    *,
+    bandwidth: str | None = None,
+    rows: int | None = None,
 ) -> Plan:
     """Return what a run with these options, into a folder, will cost; see `pdepth.plan`."""
-    return plan(model, support, queries, run_dir=out, **options.of_plan())
+    return plan(
+        model, support, queries, run_dir=out, **options.of_plan(), cluster=options.cluster,
+        bandwidth=bandwidth, rows=rows,
+    )  # fmt: skip

@@ -10,10 +10,10 @@ queries itself, was 0.1 to 0.3 ms a probe faster (two threads, AVX2): 5 to 15 % 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,72 @@ class Targets:
         return cls(predictions, labels, name, values, codes)
 
 
+class Voter(Protocol):
+    """Whatever answers votes of a problem that is open: a backend's session, or a cluster."""
+
+    def votes(
+        self,
+        probes: Sequence[int],
+        queries: NDArray[np.int64],
+        targets: NDArray[np.int32] | None,
+        *,
+        counts: bool,
+        progress: ChunkProgress | None,
+    ) -> list[EncodedVotes]:
+        """The votes (L, n) of each k at some probes; with targets (K, n), those that equal them.
+
+        queries: by their numbers among the problem's, ascending. counts: of all classes, too.
+        """
+
+
+OpenVoter = Callable[
+    [Problem, Voting, str, ChunkProgress | None, KeptLists | None], AbstractContextManager[Voter]
+]
+"""Opens a problem; of the backend of that name, and with the running lists that a journal keeps."""
+
+
+class SessionVoter:
+    """See `Voter`: by a session of a backend."""
+
+    def __init__(self, session: Session, problem: Problem, voting: Voting) -> None:
+        self._session, self._problem, self._voting = session, problem, voting
+
+    def votes(
+        self,
+        probes: Sequence[int],
+        queries: NDArray[np.int64],
+        targets: NDArray[np.int32] | None,
+        *,
+        counts: bool,
+        progress: ChunkProgress | None,
+    ) -> list[EncodedVotes]:
+        session, problem = self._session, self._problem
+        with problem.watched(probes):
+            if not self._voting.is_plain:
+                (probe,) = probes
+                return search_votes(
+                    session, problem, self._voting, probe, queries, targets, counts=counts,
+                    progress=progress,
+                )  # fmt: skip
+            whole = len(queries) == problem.num_queries
+            target = None if targets is None else targets[0]
+            return [session.votes(probes, None if whole else queries, target, counts=counts)]
+
+
+@contextmanager
+def open_here(
+    problem: Problem,
+    voting: Voting,
+    backend: str,
+    progress: ChunkProgress | None,
+    kept: KeptLists | None,
+) -> Iterator[Voter]:
+    """See `OpenVoter`: in this process."""
+    chosen = backend_named(backend, problem.device)
+    with open_session(problem, chosen, progress, kept) as session:
+        yield SessionVoter(session, problem, voting)
+
+
 class ProbeSearch:
     """The votes of N queries at L probes, as far as they were searched.
 
@@ -95,13 +161,14 @@ class ProbeSearch:
         target: NDArray[np.int32] | None = None,
         keep: str = "",
         journal: Journal | None = None,
+        open_voter: OpenVoter = open_here,
     ) -> None:
         """probes: of an iterator, its first problem's. early_exit: search from the last probe to
         the first, and only whether votes equal the codes `target` (N,), or the last probe's
         votes where it is None; not with `keep`. keep: "counts", "margins" or neither. journal:
-        keeps votes as they come, and has those of an interrupted run.
+        keeps votes as they come, and has those of an interrupted run. open_voter: who answers.
         """
-        self._shape = probes, queries
+        self._shape, self._open_voter = (probes, queries), open_voter
         self._voting, self._backend = voting, backend
         self._early_exit = early_exit and not keep  # counts are of all votes
         self._keep, self._journal = keep, journal
@@ -126,11 +193,10 @@ class ProbeSearch:
         if self._journal is not None:
             end = first + len(problem.probes)
             kept = KeptLists(self._journal, first, end, self.active)
-        backend = backend_named(self._backend, problem.device)
-        with open_session(problem, backend, report, kept) as session:
+        with self._open_voter(problem, self._voting, self._backend, report, kept) as voter:
             for probes in self._steps(len(problem.probes)):
                 if len(self.active):
-                    self._search(session, problem, first, probes, queries, report)
+                    self._search(voter, first, probes, queries, report)
 
     def remove_lists(self) -> None:
         """Remove the running lists of the last reading from the journal: all is searched."""
@@ -151,8 +217,7 @@ class ProbeSearch:
 
     def _search(
         self,
-        session: Session,
-        problem: Problem,
+        voter: Voter,
         first: int,
         probes: Sequence[int],
         queries: NDArray[np.int64] | None,
@@ -167,7 +232,7 @@ class ProbeSearch:
             if votes is None:
                 if report is not None:
                     report.total, report.done = len(self.active), done
-                votes = self._votes(session, problem, probes, places[chunk], active, report)
+                votes = self._votes(voter, probes, places[chunk], active, report)
                 if self._journal is not None:
                     self._journal.write_votes(
                         first + probes[0], int(active[0]) // QUERY_CHUNK, active, votes
@@ -179,8 +244,7 @@ class ProbeSearch:
 
     def _votes(
         self,
-        session: Session,
-        problem: Problem,
+        voter: Voter,
         probes: Sequence[int],
         places: NDArray[np.int64],
         active: NDArray[np.int64],
@@ -190,18 +254,7 @@ class ProbeSearch:
         targets = None
         if self._early_exit and self._targets is not None:
             targets = np.where(self._matching, self._targets, NO_CLASS)[:, active]
-        counts = bool(self._keep)
-        with problem.watched(probes):
-            if self._voting.is_plain:
-                whole = len(places) == problem.num_queries
-                target = None if targets is None else targets[0]
-                votes = [session.votes(probes, None if whole else places, target, counts=counts)]
-            else:
-                (probe,) = probes
-                votes = search_votes(
-                    session, problem, self._voting, probe, places, targets, counts=counts,
-                    progress=report,
-                )  # fmt: skip
+        votes = voter.votes(probes, places, targets, counts=bool(self._keep), progress=report)
         if self._keep == "margins":
             votes = [replace(v, counts=None, margins=margins(v.counts)) for v in votes]
         return votes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from pdepth.arrays.encoded import Neighbors
 from pdepth.arrays.problem import ProbeRows, Problem
 from pdepth.arrays.rows import Rows
-from pdepth.backends.base import Backend
+from pdepth.backends.base import Opener
 from pdepth.native import default_arithmetic
 
 
@@ -18,15 +19,17 @@ class RunningTopK:
     """The nearest support rows of some queries so far, as a support comes in chunks."""
 
     def __init__(
-        self, problem: Problem, backend: Backend, queries: int, left_out: NDArray[np.int64] | None
+        self, problem: Problem, backend: Opener, queries: int, left_out: NDArray[np.int64] | None
     ) -> None:
         """left_out: (n,) the support row that each query is, if it is left out of its own lists."""
         self._problem, self._backend, self._left_out = problem, backend, left_out
         shape = queries, problem.k
         self.lists: Neighbors = np.full(shape, np.nan), np.full(shape, -1)
 
-    def take(self, name: str, chunk: Rows, begin: int, queries: Rows) -> None:
+    def take(self, name: str, chunk: Rows, begin: int, queries: Rows, packed: Any = None) -> None:
         """Merge what is near in a chunk, whose first row has number `begin`.
+
+        packed: what the backend keeps of the chunk, see `ProbeRows`.
 
         Only what may be nearer than the lists' last rows is settled; a later row is behind an
         earlier one of the same distance.
@@ -35,7 +38,7 @@ class RunningTopK:
         inside = left_out is not None and bool(((left_out >= begin) & (left_out < end)).any())
         problem = replace(
             self._problem,
-            probes=(ProbeRows(name, chunk, queries),),
+            probes=(ProbeRows(name, chunk, queries, packed),),
             codes=np.zeros(len(chunk), np.int32),
             k=min(self._problem.k + inside, len(chunk)),
             query_rows=None,

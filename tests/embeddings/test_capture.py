@@ -404,7 +404,7 @@ def test_embeddings_stay_on_the_device_where_the_search_fits_beside_them(monkeyp
     no_limit = Budget(None)
 
     def at_home(backend="auto", budget=no_limit):
-        return collect.Job(None, layout, readers, "sqeuclidean", 30, budget)._at_home(backend)
+        return collect.Job(None, layout, readers, "sqeuclidean", 30, budget).at_home(backend)
 
     def home(backend="auto", budget=no_limit):
         return at_home(backend, budget).home

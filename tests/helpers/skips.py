@@ -15,6 +15,7 @@ ELSEWHERE = {
     "mkdocstrings": "pip install 'pdepth[docs]'",
     "oodeel": f"{NIGHTLY} libraries, or pip install 'pdepth[oodeel]'",
     "scikit-learn-intelex": f"{NIGHTLY} newest, or pip install 'pdepth[bench]'",
+    "ray": f"{NIGHTLY} newest, or pip install 'pdepth[ray]'",
     "pynndescent": f"{NIGHTLY} newest, or pip install 'pdepth[bench]'",
     "umap": "pip install 'pdepth[umap]'",
     "ml_dtypes": f"{NIGHTLY} newest, or pip install ml_dtypes",

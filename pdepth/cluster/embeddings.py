@@ -1,0 +1,261 @@
+"""The embeddings of a network, as workers have them: the driver's side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pdepth.arrays.memory import Budget
+from pdepth.cluster.network import Checksums, NetworkTask, Part, ShardReading, SpanShard
+from pdepth.cluster.options import Cluster
+from pdepth.cluster.sending import Kept, Makers, Sent, pickled, pickled_network
+from pdepth.cluster.shards import RemoteRows, RemoteSpan
+from pdepth.cluster.voter import open_there
+from pdepth.cluster.workers import Ref, Workers, connected
+from pdepth.embeddings.collect import Job, Reading, SpanRows
+from pdepth.embeddings.dataset import Batches, DataOptions
+from pdepth.embeddings.dataset import Rows as DataRows
+from pdepth.embeddings.recompute import checksums_of, first_rows
+from pdepth.progress import Event, RowMeter
+from pdepth.search.backward import OpenVoter
+
+
+@contextmanager
+def embedded_on(
+    cluster: str | Cluster | None, job: Job, options: DataOptions, backend: str, makers: Makers
+) -> Iterator[ClusterEmbeddings | None]:
+    """Workers that have a network, and read whole batches of its data each; None without a cluster.
+
+    makers: of the network, support or queries that workers make themselves.
+    """
+    if cluster is None:
+        yield None
+        return
+    with connected(Cluster.of(cluster)) as workers:
+        bounds = [_bounds(reader, len(workers)) for reader in job.readers]
+        task = NetworkTask(
+            layout=replace(job.layout, caller=replace(job.layout.caller, model=nn.Identity())),
+            model=nn.Identity(),
+            metric=job.metric,
+            k=job.k,
+            threads=torch.get_num_threads(),
+            on_gpu=workers.cluster.gpus_per_worker > 0,
+            backend=backend,
+            num_threads=workers.cluster.cpus_per_worker,
+            own_rows=job.own_rows,
+        )
+        parts = [_parts(job, w, bounds, options, makers) for w in range(len(workers))]
+        sent = [pickled(workers.cloudpickle, part, "support and queries") for part in parts]
+        shared = Kept(workers.put(_network(workers, job, task, makers), "model"))
+        workers.start(backend, network=True)
+        of_each = [Sent(shared, Kept(workers.put(part, "data"))) for part in sent]
+        embeddings = ClusterEmbeddings(job, workers, bounds, of_each)
+        embeddings.check_values()
+        yield embeddings
+        job.observer(Event("note", f"cluster: {workers.traffic}, of {len(workers)} workers"))
+
+
+class ClusterEmbeddings:
+    """See `collect.Embeddings`: each worker has those of its own rows."""
+
+    def __init__(
+        self, job: Job, workers: Workers, bounds: list[list[int]], sent: list[Sent]
+    ) -> None:
+        """bounds: of support and queries, where the rows of each worker begin. sent: to each."""
+        self._job, self.workers, self._bounds, self._sent = job, workers, bounds, sent
+        for side, reader in enumerate(job.readers):
+            reader.elsewhere = lambda side=side: self._read_rows(side)
+        self._checks: list[DataRows] = []  # of support and queries, once they were read
+        self._checksums: list[Checksums] = [{} for _ in range(len(workers))]
+
+    def __enter__(self) -> ClusterEmbeddings:
+        return self
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def check_values(self) -> None:
+        """Raise ValueError for a worker whose values are not those of the others and, on the same
+        kind of device, of this process."""
+        batch, names = first_rows(self._job), [*self._job.layout.names, "predictions"]
+        workers = self.workers
+        first = workers.put(batch, "support")
+        of_all = workers.get(
+            [workers[w].checksums.remote(sent, first) for w, sent in enumerate(self._sent)]
+        )
+        expected = of_all[0]
+        if not workers.cluster.gpus_per_worker:
+            expected = checksums_of(self._job.layout, batch)
+        for worker, found in enumerate(of_all):
+            for number, checksum in found.items():
+                if checksum != expected[number]:
+                    raise ValueError(
+                        f"cluster: expected the same values of the first rows everywhere, got "
+                        f"others from worker {worker}, first at probe {names[number]!r}; take "
+                        "machines with the same processor, GPU and torch, or name them in "
+                        "Cluster(resources=...)."
+                    )
+
+    @property
+    def open_voter(self) -> OpenVoter:
+        """Who answers votes of spans that come from here."""
+        return partial(open_there, self.workers)
+
+    def rates(self) -> str:
+        """How fast the slowest and the fastest worker search, in words."""
+        return str(self.workers.rates)
+
+    def read(self) -> Reading:
+        workers, job = self.workers, self._job
+        shards = self._shards(len(job.layout.probes), np.arange(self._bounds[-1][-1]))
+        coming = [workers[worker].read.remote(shard) for worker, shard in enumerate(shards)]
+        readings: list[ShardReading] = [*coming]
+        every = sum(bounds[-1] for bounds in self._bounds)
+        meter, done = RowMeter(job.observer, "support", every), 0
+        for worker, reading in workers.as_they_come(coming):
+            readings[worker] = reading
+            self._checksums[worker] = reading.checksums
+            done += sum(len(rows.labels) for rows in reading.parts)
+            meter(done, finished=done == every)
+        self._remember([reading.parts for reading in readings])
+        predictions = np.concatenate([reading.predictions for reading in readings])
+        return Reading([rows.labels for rows in self._checks], predictions)
+
+    def resume(self, reading: Reading) -> None:
+        self._checks = [reader.known_rows for reader in self._job.readers]
+
+    def span(
+        self,
+        end: int,
+        active: NDArray[np.int64],
+        resumed_first: int | None = None,
+    ) -> SpanRows:
+        """The probes before `end` that all workers have at once; searched where they are."""
+        job, workers, layout = self._job, self.workers, self._job.layout
+        before = self._shards(end, active)
+        answers: list[tuple[int, Checksums]] = workers.get(
+            [workers[worker].embed.remote(shard) for worker, shard in enumerate(before)]
+        )
+        first = max(begin for begin, _ in answers)
+        for known, (_, checksums) in zip(self._checksums, answers, strict=True):
+            known |= checksums
+        shards = self._shards(end, active)
+        there = RemoteSpan(shards, self._bounds)
+
+        def rows_of(number: int, side: int) -> RemoteRows:
+            shape = self._bounds[side][-1], layout.widths[number]
+            return RemoteRows(there, number, shape, layout.dtypes[number])
+
+        probes = [
+            (layout.names[n], rows_of(n, 0), None if job.own_rows else rows_of(n, 1))
+            for n in range(first, end)
+        ]
+        return SpanRows(first, probes, np.arange(self._bounds[-1][-1]), None)
+
+    def _shards(self, end: int, active: NDArray[np.int64]) -> list[Ref]:
+        """What each worker is told of a span."""
+        workers, bounds = self.workers, self._bounds
+        given = workers.cluster.memory
+        budget = Budget(given, given=True) if given is not None else Budget(workers.free)
+        places = np.searchsorted(active, bounds[-1])
+        shards = []
+        for worker in range(len(workers)):
+            own = active[places[worker] : places[worker + 1]] - bounds[-1][worker]
+            checks = None
+            if self._checks:
+                checks = [
+                    DataRows(rows.labels[begin:end_], rows.checksums[begin:end_])
+                    for rows, begin, end_ in self._of_worker(worker)
+                ]
+            shard = SpanShard(self._sent[worker], end, own, budget, checks, self._checksums[worker])
+            shards.append(workers.put(shard, "queries"))
+        return shards
+
+    def _of_worker(self, worker: int) -> Iterator[tuple[DataRows, int, int]]:
+        """The parts of a worker that have rows: of which data, and which of it."""
+        for rows, bounds in zip(self._checks, self._bounds, strict=True):
+            if bounds[worker] < bounds[worker + 1]:
+                yield rows, bounds[worker], bounds[worker + 1]
+
+    def _read_rows(self, side: int) -> DataRows:
+        """Labels and checksums of the support (0) or the queries (1), read by the workers."""
+        if not self._checks:
+            workers = self.workers
+            self._remember(
+                workers.get(
+                    [
+                        workers[worker].read_rows.remote(sent)
+                        for worker, sent in enumerate(self._sent)
+                    ]
+                )
+            )
+        return self._checks[side]
+
+    def _remember(self, parts: list[list[DataRows]]) -> None:
+        """Keep what the workers have read; parts: those of each that have rows."""
+        self._checks = []
+        for bounds, reader in zip(self._bounds, self._job.readers, strict=True):
+            whole = DataRows(np.empty(bounds[-1], np.int64), np.empty(bounds[-1], np.uint64))
+            for begin, end, of_worker in zip(bounds, bounds[1:], parts, strict=False):
+                if begin < end:
+                    rows = of_worker.pop(0)
+                    whole.labels[begin:end] = rows.labels
+                    whole.checksums[begin:end] = rows.checksums
+            self._checks.append(whole)
+            reader.expect(whole)
+
+
+def _bounds(reader: Batches, workers: int) -> list[int]:
+    """Where each worker's rows begin, whole batches, and where the last end."""
+    if reader.rows is None or reader.batch_rows is None:
+        raise ValueError(
+            f"{reader.what}: expected a dataset whose rows have numbers, which workers share, got "
+            "a stream or whole batches; leave cluster out, or pass a Dataset with a length."
+        )
+    if reader.what == "support" and reader.rows < workers:
+        raise ValueError(
+            f"workers: expected at most {reader.rows}, the rows of the support, got {workers}."
+        )
+    batches = -(-reader.rows // reader.batch_rows)
+    begins = [batches * worker // workers * reader.batch_rows for worker in range(workers)]
+    return [*begins, reader.rows]
+
+
+def _network(workers: Workers, job: Job, task: NetworkTask, makers: Makers) -> bytes:
+    """The pickle of a task with its network."""
+    model, cloudpickle = job.layout.caller.model, workers.cloudpickle
+    if "model" in makers:
+        made = replace(makers["model"], state=model.state_dict())
+        return pickled(cloudpickle, replace(task, model=made), "model")
+    pickled_network(cloudpickle, model)
+    return pickled(cloudpickle, replace(task, model=model), "layers, pool and output")
+
+
+def _parts(
+    job: Job, worker: int, bounds: list[list[int]], options: DataOptions, makers: Makers
+) -> list[Part]:
+    """What a worker reads of support and queries; nothing of what it has no rows of."""
+    parts = []
+    for reader, begins in zip(job.readers, bounds, strict=True):
+        begin, end = begins[worker], begins[worker + 1]
+        if begin < end:
+            made, source = makers.get(reader.what), reader.source
+            parts.append(
+                Part(
+                    reader.what,
+                    replace(source, dataset=None) if made else source.part(begin, end),
+                    replace(options, skip_unreadable=False),
+                    begin,
+                    end,
+                    None if reader.readable is None else reader.readable.rows[begin:end],
+                    made,
+                )
+            )
+    return parts

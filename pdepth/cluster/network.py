@@ -1,0 +1,290 @@
+"""A network in a worker: it runs over whole batches of its own, and keeps what they give.
+
+A value depends on the batch that its row is in, in the last bits: a worker's batches are those of
+one process, and torch has as many threads as there.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pdepth.arrays.memory import Budget
+from pdepth.arrays.problem import checked_rows
+from pdepth.arrays.rows import Rows, raw_bytes
+from pdepth.cluster.sending import Made, Sent
+from pdepth.cluster.shards import ShardRows
+from pdepth.embeddings.batch import Batch
+from pdepth.embeddings.calling import at_rest
+from pdepth.embeddings.collect import Embeddings, HeldEmbeddings, Job, Reading, SpanRows
+from pdepth.embeddings.dataset import Batches, Changed, DataOptions
+from pdepth.embeddings.dataset import Rows as DataRows
+from pdepth.embeddings.layout import Layout
+from pdepth.embeddings.loaders import Source, source_of
+from pdepth.embeddings.readable import Readable
+from pdepth.embeddings.recompute import RecomputedEmbeddings, checksums_of
+
+SUPPORT, QUERIES = "support", "queries"
+Checksums = dict[tuple[int, str], int]
+"""Of the values of a part, "support" or "queries", at a probe."""
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkTask:
+    """A network and how it is run, the same in all workers.
+
+    layout: its caller has no network, which is `model`, or what makes it. threads: of torch.
+    on_gpu: whether it runs on the worker's GPU. backend: of the search. num_threads: of that.
+    """
+
+    layout: Layout
+    model: nn.Module | Made
+    metric: str
+    k: int
+    threads: int
+    on_gpu: bool
+    backend: str
+    num_threads: int
+    own_rows: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Rows of the support, or of the queries, that one worker reads.
+
+    source: of all rows that are searched, where it is `made` there; else of these alone. first,
+    end: which of those that are searched they are. chosen: (n,) their numbers in the data, where
+    others are skipped there.
+    """
+
+    what: str
+    source: Source
+    options: DataOptions
+    first: int
+    end: int
+    chosen: NDArray[np.int64] | None = None
+    made: Made | None = None
+
+    @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """(n,) of the rows in the data, ascending."""
+        return np.arange(self.first, self.end) if self.chosen is None else self.chosen
+
+    @property
+    def rows(self) -> Source:
+        """How the rows are read."""
+        if self.made is None:
+            return self.source
+        source = source_of(self.made.make(), self.what, self.source.batch_size or 1)
+        if source.rows is None or (len(self.numbers) and source.rows <= self.numbers[-1]):
+            raise ValueError(
+                f"{self.what}: expected the same rows from {self.made.spec} everywhere, got "
+                f"{source.rows} where row {self.numbers[-1]} was asked for."
+            )
+        return source.chosen(self.numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class SpanShard:
+    """The probes before number `end` at one worker, and what it has to give again if it died.
+
+    sent: what it makes them of. active: (n,) its own active queries, by their numbers there.
+    checks: of each of its parts, what the first reading gave; None before that. checksums: of the
+    values that it had of its parts so far.
+    """
+
+    sent: Sent
+    end: int
+    active: NDArray[np.int64]
+    budget: Budget
+    checks: list[DataRows] | None = None
+    checksums: Checksums = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardReading:
+    """What a worker's first reading gave: of each of its parts labels and checksums of inputs, the
+    predictions (n,) of its queries, and checksums of the values that it has since."""
+
+    parts: list[DataRows]
+    predictions: NDArray[np.int64]
+    checksums: Checksums
+
+
+class NetworkShard:
+    """The embeddings of one worker."""
+
+    def __init__(self, number: int, task: NetworkTask, parts: Sequence[Part]) -> None:
+        """parts: of the support and of the queries, those of them that have rows."""
+        torch.set_num_threads(task.threads)
+        self._number, self._task = number, task
+        self._parts = {part.what: part for part in parts}
+        self._stack = ExitStack()
+        device = torch.device("cuda") if task.on_gpu else None
+        self._model = task.model.make() if isinstance(task.model, Made) else task.model
+        self._stack.enter_context(at_rest(self._model, device))
+        caller = replace(task.layout.caller, model=self._model)
+        self._layout = replace(task.layout, caller=caller)
+        self._readers = [_reader(part) for part in parts]
+        self._embeddings: Embeddings | None = None
+        self._has_read = False
+        self._span: SpanRows | None = None
+        self._rows: dict[tuple[int, str], Rows] = {}  # of one probe
+
+    def close(self) -> None:
+        """Leave torch as it was, in a process that goes on."""
+        self._stack.close()
+
+    def checksums(self, batch: Batch) -> dict[int, int]:
+        """Of what a batch gives at every probe, and of its predictions."""
+        return checksums_of(self._layout, batch)
+
+    def read_rows(self) -> list[DataRows]:
+        """Labels and checksums of all rows; the network does not run."""
+        return [reader.read_rows() for reader in self._readers]
+
+    def read(self, shard: SpanShard) -> ShardReading:
+        """Run the network over all rows."""
+        torch.set_num_threads(self._task.threads)
+        if not self._readers:
+            return ShardReading([], np.empty(0, np.int64), {})
+        reading = self._opened(shard).read()
+        self._has_read = True
+        self._span, self._rows = None, {}
+        span = self._span_of(shard, shard.end - 1)
+        asked = self._task.own_rows or QUERIES in self._parts
+        predictions = reading.predictions if asked else np.empty(0, np.int64)
+        parts = [reader.known_rows for reader in self._readers]
+        return ShardReading(parts, predictions, dict(self._checksums(span)))
+
+    def embed(self, shard: SpanShard) -> tuple[int, Checksums]:
+        """Have the last probes before `shard.end`: the first of them, and checksums of all."""
+        if not self._readers:
+            return 0, {}
+        span = self._span_of(shard, shard.end - 1)
+        return span.first, dict(self._checksums(span))
+
+    def support(self, shard: SpanShard, probe: int) -> ShardRows:
+        """The rows of the support at a probe."""
+        name, part = self._layout.names[probe], self._parts[SUPPORT]
+        return ShardRows(name, self._checked(shard, probe, SUPPORT), part.first)
+
+    def queries(self, shard: SpanShard, probe: int, numbers: NDArray[np.int64]) -> Rows:
+        """Some queries at a probe, by their numbers among all."""
+        if self._task.own_rows:
+            support = self.support(shard, probe)
+            return support.rows[numbers - support.first].on_host()
+        rows = self._checked(shard, probe, QUERIES)
+        own = numbers - self._parts[QUERIES].first
+        assert self._span is not None
+        places = np.searchsorted(self._span.queries, own)
+        return rows[places].on_host()
+
+    def memory(self, shard: SpanShard, probe: int) -> int | None:
+        """Bytes that the search at a probe may take; None for no limit."""
+        return self._span_of(shard, probe).memory
+
+    def _checked(self, shard: SpanShard, probe: int, what: str) -> Rows:
+        """The rows of a part at a probe, checked and, for cosine, normalised."""
+        span = self._span_of(shard, probe)
+        if (probe, what) not in self._rows:
+            self._rows = {key: rows for key, rows in self._rows.items() if key[0] == probe}
+            numbers = self._parts[what].numbers
+            if what == QUERIES:
+                numbers = numbers[span.queries]
+            self._rows[probe, what] = checked_rows(
+                self._values(span, probe, what),
+                f"{what} ({self._layout.names[probe]})",
+                self._task.metric,
+                self._task.num_threads,
+                numbers,
+            )
+        return self._rows[probe, what]
+
+    def _values(self, span: SpanRows, probe: int, what: str) -> Any:
+        """A part's values at a probe; of a worker with queries alone, they come as a support."""
+        sides = span.probes[probe - span.first][1:]
+        return sides[list(self._parts).index(what)]
+
+    def _span_of(self, shard: SpanShard, probe: int) -> SpanRows:
+        """The span of a probe: at hand, or embedded now."""
+        torch.set_num_threads(self._task.threads)
+        span = self._span
+        if span is None or not span.first <= probe < span.first + len(span.probes):
+            self._span, self._rows = None, {}
+            embeddings = self._opened(shard)
+            if not self._has_read:
+                self._resume(embeddings, shard)
+            self._span = span = embeddings.span(shard.end, shard.active)
+            self._compare(shard, span)
+        return span
+
+    def _opened(self, shard: SpanShard) -> Embeddings:
+        """The embeddings of all parts: held where they fit, else computed again by spans."""
+        if self._embeddings is None:
+            task = self._task
+            job = Job(
+                self._model, self._layout, self._readers, task.metric, task.k, shard.budget
+            ).at_home(task.backend)
+            for reader in self._readers:
+                reader.remembers = True
+            kept: Embeddings = HeldEmbeddings(job)
+            if not job.fits:
+                kept = RecomputedEmbeddings(job, passes_by=False)
+            self._stack.enter_context(kept)
+            self._embeddings = kept
+        return self._embeddings
+
+    def _resume(self, embeddings: Embeddings, shard: SpanShard) -> None:
+        """After a reading of a worker that died, or of a call that was interrupted."""
+        assert shard.checks is not None
+        for reader, rows in zip(self._readers, shard.checks, strict=True):
+            reader.expect(rows)
+        embeddings.resume(Reading([], np.empty(0, np.int64)))
+        self._has_read = True
+
+    def _checksums(self, span: SpanRows) -> Iterator[tuple[tuple[int, str], int]]:
+        """Of the values of whole parts in memory; others are computed as they are searched."""
+        for number, (_, *sides) in enumerate(span.probes, span.first):
+            for (what, part), values in zip(self._parts.items(), sides, strict=False):
+                if isinstance(values, torch.Tensor) and len(values) == len(part.numbers):
+                    yield (number, what), _checksum(values)
+
+    def _compare(self, shard: SpanShard, span: SpanRows) -> None:
+        """Raise Changed where values are not those of the worker that died."""
+        if not shard.checksums:
+            return
+        for (number, what), checksum in self._checksums(span):
+            if shard.checksums.get((number, what), checksum) != checksum:
+                raise Changed(
+                    f"worker {self._number}, which was started again: expected the same values of "
+                    f"the {what}, got others at probe {self._layout.names[number]!r}; the "
+                    "network's code, its machine's processor or torch differ there."
+                )
+
+
+def _checksum(values: torch.Tensor) -> int:
+    """Of the bits of many values, at the speed of memory: their sum, as words of eight bytes.
+
+    Where rows change places it is the checksums of inputs that tell.
+    """
+    raw = raw_bytes(values)
+    whole = len(raw) // 8
+    words = np.frombuffer(raw, np.uint64, whole) if whole else np.empty(0, np.uint64)
+    return int(words.sum(dtype=np.uint64)) ^ zlib.crc32(raw[8 * whole :])
+
+
+def _reader(part: Part) -> Batches:
+    rows = part.rows
+    reader = Batches(rows, part.what, rows.batch_size or 1, part.options)
+    reader.readable = Readable(part.numbers, {})
+    return reader

@@ -1,0 +1,70 @@
+"""What a call is told of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pdepth.arrays import arguments
+from pdepth.arrays.memory import parse_bytes
+
+AUTO = "auto"
+LEAST_IN_FLIGHT = 2  # one that is searched while the lists of the one before are merged
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster, and what of it a call takes.
+
+    Attributes:
+        address: of the cluster, "host:port"; "auto": that of the environment (RAY_ADDRESS), or a
+            local Ray that is started for the call. A Ray that is already initialised in this
+            process is used in any case, and left running.
+        workers: processes that share the support's rows; None: as many as there is room for.
+        cpus_per_worker: threads of the search in each.
+        gpus_per_worker: GPUs of each; with 1, networks and the triton backend run there.
+        memory_per_worker: bytes that each may take for rows in work, or an amount such as "8GiB".
+        resources: custom resources of Ray that each worker takes, by name.
+        runtime_env: of Ray's workers, as `ray.init` takes it.
+        chunks_in_flight: query chunks that are in Ray's object store at a time, 2 or more.
+    """
+
+    address: str = AUTO
+    workers: int | None = None
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0
+    memory_per_worker: int | str | None = None
+    resources: Mapping[str, float] | None = None
+    runtime_env: Mapping[str, Any] | None = None
+    chunks_in_flight: int = LEAST_IN_FLIGHT
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.address, str) or not self.address:
+            raise TypeError(f"address: expected 'auto' or 'host:port', got {self.address!r}.")
+        if self.workers is not None:
+            arguments.check_int(self.workers, "workers")
+        arguments.check_int(self.cpus_per_worker, "cpus_per_worker")
+        arguments.check_int(self.chunks_in_flight, "chunks_in_flight", LEAST_IN_FLIGHT)
+        gpus = self.gpus_per_worker
+        if isinstance(gpus, bool) or not isinstance(gpus, int | float) or not 0 <= gpus < 1e6:
+            raise ValueError(f"gpus_per_worker: expected a number >= 0, got {gpus!r}.")
+        if self.memory_per_worker is not None:
+            parse_bytes(self.memory_per_worker)
+
+    @classmethod
+    def of(cls, cluster: str | Cluster) -> Cluster:
+        """What the argument `cluster` of a call stands for: an address, "auto" or options."""
+        if isinstance(cluster, Cluster):
+            return cluster
+        if isinstance(cluster, str) and cluster:
+            return cls(cluster)
+        raise TypeError(
+            "cluster: expected 'auto', an address or a pdepth.cluster.Cluster, got "
+            f"{cluster!r:.60}."
+        )
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes of a worker; None where the caller set no limit."""
+        return None if self.memory_per_worker is None else parse_bytes(self.memory_per_worker)

@@ -1,0 +1,133 @@
+"""What a job will cost on a cluster: from counted bytes and measured rates, no cluster at hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pdepth.arrays.memory import human
+from pdepth.cluster.options import LEAST_IN_FLIGHT
+from pdepth.cluster.traffic import DISTANCE_BYTES, ROW_BYTES, Asked, Traffic, foreseen
+from pdepth.cluster.voter import CHUNK_BYTES, MERGED_BYTES
+from pdepth.progress import format_seconds
+from pdepth.search.voting import CHUNK_QUERIES
+
+BITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+def parse_bandwidth(text: str) -> float:
+    """Bytes a second of bits such as "200Gb" or "25 Gb/s". Raises ValueError for another form."""
+    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([kmgt]?)b(?:it)?(?:/s|ps)?\s*", text.lower())
+    if not match or not float(match[1]):
+        raise ValueError(
+            f"bandwidth: expected bits a second of a machine's link, such as '200Gb', got {text!r}."
+        )
+    return float(match[1]) * BITS[match[2]] / 8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds that one worker would take for all: of the forward passes, of the search."""
+
+    forward: float
+    search: float
+
+
+@dataclass(frozen=True)
+class ClusterPlan:
+    """The bill of a job on a cluster: an upper bound, which early exit makes less.
+
+    Attributes:
+        workers: that share the rows of the support. batches: of a forward pass, which they share.
+        traffic: bytes between processes.
+        memory: bytes of a worker's embeddings, beside the model, its batch and the search.
+        store: bytes of Ray's object store: the chunks that are in flight, and their lists.
+        forward_seconds, search_seconds: of one worker; None where nothing was measured.
+        travel_seconds: of the queries through the link of one worker, which the search overlaps
+            with; None without a bandwidth.
+    """
+
+    workers: int
+    traffic: Traffic
+    memory: int
+    store: int
+    forward_seconds: float | None = None
+    search_seconds: float | None = None
+    travel_seconds: float | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all: while one chunk travels, another is searched, and the slower of both decides."""
+        if self.forward_seconds is None or self.search_seconds is None:
+            return None
+        return self.forward_seconds + max(self.search_seconds, self.travel_seconds or 0.0)
+
+    def __str__(self) -> str:
+        lines = {
+            "workers": f"{self.workers}, {human(self.memory)} of embeddings each",
+            "travels": f"{self.traffic}; of the support to be searched nothing",
+            "store": f"{human(self.store)} of Ray's object store at a time",
+        }
+        if self.forward_seconds is not None and self.search_seconds is not None:
+            lines["a worker"] = (
+                f"{format_seconds(self.forward_seconds)} of forward passes, "
+                f"{format_seconds(self.search_seconds)} of search"
+            )
+        if self.travel_seconds is not None:
+            lines["link"] = f"{format_seconds(self.travel_seconds)} of each worker's"
+        if self.seconds is not None:
+            lines["in all"] = f"{format_seconds(self.seconds)} at most"
+        return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a job: rows of support and queries, bytes of a row's embedding at each probe, the rows of
+    a batch, and how many queries are searched at each probe (all of them, before one knows)."""
+
+    support: int
+    queries: int
+    row_bytes: Sequence[int]
+    batch: int
+    ks: Sequence[int]
+    own_rows: bool
+    active: Sequence[int] = field(default=())
+
+    @property
+    def asked(self) -> Asked:
+        active = self.active or [self.queries] * len(self.row_bytes)
+        return Asked(active, self.row_bytes, self.ks, self.own_rows)
+
+
+def price(
+    sizes: Sizes,
+    workers: int,
+    measured: Measured | None = None,
+    bandwidth: float | None = None,
+    in_flight: int = LEAST_IN_FLIGHT,
+) -> ClusterPlan:
+    """The bill of a job. measured: on the machine of one worker. bandwidth: bytes a second.
+
+    Shards are whole batches: the largest of them decides.
+    """
+    batches = -(-sizes.support // sizes.batch)
+    largest = min(sizes.support, -(-batches // workers) * sizes.batch)
+    having = min(workers, batches)
+    share = largest / sizes.support
+    traffic = foreseen(sizes.asked, having)
+    own_queries = 0 if sizes.own_rows else -(-sizes.queries // workers)
+    k, chunks = max(sizes.ks), []
+    for row_bytes in sizes.row_bytes:
+        step = max(CHUNK_QUERIES, CHUNK_BYTES // (row_bytes + MERGED_BYTES * k))
+        lists = (DISTANCE_BYTES + ROW_BYTES) * k * having
+        chunks.append(min(sizes.queries, step) * (row_bytes + lists))
+    return ClusterPlan(
+        workers=workers,
+        traffic=traffic,
+        memory=(largest + own_queries) * sum(sizes.row_bytes),
+        store=in_flight * max(chunks),
+        forward_seconds=None if measured is None else share * measured.forward,
+        search_seconds=None if measured is None else share * measured.search,
+        travel_seconds=None if bandwidth is None else traffic.queries / having / bandwidth,
+    )

@@ -1,0 +1,111 @@
+"""What a search on a cluster sends and does: counted as it runs, and foreseen for a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from pdepth.arrays.memory import human
+
+DISTANCE_BYTES, ROW_BYTES = 8, 8  # of a neighbour in a list
+NUMBER_BYTES = 8  # of a query, where it is left out of its own list
+VOTE_BYTES = 4 + 1  # of a query and k: the class, and whether it was tied
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one worker did of a query chunk.
+
+    seconds, operations: of the search, two for each product. received: bytes that came to it.
+    """
+
+    worker: int
+    seconds: float
+    operations: float
+    received: int
+
+
+@dataclass
+class Traffic:
+    """Bytes that go from one process to another.
+
+    queries: rows that are asked for, once for each worker that they go to. lists: of neighbours,
+    to be merged. votes: to the process that made the call. support: rows of arrays, once to the
+    worker that keeps them; rows of the support that travel to be searched are none.
+    """
+
+    queries: int = 0
+    lists: int = 0
+    votes: int = 0
+    support: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def __str__(self) -> str:
+        return (
+            f"{human(self.queries)} of queries, {human(self.lists)} of lists and "
+            f"{human(self.votes)} of votes between processes"
+        )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The queries of a search, of which traffic follows.
+
+    active: how many are searched at each probe. row_bytes: of one there. ks: numbers of neighbours.
+    own_rows: whether they are the support's, left out of their own lists. held: whether workers
+    have them, and not the process that made the call.
+    """
+
+    active: Sequence[int]
+    row_bytes: Sequence[int]
+    ks: Sequence[int]
+    own_rows: bool
+    held: bool = True
+
+
+def foreseen(asked: Asked, workers: int) -> Traffic:
+    """What `workers` with rows of the support will send; without counts of votes."""
+    traffic = Traffic()
+    receivers = workers - asked.held
+    for active, row_bytes in zip(asked.active, asked.row_bytes, strict=True):
+        each = row_bytes + (NUMBER_BYTES if asked.own_rows else 0)
+        traffic.queries += active * each * receivers
+        traffic.lists += active * max(asked.ks) * (DISTANCE_BYTES + ROW_BYTES) * (workers - 1)
+        traffic.votes += active * VOTE_BYTES * len(asked.ks)
+    return traffic
+
+
+class Rates:
+    """How fast workers were, so far."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._operations: dict[int, float] = {}
+
+    def add(self, work: Sequence[Work]) -> None:
+        for each in work:
+            self._seconds[each.worker] = self._seconds.get(each.worker, 0.0) + each.seconds
+            self._operations[each.worker] = self._operations.get(each.worker, 0.0) + each.operations
+
+    @property
+    def by_worker(self) -> dict[int, float]:
+        """Operations a second of each worker that has searched."""
+        return {
+            worker: self._operations[worker] / seconds
+            for worker, seconds in sorted(self._seconds.items())
+            if seconds
+        }
+
+    def __str__(self) -> str:
+        """The slowest worker beside the fastest, for the display of progress."""
+        rates = self.by_worker
+        if len(rates) < 2:
+            return ""
+        slowest, fastest = (choose(rates, key=lambda w: rates[w]) for choose in (min, max))
+        return (
+            f"worker {slowest} {rates[slowest] / 1e9:.3g} and worker {fastest} "
+            f"{rates[fastest] / 1e9:.3g} GFLOP/s of {len(rates)} workers"
+        )

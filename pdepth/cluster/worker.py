@@ -1,0 +1,231 @@
+"""One process of a cluster: the rows of the support that it keeps, and what it answers of them.
+
+Ray starts a worker that died again, and repeats its calls: so that each call brings what it needs,
+and a worker keeps nothing that it could not make again. Nothing here knows Ray.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth.arrays.arguments import Voting
+from pdepth.arrays.encoded import EncodedVotes, Neighbors
+from pdepth.arrays.memory import free_bytes
+from pdepth.arrays.problem import Problem
+from pdepth.arrays.rows import Rows
+from pdepth.arrays.sources import Stored
+from pdepth.backends import Backend, Session, backend_named, cpu
+from pdepth.cluster.sending import Kept, Sent, opened
+from pdepth.cluster.shards import ShardRows
+from pdepth.cluster.traffic import Work
+from pdepth.progress import ProbeProgress
+from pdepth.search.backward import open_session
+from pdepth.search.topk import RunningTopK, merge
+from pdepth.search.voting import votes_of_neighbors
+
+if TYPE_CHECKING:
+    from pdepth.cluster.network import Checksums, NetworkShard, ShardReading, SpanShard
+    from pdepth.embeddings.batch import Batch
+    from pdepth.embeddings.dataset import Rows as DataRows
+
+
+@dataclass(frozen=True)
+class About:
+    """A process, and where it runs.
+
+    versions: by name, of what has to be the same in all of them. host: its name. free: bytes of
+    memory that are free there; None where the system does not tell. devices: the GPUs that it may
+    use, as CUDA_VISIBLE_DEVICES has them.
+    """
+
+    versions: dict[str, str]
+    host: str
+    free: int | None
+    devices: str = ""
+
+    @classmethod
+    def here(cls, network: bool) -> About:
+        """network: whether one runs here."""
+        versions = {"pdepth": version("pdepth"), "Python": platform.python_version()}
+        if network:
+            import torch
+
+            versions["torch"] = str(torch.__version__)
+            versions["torch's level"] = torch.backends.cpu.get_cpu_capability()
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return cls(versions, platform.node(), free_bytes(), devices)
+
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """The nearest rows of some queries in some shards, and what was done for them."""
+
+    nearest: Neighbors
+    work: tuple[Work, ...]
+
+
+class Worker:
+    """See the module. Every answer is a function of its arguments.
+
+    What may fail does so in an answer, and not as the worker starts, where Ray would try again.
+    """
+
+    def __init__(self, number: int, backend: str) -> None:
+        """number: among the workers. backend: of the search, by its name."""
+        self._number, self._backend_name = number, backend
+        self._network: NetworkShard | None = None
+        self._last: tuple[Rows, Rows, Any] | None = None  # what was searched last, and is kept
+
+    def about(self, network: bool) -> About:
+        """What is compared before any work; network: whether one will run."""
+        return About.here(network)
+
+    def network(self, sent: Sent) -> NetworkShard:
+        """What this worker embeds; opened when it is first asked."""
+        if self._network is None:
+            from pdepth.cluster.network import NetworkShard
+
+            task, parts = opened(sent.task.value()), opened(sent.parts.value())
+            self._network = NetworkShard(self._number, task, parts)
+        return self._network
+
+    def close(self) -> None:
+        """Drop the network."""
+        if self._network is not None:
+            self._network.close()
+            self._network = None
+
+    def checksums(self, sent: Sent, batch: Batch) -> dict[int, int]:
+        """See `NetworkShard`."""
+        with self._named():
+            return self.network(sent).checksums(batch)
+
+    def read_rows(self, sent: Sent) -> list[DataRows]:
+        """See `NetworkShard`."""
+        with self._named():
+            return self.network(sent).read_rows()
+
+    def read(self, shard: SpanShard) -> ShardReading:
+        """See `NetworkShard`."""
+        with self._named():
+            return self.network(shard.sent).read(shard)
+
+    def embed(self, shard: SpanShard) -> tuple[int, Checksums]:
+        """See `NetworkShard`."""
+        with self._named():
+            return self.network(shard.sent).embed(shard)
+
+    def queries(self, shard: ShardRows | SpanShard, probe: int, numbers: NDArray[np.int64]) -> Rows:
+        """Some rows at a probe, by their numbers among all queries, ascending: for all shards."""
+        with self._named():
+            if isinstance(shard, ShardRows):
+                return shard.rows[numbers - shard.first].on_host()
+            return self.network(shard.sent).queries(shard, probe, numbers)
+
+    def lists(
+        self,
+        problem: Problem,
+        shard: ShardRows | SpanShard,
+        probe: int,
+        queries: Rows,
+        left_out: NDArray[np.int64] | None,
+    ) -> Lists:
+        """The k nearest rows of a shard (n, k), by their numbers in the support; of fewer rows,
+        NaN and -1 behind them.
+
+        left_out: (n,) the support's row that each query is, where it is left out of its own list.
+        """
+        with self._named():
+            if not isinstance(shard, ShardRows):
+                network = self.network(shard.sent)
+                problem = replace(problem, memory=network.memory(shard, probe))
+                shard = network.support(shard, probe)
+            begin = time.perf_counter()
+            running = RunningTopK(problem, AnyRows(self._backend), len(queries), left_out)
+            rows, packed = self._held(shard.rows, problem)
+            running.take(shard.name, rows, shard.first, queries, packed)
+        seconds = time.perf_counter() - begin
+        operations = 2.0 * len(queries) * len(shard.rows) * shard.rows.width
+        received = queries.nbytes + (0 if left_out is None else left_out.nbytes)
+        return Lists(running.lists, (Work(self._number, seconds, operations, received),))
+
+    def merged(self, lists: Lists, later: Lists) -> Lists:
+        """The k nearest of two lists, of which the second is of later rows; one is this worker's
+        own, and the other came to it."""
+        running = lists.nearest[0].copy(), lists.nearest[1].copy()  # Ray's memory is read-only
+        merge(running, later.nearest)
+        received = sum(array.nbytes for array in later.nearest)
+        work = (*lists.work, *later.work, Work(self._number, 0.0, 0.0, received))
+        return Lists(running, work)
+
+    def votes(
+        self, problem: Problem, lists: Lists, voting: Voting, counts: bool
+    ) -> tuple[list[EncodedVotes], tuple[Work, ...]]:
+        """The votes (1, n) of each k by lists of the whole support; and what was done for them."""
+        return votes_of_neighbors(lists.nearest, problem, voting, counts=counts), lists.work
+
+    @property
+    def _backend(self) -> Backend:
+        """The backend, looked up where its errors reach the caller."""
+        return backend_named(self._backend_name)
+
+    def _held(self, rows: Rows, problem: Problem) -> tuple[Rows, Any]:
+        """Rows as the backend keeps them from chunk to chunk, and what it packs of them."""
+        if isinstance(rows, Stored):
+            return rows, None
+        if self._last is None or _place(self._last[0]) != _place(rows):
+            memory = cpu.HELD_BYTES if problem.memory is None else problem.memory // 4
+            self._last = None
+            held = self._backend.hold(rows, problem.metric, min(cpu.HELD_BYTES, memory))
+            self._last = rows, *held  # the rows themselves: nothing else comes to their place
+        return self._last[1:]
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say which worker it is that cannot read."""
+        try:
+            yield
+        except OSError as error:
+            raise type(error)(
+                f"worker {self._number} on {platform.node()}: {error}; what a call names by its "
+                "path has to be readable on all machines."
+            ) from None
+        except ImportError as error:
+            raise ImportError(f"worker {self._number} on {platform.node()}: {error}") from None
+
+
+class AnyRows:
+    """A backend that also searches rows that are not in memory, which it reads in chunks."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def session(
+        self, problem: Problem, progress: ProbeProgress | None = None
+    ) -> AbstractContextManager[Session]:
+        return open_session(problem, self._backend, progress)
+
+
+def _place(rows: Rows) -> tuple[Any, ...]:
+    """Where rows are in memory, and how: the same array comes from the object store each time."""
+    array = rows.array
+    begin = array.data_ptr() if rows.on_device else array.ctypes.data
+    return begin, tuple(array.shape), rows.type
+
+
+def in_task(call: Kept, item: Any, threads: int) -> Any:
+    """The answer of a pickled function to an item, with so many threads of torch."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return opened(call.value())(item)

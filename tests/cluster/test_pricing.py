@@ -1,0 +1,85 @@
+"""Plans for clusters: bytes and shares, and what the command says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pdepth
+from pdepth.cluster import Cluster
+from pdepth.cluster.pricing import Measured, Sizes, parse_bandwidth, price
+from pdepth.cluster.traffic import foreseen
+
+from helpers.commands import invoke, refusal
+from helpers.spans import BATCH, QUERIES, ROW, SUPPORT, network
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("200Gb", 25e9), ("8 Mb/s", 1e6), ("1.6kbps", 200.0), ("8b", 1.0)]
+)
+def test_bandwidth(text: str, expected: float) -> None:
+    assert parse_bandwidth(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "200", "0Gb", "200GB/h", "fast"])
+def test_no_bandwidth(text: str) -> None:
+    with pytest.raises(ValueError, match="bandwidth: expected bits a second"):
+        parse_bandwidth(text)
+
+
+def test_shares_are_whole_batches() -> None:
+    sizes = Sizes(100, 100, [40, 8], batch=30, ks=(5,), own_rows=True)
+    for workers, largest in ((1, 100), (2, 60), (3, 60), (4, 30), (7, 30)):
+        plan = price(sizes, workers, Measured(forward=10.0, search=20.0), bandwidth=1e3)
+        assert plan.memory == largest * 48
+        assert plan.forward_seconds == pytest.approx(largest / 10)
+        assert plan.search_seconds == pytest.approx(largest / 5)
+        having = min(workers, 4)
+        assert plan.traffic == foreseen(sizes.asked, having)
+        # The queries of 100 rows, with their numbers, to all workers but the one that has them.
+        assert plan.traffic.queries == 100 * (48 + 16) * (having - 1)
+        assert plan.travel_seconds == pytest.approx(plan.traffic.queries / having / 1e3)
+
+
+@pytest.mark.parametrize("queries", [None, QUERIES])
+def test_plan_of_a_network(queries: Any) -> None:
+    plan = pdepth.plan(
+        network(), SUPPORT, queries, batch_size=BATCH, k=5, cluster=Cluster(workers=2),
+        bandwidth="1Gb", rows=16 * BATCH,
+    )  # fmt: skip
+    there = plan.cluster
+    assert there is not None
+    assert plan.support == 16 * BATCH
+    assert there.memory == (8 * BATCH + (0 if queries is None else 35)) * ROW
+    assert there.seconds is not None
+    assert 0 < there.forward_seconds < plan.forward_seconds
+    assert "on a cluster\nworkers     2, " in str(plan)
+    assert "of the support to be searched nothing" in str(plan)
+
+
+def test_how_many_workers() -> None:
+    with pytest.raises(ValueError, match="workers: expected a number of workers to plan for"):
+        pdepth.plan(network(), SUPPORT, measure=False, k=5, cluster=Cluster())
+
+
+def test_command(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "import torch\n\n\ndef net():\n    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(),"
+        " torch.nn.Linear(8, 3))\n"
+    )
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((90, 6)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(90) % 3)
+    data = f"npz:{tmp_path / 'data.npz'}"
+    arguments = [f"{tmp_path / 'nets.py'}:net", "--support", data, "-k", "5"]
+    more = ["--cluster", "--workers", "64", "--gpus", "1", "--bandwidth", "200Gb"]
+    done = invoke("plan", *arguments, "--rows", "1281167", *more)
+    assert done.exit_code == 0, done.output
+    for words in ("1,281,167 of support", "on a cluster\nworkers     64", "of each worker's"):
+        assert words in done.stdout
+    alone = refusal("plan", *arguments, "--workers", "64")
+    assert "--workers: expected together with --cluster ADDRESS, got alone." in alone

@@ -1,0 +1,101 @@
+"""Bytes that are counted are those that a plan foresees for the same active queries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pdepth
+from pdepth.cluster import Cluster, traffic, voter, workers
+from pdepth.cluster.traffic import Asked, Rates, Traffic, Work
+from pdepth.cluster.worker import Worker
+from pdepth.depth import _searched
+
+from helpers import inline_ray
+from helpers.spans import QUERIES, SUPPORT, WIDTHS, depth
+
+
+@pytest.fixture(autouse=True)
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Traffic]:
+    """The traffic of each call, once it has ended."""
+    inline_ray.install(monkeypatch)
+    monkeypatch.setattr(voter, "CHUNK_BYTES", 1 << 12)
+    monkeypatch.setattr("pdepth.search.voting.CHUNK_QUERIES", 7)
+    found: list[Traffic] = []
+    close = workers.Workers.close
+
+    def closed(self: workers.Workers) -> None:
+        found.append(self.traffic)
+        close(self)
+
+    monkeypatch.setattr(workers.Workers, "close", closed)
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("queries", [None, QUERIES], ids=["own", "queries"])
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
+@pytest.mark.parametrize("early_exit", [True, False])
+def test_of_a_network(
+    early_exit: bool, metric: str, queries: Any, count: int, counted: list[Traffic]
+) -> None:
+    options: Any = {"early_exit": early_exit, "metric": metric}
+    result = depth(SUPPORT, queries, k=5, **options, cluster=Cluster(workers=count))
+    active = _searched([result])
+    assert early_exit == (min(active) < len(result))
+    # Without counts the votes of early exit come with their ties, as all others.
+    norms = 16 if metric == "cosine" else 0
+    row_bytes = [4 * width + norms for width in WIDTHS]
+    asked = Asked(active, row_bytes, (5,), queries is None)
+    assert counted == [traffic.foreseen(asked, count)]
+    assert counted[0].support == 0
+
+
+def test_of_arrays(counted: list[Traffic]) -> None:
+    rng = np.random.default_rng(0)
+    support = [rng.standard_normal((90, width), np.float32) for width in (3, 8)]
+    queries = [rng.standard_normal((40, width), np.float32) for width in (3, 8)]
+    pdepth.probe_votes(support, np.arange(90) % 3, queries, k=[4, 9], cluster=Cluster(workers=3))
+    asked = Asked([40, 40], [12, 32], (4, 9), own_rows=False, held=False)
+    expected = traffic.foreseen(asked, 3)
+    expected.support = sum(layer.nbytes for layer in support)
+    assert counted == [expected]
+    assert expected.queries == 3 * sum(layer.nbytes for layer in queries)
+
+
+def test_rates_name_the_slowest_worker() -> None:
+    rates = Rates()
+    rates.add([Work(0, 1.0, 4e9, 0), Work(1, 2.0, 2e9, 0), Work(0, 0.0, 0.0, 5)])
+    assert rates.by_worker == {0: 4e9, 1: 1e9}
+    assert str(rates) == "worker 1 1 and worker 0 4 GFLOP/s of 2 workers"
+
+
+def test_progress_shows_rates_of_workers() -> None:
+    details: list[str] = []
+    depth(cluster=Cluster(workers=2), progress=lambda event: details.append(event.detail))
+    assert any("GFLOP/s of 2 workers" in detail for detail in details)
+
+
+@pytest.mark.parametrize("in_flight", [2, 3])
+def test_chunks_in_flight(in_flight: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more are made than are said, from the first on."""
+    begun = ended = most = 0
+    queries, received = Worker.queries, voter.ClusterVoter._received
+
+    def counted_queries(*arguments: Any) -> Any:
+        nonlocal begun, most
+        begun += 1
+        most = max(most, begun - ended)
+        return queries(*arguments)
+
+    def counted_received(*arguments: Any) -> Any:
+        nonlocal ended
+        ended += 1
+        return received(*arguments)
+
+    monkeypatch.setattr(Worker, "queries", counted_queries)
+    monkeypatch.setattr(voter.ClusterVoter, "_received", counted_received)
+    depth(cluster=Cluster(workers=2, chunks_in_flight=in_flight), early_exit=False)
+    assert (most, begun > 20) == (in_flight, True)

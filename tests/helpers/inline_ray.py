@@ -1,0 +1,95 @@
+"""Ray without processes: what the room `cluster` asks of it, at once, in the caller's process.
+
+Values are pickled as they go to the object store, and come back read-only, as Ray's do. Many
+shardings are compared in the time that Ray takes to start.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from pdepth.cluster import sending, workers
+
+
+class Ref:
+    """A value in the store: its pickle, and arrays whose memory is not to be written to."""
+
+    def __init__(self, value: Any) -> None:
+        buffers: list[pickle.PickleBuffer] = []
+        self._pickle = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        self._buffers = [bytes(buffer.raw()) for buffer in buffers]
+
+    def value(self) -> Any:
+        return pickle.loads(self._pickle, buffers=self._buffers)
+
+
+def received(value: Any) -> Any:
+    """What an actor gets as an argument."""
+    return (value if isinstance(value, Ref) else Ref(value)).value()
+
+
+class Actor:
+    def __init__(self, instance: Any) -> None:
+        self._instance = instance
+
+    def __getattr__(self, name: str) -> Any:
+        method: Callable[..., Any] = getattr(self._instance, name)
+
+        def remote(*arguments: Any) -> Ref:
+            return Ref(method(*map(received, arguments)))
+
+        return SimpleNamespace(remote=remote)
+
+
+class InlineRay:
+    """A cluster of so many CPUs."""
+
+    exceptions = SimpleNamespace(
+        RayTaskError=type("RayTaskError", (Exception,), {}),
+        RayActorError=type("RayActorError", (Exception,), {}),
+    )
+
+    cloudpickle = SimpleNamespace(dumps=pickle.dumps, register_pickle_by_value=lambda module: None)
+
+    def __init__(self, cpus: int) -> None:
+        self._cpus = cpus
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": float(self._cpus)}
+
+    def remote(self, kind: Any) -> Any:
+        """An actor's class, or the function of a task."""
+        if not isinstance(kind, type):
+            called = SimpleNamespace(remote=lambda *sent: Ref(kind(*map(received, sent))))
+            return SimpleNamespace(options=lambda **_: called)
+
+        def options(**_: Any) -> Any:
+            return SimpleNamespace(remote=lambda *sent: Actor(kind(*map(received, sent))))
+
+        return SimpleNamespace(options=options)
+
+    def put(self, value: Any) -> Ref:
+        return Ref(value)
+
+    def get(self, refs: Any) -> Any:
+        return [ref.value() for ref in refs] if isinstance(refs, list) else refs.value()
+
+    def wait(self, refs: list[Ref], **_: Any) -> tuple[list[Ref], list[Ref]]:
+        return refs, []
+
+    def cancel(self, ref: Ref, force: bool) -> None: ...
+
+    def kill(self, actor: Actor) -> None:
+        actor._instance.close()
+
+
+def install(monkeypatch: Any, cpus: int = 8) -> None:
+    """In place of Ray, while a test lasts."""
+    for module in (sending, workers):
+        monkeypatch.setattr(module, "require", lambda *_: InlineRay(cpus))
