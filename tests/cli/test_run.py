@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pdepth.cli.options import parse_output, parse_pools
+from pdepth.cluster import Cluster
 from pdepth.result import DepthResult
 
 from helpers.commands import invoke, refusal
@@ -115,7 +116,7 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
         "--vote-weights", "exp", "--temperature", "0.1", "--reference", "label",
         "--keep-embeddings", tmp_path / "kept", "--pool", "0=mean", "--pool", "2.*=max",
         "--no-input", "--max-width", 64, "--output", "-1", "--skip-unreadable",
-        "--spill", "auto",
+        "--spill", "auto", "--cluster", "host:6379", "--workers", 2,
     )  # fmt: skip
     assert sentence == "Error: far enough\n"
     assert passed == {
@@ -144,6 +145,7 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
         "output": -1,
         "skip_unreadable": True,
         "spill": "auto",
+        "cluster": Cluster("host:6379", workers=2),
     }
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from pdepth.cluster import Cluster
 from pdepth.depth import prediction_depth
 from pdepth.embeddings.placement import ProbeOptions
 from pdepth.report import folder
@@ -66,7 +67,7 @@ def test_every_option_reaches_prediction_depth_and_plan(model: nn.Module) -> Non
     changed = RunOptions(
         ("0",), (3,), "cosine", "exp", 0.1, "label", False, "cpu", "cpu", 1, 2, 3,
         label_column="y", pool={"0": "max"}, input=False, max_width=8, output=1,
-        skip_unreadable=True, spill="auto",
+        skip_unreadable=True, spill="auto", cluster=Cluster("host:6379"),
     )  # fmt: skip
     depth, plan = changed.of_depth(), changed.of_plan()
     assert depth == {
@@ -74,10 +75,10 @@ def test_every_option_reaches_prediction_depth_and_plan(model: nn.Module) -> Non
         "reference": "label", "early_exit": False, "backend": "cpu", "device": "cpu", "memory": 1,
         "batch_size": 2, "num_threads": 3, "keep_embeddings": None, "label_column": "y",
         "processor": None, "pool": {"0": "max"}, "input": False, "max_width": 8, "output": 1,
-        "skip_unreadable": True, "spill": "auto",
+        "skip_unreadable": True, "spill": "auto", "cluster": Cluster("host:6379"),
     }  # fmt: skip
     assert changed.of_probes() == ProbeOptions(("0",), {"0": "max"}, False, 8, 1)
-    apart = {"weights", "temperature", "reference", "early_exit"}
+    apart = {"weights", "temperature", "reference", "early_exit", "cluster"}
     assert plan == {name: value for name, value in depth.items() if name not in apart}
     cost = plan_run(model, rows(40, 0), rows(10, 1), RunOptions(k=(3, 5)))
     assert (cost.support, cost.queries) == (40, 10)
