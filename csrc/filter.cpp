@@ -24,10 +24,9 @@ constexpr int64_t kMostQueryBytes = int64_t(256) << 20;  // else, since each chu
 constexpr int64_t kProductsBetweenChecks = int64_t(1) << 31;  // of whether to go on
 constexpr int64_t kColumnsOfBound = 64;               // of a distance, which take as long as a bound
 constexpr int64_t kList = 256, kByteList = 1024;      // candidates of a query, at least; of bytes
-// Thresholds are guessed when so many tiles of rows, and four times as many again and again, have been
-// seen.
-constexpr int64_t kFirstGuess = 2, kNextGuess = 4;
-constexpr int64_t kAddedShare = 8;  // nor where more than this part of the rows was added later
+// Thresholds are guessed when so many tiles of rows have been seen, and whenever the rows seen are so
+// many times as many; not where more than this part of them was added later.
+constexpr int64_t kFirstGuess = 2, kNextGuess = 4, kAddedShare = 8;
 
 // Runs one stage. The packed support is held a chunk at a time, and so are the queries; a chunk of
 // queries is scanned in items, one a thread.

@@ -236,11 +236,8 @@ class Products(ByProducts):
         residual: Float | None = None,
     ) -> Float:
         """The most by which a score may be off; arguments broadcast."""
-        norms = UNIT * (self.stage.roundings(self.width) if self.stage.norms_first else 1)
-        settled = SETTLEMENT * (query_norm * query_norm + norm * norm)
-        return self.error_beside(
-            query_norm, query_residual, norm, residual, norms * norm * norm, settled
-        )
+        beside = self._beside(query_norm, norm)
+        return self.error_beside(query_norm, query_residual, norm, residual, *beside)
 
     def error_beside(
         self,
@@ -307,11 +304,13 @@ class Products(ByProducts):
     ) -> float:
         """Likewise, when each row's share has been taken off its score."""
         norm = self._largest_within(query_norm, proven, largest)
+        beside = self._beside(query_norm, norm)
+        return self.cut_beside_rows(query_norm, query_residual, proven, norm, *beside)
+
+    def _beside(self, query_norm: Any, norm: Any) -> tuple[Any, Any]:
+        """What |y|^2 / 2 is off by, and the last word."""
         norms = UNIT * (self.stage.roundings(self.width) if self.stage.norms_first else 1)
-        settled = SETTLEMENT * (query_norm * query_norm + norm * norm)
-        return self.cut_beside_rows(
-            query_norm, query_residual, proven, norm, norms * norm * norm, settled
-        )
+        return norms * norm * norm, SETTLEMENT * (query_norm * query_norm + norm * norm)
 
     def _largest_within(self, query_norm: float, proven: float, largest: float) -> float:
         """Of a row of that true score at most: it is within sqrt(2 proven + |x|^2) of x."""
@@ -334,12 +333,8 @@ class InnerProducts(ByProducts):
         residual: Float | None = None,
     ) -> Float:
         """The most by which a score may be off; arguments broadcast."""
-        stage, width, centre = self.products.stage, self.products.width, self.centre_norm
-        offsets = UNIT * (stage.roundings(width) if stage.norms_first else 2)
-        settled = SETTLEMENT * (query_norm + centre) * (norm + centre)
-        return self.products.error_beside(
-            query_norm, query_residual, norm, residual, offsets * centre * norm, settled
-        )
+        beside = self._beside(query_norm, norm)
+        return self.products.error_beside(query_norm, query_residual, norm, residual, *beside)
 
     def cut(self, query_norm: float, query_residual: float, proven: float, largest: float) -> float:
         """No row whose true score is at most `proven` is computed above this."""
@@ -350,13 +345,14 @@ class InnerProducts(ByProducts):
         self, query_norm: float, query_residual: float, proven: float, largest: float
     ) -> float:
         """Likewise, when each row's share has been taken off its score."""
-        products, centre = self.products, self.centre_norm
-        norms_first = products.stage.norms_first
-        offsets = UNIT * (products.stage.roundings(products.width) if norms_first else 2)
-        settled = SETTLEMENT * (query_norm + centre) * (largest + centre)
-        return products.cut_beside_rows(
-            query_norm, query_residual, proven, largest, offsets * centre * largest, settled
-        )
+        beside = self._beside(query_norm, largest)
+        return self.products.cut_beside_rows(query_norm, query_residual, proven, largest, *beside)
+
+    def _beside(self, query_norm: Any, norm: Any) -> tuple[Any, Any]:
+        """What -(m.y) is off by, and the last word."""
+        stage, width, centre = self.products.stage, self.products.width, self.centre_norm
+        offsets = UNIT * (stage.roundings(width) if stage.norms_first else 2)
+        return offsets * centre * norm, SETTLEMENT * (query_norm + centre) * (norm + centre)
 
 
 @dataclass(frozen=True)

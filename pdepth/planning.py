@@ -192,6 +192,7 @@ def plan(
     target_device, budget = check_device(device), Budget.of(memory)
     check_layers(model, layers)
     check_spill(spill, keep_embeddings)
+    speed = _check_cluster(cluster, bandwidth)
     probe_options = ProbeOptions(layers, pool, input, max_width, output)
     with at_rest(model, target_device):
         job = Job.inspect(
@@ -225,12 +226,27 @@ def plan(
         if max_width is None and _beyond(bill, fits=kept or job.fits):
             bill = replace(bill, narrower=_narrower(job, bill))
         if cluster is not None:
-            bill = replace(bill, cluster=_on_cluster(job, cluster, voting.ks, bill, bandwidth))
+            bill = replace(bill, cluster=_on_cluster(job, cluster, voting.ks, bill, speed))
     return bill
 
 
+def _check_cluster(cluster: Cluster | None, bandwidth: str | None) -> float | None:
+    """Bytes a second of a worker's link. Raises ValueError for what cannot be planned."""
+    if cluster is None and bandwidth is not None:
+        raise ValueError(
+            f"bandwidth: expected None without cluster, got {bandwidth!r}; pass "
+            "cluster=Cluster(workers=64), or --cluster --workers 64."
+        )
+    if cluster is not None and cluster.workers is None:
+        raise ValueError(
+            "workers: expected a number of workers to plan for, got None; pass "
+            "Cluster(workers=64), or --workers 64."
+        )
+    return None if bandwidth is None else parse_bandwidth(bandwidth)
+
+
 def _on_cluster(
-    job: Job, cluster: Cluster, ks: Sequence[int], bill: Plan, bandwidth: str | None
+    job: Job, cluster: Cluster, ks: Sequence[int], bill: Plan, bandwidth: float | None
 ) -> ClusterPlan:
     """The bill of the same job on workers like this machine, each with its share of the rows."""
     layout, rows = job.layout, job.rows or []
@@ -246,13 +262,8 @@ def _on_cluster(
     if bill.forward_seconds is not None and bill.search_seconds is not None:
         forward = bill.forward_seconds * sum(rows[: len(job.readers)]) / bill.forwarded
         measured = Measured(forward, bill.search_seconds)
-    speed = None if bandwidth is None else parse_bandwidth(bandwidth)
-    if cluster.workers is None:
-        raise ValueError(
-            "workers: expected a number of workers to plan for, got None; pass "
-            "Cluster(workers=64), or --workers 64."
-        )
-    return price(sizes, cluster.workers, measured, speed, cluster.chunks_in_flight)
+    assert cluster.workers is not None
+    return price(sizes, cluster.workers, measured, bandwidth, cluster.chunks_in_flight)
 
 
 def _beyond(bill: Plan, fits: bool) -> bool:

@@ -39,7 +39,7 @@ class ClusterPlan:
     """The bill of a job on a cluster: an upper bound, which early exit makes less.
 
     Attributes:
-        workers: that share the rows of the support. batches: of a forward pass, which they share.
+        workers: that share the rows of the support.
         traffic: bytes between processes.
         memory: bytes of a worker's embeddings, beside the model, its batch and the search.
         store: bytes of Ray's object store: the chunks that are in flight, and their lists.

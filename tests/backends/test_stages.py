@@ -24,22 +24,29 @@ def rows(seed: int, count: int, width: int) -> Any:
     return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
 
 
+def assert_every_stage(
+    level: str, monkeypatch: pytest.MonkeyPatch, support: Any, queries: Any, k: int, metric: str
+) -> None:
+    """The definition's neighbours, distances and votes, whichever stage comes first."""
+    labels = np.random.default_rng(2).integers(0, 4, len(support))
+    expected = definition.kneighbors(support, queries, k=k, metric=metric)
+    votes = definition.probe_votes(support, labels, queries, k=k, metric=metric).votes
+    for stage in _native.filter_stages(level):
+        monkeypatch.setattr(cpu, "FIRST_STAGE", stage["name"])
+        found = pdepth.kneighbors(support, queries, k=k, metric=metric)
+        assert first_difference(found[1], expected[1]) is None
+        assert first_difference(found[0], expected[0]) is None
+        voted = pdepth.probe_votes(support, labels, queries, k=k, metric=metric)
+        assert first_difference(voted.votes, votes) is None
+
+
 @pytest.mark.parametrize("width", [5, 40])
 def test_a_layer_may_begin_with_any_stage(
     level: str, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     support, queries = rows(0, 300, width), rows(1, 40, width)
-    labels = np.random.default_rng(2).integers(0, 4, 300)
     for metric in ("sqeuclidean", "inner_product"):
-        expected = definition.kneighbors(support, queries, k=7, metric=metric)
-        votes = definition.probe_votes(support, labels, queries, k=7, metric=metric).votes
-        for stage in _native.filter_stages(level):
-            monkeypatch.setattr(cpu, "FIRST_STAGE", stage["name"])
-            found = pdepth.kneighbors(support, queries, k=7, metric=metric)
-            assert first_difference(found[1], expected[1]) is None
-            assert first_difference(found[0], expected[0]) is None
-            voted = pdepth.probe_votes(support, labels, queries, k=7, metric=metric)
-            assert first_difference(voted.votes, votes) is None
+        assert_every_stage(level, monkeypatch, support, queries, k=7, metric=metric)
 
 
 def test_a_stage_that_the_level_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,24 +162,12 @@ def test_thresholds_that_were_guessed_wrongly(
     count, width = 3000, 40
     support, queries = rows(0, count, width), rows(1, 30, width) + 20
     support[early(near, count)] += 20
-    labels = np.random.default_rng(2).integers(0, 4, count)
-    expected = definition.kneighbors(support, queries, k=30, metric=metric)
-    votes = definition.probe_votes(support, labels, queries, k=30, metric=metric).votes
-    for stage in _native.filter_stages(level):
-        monkeypatch.setattr(cpu, "FIRST_STAGE", stage["name"])
-        found = pdepth.kneighbors(support, queries, k=30, metric=metric)
-        assert first_difference(found[1], expected[1]) is None
-        voted = pdepth.probe_votes(support, labels, queries, k=30, metric=metric)
-        assert first_difference(voted.votes, votes) is None
+    assert_every_stage(level, monkeypatch, support, queries, k=30, metric=metric)
 
 
 def test_wrong_guesses_in_pairs(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     count = 1200
     support = rows(0, count, 50)
     support[early(64, count)] *= 0.1  # nearest to every row
-    expected = definition.kneighbors(support, k=30)
     monkeypatch.setattr(cpu, "PAIRS", True)
-    for stage in _native.filter_stages(level):
-        monkeypatch.setattr(cpu, "FIRST_STAGE", stage["name"])
-        found = pdepth.kneighbors(support, k=30)
-        assert first_difference(found[1], expected[1]) is None
+    assert_every_stage(level, monkeypatch, support, None, k=30, metric="sqeuclidean")

@@ -65,6 +65,14 @@ def test_how_many_workers() -> None:
         pdepth.plan(network(), SUPPORT, measure=False, k=5, cluster=Cluster())
 
 
+def test_a_bandwidth_of_no_cluster() -> None:
+    with pytest.raises(ValueError, match="bandwidth: expected None without cluster, got '10Gb'"):
+        pdepth.plan(network(), SUPPORT, measure=False, k=5, bandwidth="10Gb")
+    for wrong in ("fast", "0Gb"):
+        with pytest.raises(ValueError, match="bandwidth: expected bits a second"):
+            pdepth.plan(network(), [], k=5, cluster=Cluster(workers=2), bandwidth=wrong)
+
+
 def test_command(tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(
         "import torch\n\n\ndef net():\n    torch.manual_seed(0)\n"
