@@ -187,8 +187,8 @@ private:
         while (begins.back() < count) {
             const int64_t rest = count - begins.back();
             const int64_t share = round_up(ceil_div(rest, 2 * session_.team.size()), tile);
-            const int64_t size =
-                std::min(stage_.item_queries, std::max(round_up(kSmallItem, tile), share));
+            const int64_t small = round_up(std::min(kSmallItem, count / session_.team.size()), tile);
+            const int64_t size = std::min(stage_.item_queries, std::max(small, share));
             begins.push_back(begins.back() + std::min(size, rest));
         }
         return begins;
