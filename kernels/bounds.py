@@ -27,14 +27,19 @@ def of_products(bound: certify.Products) -> torch.Tensor:
     products = certify.UNIT * bound.stage.roundings(bound.width)
     lost = 3 * certify.LOST * (bound.stage.columns(bound.width) + 8)
     values = [bound.relative, bound.negligible, products, lost]
-    return torch.tensor(values + [0.0] * (LENGTH - len(values)), dtype=torch.float64)
+    return _padded(values)
 
 
 def of_differences(bound: certify.Differences) -> torch.Tensor:
     """(LENGTH,) float64, on the CPU, of rows that were not rounded before they were subtracted."""
     relative, _, lost = bound._terms(0.0)
     values = [0.0, 0.0, relative, lost]
-    return torch.tensor(values + [0.0] * (LENGTH - len(values)), dtype=torch.float64)
+    return _padded(values)
+
+
+def _padded(values: list[float]) -> torch.Tensor:
+    values = values + [0.0] * (LENGTH - len(values))
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
 @triton.jit

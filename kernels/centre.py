@@ -79,7 +79,9 @@ def centres(stack: Stack, order: torch.Tensor, begins: torch.Tensor) -> torch.Te
     lengths_kernel[(triton.cdiv(sampled, ROWS), len(stack))](
         stack.any, stack.table, order, sampled, lengths, **constants
     )
-    ordinary = (lengths <= ORDINARY * lengths.median(dim=1, keepdim=True).values).double()
+    # A program may want operations of a fixed order only; then CUDA's `median` is refused.
+    median = lengths.sort(dim=1).values[:, (sampled - 1) // 2, None]
+    ordinary = (lengths <= ORDINARY * median).double()
     shares = ordinary / ordinary.sum(dim=1, keepdim=True)
     result = torch.empty(total, dtype=torch.float64, device=device)
     means_kernel[(triton.cdiv(max(stack.widths), BLOCK), len(stack))](

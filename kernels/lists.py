@@ -21,6 +21,7 @@ NOWHERE = -1  # the position of a query that is no support row
 CAPACITIES = {512: 4, 1024: 8, 2048: 16}  # of lists, and the warps that go over one
 REGISTERS = {4: 240, 8: 224, 16: 128}  # by warps: left to itself, the assembler spills some
 MOST_NEIGHBOURS = 256
+HELD = 16  # entries that a thread has of a list that is tightened; of a usual one half of them
 
 
 def capacity_for(k: int) -> int:
@@ -106,55 +107,76 @@ def ones(word):
 
 
 @triton.jit
-def _kth_score(key, there, k):
-    """A key whose score is the k-th smallest of each list (Q, 1), found bit by bit from the top."""
-    sign = tl.full([], 1 << 63, tl.uint64)
-    unsigned = key.to(tl.uint64, bitcast=True) ^ sign
-    prefix = tl.zeros([key.shape[0], 1], tl.uint64)
+def _kth_score(ordered, there, k):
+    """The k-th smallest of those int32 of each list (Q, 1), found bit by bit from the top."""
+    sign = tl.full([], 1 << 31, tl.uint32)
+    unsigned = tl.where(there, ordered.to(tl.uint32, bitcast=True) ^ sign, 0xFFFFFFFF)
+    prefix = tl.zeros([ordered.shape[0], 1], tl.uint32)
     bit = sign
     for _ in range(32):
-        below = tl.sum((there & (unsigned < (prefix | bit))).to(tl.int32), axis=1)[:, None]
+        below = tl.sum((unsigned < (prefix | bit)).to(tl.int32), axis=1)[:, None]
         prefix = tl.where(below < k, prefix | bit, prefix)
         bit = bit >> 1
-    return ((prefix | 0xFFFFFFFF) ^ sign).to(tl.int64, bitcast=True)
+    return (prefix ^ sign).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _tightened(
+    keys, selves, proven, query_norms, query_residuals, norms, bound, query, size, kept, inside, k,
+    CAPACITY: tl.constexpr, ENTRIES: tl.constexpr, DIFFERENCES: tl.constexpr,
+):  # fmt: skip
+    """The cuts (Q, 1) that lists of at most ENTRIES prove, which lose what is not below; and how
+    long they are then."""
+    entry = tl.arange(0, ENTRIES)[None, :]
+    key = tl.load(keys + query * CAPACITY + entry, mask=kept & (entry < size), other=0)
+    own = tl.load(selves + query, mask=inside, other=0)
+    there = kept & (entry < size) & (position_of(key) != own)
+    query_norm = tl.load(query_norms + query, mask=kept, other=0).to(tl.float64)
+    query_residual = tl.load(query_residuals + query, mask=kept, other=0).to(tl.float64)
+    ordered = (key >> 32).to(tl.int32)
+    best = _kth_score(ordered, there, k)
+    norm = tl.load(norms + position_of(key), mask=there, other=0)
+    _, upper = bounds.lower_and_upper(
+        score_of(key), norm, bound, query_norm, query_residual, DIFFERENCES
+    )
+    now = tl.max(tl.where(there & (ordered <= best), upper, float("-inf")), axis=1)[:, None]
+    enough = tl.sum(there.to(tl.int32), axis=1)[:, None] >= k
+    known = tl.load(proven + query, mask=kept, other=float("inf"))
+    known = tl.where(enough, tl.minimum(known, now), known)
+    tl.store(proven + query, known, mask=kept)
+    cut = bounds.cut(known, bound, query_norm, query_residual, DIFFERENCES)
+    stays = there & (score_of(key) < cut)
+    place = tl.cumsum(stays.to(tl.int32), axis=1) - 1
+    tl.store(keys + query * CAPACITY + place, key, mask=stays)
+    return cut, tl.sum(stays.to(tl.int32), axis=1)[:, None]
 
 
 @triton.jit(do_not_specialize=["num_queries", "support_rows", "k"])
 def tighten_kernel(
     keys, sizes, cuts, proven, selves, query_norms, query_residuals, norms, bound, num_queries,
-    support_rows, k, CAPACITY: tl.constexpr, QUERIES: tl.constexpr, BOUND: tl.constexpr,
-    DIFFERENCES: tl.constexpr,
+    support_rows, k, CAPACITY: tl.constexpr, WINDOW: tl.constexpr, QUERIES: tl.constexpr,
+    BOUND: tl.constexpr, DIFFERENCES: tl.constexpr,
 ):  # fmt: skip
     layer = tl.program_id(1).to(tl.int64)
     within = (tl.program_id(0) * QUERIES + tl.arange(0, QUERIES))[:, None]
     inside = within < num_queries
     query = layer * num_queries + within
     bound += layer * BOUND
+    norms += layer * support_rows
     size = tl.load(sizes + query, mask=inside, other=0)
     cut = tl.load(cuts + query, mask=inside, other=float("-inf"))
     kept = (cut > float("-inf")) & (size <= CAPACITY)
-    if tl.max(kept.to(tl.int32)) > 0:
-        entry = tl.arange(0, CAPACITY)[None, :]
-        key = tl.load(keys + query * CAPACITY + entry, mask=kept & (entry < size), other=0)
-        own = tl.load(selves + query, mask=inside, other=0)
-        there = kept & (entry < size) & (position_of(key) != own)
-        query_norm = tl.load(query_norms + query, mask=kept, other=0).to(tl.float64)
-        query_residual = tl.load(query_residuals + query, mask=kept, other=0).to(tl.float64)
-        best = _kth_score(key, there, k)
-        norm = tl.load(norms + layer * support_rows + position_of(key), mask=there, other=0)
-        _, upper = bounds.lower_and_upper(
-            score_of(key), norm, bound, query_norm, query_residual, DIFFERENCES
-        )
-        now = tl.max(tl.where(there & (key <= best), upper, float("-inf")), axis=1)[:, None]
-        enough = tl.sum(there.to(tl.int32), axis=1)[:, None] >= k
-        known = tl.load(proven + query, mask=kept, other=float("inf"))
-        known = tl.where(enough, tl.minimum(known, now), known)
-        tl.store(proven + query, known, mask=kept)
-        cut = bounds.cut(known, bound, query_norm, query_residual, DIFFERENCES)
-        stays = there & (score_of(key) < cut)
-        place = tl.cumsum(stays.to(tl.int32), axis=1) - 1
-        tl.store(keys + query * CAPACITY + place, key, mask=stays)
-        size = tl.sum(stays.to(tl.int32), axis=1)[:, None]
+    longest = tl.max(tl.where(kept, size, -1))
+    if longest > WINDOW:
+        cut, size = _tightened(
+            keys, selves, proven, query_norms, query_residuals, norms, bound, query, size, kept,
+            inside, k, CAPACITY, CAPACITY, DIFFERENCES,
+        )  # fmt: skip
+    elif longest >= 0:
+        cut, size = _tightened(
+            keys, selves, proven, query_norms, query_residuals, norms, bound, query, size, kept,
+            inside, k, CAPACITY, WINDOW, DIFFERENCES,
+        )  # fmt: skip
     tl.debug_barrier()  # every warp has read what is now overwritten
     tl.store(cuts + query, tl.where(kept, cut, float("-inf")), mask=inside)
     tl.store(sizes + query, tl.where(kept, size, 0), mask=inside)
@@ -212,8 +234,8 @@ class Lists:
         tighten_kernel[(triton.cdiv(queries, together), layers)](
             self.keys, self.sizes, self.cuts, self.proven, self.selves, query_norms,
             query_residuals, norms, bound, queries, norms.shape[1], k, CAPACITY=capacity,
-            QUERIES=together, BOUND=bounds.LENGTH, DIFFERENCES=differences,
-            num_warps=CAPACITIES[capacity], enable_fp_fusion=False,
+            WINDOW=capacity // 2, QUERIES=together, BOUND=bounds.LENGTH, DIFFERENCES=differences,
+            num_warps=capacity // (32 * HELD), enable_fp_fusion=False,
         )  # fmt: skip
 
 

@@ -382,6 +382,13 @@ def majority(codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return sorted_codes.gather(1, first)[:, 0], most.sum(dim=1) > 1
 
 
+def class_counts(codes: torch.Tensor, classes: int) -> torch.Tensor:
+    """(n, classes) int32: how many of the codes (n, k) int32 in each row are each class."""
+    first = classes * torch.arange(len(codes), device=codes.device)
+    counts = (codes + first[:, None]).flatten().bincount(minlength=len(codes) * classes)
+    return counts.int().view(len(codes), classes)
+
+
 def support_chunks(rows: int) -> list[tuple[int, int]]:
     """First position and length of each chunk of the support, after which cuts are lowered."""
     ends = [0, min(FIRST, rows)]

@@ -14,7 +14,7 @@ FIELDS = tl.constexpr(3)  # of a layer in the table: address, stride, width
 
 def on_device(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Numbers of the host on the device; the host does not wait for the device."""
-    tensor = torch.as_tensor(values, dtype=dtype)
+    tensor = torch.as_tensor(values, dtype=dtype, device="cpu")  # whatever torch's default is
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

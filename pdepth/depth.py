@@ -341,7 +341,7 @@ def product_rate(device: torch.device | None) -> float:
     """Measure the operations a second of a float32 matrix product, which a search without selection
     would reach; it takes a few hundredths of a second."""
     size = 768 if device is None else 8192
-    rows = torch.ones(size, size, device=device)
+    rows = torch.ones(size, size, device=device or "cpu")
     return 2.0 * size**3 / fastest(lambda: (rows @ rows)[0, 0].item())
 
 

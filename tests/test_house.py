@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch.utils._device import _device_constructors
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("pdepth", "kernels", "bench", "csrc", "tests")
@@ -96,6 +97,24 @@ def test_functions_are_short(folder: str) -> None:
                 signatures[name] = count
     assert bodies == {}
     assert signatures == {}
+
+
+@pytest.mark.parametrize("folder", ["pdepth", "kernels"])
+def test_tensors_name_their_device(folder: str) -> None:
+    """A program may have called `torch.set_default_device`."""
+    makers = {maker.__name__ for maker in _device_constructors()}
+    silent = [
+        f"{named(path)}:{call.lineno}: {ast.unparse(call)}"
+        for path in FILES
+        if path.is_relative_to(ROOT / folder) and path.suffix == ".py"
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and ast.unparse(call.func.value) == "torch"
+        and call.func.attr in makers
+        and not {"device", None} & {keyword.arg for keyword in call.keywords}  # None is **options
+    ]
+    assert silent == []
 
 
 def test_few_modules_stand_beside_the_rooms() -> None:

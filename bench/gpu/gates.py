@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pdepth.bench.gpu.context import LIMIT, Bench
 from pdepth.kernels import filter, prepare
 from pdepth.kernels.bundles import Bundles
 from pdepth.kernels.lists import Lists, scores_of
+from pdepth.kernels.stack import Stack, on_device
 
 TYPES = ("float32", "bfloat16", "float16", "float64", "uint8", "int64")
 WAYS = ("device", "host", "unaligned", "chunks", "early exit", "together")
@@ -252,28 +254,42 @@ def bound(bench: Bench) -> None:
         columns, rows = sums.columns(width), tile.support
         proven = certify.Products(sums, width, 0.0, prepare.NEGLIGIBLE)
         for name, values in _sums_to_lose(bench, max(rows, tile.queries), width):
-            packed = torch.zeros(len(values), columns, dtype=torch.float16, device=bench.device)
-            packed[:, :width] = values
-            support, queries = packed[:rows], packed[: tile.queries].flip(0).contiguous()
-            halves = support.double().square().sum(dim=1) / 2
+            support, halves, norms = _packed(values[:rows], columns)
+            queries, _, query_norms = _packed(values[: tile.queries].flip(0), columns)
             lists = Lists(1, tile.queries, 512, bench.device)
             blocks = torch.tensor([[columns // tile.columns, 0, 0]], device=bench.device)
             filter.scan(
-                queries.flatten(), support.flatten(), halves.float()[None], lists,
-                Bundles(lists, tile.bundle), blocks, tile, first=0, rows=rows,
+                queries.flatten(), support.flatten(), halves, lists, Bundles(lists, tile.bundle),
+                blocks, tile, first=0, rows=rows,
             )  # fmt: skip
             keys = lists.keys[0, :, :rows]
-            true = filter.scan_reference(queries, support, halves)
+            true = filter.scan_reference(queries, support, halves[0])
             off = (scores_of(keys) - true.gather(1, keys & (2**31 - 1))).abs()
-            norms = support.double().norm(dim=1)[keys & (2**31 - 1)].cpu().numpy()
-            norm = queries.double().norm(dim=1)[:, None].cpu().numpy()
-            share = float((off.cpu().numpy() / proven.error(norm, np.float64(0), norms)).max())
+            norm = norms[0, keys & (2**31 - 1)].double().cpu().numpy()
+            error = proven.error(query_norms.T.double().cpu().numpy(), np.float64(0), norm)
+            share = float((off.cpu().numpy() / error).max())
             bench.results[f"{width}, {tile.columns} at a time, {name}"] = share
             worst = max(worst, share)
         bench.say(f"D = {width:6}: worst error / bound so far {worst:.3f}")
     if worst > 1:
         bench.differing += 1
         bench.say("the bound does not hold: votes cannot be trusted")
+
+
+def _packed(rows: torch.Tensor, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows (n, columns) float16, half squared norms and norms (1, n) as a search packs them: of a
+    size at which what the bound adds for tiny residuals is next to nothing."""
+    count, width, device = *rows.shape, rows.device
+    packed = torch.empty(count, columns, dtype=torch.float16, device=device)
+    halves, norms, residuals = torch.empty(3, 1, count, device=device)
+    scale = prepare.LARGEST / 2.0 ** math.frexp(float(rows.abs().max()))[1]
+    prepare.prepare(
+        Stack([rows]), torch.arange(count, device=device),
+        on_device([[columns // prepare.BLOCK, 0, 0]], device),
+        torch.zeros(width, dtype=torch.float64, device=device),
+        on_device([scale], device, torch.float64), packed, halves, norms, residuals,
+    )  # fmt: skip
+    return packed, halves, norms
 
 
 def _sums_to_lose(bench: Bench, rows: int, width: int) -> Iterator[tuple[str, torch.Tensor]]:
@@ -283,8 +299,9 @@ def _sums_to_lose(bench: Bench, rows: int, width: int) -> Iterator[tuple[str, to
     yield "of one sign", normal.abs() + 1
     place = torch.arange(width, device=bench.device)
     for every in (16, 64, 1024, max(width, 2)):
-        # Beside a 1 each product is less than a sum's last place, and all point one way.
-        for small in (2.0**-11.9, 2.0**-12.1, 2.0**-12.6):
+        # Beside a 1 each product is less than a sum's last place, and all point one way: just less
+        # than that of units that keep 21, 22 or 23 bits below the 1, and less by more.
+        for small in (0.707 / 2**10, 0.9995 / 2**11, 0.707 / 2**11, 2.0**-12.1, 2.0**-12.6):
             row = torch.full((width,), small, device=bench.device)
             row[place % every == 0] = 1
             yield f"swallowed, {small:.1e} beside 1 of {every}", row.expand(rows, -1)

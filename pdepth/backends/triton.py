@@ -159,11 +159,10 @@ class TritonSession:
 
     def _counted(self, probe: int, queries: NDArray[np.int64] | None) -> EncodedVotes:
         """A probe's votes, and how many each class had."""
-        from pdepth.kernels.search import majority
+        from pdepth.kernels.search import class_counts, majority
 
         codes = self._codes[self._neighbors(probe, queries)[1]]
-        counts = self._empty(len(codes), len(self._problem.classes), dtype="int32").zero_()
-        counts.scatter_add_(1, codes.long(), counts.new_ones(codes.shape))
+        counts = class_counts(codes, len(self._problem.classes))
         return EncodedVotes(*(a[None].cpu().numpy() for a in (*majority(codes), counts)))
 
     def _neighbors(

@@ -68,7 +68,7 @@ class PredictionDepth(original.PredictionDepth):
             self._captured[name][rows] = pools[name](value).flatten(1).cpu()
 
         count, step = len(loader.dataset), len(sample)
-        all_labels = torch.zeros(count, dtype=torch.long)
+        all_labels = torch.zeros(count, dtype=torch.long, device="cpu")
         self.forward_timer.start()
         with torch.no_grad():
             self._run(model, names, sample, measure)
@@ -83,7 +83,7 @@ class PredictionDepth(original.PredictionDepth):
                         model, names[-1], self.first_node, self.last_node
                     )
                     for name in names:
-                        self._captured[name] = torch.zeros(count, widths[name])
+                        self._captured[name] = torch.zeros(count, widths[name], device="cpu")
                 rows = slice(number * step, min((number + 1) * step, count))
                 self._run(model, names, inputs, store)
                 all_labels[rows] = labels

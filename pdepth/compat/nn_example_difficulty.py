@@ -91,7 +91,9 @@ def prediction_depth(
         matched.append(knn_predict(train_x, train_labels, test_x, test_labels, k))
         del train_x, test_x  # before an iterator makes the next
     matches = torch.stack(matched).to(train_labels.device)
-    depth, _ = pdepth.depth_from_votes(matches, torch.ones(matches.shape[1], dtype=torch.bool))
+    depth, _ = pdepth.depth_from_votes(
+        matches, torch.ones(matches.shape[1], dtype=torch.bool, device="cpu")
+    )
     return (depth, matches.to(train_labels.dtype)) if return_matches else depth
 
 

@@ -70,7 +70,7 @@ def _build() -> nn.Module:
 def _fit(model: nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int) -> nn.Module:
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     for _ in range(epochs):
-        for rows in torch.split(torch.randperm(len(x)), BATCH):
+        for rows in torch.split(torch.randperm(len(x), device=x.device), BATCH):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
             optimizer.step()

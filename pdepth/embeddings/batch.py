@@ -217,4 +217,4 @@ def tensor_of(array: Any) -> Tensor:
     array = np.asarray(array)
     if not array.flags.writeable or min(array.strides, default=0) < 0:
         array = array.copy()
-    return torch.as_tensor(array)
+    return torch.as_tensor(array, device="cpu")

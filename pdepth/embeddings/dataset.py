@@ -311,7 +311,7 @@ def _rows_of(inputs: Inputs, what: str) -> list[int]:
 def _labels(labels: Any, what: str) -> Tensor:
     if not isinstance(labels, Tensor):
         try:
-            labels = torch.as_tensor(np.asarray(labels))
+            labels = torch.as_tensor(np.asarray(labels), device="cpu")
         except (TypeError, ValueError):  # text; rows of unequal length
             raise ValueError(
                 f"{what}: expected integers as labels, got {described(labels)}; names, if any, "

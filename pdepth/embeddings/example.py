@@ -24,7 +24,9 @@ def example_inputs(model: nn.Module) -> Inputs:
     config = getattr(model, "config", None)
     words = getattr(config, "vocab_size", None)
     if getattr(model, "main_input_name", "") == "input_ids" and words is not None:
-        ids = torch.randint(1, words, (ROWS, TEXT_LENGTH), generator=generator)
+        ids = torch.randint(
+            1, words, (ROWS, TEXT_LENGTH), generator=generator, device=generator.device
+        )
         mask = torch.ones_like(ids)
         return Inputs.of({"input_ids": ids, "attention_mask": mask}, ROWS)
     size = _image_size(model, config)
@@ -33,7 +35,7 @@ def example_inputs(model: nn.Module) -> Inputs:
             "data: expected a dataset for a network whose input size is not known, got none; pass "
             "--support DATA (data= in Python)."
         )
-    images = torch.randn(ROWS, *size, generator=generator)
+    images = torch.randn(ROWS, *size, generator=generator, device=generator.device)
     if getattr(model, "main_input_name", "") == "pixel_values":
         return Inputs.of({"pixel_values": images}, ROWS)
     return Inputs.of(images, ROWS)

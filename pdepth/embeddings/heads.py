@@ -203,7 +203,7 @@ def _unequal(caller: Caller, inputs: Inputs, probe: Probe, mask: Mask | None) ->
             tokens = tensors[part].movedim(probe.axis, 0)
             flat = tokens.flatten(1, -2).clone()
             for row, of_row in enumerate(flat):
-                places = torch.arange(len(of_row))[slice(*probe.positions)]
+                places = torch.arange(len(of_row), device="cpu")[slice(*probe.positions)]
                 if valid is not None and probe.masked and valid.shape[1] == len(of_row):
                     places = places[valid[row].cpu()[places]]
                 flat[row, places] = of_row[places.flip(0)].clone()
@@ -230,7 +230,7 @@ def _matching(
 ) -> tuple[Probe, Mask | None, str] | None:
     """The pooling that takes exactly the positions that are read (B, T)."""
     count = places.shape[1]
-    index = torch.arange(count)
+    index = torch.arange(count, device=places.device)
     first = index == 0
     if count == 1:
         return replace(probe, pool="mean", masked=False), None, ""

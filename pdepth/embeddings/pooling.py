@@ -153,7 +153,11 @@ def last_states(layer: int, run: RecurrentRun, valid: Tensor | None) -> Tensor:
     if isinstance(sequences, Tensor) and valid is not None and not bool(valid.all()):
         steps = sequences.shape[1 if module.batch_first else 0]
         lengths = valid.sum(dim=1).clamp_min(1).cpu()
-        at_end = bool((valid.cpu() == (torch.arange(valid.shape[1]) < lengths.unsqueeze(1))).all())
+        at_end = bool(
+            (
+                valid.cpu() == (torch.arange(valid.shape[1], device="cpu") < lengths.unsqueeze(1))
+            ).all()
+        )
         if at_end and valid.shape[1] == steps:
             packed = nn.utils.rnn.pack_padded_sequence(
                 sequences, lengths, batch_first=module.batch_first, enforce_sorted=False

@@ -189,7 +189,7 @@ def _sounds(extractor: Any, columns: Mapping[str, Any]) -> Any:
             f"expected sounds of one sampling rate, got {rates[0]} and {rates[-1]} Hz; resample: "
             "dataset.cast_column('audio', datasets.Audio(sampling_rate=...))."
         )
-    sounds = [torch.as_tensor(sound["array"]).numpy() for sound in column]
+    sounds = [torch.as_tensor(sound["array"], device="cpu").numpy() for sound in column]
     return dict(extractor(sounds, sampling_rate=rates[0], **options))
 
 

@@ -143,7 +143,8 @@ class ImageDataset(Dataset[Any]):
             )
         values = torch.from_numpy(pixels)
         values = values.float().div_(255) if values.dtype == torch.uint8 else values
-        mean, std = torch.tensor(self.options.mean), torch.tensor(self.options.std)
+        mean = torch.tensor(self.options.mean, device="cpu")
+        std = torch.tensor(self.options.std, device="cpu")
         return ((values - mean) / std).permute(2, 0, 1).contiguous(), int(self.labels[row])
 
     def image(self, row: int) -> NDArray[np.uint8]:

@@ -92,11 +92,11 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
         sizes = {"CAPACITY": capacity, "TILE_Q": tile_q, "TILE_S": tile_s}
         yield differences.differences_kernel, sizes, plain, "fp32"
         for by_differences in (False, True):
-            constants = {"CAPACITY": capacity, "BOUND": bounds.LENGTH, "QUERIES": 1}
+            constants = {"CAPACITY": capacity, "WINDOW": capacity // 2, "BOUND": bounds.LENGTH}
             yield (
                 lists.tighten_kernel,
-                {**constants, "DIFFERENCES": by_differences},
-                {"num_warps": warps, "enable_fp_fusion": False},
+                {**constants, "QUERIES": 1, "DIFFERENCES": by_differences},
+                {"num_warps": capacity // (32 * lists.HELD), "enable_fp_fusion": False},
                 "fp32",
             )
             for shape, answers in product(exact.SHAPES, ("votes", "one", "rows")):

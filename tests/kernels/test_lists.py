@@ -51,6 +51,34 @@ def test_a_list_is_tightened_as_its_twin_says() -> None:
     assert candidates.given_up()[0].tolist() == [False, False, True]
 
 
+@pytest.mark.parametrize("k", [1, 30, 60])
+@pytest.mark.parametrize("part", [1 / 4, 1 / 2, 1])
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_lists_of_any_length(k: int, part: float, beyond: int) -> None:
+    """Usual ones, and longer than those; equal scores among them."""
+    rng = np.random.default_rng(k)
+    capacity = lists.capacity_for(k)
+    size = min(capacity, int(part * capacity) + beyond)
+    values = rng.integers(-9, 9, size) if beyond else rng.standard_normal(size)
+    scores = torch.from_numpy(values.astype("f4"))
+    norms = torch.from_numpy(rng.uniform(1, 9, (1, capacity)).astype("f4"))
+    bound = certify.Products(filter.sums_of(filter.WIDE), 700, 3e-4, prepare.NEGLIGIBLE)
+    largest = float(norms.max())
+    candidates = lists.Lists(1, 1, capacity, DEVICE)
+    candidates.keys[0, 0, :size] = keys_of(scores).to(DEVICE)
+    candidates.sizes[:] = size
+    query = torch.tensor([[2.0]], device=DEVICE)
+    candidates.tighten(
+        k, query, query * 1e-4, norms.to(DEVICE), bounds_of(bound, largest), differences=False
+    )
+    residual = float(np.float32(2.0) * np.float32(1e-4))
+    cut = lists.tighten_reference(scores, norms[0, :size], bound, 2.0, residual, largest, k)
+    found = float(candidates.cuts[0, 0])
+    assert cut < found <= np.nextafter(np.float32(cut), np.float32(99))
+    left = candidates.keys[0, 0, : int(candidates.sizes[0, 0])] & (2**31 - 1)
+    assert sorted(left.tolist()) == (scores < found).nonzero()[:, 0].tolist()
+
+
 def bounds_of(bound: certify.Products, largest: float) -> torch.Tensor:
     from pdepth.kernels import bounds
 

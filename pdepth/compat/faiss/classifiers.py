@@ -112,7 +112,7 @@ class FaissKNNClassifier:
         if self.device != "cpu":
             import torch
 
-            X = torch.as_tensor(X).to(self.device)
+            X = torch.as_tensor(X, device=self.device)
         X = as_rows(X if is_torch(X) else np.atleast_2d(X), "X")
         if self.metric == "cosine":
             norms = (X * X).sum(1)[:, None] ** 0.5
