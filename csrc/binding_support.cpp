@@ -60,7 +60,7 @@ bool has_leaves(const HeldSupport& held) {
     py::gil_scoped_release released;
     const std::shared_ptr<Reading> reading = support->present();
     if (!reading) return false;
-    const std::lock_guard<std::mutex> lock(reading->mutex);
+    const std::lock_guard<ForkMutex> lock(reading->mutex);
     return reading->leaves != nullptr;
 }
 
@@ -72,7 +72,7 @@ std::optional<py::dict> packing_of(const HeldSupport& held) {
         py::gil_scoped_release released;
         reading = held.support->present();
         if (reading) {
-            const std::lock_guard<std::mutex> lock(reading->mutex);
+            const std::lock_guard<ForkMutex> lock(reading->mutex);
             stages = reading->stages;
             directions = reading->directions;
         }

@@ -322,7 +322,7 @@ bool images_pay(Session& session, const FilterStage& other) {
     if (!is_plain_float(*session.support) || (!lasting && rows * asked < kLeastWork) ||
         !better(kOfNeighbours * static_cast<double>(session.question.k) / rows, false))
         return false;
-    const std::lock_guard<std::mutex> lock(reading.mutex);
+    const std::lock_guard<ForkMutex> lock(reading.mutex);
     if (!reading.directions) {
         const LeadingDirections& trial = directions_of(session, kTrial, reading.trial);
         if (!trial.found() || !better(kOfTrial * trial.survivors, false)) return false;
@@ -335,7 +335,7 @@ std::vector<int64_t> filter_images(Session& session, const std::vector<int64_t>&
     Reading& reading = *session.reading;
     try {
         {
-            const std::lock_guard<std::mutex> lock(reading.mutex);
+            const std::lock_guard<ForkMutex> lock(reading.mutex);
             if (!directions_of(session, kWhole, reading.directions).found()) return queries;
         }
         const PackedStage support =

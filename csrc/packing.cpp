@@ -66,7 +66,7 @@ void pack_positions(const Matrix& rows, const Reading& reading, int64_t first, i
 
 PackedStage packed_whole(const Matrix& rows, Reading& reading, const FilterStage& stage,
                          Team& team) {
-    const std::lock_guard<std::mutex> lock(reading.mutex);
+    const std::lock_guard<ForkMutex> lock(reading.mutex);
     auto known = std::find_if(reading.stages.begin(), reading.stages.end(),
                               [&](const PackedStage& packed) { return packed.stage == &stage; });
     PackedStage packed = known == reading.stages.end() ? PackedStage{} : *known;

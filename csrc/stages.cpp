@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <mutex>
 #include <new>
 
 #include "bound.hpp"
@@ -67,7 +66,7 @@ bool pays_remembered(Session& session, const FilterStage& stage, int64_t queries
     const bool lasting = session.layer->support->kept_bytes > 0;
     if (!lasting && (queries < kToPack / kPilotShare || queries < stage.least_queries)) return false;
     const bool pairs = in_pairs(session, stage, queries, static_cast<int64_t>(reading.order.size()));
-    const std::lock_guard<std::mutex> lock(reading.mutex);
+    const std::lock_guard<ForkMutex> lock(reading.mutex);
     for (const Pilot& pilot : reading.pilots)
         if (pilot.stage == &stage && pilot.k == k && pilot.in_pairs == pairs) return pilot.pays;
     reading.pilots.push_back({&stage, k, pairs, pays(session, stage, pairs)});
@@ -133,7 +132,7 @@ std::vector<const FilterStage*> stages_of(Session& session, int64_t queries) {
 
 bool too_few(const Session& session, const FilterStage& stage, int64_t queries) {
     Reading& reading = *session.reading;
-    const std::lock_guard<std::mutex> lock(reading.mutex);
+    const std::lock_guard<ForkMutex> lock(reading.mutex);
     return static_cast<double>(queries) * kToSettle < kToPack && !present(reading, stage);
 }
 
@@ -148,7 +147,7 @@ std::shared_ptr<const Leaves> leaves_for(Session& session, const std::vector<int
         leaves_nbytes(reading, width) > session.question.held_bytes)
         return nullptr;
     const bool kept = leaves_nbytes(reading, width) <= session.layer->support->kept_bytes;
-    const std::lock_guard<std::mutex> lock(reading.mutex);
+    const std::lock_guard<ForkMutex> lock(reading.mutex);
     reading.asked += static_cast<double>(queries.size());
     if (!wanted && !leaves_pay(session, queries)) return nullptr;
     if (reading.leaves) return reading.leaves;

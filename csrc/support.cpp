@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <new>
 #include <numeric>
 #include <utility>
 
@@ -204,7 +205,7 @@ std::shared_ptr<Reading> extended(Reading& before, const Matrix& rows, int64_t k
     reading->dropped = before.dropped;
     reading->first_rows = before.first_rows;
     append(*reading, rows, before.rows, summaries);
-    const std::lock_guard<std::mutex> lock(before.mutex);
+    const std::lock_guard<ForkMutex> lock(before.mutex);
     reading->stages = before.stages;
     reading->pilots = before.pilots;
     reading->trial = before.trial;
@@ -225,7 +226,8 @@ Transform Reading::transform(const FilterStage& stage) const {
 }
 
 std::shared_ptr<Reading> Support::read(int64_t k, const Level& level, Team& team) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<ForkMutex> lock(mutex_);
+    forget_abandoned();
     if (reading_ && reading_->level == &level && (!reading_->dropped || k < reading_->keep))
         return reading_;
     const int64_t keep = kept_bytes ? std::max(k + 1, kLastingKeep) : k + 1;
@@ -238,20 +240,32 @@ std::shared_ptr<Reading> Support::read(int64_t k, const Level& level, Team& team
 }
 
 std::shared_ptr<const Support> Support::last_read(std::shared_ptr<const Support> support) {
-    const std::unique_lock<std::mutex> lock(support->mutex_, std::try_to_lock);
-    const bool unread = lock.owns_lock() && !support->reading_;
-    return unread && support->before_ ? support->before_ : support;
+    const std::unique_lock<ForkMutex> lock(support->mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) return support;
+    support->forget_abandoned();
+    return !support->reading_ && support->before_ ? support->before_ : support;
+}
+
+void Support::forget_abandoned() const {
+    // What may be half written is left alone: neither read nor freed.
+    if (mutex_.take_over()) {
+        new (&reading_) std::shared_ptr<Reading>;
+        new (&before_) std::shared_ptr<const Support>;
+    } else if (reading_ && reading_->mutex.abandoned()) {
+        new (&reading_) std::shared_ptr<Reading>;
+    }
 }
 
 std::shared_ptr<Reading> Support::present() const {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<ForkMutex> lock(mutex_);
+    forget_abandoned();
     return reading_ || !before_ ? reading_ : before_->present();
 }
 
 int64_t Support::nbytes() const {
     const std::shared_ptr<Reading> reading = present();
     if (!reading) return 0;
-    const std::lock_guard<std::mutex> lock(reading->mutex);
+    const std::lock_guard<ForkMutex> lock(reading->mutex);
     auto bytes = static_cast<int64_t>(reading->order.size() * sizeof(int64_t) +
                                       reading->positions.size() * sizeof(uint32_t));
     for (const PackedStage& packed : reading->stages) bytes += packed.memory->nbytes();

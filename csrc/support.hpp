@@ -5,9 +5,9 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "fork_mutex.hpp"
 #include "level.hpp"
 #include "packed.hpp"
 #include "team.hpp"
@@ -64,7 +64,7 @@ struct Reading {
     int64_t rows = 0;                 // of the support
     int64_t first_rows = 0;           // those that the centre and the scale were made for
 
-    std::mutex mutex;                 // of what follows
+    ForkMutex mutex;                  // of what follows
     std::vector<PackedStage> stages;
     std::shared_ptr<const LeadingDirections> trial, directions;  // once they have been looked for
     std::vector<Pilot> pilots;
@@ -117,9 +117,13 @@ private:
     // that nobody searches would make a chain of any length. Waits for no search.
     static std::shared_ptr<const Support> last_read(std::shared_ptr<const Support> support);
 
-    mutable std::mutex mutex_;  // of what follows
-    std::shared_ptr<Reading> reading_;
-    std::shared_ptr<const Support> before_;
+    // What a thread was about to change as this process was forked is made anew. The caller holds the
+    // mutex.
+    void forget_abandoned() const;
+
+    mutable ForkMutex mutex_;  // of what follows
+    mutable std::shared_ptr<Reading> reading_;
+    mutable std::shared_ptr<const Support> before_;
 };
 
 }  // namespace pdepth

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <iterator>
-#include <mutex>
 #include <thread>
+
+#include "fork_mutex.hpp"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <signal.h>
@@ -34,7 +35,7 @@ Slot slots[Watch::kMost];
 Lost lost[kMostLost];
 std::atomic<int> lost_count{0};
 std::atomic<int> handlers{0};  // that run
-std::mutex mutex;              // of watches as they begin and end
+ForkMutex mutex;               // of watches as they begin and end
 int watches = 0;
 uintptr_t page_size = 0;
 struct sigaction before;
@@ -150,7 +151,7 @@ void forget() {
 }  // namespace
 
 Watch::Watch(std::vector<Range> ranges) : ranges_(std::move(ranges)) {
-    const std::lock_guard<std::mutex> lock(mutex);
+    const std::lock_guard<ForkMutex> lock(mutex);
     for (int i = 0; i < kMost && slot_ < 0; i++)
         if (!slots[i].ranges) slot_ = i;
     if (slot_ < 0) return;
@@ -168,7 +169,7 @@ Watch::Watch(std::vector<Range> ranges) : ranges_(std::move(ranges)) {
 
 void Watch::close() {
     if (slot_ < 0) return;
-    const std::lock_guard<std::mutex> lock(mutex);
+    const std::lock_guard<ForkMutex> lock(mutex);
     slots[slot_].ranges = nullptr;
     while (handlers) std::this_thread::yield();  // one may still read the ranges
     cut_ = slots[slot_].cut;

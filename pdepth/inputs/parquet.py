@@ -6,7 +6,6 @@ import glob
 import json
 import os
 import re
-import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pdepth.arrays.sources import in_natural_order
+from pdepth.native import ForkLock
 from pdepth.optional import require
 
 BATCH_ROWS = 16  # images in memory at a time; Arrow holds no 2 GiB of them in one piece
@@ -139,7 +139,7 @@ class Images:
         self._parquet, self._groups = parquet, groups
         self._starts = [0, *accumulate(group.rows for group in groups)]
         self._place: Place | None = None
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     def __len__(self) -> int:
         return self._starts[-1]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 
 from pdepth.arrays.problem import ZeroNormError
+from pdepth.native import ForkLock
 from pdepth.search.index import ChangedRowsError, Index
 
 
@@ -28,7 +28,7 @@ class FittedRows:
 
     def _begin(self) -> None:
         """Have nothing but rows and labels."""
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._index: Index | None = None
         self._refused: ZeroNormError | None = None  # what made the index impossible
 
