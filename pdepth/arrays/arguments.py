@@ -120,10 +120,7 @@ def check_search(
 ) -> SearchOptions:
     """The options of a search."""
     check_choice(metric, "metric", METRICS)
-    if metric == "inner_product" and voting.weights == "distance":
-        raise ValueError(
-            "weights: expected 'uniform' or 'exp' with metric='inner_product', got 'distance'."
-        )
+    check_weights(voting, metric)
     return SearchOptions(
         voting,
         metric,
@@ -131,6 +128,14 @@ def check_search(
         check_threads(num_threads),
         None if memory is None else parse_bytes(memory),
     )
+
+
+def check_weights(voting: Voting, metric: str) -> None:
+    """Raise ValueError for weights that have no meaning with a metric."""
+    if metric == "inner_product" and voting.weights == "distance":
+        raise ValueError(
+            "weights: expected 'uniform' or 'exp' with metric='inner_product', got 'distance'."
+        )
 
 
 def check_reference(value: Any, count: int | None = None) -> str | NDArray[np.int64]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pdepth import _native
-from pdepth.arrays.rows import is_torch
+from pdepth.arrays.rows import Rows, is_torch
 
 Named = tuple[str, Any]
 """What an error calls an array, and the array."""
@@ -46,6 +46,16 @@ def may_be_mapped(array: Any) -> bool:
     if is_torch(array):
         return bool(array.device.type == "cpu" and array.layout == _strided())
     return isinstance(array, np.ndarray) and _owner(array).base is not None
+
+
+def unmapped(rows: Rows) -> Rows:
+    """Rows that no file's map holds: in NumPy's own memory where they may be. Call it `watched`."""
+    array, norms = rows.array, rows.norms
+    if not is_torch(array) and may_be_mapped(array):
+        array = np.array(array)
+    if norms is not None and may_be_mapped(norms):
+        norms = np.array(norms)
+    return Rows(array, rows.type, norms)
 
 
 def _owner(array: Any) -> Any:

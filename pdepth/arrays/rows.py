@@ -91,8 +91,8 @@ def divide(wide: NDArray[np.float64], norms: NDArray[np.float64]) -> None:
 
 def is_torch(value: object) -> bool:
     """Whether `value` is a torch tensor; does not import torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)  # None while a thread imports it
+    return tensor is not None and isinstance(value, tensor)
 
 
 def device_of(value: Any) -> Any:
@@ -132,8 +132,9 @@ def check_array(value: object, what: str) -> None:
             f"{what}: expected a dense array, got a sparse {type(value).__name__}; pass its "
             f".{method}()."
         )
-    masked = sys.modules.get("numpy.ma")  # which who has such an array has imported
-    if not is_array(value) or (masked is not None and isinstance(value, masked.MaskedArray)):
+    # Who has such an array has imported its module; another thread may be about to.
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
+    if not is_array(value) or (masked is not None and isinstance(value, masked)):
         raise TypeError(
             f"{what}: expected a NumPy array or torch tensor, got a {type(value).__name__}."
         )

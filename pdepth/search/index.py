@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from pdepth.arrays import arguments
 from pdepth.arrays.arguments import Voting
 from pdepth.arrays.convert import to_device
 from pdepth.arrays.growing import GrowingRows
-from pdepth.arrays.mapped import watched
+from pdepth.arrays.mapped import unmapped, watched
 from pdepth.arrays.memory import search_bytes
 from pdepth.arrays.problem import (
     ProbeRows,
@@ -29,11 +28,12 @@ from pdepth.arrays.problem import (
 from pdepth.arrays.rows import Rows, as_given, device_of, is_array, is_torch, shares_memory
 from pdepth.arrays.sources import in_memory, is_single, opened
 from pdepth.backends import backend_named
+from pdepth.native import ForkLock
 from pdepth.result import Votes
 from pdepth.search import index_file
 from pdepth.search.backward import ProbeSearch
 from pdepth.search.index_file import fingerprint
-from pdepth.search.index_state import ChangedRowsError, IndexState, Sample
+from pdepth.search.index_state import ChangedRowsError, IndexState, Sample, layers_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -81,7 +81,7 @@ class Index:
             ValueError, TypeError: for wrong arguments.
             MemoryError: a source takes more than the memory that is free.
         """
-        if not is_single(support) and _layers_of(support):
+        if not is_single(support) and layers_of(support):
             raise TypeError(
                 f"support: expected one array, got a {type(support).__name__}; for several layers "
                 "use pdepth.Index.of_layers(...)."
@@ -173,7 +173,7 @@ class Index:
         self._limit = search_bytes(self._options.memory)  # of what is packed
         self._backend_name, self._device = backend, device
         self._backend = backend_named(backend, device)
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     def __len__(self) -> int:
         """Return the number of rows, M."""
@@ -267,6 +267,7 @@ class Index:
             ValueError, TypeError: as `kneighbors`, and where the index has no labels.
         """
         voting = arguments.check_voting(k, weights, temperature)
+        arguments.check_weights(voting, self.metric)
         if self._now().labels is None:
             raise ValueError("votes: expected an index with labels; pass Index(..., labels=...).")
         problem = self._problem(queries, voting.k, query_rows, exclude_self, num_threads)
@@ -357,7 +358,7 @@ class Index:
         layers, kept_labels, about = index_file.load(path)
         index = cls.__new__(cls)
         index._single = about["single"]
-        given = device_of(next(iter(_layers_of(support)), support))
+        given = device_of(next(iter(layers_of(support)), support))
         index._prepare(about["metric"], backend, memory, num_threads, given)
         index._restore(layers, kept_labels)
         if support is not None:
@@ -387,9 +388,20 @@ class Index:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __copy__(self) -> Self:
+        """Share rows and labels; what is packed is packed anew."""
+        copied = type(self).__new__(type(self))
+        copied.__setstate__(self._kept(self._now()))
+        return copied
+
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle or a copy holds: the rows and labels; what is packed is packed anew."""
-        state, options = self._now(), self._options
+        """What a pickle or a deep copy holds: as a copy's, the rows in memory."""
+        kept = self._kept(state := self._now())
+        with state.watched():
+            return kept | {"layers": [(name, unmapped(rows)) for name, rows in kept["layers"]]}
+
+    def _kept(self, state: IndexState) -> dict[str, Any]:
+        options = self._options
         state.check_unchanged()
         return {
             "layers": [(probe.name, probe.support) for probe in state.probes],
@@ -486,12 +498,3 @@ class Index:
         if len(queries) == 0:
             raise ValueError(f"queries ({probe.name}): expected at least one row, got none.")
         return probe.with_queries(queries)
-
-
-def _layers_of(support: Any) -> list[Any]:
-    """The arrays or sources that a collection holds; of anything else none."""
-    if isinstance(support, Mapping):
-        support = list(support.values())
-    if is_single(support) or not isinstance(support, Sequence):
-        return []
-    return [layer for layer in support if is_single(layer)]

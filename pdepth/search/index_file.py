@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth.arrays.arguments import check_integers
 from pdepth.arrays.problem import ProbeRows
 from pdepth.arrays.rows import Rows
 from pdepth.io.array_bundle import checksum, read_bundle, write_bundle
@@ -91,7 +92,10 @@ def load(
                 stage.update(_of_prefix(arrays, prefix))
             packing.update(_of_prefix(arrays, f"{number} "))
         layers.append((layer["name"], rows, packing))
-    return layers, arrays.get("labels"), about | {"fingerprints": index["fingerprints"]}
+    labels = arrays.get("labels")
+    if labels is not None:  # few bytes, which are read where no map is watched
+        labels = check_integers(labels, f"{path} (labels)")
+    return layers, labels, about | {"fingerprints": index["fingerprints"]}
 
 
 def _of_prefix(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from pdepth.arrays.problem import ProbeRows
 from pdepth.arrays.rows import Rows
 from pdepth.arrays.sources import is_single
 
+Encoded = tuple[NDArray[np.int64], NDArray[np.int32]]
 SAMPLE = 64  # rows whose checksums tell that a caller's array was changed
 
 
@@ -59,21 +59,26 @@ class IndexState:
     """What a search sees.
 
     samples: of the layers, where they are the caller's arrays. single: whether it is one layer,
-    whose arrays come alone.
+    whose arrays come alone. kept: `encoded`, once it was asked for.
     """
 
     probes: tuple[ProbeRows, ...]
     labels: NDArray[np.int64] | None
     samples: list[Sample] | None
     single: bool
+    kept: list[Encoded] = field(default_factory=list)
 
-    @cached_property
-    def encoded(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    @property
+    def encoded(self) -> Encoded:
         """The distinct labels (C,), and each row's position among them (M,)."""
-        rows = len(self.probes[0].support)
-        if self.labels is None:
-            return np.zeros(1, np.int64), np.zeros(rows, np.int32)
-        return arguments.encode_labels(self.labels, rows)
+        # functools.cached_property has a lock until Python 3.12, which a fork may find held.
+        if not self.kept:
+            rows = len(self.probes[0].support)
+            if self.labels is None:
+                self.kept.append((np.zeros(1, np.int64), np.zeros(rows, np.int32)))
+            else:
+                self.kept.append(arguments.encode_labels(self.labels, rows))
+        return self.kept[0]
 
     def by_layer(self, arrays: Any, what: str) -> list[Any]:
         """One array for each layer."""
@@ -81,8 +86,8 @@ class IndexState:
             return [arrays]
         names = [probe.name for probe in self.probes]
         if isinstance(arrays, Mapping):
-            if list(arrays) != names:
-                raise ValueError(f"{what}: expected the layers {names}, got {list(arrays)}.")
+            if (given := [str(name) for name in arrays]) != names:
+                raise ValueError(f"{what}: expected the layers {names}, got {given}.")
             return list(arrays.values())
         if is_single(arrays) or not isinstance(arrays, Sequence) or len(arrays) != len(names):
             raise ValueError(
@@ -109,3 +114,12 @@ class IndexState:
                     f"support ({probe.name}): row {row} was changed since the index was made; make "
                     "the index anew, or with copy=True."
                 )
+
+
+def layers_of(support: Any) -> list[Any]:
+    """The arrays or sources that a collection holds; of anything else none."""
+    if isinstance(support, Mapping):
+        support = list(support.values())
+    if is_single(support) or not isinstance(support, Sequence):
+        return []
+    return [layer for layer in support if is_single(layer)]

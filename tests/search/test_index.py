@@ -6,8 +6,12 @@ import copy
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
+import time
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +24,7 @@ from scipy.sparse import csr_matrix
 import pdepth
 from pdepth import Index, _native, definition, native
 from pdepth.arrays.growing import GrowingRows
+from pdepth.search import index_state
 from pdepth.search.index import ChangedRowsError
 
 from helpers.cases import Case, case, first_difference, oracle_of
@@ -223,6 +228,95 @@ def test_a_process_that_forks() -> None:
     assert_neighbors(found, ROWS, QUERIES, k=3)
 
 
+def answer_of_a_fork(ask: Any) -> Any:
+    """What a child that is forked now answers."""
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    child = context.Process(target=lambda: answers.put(ask()))
+    child.start()
+    try:
+        return answers.get(timeout=60)
+    finally:
+        child.kill()
+        child.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
+@pytest.mark.parametrize("packed", [0, 1, 18000])
+def test_a_fork_while_a_thread_packs(packed: int) -> None:
+    """The child packs anew what another thread of its parent was about to."""
+    rows = np.random.default_rng(0).standard_normal((20000, 100)).astype(np.float32)
+    expected = definition.kneighbors(rows, rows[:5], k=3)
+    for attempt in range(5):
+        index = Index(rows[: packed or 20000])
+        if packed:
+            index.kneighbors(rows[:1], 1)
+        if len(index) < len(rows):
+            index.add(rows[packed:])
+        thread = threading.Thread(target=index.kneighbors, args=(rows[:5], 3))
+        thread.start()
+        time.sleep(0.003 * attempt)
+        distances, found = answer_of_a_fork(partial(index.kneighbors, rows[:5], 3))
+        thread.join()
+        assert first_difference(found, expected[1]) is None
+        assert first_difference(distances, expected[0]) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
+def test_a_fork_while_a_thread_adds_or_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the child no lock is held, whoever held it."""
+    entered, ended, parent = threading.Event(), threading.Event(), os.getpid()
+
+    def waiting(function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            if os.getpid() == parent:
+                entered.set()
+                ended.wait()
+            return function(*arguments)
+
+        return call
+
+    expected = definition.probe_votes(ROWS, LABELS, QUERIES, k=3).votes
+
+    def add_and_vote(index: Index) -> Any:
+        votes = index.votes(QUERIES, k=3).votes
+        index.add(ROWS, LABELS)
+        return votes, len(index)
+
+    for owner, name in ((GrowingRows, "append"), (index_state.arguments, "encode_labels")):
+        entered.clear(), ended.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, waiting(getattr(owner, name)))
+            index = Index(ROWS, LABELS)
+            thread = threading.Thread(target=add_and_vote, args=(index,))
+            thread.start()
+            assert entered.wait(60)
+            try:
+                votes, count = answer_of_a_fork(partial(add_and_vote, index))
+            finally:
+                ended.set()
+                thread.join()
+        assert first_difference(votes, expected) is None
+        assert count == 600
+
+
+def test_modules_that_another_thread_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in sys.modules before they have what they are looked up for."""
+    for name in ("torch", "numpy.ma"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    assert_neighbors(Index(ROWS).kneighbors(QUERIES, 3), ROWS, QUERIES, k=3)
+
+
+def test_layers_whose_names_are_no_strings() -> None:
+    layers, queries = {1: ROWS, 2: ROWS[:, :5]}, {1: QUERIES, 2: QUERIES[:, :5]}
+    index = Index.of_layers(layers, LABELS)
+    index.add(layers, LABELS)
+    found = index.kneighbors(queries, 3)
+    for place, name in enumerate(layers):
+        both = np.concatenate([layers[name]] * 2)
+        assert_neighbors((found[0][place], found[1][place]), both, queries[name], k=3)
+
+
 def test_an_index_that_began_empty() -> None:
     index = Index(np.empty((0, 20), np.float32), np.empty(0, np.int64))
     assert len(index) == 0
@@ -298,6 +392,11 @@ NAN = np.full((1, 20), np.nan, np.float32)
         (lambda: Index(ROWS).add(ROWS, LABELS), ValueError, "labels: expected none"),
         (lambda: Index(ROWS, LABELS).add(ROWS), ValueError, "labels: expected integers, got None"),
         (lambda: Index(ROWS, metric="cosine").add(0 * ROWS), ValueError, "whose norm is zero"),
+        (
+            lambda: Index(ROWS, LABELS, metric="inner_product").votes(weights="distance"),
+            ValueError,
+            "weights: expected 'uniform' or 'exp' with metric='inner_product', got 'distance'",
+        ),
     ],
 )
 def test_bad_input(call: Any, error: type[Exception], words: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -171,26 +173,30 @@ def test_files_that_are_cut_short_while_they_are_mapped(tmp_path: Path) -> None:
     """An error with the file's name, and not the process's end."""
     rows = np.tile(ROWS, (100, 1))
     rows[:, 0] = np.arange(len(rows))
+    labels = np.arange(len(rows))
 
     def loaded() -> Any:
-        Index(rows).save(tmp_path / "index")
+        Index(rows, labels).save(tmp_path / "index")
         index = Index.load(tmp_path / "index")
         os.truncate(tmp_path / "index", 4096)
         return index
 
     def of_the_caller() -> Any:
         np.save(tmp_path / "rows.npy", rows)
-        index = Index(np.load(tmp_path / "rows.npy", mmap_mode="r"), copy=False)
+        index = Index(np.load(tmp_path / "rows.npy", mmap_mode="r"), labels, copy=False)
         os.truncate(tmp_path / "rows.npy", 4096)
         return index
 
     for make in (loaded, of_the_caller):
         for use in (
             lambda index: index.kneighbors(QUERIES, 3),
-            lambda index: index.add(ROWS),
+            lambda index: index.add(ROWS, LABELS),
             lambda index: index.save(tmp_path / "other"),
+            pickle.dumps,
+            copy.deepcopy,
         ):
             index = make()
             with pytest.raises(ValueError, match="(index|npy) became shorter while it was read"):
                 use(index)
             assert not (tmp_path / "other").exists()
+        assert make().labels.tolist() == labels.tolist()
