@@ -168,3 +168,12 @@ def test_other_distances_are_faiss_own() -> None:
 
 def test_the_version_is_that_of_the_calls() -> None:
     assert compat.__version__.split(".")[0] == faiss.__version__.split(".")[0]
+
+
+@pytest.mark.parametrize("k", [2.7, "3", None])
+def test_what_is_no_number_of_rows_is_refused_as_by_faiss(k: Any) -> None:
+    for module, words in ((faiss, None), (compat, "k: expected an integer, got ")):
+        with pytest.raises(TypeError, match=words):
+            filled(module).search(QUERIES, k)
+        with pytest.raises(TypeError, match=words):
+            module.knn(QUERIES, ROWS, k)

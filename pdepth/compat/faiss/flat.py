@@ -15,6 +15,7 @@ from pdepth.compat.faiss.rows import (
     METRIC_L2,
     Searched,
     answer,
+    as_count,
     as_rows,
     check_metric,
     copied,
@@ -98,13 +99,12 @@ class IndexFlat(Named):
 
         Raises:
             AssertionError: as faiss does, x has not d columns, or k is below 1.
-            ValueError: NaN.
+            TypeError: k is no integer. ValueError: NaN.
         """
         x = as_rows(x, "x", self.d)
-        if k < 1:
-            raise AssertionError(f"k: expected an integer >= 1, got {k}.")
-        found = self._found(x, int(k), self._selected(params)) if len(x) else None
-        distances, rows = convert_like(answer(found, (len(x), int(k)), self.metric_type), x)
+        k = as_count(k)
+        found = self._found(x, k, self._selected(params)) if len(x) else None
+        distances, rows = convert_like(answer(found, (len(x), k), self.metric_type), x)
         return into(D, distances, "D"), into(I, rows, "I")
 
     def _selected(self, params: Any) -> NDArray[np.int64] | None:

@@ -17,6 +17,7 @@ from pdepth.compat.faiss.rows import (
     METRIC_INNER_PRODUCT,
     METRIC_L2,
     answer,
+    as_count,
     as_rows,
     check_metric,
     found_once,
@@ -40,7 +41,7 @@ def knn(xq: Any, xb: Any, k: int, metric: int = METRIC_L2, metric_arg: float = 0
 
     Raises:
         AssertionError: as faiss does, widths differ or k is below 1.
-        ValueError: NaN.
+        TypeError: k is no integer. ValueError: NaN.
     """
     if metric not in (METRIC_L2, METRIC_INNER_PRODUCT):
         require("faiss", f"knn with metric {metric}", "faiss")
@@ -49,12 +50,11 @@ def knn(xq: Any, xb: Any, k: int, metric: int = METRIC_L2, metric_arg: float = 0
         return convert_like(library.knn(to_numpy(xq), to_numpy(xb), k, metric, metric_arg), xq)
     support = as_rows(xb, "xb", keep_narrow=True)
     queries = as_rows(xq, "xq", support.shape[1], keep_narrow=True)
-    if k < 1:
-        raise AssertionError(f"k: expected an integer >= 1, got {k}.")
-    found, held = None, min(int(k), len(support))
+    k = as_count(k)
+    found, held = None, min(k, len(support))
     if held and len(queries):
         found = found_once(support, queries, held, metric, THREADS[0])
-    return convert_like(answer(found, (len(queries), int(k)), metric), xq)
+    return convert_like(answer(found, (len(queries), k), metric), xq)
 
 
 def knn_gpu(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Protocol
 
 import numpy as np
@@ -94,6 +95,17 @@ def as_rows(x: Any, name: str, width: int | None = None, *, keep_narrow: bool = 
     if width is not None and x.shape[1] != width:
         raise AssertionError(f"{name}: expected width {width}, got {x.shape[1]}.")
     return x
+
+
+def as_count(k: Any) -> int:
+    """How many rows are asked for. Raises TypeError for what is no integer."""
+    try:
+        count = operator.index(k)
+    except TypeError:
+        raise TypeError(f"k: expected an integer, got {k!r}.") from None
+    if count < 1:
+        raise AssertionError(f"k: expected an integer >= 1, got {count}.")
+    return count
 
 
 def check_metric(metric: int) -> None:
