@@ -1,8 +1,10 @@
 // Supports that Python holds, and their packed forms as arrays.
 #include <algorithm>
+#include <cstring>
 
 #include "binding.hpp"
 #include "directions.hpp"
+#include "packing.hpp"
 
 namespace pdepth::binding {
 
@@ -139,6 +141,28 @@ static std::shared_ptr<const LeadingDirections> directions_with(const py::dict& 
     return found;
 }
 
+template <class T>
+static bool equal(const T* a, const T* b, int64_t count) {
+    return std::memcmp(a, b, static_cast<std::size_t>(count) * sizeof(T)) == 0;
+}
+
+// Whether this build packs the first tile to the same bytes: else another packed the rows, by another
+// rule, and bounds that hold for its own queries say nothing of them.
+static bool packed_likewise(const Matrix& rows, const Reading& reading, const PackedStage& packed) {
+    const FilterStage& stage = *packed.stage;
+    const int64_t tile = stage.support_rows;
+    const int64_t row_bytes = stage.columns(rows.width) * stage.item_size;
+    if (static_cast<int64_t>(reading.order.size()) < tile) return false;  // padding has any bytes
+    PackedRows memory;
+    const Panel own = memory.reserve(tile, tile, row_bytes), &other = packed.panel;
+    Team team(1, [] {});
+    pack_positions(rows, reading, 0, tile, stage, own, team);
+    return equal(static_cast<char*>(own.values), static_cast<char*>(other.values), tile * row_bytes) &&
+           equal(own.half_norms, other.half_norms, tile) && equal(own.norms, other.norms, tile) &&
+           equal(own.residuals, other.residuals, tile) &&
+           (!stage.units || equal(own.units, other.units, tile));
+}
+
 HeldSupport support_with(const Rows& rows, const std::string& metric, int64_t kept_bytes,
                          const py::dict& packing, const Norms& norms) {
     HeldSupport held = support_of(rows, metric, kept_bytes, norms);
@@ -189,7 +213,7 @@ HeldSupport support_with(const Rows& rows, const std::string& metric, int64_t ke
         packed.panel.units =
             borrowed<float>(values, "units", packed.stage->units ? count : 0, held);
         packed.memory = std::make_shared<KeptRows>();  // holds nothing, and has no room for more
-        reading->stages.push_back(packed);
+        if (packed_likewise(matrix, *reading, packed)) reading->stages.push_back(packed);
     }
     held.support->resume(reading);
     return held;

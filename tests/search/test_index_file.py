@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pdepth import Index, definition, native
-from pdepth.io.array_bundle import write_bundle
+from pdepth.io.array_bundle import read_bundle, write_bundle
 
 from helpers.cases import first_difference
 
@@ -60,6 +60,23 @@ def test_a_file_of_an_index(
         monkeypatch.setenv(native.SIMD, other)
         loaded = Index.load(tmp_path / "index")
         assert_neighbors(loaded.kneighbors(queries, 7), both, queries, k=7, metric=metric)
+
+
+def test_a_file_that_another_version_packed(tmp_path: Path, level: str) -> None:
+    """Another rule of packing: its bytes are not searched."""
+    rng = np.random.default_rng(0)
+    rows, queries = (rng.standard_normal((n, 200)).astype(np.float32) for n in (3000, 5))
+    index = Index(rows)
+    index.kneighbors(queries, 3)
+    index.save(tmp_path / "index")
+    about, arrays = read_bundle(tmp_path / "index")
+    packed = [name for name in arrays if name.endswith(" values")]
+    assert packed
+    for name in packed:
+        arrays[name] = np.roll(arrays[name], 1)
+    write_bundle(tmp_path / "other", about, arrays)
+    found = Index.load(tmp_path / "other", support=rows).kneighbors(queries, 3)
+    assert_neighbors(found, rows, queries, k=3)
 
 
 def test_a_file_of_layers_that_were_not_packed(tmp_path: Path) -> None:
