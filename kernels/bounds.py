@@ -19,6 +19,7 @@ NEGLIGIBLE = tl.constexpr(1)
 ROUNDINGS = tl.constexpr(2)  # of the sum, times float32's unit roundoff
 LOST = tl.constexpr(3)
 LARGEST = tl.constexpr(4)  # at least the norm of any support row
+CENTRE = tl.constexpr(5)  # of inner products: at least the norm of the scaled centre; else below 0
 LENGTH = 8
 
 
@@ -26,8 +27,7 @@ def of_products(bound: certify.Products) -> torch.Tensor:
     """(LENGTH,) float64, on the CPU; the packed rows give LARGEST, and RELATIVE if it grows."""
     products = certify.UNIT * bound.stage.roundings(bound.width)
     lost = 3 * certify.LOST * (bound.stage.columns(bound.width) + 8)
-    values = [bound.relative, bound.negligible, products, lost]
-    return _padded(values)
+    return _padded([bound.relative, bound.negligible, products, lost, 0.0, -1.0])
 
 
 def of_differences(bound: certify.Differences) -> torch.Tensor:
@@ -44,7 +44,13 @@ def _padded(values: list[float]) -> torch.Tensor:
 
 @triton.jit
 def _error(bound, query_norm, query_residual, norm):
-    """`certify.Products.error`."""
+    """`certify.Products.error`, or that of `certify.InnerProducts`."""
+    centre = tl.load(bound + CENTRE)
+    offset = UNIT * norm * norm
+    settled = SETTLEMENT * (query_norm * query_norm + norm * norm)
+    if centre >= 0:
+        offset = 2 * UNIT * centre * norm
+        settled = SETTLEMENT * (query_norm + centre) * (norm + centre)
     products = tl.load(bound + ROUNDINGS)
     image = query_norm + query_residual
     residual = tl.load(bound + RELATIVE) * norm + tl.load(bound + NEGLIGIBLE)
@@ -52,8 +58,8 @@ def _error(bound, query_norm, query_residual, norm):
         query_residual * norm
         + image * residual
         + products * image * (norm + residual)
-        + UNIT * norm * norm
-        + SETTLEMENT * (query_norm * query_norm + norm * norm)
+        + offset
+        + settled
     )
     return error + tl.load(bound + LOST)
 
@@ -79,9 +85,10 @@ def cut(proven, bound, query_norm, query_residual, DIFFERENCES: tl.constexpr):
         relative, lost = tl.load(bound + ROUNDINGS), tl.load(bound + LOST)
         value = proven * (1 + relative) * (1 + SETTLEMENT) + lost
     else:
-        # Such a row is near the query, which bounds its norm.
-        distance = tl.sqrt(tl.maximum(2 * proven + query_norm * query_norm, 0.0))
-        norm = tl.minimum(tl.load(bound + LARGEST), (query_norm + distance) * MARGIN)
+        norm = tl.load(bound + LARGEST)
+        if tl.load(bound + CENTRE) < 0:  # such a row is near the query, which bounds its norm
+            distance = tl.sqrt(tl.maximum(2 * proven + query_norm * query_norm, 0.0))
+            norm = tl.minimum(norm, (query_norm + distance) * MARGIN)
         value = proven + _error(bound, query_norm, query_residual, norm)
     return _above(value)
 

@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 
 from pdepth.kernels import MOST_PROGRAMS
-from pdepth.kernels.exact import fold, squared_distances
+from pdepth.kernels.exact import distances as exact_distances
+from pdepth.kernels.exact import fold
 
 
 @triton.jit(
@@ -17,7 +18,7 @@ from pdepth.kernels.exact import fold, squared_distances
 def distances_kernel(
     queries, query_stride, query_rows, support, support_stride, left_out, selves, first, rows,
     leaves, count, terms, distances,
-    PAIRS: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr,
+    PAIRS: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     query = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * PAIRS + tl.arange(0, PAIRS)
@@ -25,7 +26,7 @@ def distances_kernel(
     there = place < rows
     x = queries + tl.load(query_rows + query) * query_stride
     y = support + row * support_stride
-    distance = squared_distances(x, y, there, leaves, count, terms, PAIRS, LANES, DEPTH)
+    distance = exact_distances(x, y, there, leaves, count, terms, PAIRS, LANES, DEPTH, INNER)
     barred = (tl.load(left_out + row, mask=there, other=0) != 0) | (row == tl.load(selves + query))
     distance = tl.where(barred, float("nan"), distance)
     tl.store(distances + query * rows + place, distance, mask=there)
@@ -39,6 +40,8 @@ def distances(
     selves: torch.Tensor,
     first: int,
     rows: int,
+    *,
+    inner_products: bool = False,
 ) -> torch.Tensor:
     """(n, rows) float64, to the support rows from `first` on; NaN where one must not be taken.
 
@@ -53,7 +56,7 @@ def distances(
     distances_kernel[(len(query_rows), triton.cdiv(rows, by.pairs))](
         queries, queries.stride(0), query_rows, support, support.stride(0), left_out, selves, first,
         rows, by.leaves, by.count, by.terms, result, PAIRS=by.pairs, LANES=by.lanes, DEPTH=by.depth,
-        num_warps=by.warps, enable_fp_fusion=False,
+        INNER=inner_products, num_warps=by.warps, enable_fp_fusion=False,
     )  # fmt: skip
     return result
 
@@ -66,8 +69,10 @@ def nearest(
     selves: torch.Tensor,
     k: int,
     tile: int,
+    *,
+    inner_products: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Squared distances (n, k) float64 and rows (n, k) int64, in the order (distance, row).
+    """Distances (n, k) float64, see `exact.distances`, and rows (n, k) int64, in their order.
 
     Arguments as of `distances`; `tile` is how many of them are held at a time.
     """
@@ -76,7 +81,10 @@ def nearest(
     kept = rows = None
     for first in range(0, len(support), step):
         count = min(step, len(support) - first)
-        now = distances(queries, query_rows, support, left_out, selves, first, count)
+        now = distances(
+            queries, query_rows, support, left_out, selves, first, count,
+            inner_products=inner_products,
+        )  # fmt: skip
         here = torch.arange(first, first + count, device=support.device).expand(len(now), -1)
         if kept is not None and rows is not None:
             now, here = torch.cat([kept, now], dim=1), torch.cat([rows, here], dim=1)

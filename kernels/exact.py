@@ -14,7 +14,7 @@ UNROLLED = tl.constexpr(8)  # leaves of a tree that are added without a stack
 
 @dataclass(frozen=True)
 class Fold:
-    """How `definition.total` sums rows of one width, for `squared_distances`.
+    """How `definition.total` sums rows of one width, for `distances`.
 
     The definition adds the last half of a row to the first until one term is left. After j
     halvings w_j = ceil(width / 2^j) terms are left; here J of them, with w_J <= lanes. Each of
@@ -78,22 +78,27 @@ def widened(values):
 
 
 @triton.jit
-def _squares(x, y, there, leaves, count, leaf, lane):
+def _terms(x, y, there, leaves, count, leaf, lane, INNER: tl.constexpr):
     """(P, lanes) terms of one leaf; x and y point to rows' beginnings, (1, 1) and (P, 1)."""
     at = tl.load(leaves + leaf) + lane
     own = lane < tl.load(leaves + count + leaf)
     a = widened(tl.load(x + at, mask=own, other=0))
     b = widened(tl.load(y + at, mask=own & there, other=0))
-    difference = tl.where(there, b - a, 0.0)
-    return difference * difference
+    if INNER:
+        term = -(a * b)
+    else:
+        difference = tl.where(there, b - a, 0.0)
+        term = difference * difference
+    return term
 
 
 @triton.jit
-def squared_distances(
+def distances(
     x, y, there, leaves, count, terms,
-    PAIRS: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr,
+    PAIRS: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
-    """(PAIRS,) from the row at `x` to those at `y` (PAIRS,) that are `there`; the rest as `Fold`.
+    """(PAIRS,) squared distances from the row at `x` to those at `y` (PAIRS,) that are `there`, or
+    their inner products with the sign turned; the rest as `Fold`.
 
     Without contraction of products and sums only: launch with enable_fp_fusion=False.
     """
@@ -105,15 +110,15 @@ def squared_distances(
         stack = tl.zeros([DEPTH, PAIRS, LANES], tl.float64)
     sums = tl.zeros([PAIRS, LANES], tl.float64)
     for leaf in range(0, count, 8):
-        a = _squares(x, y, there, leaves, count, leaf, lane)
-        a += _squares(x, y, there, leaves, count, leaf + 1, lane)
-        b = _squares(x, y, there, leaves, count, leaf + 2, lane)
-        b += _squares(x, y, there, leaves, count, leaf + 3, lane)
+        a = _terms(x, y, there, leaves, count, leaf, lane, INNER)
+        a += _terms(x, y, there, leaves, count, leaf + 1, lane, INNER)
+        b = _terms(x, y, there, leaves, count, leaf + 2, lane, INNER)
+        b += _terms(x, y, there, leaves, count, leaf + 3, lane, INNER)
         a += b
-        b = _squares(x, y, there, leaves, count, leaf + 4, lane)
-        b += _squares(x, y, there, leaves, count, leaf + 5, lane)
-        c = _squares(x, y, there, leaves, count, leaf + 6, lane)
-        c += _squares(x, y, there, leaves, count, leaf + 7, lane)
+        b = _terms(x, y, there, leaves, count, leaf + 4, lane, INNER)
+        b += _terms(x, y, there, leaves, count, leaf + 5, lane, INNER)
+        c = _terms(x, y, there, leaves, count, leaf + 6, lane, INNER)
+        c += _terms(x, y, there, leaves, count, leaf + 7, lane, INNER)
         sums = a + (b + c)
         if DEPTH > 0:
             # As a binary counter carries: two sums of one size make one of the next.

@@ -249,7 +249,7 @@ def scores_of(keys: torch.Tensor) -> torch.Tensor:
 def tighten_reference(
     scores: torch.Tensor,
     norms: torch.Tensor,
-    bound: certify.Products,
+    bound: certify.Products | certify.InnerProducts,
     query_norm: float,
     query_residual: float,
     largest: float,

@@ -22,8 +22,9 @@ _UP = tl.constexpr(1 + 2.0**-20)  # covers float64's own sum, and rounds float32
 )
 def prepare_kernel(
     source, table, places, order, count, padded, centres, scales, packed, half_norms, norms,
-    residuals, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    residuals, ROWS: tl.constexpr, BLOCK: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
+    """INNER: half_norms become the rows' products with their scaled centre, the sign turned."""
     layer = tl.program_id(1).to(tl.int64)
     rows, stride, width = rows_of(source, table, layer)
     blocks = tl.load(places + layer * FIELDS).to(tl.int32)
@@ -35,6 +36,7 @@ def prepare_kernel(
     factor = tl.load(scales + layer)
     squares = tl.zeros([ROWS, BLOCK], tl.float64)
     losses = tl.zeros([ROWS, BLOCK], tl.float64)
+    products = tl.zeros([ROWS, BLOCK], tl.float64)
     for block in range(blocks):
         column = block * BLOCK + tl.arange(0, BLOCK)
         inside = there[:, None] & (column < width)[None, :]
@@ -47,9 +49,12 @@ def prepare_kernel(
         loss = value - short.to(tl.float32).to(tl.float64)
         squares += value * value
         losses += loss * loss
+        if INNER:
+            products += value * (middle * factor)[None, :]
     square = tl.sum(squares, axis=1)
     residual = tl.sqrt(tl.sum(losses, axis=1))
-    half = tl.where(there, 0.5 * square, float("inf")).to(tl.float32)
+    half = -tl.sum(products, axis=1) if INNER else 0.5 * square
+    half = tl.where(there, half, float("inf")).to(tl.float32)
     # The padding, and rows that float16 cannot hold: infinite.
     held = there & (residual < float("inf"))
     norm = tl.where(held, tl.sqrt(square) * _UP, float("inf")).to(tl.float32)
@@ -70,6 +75,8 @@ def prepare(
     half_norms: torch.Tensor,
     norms: torch.Tensor,
     residuals: torch.Tensor,
+    *,
+    inner_products: bool = False,
 ) -> None:
     """Pack the rows `order` (n,) int64 of each layer.
 
@@ -79,8 +86,9 @@ def prepare(
         centres: flat float64, subtracted from each row in float64.
         scales: (L,) float64, powers of two.
         packed: flat float16: (P, columns) of each layer, P >= n; the rest is nought.
-        half_norms: (L, P) float32, half the squared norm of the row before it was rounded; infinite
-            beyond n, so that no query takes the padding.
+        half_norms: (L, P) float32, half the squared norm of the row before it was rounded, or of
+            inner products its product with the scaled centre, the sign turned; infinite beyond n,
+            so that no query takes the padding.
         norms: (L, P) float32, at least its norm; infinite beyond n, and for a row that float16
             cannot hold.
         residuals: (L, P) float32, at least the norm of what rounding took away.
@@ -88,7 +96,8 @@ def prepare(
     padded = norms.shape[1]
     prepare_kernel[(triton.cdiv(padded, ROWS), len(stack))](
         stack.any, stack.table, places, order, len(order), padded, centres, scales, packed,
-        half_norms, norms, residuals, ROWS=ROWS, BLOCK=BLOCK, num_warps=4, enable_fp_fusion=False,
+        half_norms, norms, residuals, ROWS=ROWS, BLOCK=BLOCK, INNER=inner_products, num_warps=4,
+        enable_fp_fusion=False,
     )  # fmt: skip
 
 

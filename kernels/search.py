@@ -31,6 +31,7 @@ from pdepth.kernels.stack import Stack, on_device
 FIRST, GROWTH = 256, 4  # rows of the support's first chunk, and how much longer each next one is
 SCRATCH = 1 << 30  # bytes for lists and distances
 Chunk = slice | torch.Tensor  # of the queries: side by side, or by their numbers
+ROUNDED_UP = 1 + 2.0**-20  # covers float64's own sum of a norm
 MOST_COLUMNS = 1 << 24  # of the filter, whose offsets within a tile have 32 bits
 
 
@@ -88,11 +89,6 @@ class Layer:
     def width(self) -> int:
         return self.support.shape[1]
 
-    @property
-    def by_products(self) -> bool:
-        """Whether the 16-bit filter stage takes it."""
-        return self.filtered and differences.UP_TO < self.width <= MOST_COLUMNS
-
 
 class Search:
     """The k nearest neighbours of queries, at several layers.
@@ -107,6 +103,8 @@ class Search:
         rows: (n,) int64 rows of the queries: the n to answer.
         selves: (n,) int64, the support's row that a query does not take, or -1.
         codes: (M,) int32, the class of each support row.
+        inner_products: neighbours are the rows of the largest ones; a distance is then a product,
+            its sign turned.
         k: beyond lists.MOST_NEIGHBOURS all distances are computed in float64, and sorted.
         scratch: bytes for lists, and for all distances of some queries, at a time.
     """
@@ -120,7 +118,10 @@ class Search:
         codes: torch.Tensor,
         k: int,
         scratch: int = SCRATCH,
+        *,
+        inner_products: bool = False,
     ) -> None:
+        self.inner_products = inner_products
         self.rows, self.selves, self.codes, self.k = rows, selves, codes, k
         self.scratch = scratch
         self.device = codes.device
@@ -161,7 +162,7 @@ class Search:
     def answer(self, answers: Sequence[Answer]) -> None:
         """Fill the answers, one a layer."""
         remaining: list[Chunk] = [slice(None)] * len(self.layers)
-        by_products = [i for i, layer in enumerate(self.layers) if layer.by_products]
+        by_products = [i for i, layer in enumerate(self.layers) if self._by_products(layer)]
         tiles = filter.tiles_for(
             [self.layers[i].width for i in by_products], len(self.rows), self.count, self.device
         )
@@ -173,8 +174,14 @@ class Search:
                 remaining[i] = queries
             del stage  # before the next has its own memory
         for layer, answer, rest in zip(self.layers, answers, remaining, strict=True):
-            left = self._by_differences(layer, answer, rest) if layer.filtered else rest
+            by_differences = layer.filtered and not self.inner_products
+            left = self._by_differences(layer, answer, rest) if by_differences else rest
             self._completely(layer, answer, left)
+
+    def _by_products(self, layer: Layer) -> bool:
+        """Whether the 16-bit filter stage takes a layer; narrow ones are left to differences."""
+        least = 0 if self.inner_products else differences.UP_TO
+        return layer.filtered and least < layer.width <= MOST_COLUMNS
 
     def _by_differences(self, layer: Layer, answer: Answer, queries: Chunk) -> torch.Tensor:
         """The float64 filter stage over some of a layer's queries; returns those it gave up."""
@@ -213,7 +220,7 @@ class Search:
         for chunk in self.chunks(queries, max(1, tile // self.count)):
             distances, rows = complete.nearest(
                 layer.queries, self.rows[chunk], layer.support, layer.surplus, self.selves[chunk],
-                self.k, tile,
+                self.k, tile, inner_products=self.inner_products,
             )  # fmt: skip
             fill(answer, chunk, distances, rows, self.codes)
 
@@ -271,13 +278,13 @@ class _Products:
         supports = search.supports.select(numbers)
         shared = search.queries is search.supports
         self.queries = supports if shared else search.queries.select(numbers)
-        which = on_device(numbers, device)
-        self.scales = search.scales[which]
+        self.which = on_device(numbers, device)
+        self.scales = search.scales[self.which]
         prepare.prepare(
             supports, search.order, of_support, search.centres, self.scales, self.packed_support,
-            self.half_norms, self.norms, residuals,
+            self.half_norms, self.norms, residuals, inner_products=search.inner_products,
         )  # fmt: skip
-        self.half_norms[:, : search.count].masked_fill_(search.left_out[which], math.inf)
+        self.half_norms[:, : search.count].masked_fill_(search.left_out[self.which], math.inf)
         self.bound = self._bounds(residuals)
 
     def _queries_at_a_time(self) -> int:
@@ -300,6 +307,10 @@ class _Products:
         shares = (residuals / norms).where(residuals > prepare.NEGLIGIBLE, 0.0)
         bound[:, bounds.RELATIVE.value] = shares.amax(dim=1)
         bound[:, bounds.LARGEST.value] = norms.amax(dim=1)
+        if self.search.inner_products:
+            parts = self.search.centres.split(self.search.supports.widths)
+            lengths = torch.stack([part.norm() for part in parts])[self.which]
+            bound[:, bounds.CENTRE.value] = ROUNDED_UP * self.scales * lengths
         return bound
 
     def answer(self, answers: Sequence[Answer]) -> list[torch.Tensor]:
@@ -315,6 +326,7 @@ class _Products:
                 ],
                 rows, search.order, search.codes, lists, self.query_norms, self.query_residuals,
                 self.norms, self.bound, search.k, differences=False,
+                inner_products=search.inner_products,
             )  # fmt: skip
             given_up.append(lists.given_up()[:, : len(rows)])
             del lists  # before the next chunk has its own

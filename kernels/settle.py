@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from pdepth.kernels import bounds
-from pdepth.kernels.exact import fold, squared_distances
+from pdepth.kernels.exact import distances, fold
 from pdepth.kernels.lists import (
     CAPACITIES,
     REGISTERS,
@@ -113,10 +113,10 @@ def _decide_winner(code, near, least, most, fields, query):
 @triton.jit
 def _replace_by_distances(
     slots, total, query_row, queries, support, fields,
-    PAIRS: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr,
+    PAIRS: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     """The first `total` of `slots` (int64) hold rows of the support, and then the bits of the
-    squared distances from the query to them."""
+    distances from the query to them; see `exact.distances`."""
     x = tl.load(fields + 1).to(queries.dtype) + query_row * tl.load(fields + 2)
     rows = tl.load(fields + 3).to(support.dtype)
     stride = tl.load(fields + 4)
@@ -127,7 +127,7 @@ def _replace_by_distances(
         slot = block + tl.arange(0, PAIRS)
         there = slot < total
         y = rows + tl.load(slots + slot, mask=there, other=0) * stride
-        distance = squared_distances(x, y, there, leaves, count, terms, PAIRS, LANES, DEPTH)
+        distance = distances(x, y, there, leaves, count, terms, PAIRS, LANES, DEPTH, INNER)
         tl.debug_barrier()  # every warp has read its rows
         tl.store(slots + slot, distance.to(tl.int64, bitcast=True), mask=there)
     tl.debug_barrier()
@@ -171,8 +171,10 @@ def settle_kernel(
     query_residuals, norms, bound, padded, support_rows, k, CAPACITY: tl.constexpr,
     BLOCK: tl.constexpr, DIFFERENCES: tl.constexpr, ONE: tl.constexpr, ROWS: tl.constexpr,
     PAIRS: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr, BOUND: tl.constexpr,
+    INNER: tl.constexpr,
 ):  # fmt: skip
-    """ONE: is the vote the target? ROWS: the neighbours themselves, not votes."""
+    """ONE: is the vote the target? ROWS: the neighbours themselves, not votes. INNER: of the
+    largest inner products."""
     fields = table + tl.program_id(1) * FIELDS
     layer = tl.load(fields)
     query = tl.program_id(0).to(tl.int64)
@@ -220,7 +222,7 @@ def settle_kernel(
             tl.debug_barrier()
             _replace_by_distances(
                 keys, _count(possible), tl.load(query_rows + query), queries, support, fields,
-                PAIRS, LANES, DEPTH,
+                PAIRS, LANES, DEPTH, INNER,
             )  # fmt: skip
             bits = tl.load(keys + slot, mask=possible, other=0)
             distance = tl.where(possible, bits.to(tl.float64, bitcast=True), float("inf"))
@@ -248,6 +250,7 @@ def settle(
     k: int,
     *,
     differences: bool,
+    inner_products: bool = False,
 ) -> None:
     """The votes of the layers' queries, where lists are whole, whose keys are then lost; the others
     are left.
@@ -256,7 +259,7 @@ def settle(
         layers: queries (N, D), support (M, D) and answers of each. Answers are alike in all layers:
             target (n,) int32 with votes (n,) int32, which are then this class or UNKNOWN; or
             votes with tied (n,) bool; or distances (n, k) float64 with rows (n, k) int64, the
-            neighbours in order.
+            neighbours in order; of inner products, with their sign turned, for distances.
         query_rows: (n,) int64 rows of the queries.
         order: (M,) int64, the support's row at each position.
         codes: (M,) int32, the classes of the support's rows.
@@ -283,5 +286,5 @@ def settle(
             query_norms, query_residuals, norms, bound, lists.keys.shape[1], norms.shape[1], k,
             CAPACITY=lists.capacity, BLOCK=BLOCK, DIFFERENCES=differences, ONE="target" in answers,
             ROWS="rows" in answers, PAIRS=pairs, LANES=lanes, DEPTH=depth, BOUND=bounds.LENGTH,
-            num_warps=warps, maxnreg=REGISTERS[warps], enable_fp_fusion=False,
+            INNER=inner_products, num_warps=warps, maxnreg=REGISTERS[warps], enable_fp_fusion=False,
         )  # fmt: skip

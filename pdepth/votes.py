@@ -105,7 +105,7 @@ def probe_votes(
             are answered from one search of the largest.
         metric: "sqeuclidean"; "cosine": rows are divided by their norms as they are read, in
             float64 (on a device, in copies); or "inner_product": the neighbours are the rows with
-            the largest products, in the order (product descending, row); on the cpu backend.
+            the largest products, in the order (product descending, row).
         weights: "uniform", one vote a neighbour; "distance", 1 / distance, as scikit-learn's
             KNeighborsClassifier; or "exp", exp(-squared distance / (2 temperature)), which with the
             cosine metric is the exp(cos / temperature) of Wu et al., arXiv 1805.01978, and of the

@@ -70,11 +70,6 @@ def session(problem: Problem, progress: ProbeProgress | None = None) -> Iterator
     """Open a problem on its device, whose memory and kernels are the current ones."""
     import torch
 
-    if problem.metric == "inner_product":
-        raise ValueError(
-            "metric: expected 'sqeuclidean' or 'cosine' with backend='triton', got "
-            "'inner_product'; backend='cpu' takes its arrays too."
-        )
     device = _device(problem)
     opened = None
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
@@ -114,6 +109,7 @@ class TritonSession:
         self._room = Room(problem, device)
         self._copies = Transfer(device)
         self._codes = self._put(problem.codes)
+        self._inner_products = problem.metric == "inner_product"
 
     def close(self) -> None:
         """Let go of copies that are under way."""
@@ -239,8 +235,9 @@ class TritonSession:
                 if side is not None:
                     self._copies.expect(side)
         return Search(
-            supports, queries, rows, selves, self._codes, self._problem.k, self._room.scratch
-        )
+            supports, queries, rows, selves, self._codes, self._problem.k, self._room.scratch,
+            inner_products=self._inner_products,
+        )  # fmt: skip
 
     def _in_chunks(
         self, pair: ProbeRows, rows: torch.Tensor, selves: torch.Tensor, answer: Answer
@@ -291,7 +288,10 @@ class TritonSession:
             held, codes = self._copies.take(chunk), self._codes[first:last]
             if following is not None:
                 self._copies.expect(following)
-            search = Search([held], [queries], numbers, own, codes, k, self._room.scratch)
+            search = Search(
+                [held], [queries], numbers, own, codes, k, self._room.scratch,
+                inner_products=self._inner_products,
+            )  # fmt: skip
             search.answer([Answer(distances=distances, rows=rows)])
             rows += first
             if kept is not None:

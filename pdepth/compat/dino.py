@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from pdepth.arrays.convert import convert_like, to_numpy
-from pdepth.compat.shared.class_scores import FeatureBank, ranking_uncertain
+from pdepth.compat.shared.class_scores import FeatureBank
 
 __all__ = ["KnnModule", "knn_classifier"]
 
@@ -67,7 +67,7 @@ def knn_classifier(
             f"{num_classes}."
         )
     correct = np.zeros((len(ks), 2), dtype=np.int64)
-    for chunk, scores in bank.scores(test_features, ks, T, ranking_uncertain):
+    for chunk, scores in bank.scores(test_features, ks, T):
         for place, score in enumerate(scores):
             rank = _rank_of(labels[chunk], score)
             correct[place] += (rank < 1).sum(), (rank < min(5, ks[place])).sum()
@@ -122,23 +122,11 @@ class KnnModule(torch.nn.Module):
         ks = [*self.nb_knn, self.max_k]
         dtype = "float64" if features_rank.dtype == torch.float64 else "float32"
 
-        def shares(scores: list[NDArray[np.float64]], factor: Any = 1.0) -> list[NDArray[Any]]:
+        def shares(scores: list[NDArray[np.float64]]) -> list[NDArray[Any]]:
             total = scores[-1].sum(axis=1, keepdims=True)
-            return [(score / total * factor).astype(dtype) for score in scores[:-1]]
+            return [(score / total).astype(dtype) for score in scores[:-1]]
 
-        def uncertain(
-            scores: list[NDArray[np.float64]], error: NDArray[np.float64]
-        ) -> NDArray[np.bool_]:
-            if dtype == "float64":
-                return np.ones(len(error), dtype=np.bool_)  # to the last bit
-            # The scores, their sum over the classes, and the quotient.
-            bound = 4 * error[:, None] + (self.num_classes + 4) * np.finfo(np.float64).eps
-            least, most = shares(scores, 1 - bound), shares(scores, 1 + bound)
-            differ = [(a != b).any(axis=1) for a, b in zip(least, most, strict=True)]
-            result: NDArray[np.bool_] = np.any(differ, axis=0)
-            return result
-
-        chunks = self._bank.scores(features_rank, ks, self.T, uncertain)
+        chunks = self._bank.scores(features_rank, ks, self.T)
         by_k = zip(*(shares(scores) for _, scores in chunks), strict=True)
         return {
             k: convert_like(np.concatenate(parts), features_rank).to(features_rank.dtype)

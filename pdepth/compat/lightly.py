@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from pdepth.arrays.convert import convert_like, to_numpy
-from pdepth.compat.shared.class_scores import FeatureBank, rank_classes, ranking_uncertain
+from pdepth.compat.shared.class_scores import FeatureBank, rank_classes
 from pdepth.compat.shared.patching import Patch
 from pdepth.optional import require_tested
 
@@ -80,7 +80,7 @@ class KnnPredictor:
 
     def __call__(self, feature: Any) -> Any:
         """Rank the classes (B, num_classes) int64 for the rows of `feature` (B, D)."""
-        chunks = self._bank.scores(feature, (self._k,), self._temperature, ranking_uncertain)
+        chunks = self._bank.scores(feature, (self._k,), self._temperature)
         ranks = [rank_classes(scores) for _, (scores,) in chunks]
         return convert_like(np.concatenate(ranks), feature)
 

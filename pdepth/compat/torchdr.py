@@ -25,7 +25,7 @@ import torch
 
 import pdepth
 from pdepth.arrays.convert import convert_like, drop_self, to_numpy
-from pdepth.compat.shared.inner_products import largest_inner_products
+from pdepth.compat.shared.packing import packing_memory
 from pdepth.compat.shared.patching import Patch
 from pdepth.native import default_arithmetic
 from pdepth.optional import require_tested
@@ -98,7 +98,11 @@ def _neighbors(
     if metric == "angular":
         if queries.dtype != torch.float64:
             queries, support = queries.float(), support.float()
-        products, rows = largest_inner_products(support, queries, k + exclude_self)
+        found = pdepth.kneighbors(
+            support, queries, k=k + exclude_self, metric="inner_product",
+            memory=packing_memory(support),
+        )  # fmt: skip
+        products, rows = map(to_numpy, found)
         return drop_self(-products, rows) if exclude_self else (-products, rows)
     result = pdepth.kneighbors(support, None if exclude_self else queries, k=k)
     squared, rows = map(to_numpy, result)

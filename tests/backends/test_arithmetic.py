@@ -15,7 +15,6 @@ from pdepth import _native, definition, native
 from pdepth.arrays.problem import _on_device
 from pdepth.arrays.rows import Rows, rows_of
 from pdepth.compat import faiss
-from pdepth.compat.shared.inner_products import largest_inner_products
 from pdepth.compat.shared.radius import DistanceIndex
 from pdepth.result import margins
 
@@ -227,9 +226,9 @@ def test_float32_rows_that_are_subnormal() -> None:
 
 @pytest.mark.usefixtures("flushing")
 def test_adapters_of_a_thread_that_flushes() -> None:
-    products, rows = largest_inner_products(TINY, TINY, 5)
+    products, rows = pdepth.kneighbors(TINY, TINY, k=5, metric="inner_product")
     with native.default_arithmetic():
-        expected = largest_inner_products(TINY, TINY, 5)
+        expected = pdepth.kneighbors(TINY, TINY, k=5, metric="inner_product")
     equal(rows, expected[1])
     equal(products, expected[0])
     with native.default_arithmetic():

@@ -445,19 +445,17 @@ def test_largest_inner_products(seed: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_inner_products_of_an_index_and_in_chunks(engine: Engine) -> None:
-    if engine.name == "triton":
-        with pytest.raises(ValueError, match="backend='cpu' takes its arrays too"):
-            pdepth.kneighbors(np.eye(3), k=1, metric="inner_product", **engine.options)
-        return
+    count, asked = (90, 4) if engine.name == "triton" else (500, 30)
     rng = np.random.default_rng(3)
-    support = rng.integers(-3, 4, (500, 40)).astype(np.float32)
-    queries = rng.integers(-3, 4, (30, 40)).astype(np.float32)
+    support = rng.integers(-3, 4, (count, 40)).astype(np.float32)
+    queries = rng.integers(-3, 4, (asked, 40)).astype(np.float32)
     products, rows = definition.kneighbors(support, queries, k=9, metric="inner_product")
-    index = pdepth.Index(support[:200], metric="inner_product")
+    index = pdepth.Index(support[:40], metric="inner_product", **engine.options)
     index.kneighbors(queries, 3)
-    index.add(support[200:])
+    index.add(support[40:])
+    memory = "12.3MB" if engine.name == "triton" else 60_000  # for a tile, or some rows
     chunked = pdepth.kneighbors(
-        SlicesOf(support), queries, k=9, metric="inner_product", memory=60_000
+        SlicesOf(support), queries, k=9, metric="inner_product", memory=memory, **engine.options
     )
     for found in (index.kneighbors(queries, 9), chunked):
         assert first_difference(found[1], rows) is None

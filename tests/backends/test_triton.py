@@ -47,6 +47,42 @@ def test_fuzz(block: int, request: pytest.FixtureRequest) -> None:
         number += BLOCKS
 
 
+@pytest.mark.slow_if(seed=list(range(3, 39)))
+@pytest.mark.parametrize("seed", range(39))
+def test_largest_inner_products(seed: int) -> None:
+    """Products, rows and votes of the definition, with every kind of rows."""
+    problem = case(seed, small=True)
+    options: dict[str, Any] = {"metric": "inner_product", **problem.options}
+    with np.errstate(over="ignore", invalid="ignore"):
+        products, rows = definition.kneighbors(problem.support, problem.queries, **options)
+        table = definition.probe_votes(problem.support, problem.labels, problem.queries, **options)
+    found = pdepth.kneighbors(problem.support, problem.queries, backend="triton", **options)
+    assert first_difference(found[1], rows) is None, problem.name
+    assert np.array_equal(found[0], products, equal_nan=True), problem.name
+    votes = pdepth.probe_votes(
+        problem.support, problem.labels, problem.queries, backend="triton", **options
+    )
+    assert first_difference(votes.votes, table.votes) is None, problem.name
+    assert first_difference(votes.tied, table.tied) is None, problem.name
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_products_with_a_far_centre_are_rounded_by_more_than_their_order_allows(seed: int) -> None:
+    """What float32 holds of a row's product with the centre hides which of two products is larger:
+    the bound's share of it is what gives the order."""
+    rng = np.random.default_rng(seed)
+    along = np.ones(40) / np.sqrt(40)
+    beside = rng.standard_normal((124, 40))
+    beside -= np.outer(beside @ along, along)
+    support = 1000 + np.outer(np.where(np.arange(120) % 2, 1.0, -1.0), along) + 0.01 * beside[:120]
+    queries = 1000 + 0.01 * beside[120:]
+    options: dict[str, Any] = {"k": 5, "metric": "inner_product"}
+    expected = definition.kneighbors(support, queries, **options)
+    found = pdepth.kneighbors(support, queries, backend="triton", **options)
+    assert first_difference(found[1], expected[1]) is None
+    assert first_difference(found[0], expected[0]) is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("programs", [1, 1 << 20])
 def test_layers_of_every_width_together(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,10 +365,8 @@ def test_distances_that_are_not_asked_for_are_not_computed(
     if not backend.interpreted():
         pytest.skip("nobody can count inside a kernel")
     calls = []
-    whole = settle.squared_distances
-    monkeypatch.setattr(
-        settle, "squared_distances", lambda *given: calls.append(1) or whole(*given)
-    )
+    whole = settle.distances
+    monkeypatch.setattr(settle, "distances", lambda *given: calls.append(1) or whole(*given))
     rows = np.zeros((40, 1040), dtype="f4")
     rows[np.arange(40), np.arange(40)] = 1 + 0.1 * np.arange(40)
     rows[30, 30] = rows[29, 29]

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from pdepth.compat import lightly as compat
-from pdepth.compat.shared import class_scores
-from pdepth.compat.shared.class_scores import FeatureBank, ranking_uncertain
 
 from helpers.cases import KINDS, cast, scores_by_definition, unit_rows
 
@@ -55,7 +53,6 @@ def lightlys() -> Callable[..., Any]:
     return function
 
 
-@pytest.mark.usefixtures("either_place")
 @pytest.mark.parametrize(("k", "t"), [(1, 0.1), (20, 0.1), (200, 0.07), (500, 1.0)])
 def test_ranks_are_those_of_float64(k: int, t: float) -> None:
     expected = ranks_by_definition(BANK, LABELS, ASKED, 9, k, t)
@@ -111,7 +108,6 @@ def test_lightly_swaps_what_is_nearer_than_its_rounding() -> None:
     assert ask(lightlys(), bank, [0, 1], queries, 2, 2, 0.1).tolist() == [[0, 1]]
 
 
-@pytest.mark.usefixtures("either_place")
 def test_large_products_do_not_overflow() -> None:
     bank, queries = 100 * BANK, 100 * ASKED
     expected = ranks_by_definition(bank, LABELS, queries, 7, 50, 0.1)
@@ -137,23 +133,6 @@ def test_a_predictor_keeps_its_bank() -> None:
     labels[:] = 0
     parts = [predictor(part) for part in torch.from_numpy(ASKED).split(33)]
     assert torch.equal(torch.cat(parts), expected)
-
-
-def test_few_are_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a device; else the first scores decide nothing, and the test of them is none."""
-    monkeypatch.setattr(class_scores, "is_on_device", lambda rows: True)
-    bank, searched = FeatureBank(BANK, LABELS, 7), 0
-
-    def search(queries: Any, k: int) -> Any:
-        nonlocal searched
-        searched += len(queries)
-        return type(bank._index).search(bank._index, queries, k)
-
-    bank._index.search = search  # type: ignore[method-assign]
-    list(bank.scores(ASKED, [200], 0.1, ranking_uncertain))
-    assert searched == 0
-    list(bank.scores(BANK[:9], [200], 0.1, lambda _, error: error > 0))
-    assert searched == 9
 
 
 WRONG: dict[str, Callable[[Any], Any]] = {

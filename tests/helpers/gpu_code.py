@@ -67,7 +67,9 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
     """Kernel, constants, options, and the type of the user's rows."""
     plain = {"num_warps": 4, "enable_fp_fusion": False}
     for kind in TYPES:
-        yield prepare.prepare_kernel, {"ROWS": prepare.ROWS, "BLOCK": prepare.BLOCK}, plain, kind
+        sizes = {"ROWS": prepare.ROWS, "BLOCK": prepare.BLOCK}
+        for inner in (False, True):
+            yield prepare.prepare_kernel, {**sizes, "INNER": inner}, plain, kind
         sizes = {"ROWS": duplicates.ROWS, "BLOCK": duplicates.BLOCK}
         yield duplicates.hash_kernel, sizes, plain, kind
         yield duplicates.same_kernel, sizes, plain, kind
@@ -99,7 +101,10 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
                 {"num_warps": capacity // (32 * lists.HELD), "enable_fp_fusion": False},
                 "fp32",
             )
-            for shape, answers in product(exact.SHAPES, ("votes", "one", "rows")):
+            inner = (False,) if by_differences else (False, True)
+            for shape, answers, of_products in product(
+                exact.SHAPES, ("votes", "one", "rows"), inner
+            ):
                 pairs, lanes, depth, _ = shape
                 yield (
                     settle.settle_kernel,
@@ -108,14 +113,15 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
                         **{"DIFFERENCES": by_differences},
                         **{"ONE": answers == "one", "ROWS": answers == "rows"},
                         **{"PAIRS": pairs, "LANES": lanes, "DEPTH": depth},
-                        "BOUND": bounds.LENGTH,
+                        **{"BOUND": bounds.LENGTH, "INNER": of_products},
                     },
                     {**plain, "num_warps": warps, "maxnreg": lists.REGISTERS[warps]},
                     "fp32",
                 )
     for pairs, lanes, depth, warps in exact.SHAPES:
-        constants = {"PAIRS": pairs, "LANES": lanes, "DEPTH": depth}
-        yield complete.distances_kernel, constants, {**plain, "num_warps": warps}, "fp32"
+        for inner in (False, True):
+            constants = {"PAIRS": pairs, "LANES": lanes, "DEPTH": depth, "INNER": inner}
+            yield complete.distances_kernel, constants, {**plain, "num_warps": warps}, "fp32"
 
 
 def representative() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]]:

@@ -16,7 +16,7 @@ from helpers.device import DEVICE
 if (reason := backend.unavailable()) is not None:
     pytest.skip(f"no triton backend here: {reason}", allow_module_level=True)
 
-from pdepth.kernels import filter, lists, prepare
+from pdepth.kernels import bounds, filter, lists, prepare
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -51,6 +51,26 @@ def test_a_list_is_tightened_as_its_twin_says() -> None:
     assert candidates.given_up()[0].tolist() == [False, False, True]
 
 
+def test_cuts_of_inner_products() -> None:
+    """Those of `certify.InnerProducts`, whose rows may be as long as the longest."""
+    rng = np.random.default_rng(3)
+    scores = torch.from_numpy(rng.standard_normal(200).astype("f4"))
+    norms = torch.from_numpy(rng.uniform(1, 9, (1, 200)).astype("f4"))
+    products = certify.Products(filter.sums_of(filter.WIDE), 700, 3e-4, prepare.NEGLIGIBLE)
+    bound, largest = certify.InnerProducts(products, 5.0), float(norms.max())
+    candidates = lists.Lists(1, 1, 512, DEVICE)
+    candidates.keys[0, 0, :200] = keys_of(scores).to(DEVICE)
+    candidates.sizes[:] = 200
+    query = torch.tensor([[2.0]], device=DEVICE)
+    vector = bounds_of(products, largest)
+    vector[:, bounds.CENTRE.value] = 5.0
+    candidates.tighten(30, query, 0 * query, norms.to(DEVICE), vector, differences=False)
+    cut = lists.tighten_reference(scores, norms[0], bound, 2.0, 0.0, largest, 30)
+    found = float(candidates.cuts[0, 0])
+    assert cut < found <= np.nextafter(np.float32(cut), np.float32(99))
+    assert cut > lists.tighten_reference(scores, norms[0], products, 2.0, 0.0, largest, 30)
+
+
 @pytest.mark.parametrize("k", [1, 30, 60])
 @pytest.mark.parametrize("part", [1 / 4, 1 / 2, 1])
 @pytest.mark.parametrize("beyond", [0, 1])
@@ -80,8 +100,6 @@ def test_lists_of_any_length(k: int, part: float, beyond: int) -> None:
 
 
 def bounds_of(bound: certify.Products, largest: float) -> torch.Tensor:
-    from pdepth.kernels import bounds
-
     vector = bounds.of_products(bound)
     vector[bounds.LARGEST.value] = largest
     return vector[None].to(DEVICE)

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth import Index
 from pdepth.arrays.convert import convert_like, to_numpy
 from pdepth.arrays.problem import checked_rows
 from pdepth.arrays.rows import is_torch
 from pdepth.compat.faiss.rows import (
     METRIC_INNER_PRODUCT,
     METRIC_L2,
-    Searched,
     answer,
     as_count,
     as_rows,
@@ -57,7 +57,7 @@ class IndexFlat(Named):
     def __init__(self, d: int, metric: int = METRIC_L2) -> None:
         check_metric(metric)
         self.d, self.metric_type = int(d), int(metric)
-        self._held: Searched | None = None
+        self._held: Index | None = None
 
     @property
     def ntotal(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,6 @@ from numpy.typing import NDArray
 import pdepth
 from pdepth.arrays.convert import as_single, convert_like, to_numpy
 from pdepth.arrays.rows import is_torch
-from pdepth.compat.shared.inner_products import (
-    InnerProductIndex,
-    is_on_device,
-    largest_inner_products,
-)
 from pdepth.compat.shared.packing import packing_memory
 from pdepth.native import default_arithmetic
 
@@ -27,58 +22,23 @@ Found = tuple[Any, Any]
 """Squared distances or products (N, k) float64, and rows (N, k) int64."""
 
 
-class Searched(Protocol):
-    """Rows that are searched again and again."""
-
-    @property
-    def rows(self) -> Any:
-        """(M, D) float32, not to be written to; of the kind that was given first."""
-
-    def kneighbors(self, queries: Any, k: int, *, num_threads: int | None) -> Found: ...
-
-    def add(self, rows: Any) -> None: ...
+def name_of(metric: int) -> str:
+    """pdepth's word for it."""
+    return "sqeuclidean" if metric == METRIC_L2 else "inner_product"
 
 
-def held(rows: Any, metric: int) -> Searched:
+def held(rows: Any, metric: int) -> pdepth.Index:
     """Hold a copy of rows (M, D) float32, packed when they are first searched."""
-    if metric == METRIC_L2:
-        return pdepth.Index(rows)
-    return _Products(rows) if is_on_device(rows) else pdepth.Index(rows, metric="inner_product")
+    return pdepth.Index(rows, metric=name_of(metric))
 
 
 def found_once(support: Any, queries: Any, k: int, metric: int, num_threads: int | None) -> Found:
     """Search rows that are not held; the support is packed a few at a time."""
-    if metric == METRIC_INNER_PRODUCT and is_on_device(support):
-        return largest_inner_products(as_single(support, "xb"), as_single(queries, "xq"), k)
-    name = "sqeuclidean" if metric == METRIC_L2 else "inner_product"
     memory = packing_memory(support, num_threads)
-    return pdepth.kneighbors(
-        support, queries, k=k, metric=name, memory=memory, num_threads=num_threads
+    found: Found = pdepth.kneighbors(
+        support, queries, k=k, metric=name_of(metric), memory=memory, num_threads=num_threads
     )
-
-
-class _Products:
-    """Rows on a device, searched for largest products, and prepared anew after `add`."""
-
-    def __init__(self, rows: Any) -> None:
-        self._held = pdepth.Index(rows)  # which is not searched, and so not packed
-        self._prepared: InnerProductIndex | None = None
-
-    @property
-    def rows(self) -> Any:
-        return self._held.rows
-
-    def add(self, rows: Any) -> None:
-        self._held.add(rows)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_held": self._held, "_prepared": None}
-
-    def kneighbors(self, queries: Any, k: int, *, num_threads: int | None) -> Found:
-        prepared, rows = self._prepared, self.rows
-        if prepared is None or len(prepared) != len(rows):
-            prepared = self._prepared = InnerProductIndex(rows)
-        return prepared.search(queries, k)
+    return found
 
 
 def copied(rows: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,11 @@ from pdepth.arrays import arguments
 from pdepth.arrays.convert import as_floats, to_numpy
 from pdepth.arrays.problem import checked_rows
 from pdepth.arrays.rows import shares_memory
-from pdepth.compat.shared.inner_products import InnerProductIndex, is_on_device
 from pdepth.native import default_arithmetic
 from pdepth.search.voting import count_votes
 
-EPSILON = float(np.finfo(np.float64).eps)
-SMALL = 1e-290  # a weight below it has lost bits, or soon will
 HELD = 1 << 28  # bytes of neighbours and scores that are held at a time
 LEAST = 1024  # queries of a chunk: on a device the rows are packed anew for each
-
-Uncertain = Callable[["list[NDArray[np.float64]]", "NDArray[np.float64]"], "NDArray[np.bool_]"]
-"""Takes scores (N, C) of each k, true to a relative error (N,); which queries these do not decide.
-"""
 
 
 class FeatureBank:
@@ -69,20 +62,14 @@ class FeatureBank:
         self._codes = labels.astype(np.int32)  # a copy, as the rows'
         checked = checked_rows(rows, "bank")  # refuses NaN and infinity
         self._width = checked.width
-        self._index: InnerProductIndex | Index = (
-            InnerProductIndex(rows)
-            if is_on_device(rows)
-            else Index(checked.array, metric="inner_product", copy=shares_memory(checked, rows))
-        )
+        # A tensor of a device may be no copy: the caller's own may change.
+        copy = checked.on_device or shares_memory(checked, rows)
+        self._index = Index(checked.array, metric="inner_product", copy=copy)
 
     def scores(
-        self, queries: Any, ks: Sequence[int], temperature: float, uncertain: Uncertain
+        self, queries: Any, ks: Sequence[int], temperature: float
     ) -> Iterator[tuple[slice, list[NDArray[np.float64]]]]:
-        """Yield query chunks, and for each k their classes' scores (n, num_classes).
-
-        Scores are near those of the rule; where `uncertain` says that this does not decide what
-        they are used for, they are those of the rule to the bit.
-        """
+        """Yield query chunks, and for each k their classes' scores (n, num_classes)."""
         shape = tuple(queries.shape)
         _require(
             len(shape) == 2 and shape[1] == self._width,
@@ -100,45 +87,19 @@ class FeatureBank:
             )
         _require(len(queries) > 0, "features: expected at least one row, got none.")
         temperature = arguments.check_voting(1, "exp", temperature).temperature
-        queries = to_numpy(as_floats(queries))
+        queries = as_floats(queries)
         step = max(LEAST, HELD // (32 * max(ks) + 32 * self.num_classes * len(ks)))
         for begin in range(0, len(queries), step):
             chunk = slice(begin, begin + step)
-            yield chunk, self._chunk_scores(queries[chunk], ks, temperature, uncertain)
+            yield chunk, self._chunk_scores(queries[chunk], ks, temperature)
 
     @default_arithmetic()
     def _chunk_scores(
-        self, queries: NDArray[Any], ks: Sequence[int], temperature: float, uncertain: Uncertain
+        self, queries: Any, ks: Sequence[int], temperature: float
     ) -> list[NDArray[np.float64]]:
-        largest_k, rows = max(ks), len(self._index)
-        if isinstance(self._index, Index):
-            products, near = map(to_numpy, self._index.kneighbors(queries, largest_k))
-            weights = _weights(products, temperature)
-            return self._sums(weights, near, ks)
-        distances, near, margin = self._index.candidates(queries, min(largest_k + 1, rows))
-        products = self._index.approximate_products(queries, distances[:, :largest_k])
-        weights = _weights(products, temperature)
-        scores = self._sums(weights, near, ks)
-        # Two products are each a quarter of the margin off; what the arguments of exp and its
-        # values are rounded by, and the sums; of those here, and of the rule's.
-        error = np.expm1(margin / (2 * temperature) + 4096 * EPSILON)
-        error += 2 * (largest_k + 8) * EPSILON
-        recompute = uncertain(scores, error) | (weights[:, -1] < SMALL) | ~(error < 1)
-        for k in ks:  # which rows are the k nearest
-            if k < rows:
-                recompute |= distances[:, k] - distances[:, k - 1] <= margin
-        if recompute.any():
-            products, near = self._index.search(queries[recompute], largest_k)
-            weights = _weights(products, temperature)
-            for score, exact in zip(scores, self._sums(weights, near, ks), strict=True):
-                score[recompute] = exact
-        return scores
-
-    def _sums(
-        self, weights: NDArray[np.float64], near: NDArray[np.int64], ks: Sequence[int]
-    ) -> list[NDArray[np.float64]]:
-        """Add up the first weights of each class (n, num_classes), in their order, for each k."""
-        near = near[:, : weights.shape[1]]
+        products, near = map(to_numpy, self._index.kneighbors(queries, max(ks)))
+        weights: NDArray[np.float64] = np.exp((products - products[:, :1]) / temperature)
+        # In the order of the neighbours, for each k.
         counted = count_votes(self._codes, near, self.num_classes, ks, weights, counts=True)
         return list(counted.counts)
 
@@ -148,29 +109,6 @@ def rank_classes(score: NDArray[np.float64]) -> NDArray[np.int64]:
     """Order the classes (n, C) by score, largest first; of equal scores the smallest class."""
     order: NDArray[np.int64] = np.argsort(-score, axis=1, kind="stable")
     return order
-
-
-def ranking_uncertain(
-    scores: list[NDArray[np.float64]], error: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    """Tell which queries' scores are too near to each other for the order of their classes.
-
-    Args:
-        scores: (n, C) of each k. error: (n,) their relative error.
-    """
-    result = np.zeros(len(error), dtype=np.bool_)
-    for score in scores:
-        descending = -np.sort(-score, axis=1)
-        above, below = descending[:, :-1], descending[:, 1:]
-        # Two classes without neighbours are certain: each is 0.
-        close = above - below <= error[:, None] * (above + below)
-        result |= (close & (above > 0)).any(axis=1)
-    return result
-
-
-def _weights(products: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    weights: NDArray[np.float64] = np.exp((products - products[:, :1]) / temperature)
-    return weights
 
 
 def _require(condition: bool, sentence: str) -> None:
