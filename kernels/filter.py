@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ class Tile:
         queries, support: rows of a tile.
         columns: at a time; of a narrow layer all of them, so that its queries stay where they are.
         section: columns that are summed apart, a multiple of `columns`; 0 for narrow layers.
+        descriptors: whether tiles are loaded by tensor descriptors, of one layer a launch whose
+            columns are one section.
         bundle: scores that join the lists together, a power of two; 1: each by itself.
     """
 
@@ -46,20 +49,24 @@ class Tile:
     warps: int
     stages: int
     bundle: int = 8
+    descriptors: bool = False
 
 
 WIDE = Tile(queries=128, support=128, columns=64, section=1024, warps=8, stages=3)
+# Half as many bytes a product as WIDE, in registers for which only Hopper's products leave room.
+LARGE = Tile(128, 256, columns=64, section=4096, warps=8, stages=3, descriptors=True)
 NARROW = tuple(
-    Tile(queries=128, support=64, columns=columns, section=0, warps=warps, stages=2)
-    for columns, warps in ((64, 4), (128, 8), (256, 4))
+    Tile(queries, support=64, columns=columns, section=0, warps=warps, stages=2)
+    for queries, columns, warps in ((128, 64, 4), (128, 128, 8), (64, 256, 4))
 )
-TILES = (*NARROW, WIDE)
+TILES = (*NARROW, LARGE, WIDE)
 
 
 def tile_for(width: int, device: torch.device) -> Tile:
     """The configuration for layers of that width."""
     fitting = NARROW if _shared_memory(device) >= 128 * 1024 else NARROW[:-1]
-    return next((tile for tile in fitting if width <= tile.columns), WIDE)
+    wide = LARGE if width <= LARGE.section and _has_descriptors(device) else WIDE
+    return next((tile for tile in fitting if width <= tile.columns), wide)
 
 
 def tiles_for(widths: Sequence[int], queries: int, rows: int, device: torch.device) -> list[Tile]:
@@ -73,6 +80,12 @@ def tiles_for(widths: Sequence[int], queries: int, rows: int, device: torch.devi
         if items < programs(device):
             return [WIDE if len(set(tiles)) > 1 else tile] * len(tiles)
     return tiles
+
+
+@lru_cache
+def _has_descriptors(device: torch.device) -> bool:
+    """Whether the device loads tiles by tensor descriptors, and multiplies them from there."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
 
 
 @lru_cache
@@ -118,15 +131,26 @@ def filter_kernel(
     packed_queries, packed_support, half_norms, cuts, entries, members, counts, table, items,
     query_tiles, support_tiles, first_tile, support_rows, span, CAPACITY: tl.constexpr,
     TILE_Q: tl.constexpr, TILE_S: tl.constexpr, TILE_D: tl.constexpr, SECTION: tl.constexpr,
-    BUNDLE: tl.constexpr,
+    BUNDLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
     """An item is a tile of queries and `span` tiles of the support.
 
+    DESCRIPTORS: of one layer, whose columns are one section.
     entries, members, counts: `Bundles`' own, with two members a word; or the keys and sizes of
     `Lists`, and no members.
     """
     spans = (support_tiles + span - 1) // span
     column = tl.arange(0, TILE_D)
+    if DESCRIPTORS:
+        columns = tl.load(table).to(tl.int32) * TILE_D
+        queries = tl.make_tensor_descriptor(
+            packed_queries + tl.multiple_of(tl.load(table + 1), TILE_D),
+            [query_tiles * TILE_Q, columns], [columns, 1], [TILE_Q, TILE_D],
+        )  # fmt: skip
+        support = tl.make_tensor_descriptor(
+            packed_support + tl.multiple_of(tl.load(table + 2), TILE_D),
+            [support_rows, columns], [columns, 1], [TILE_S, TILE_D],
+        )  # fmt: skip
     for item in range(tl.program_id(0), items, tl.num_programs(0)):
         layer, query_tile, number = _tile_of(item, query_tiles, spans)
         blocks = tl.load(table + layer * FIELDS).to(tl.int32)
@@ -148,6 +172,15 @@ def filter_kernel(
             if SECTION == 0:
                 turned = tl.load(others + row[None, :] * TILE_D + column[:, None])
                 sums = tl.dot(rows, turned, out_dtype=tl.float32)
+            elif DESCRIPTORS:
+                sums = tl.zeros([TILE_Q, TILE_S], tl.float32)
+                for block in range(blocks):
+                    sums = tl.dot(
+                        queries.load([query_tile * TILE_Q, block * TILE_D]),
+                        support.load([begin, block * TILE_D]).T,
+                        sums,
+                        out_dtype=tl.float32,
+                    )
             else:
                 sums = tl.zeros([TILE_Q, TILE_S], tl.float32)
                 for section in range(0, blocks, SECTION // TILE_D):
@@ -197,22 +230,42 @@ def scan(
         table: (L, FIELDS) int64.
         first, rows: a multiple of the tile's rows; the last tile is padded.
     """
-    layers, queries, capacity = lists.keys.shape
-    query_tiles, support_tiles = queries // tile.queries, -(-rows // tile.support)
-    span = _span(layers * query_tiles, support_tiles, tile)
-    items = layers * query_tiles * -(-support_tiles // span)
     if bundles is None:
         to = lists.keys, lists.keys, lists.sizes
     else:
         to = bundles.firsts, bundles.members.view(torch.int64), bundles.counts
-    filter_kernel[(min(items, programs(packed_support.device)),)](
-        packed_queries, packed_support, half_norms, lists.cuts, *to, table, items, query_tiles,
-        support_tiles, first // tile.support, half_norms.shape[1], span, CAPACITY=capacity,
-        TILE_Q=tile.queries, TILE_S=tile.support, TILE_D=tile.columns, SECTION=tile.section,
-        BUNDLE=tile.bundle, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=False,
-    )  # fmt: skip
+    layers = range(len(table))
+    for i in [slice(layer, layer + 1) for layer in layers] if tile.descriptors else [slice(None)]:
+        arrays = half_norms[i], lists.cuts[i], *(array[i] for array in to), table[i]
+        # In a context of its own: the allocator of the caller's launches stays.
+        copy_context().run(
+            lambda arrays: _launch((packed_queries, packed_support, *arrays), tile, first, rows),
+            arrays,
+        )
     if bundles is not None:
         bundles.unpack(lists, tile.support // tile.bundle)
+
+
+def _launch(arrays: tuple[torch.Tensor, ...], tile: Tile, first: int, rows: int) -> None:
+    """The kernel with its first arguments, of all layers or of one."""
+    _, _, half_norms, _, entries, *_ = arrays
+    layers, queries, capacity = entries.shape
+    query_tiles, support_tiles = queries // tile.queries, -(-rows // tile.support)
+    span = _span(layers * query_tiles, support_tiles, tile)
+    items = layers * query_tiles * -(-support_tiles // span)
+    if tile.descriptors:
+        triton.set_allocator(partial(_bytes_on, entries.device))
+    filter_kernel[(min(items, programs(entries.device)),)](
+        *arrays, items, query_tiles, support_tiles, first // tile.support, half_norms.shape[1],
+        span, CAPACITY=capacity, TILE_Q=tile.queries, TILE_S=tile.support, TILE_D=tile.columns,
+        SECTION=tile.section, BUNDLE=tile.bundle, DESCRIPTORS=tile.descriptors,
+        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=False,
+    )  # fmt: skip
+
+
+def _bytes_on(device: torch.device, size: int, alignment: int, stream: int | None) -> torch.Tensor:
+    """Where Triton puts descriptors; torch aligns to 512 bytes."""
+    return torch.empty(size, dtype=torch.int8, device=device)
 
 
 def _span(query_tiles: int, support_tiles: int, tile: Tile) -> int:

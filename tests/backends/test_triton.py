@@ -66,6 +66,18 @@ def test_largest_inner_products(seed: int) -> None:
     assert first_difference(votes.tied, table.tied) is None, problem.name
 
 
+def test_layers_in_tiles_for_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in a launch of its own, by tensor descriptors."""
+    monkeypatch.setattr(filter, "tile_for", lambda width, device: filter.LARGE)
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 4, 600)
+    support = [activations(rng, 600, width).astype("f4") for width in (40, 300)]
+    found = pdepth.probe_votes(support, labels, query_rows=[5, 77], k=12, backend="triton")
+    for layer, votes in zip(support, np.asarray(found.votes), strict=True):
+        expected = definition.probe_votes(layer, labels, query_rows=[5, 77], k=12)
+        assert first_difference(votes, expected.votes) is None
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_products_with_a_far_centre_are_rounded_by_more_than_their_order_allows(seed: int) -> None:
     """What float32 holds of a row's product with the centre hides which of two products is larger:

@@ -79,7 +79,7 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
     for capacity, tile in product(lists.CAPACITIES, filter.TILES):
         sizes = {"TILE_Q": tile.queries, "TILE_S": tile.support, "TILE_D": tile.columns}
         options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False}
-        sizes |= {"BUNDLE": tile.bundle}
+        sizes |= {"BUNDLE": tile.bundle, "DESCRIPTORS": tile.descriptors}
         yield (
             filter.filter_kernel,
             {**sizes, "CAPACITY": capacity, "SECTION": tile.section},
@@ -131,6 +131,7 @@ def representative() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
         kernel, constants, _, kind = configuration
         name = kernel.__name__.removesuffix("_kernel")
         wide = constants.get("SECTION", 1) > 0 and constants.get("PAIRS", 1) == 1
+        wide = wide and not constants.get("DESCRIPTORS")
         if name in ("filter", "settle", "prepare") and kind == "fp32" and wide:
             chosen.setdefault(name, configuration)
     yield from chosen.values()
@@ -261,6 +262,8 @@ def main() -> None:
     kernels = []
     for capability in capabilities:
         for configuration in representative() if "--few" in sys.argv else configurations():
+            if configuration[1].get("DESCRIPTORS") and capability != 90:
+                continue  # chosen on Hopper alone
             kernels.append(compiled(*configuration, capability))
             if "--json" in sys.argv:
                 figures = stored_figures()

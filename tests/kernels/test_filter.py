@@ -25,44 +25,45 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 
 
 @pytest.mark.parametrize(
-    ("width", "wide"),
+    ("width", "tile"),
     [
-        (20, False),
-        (20, True),
-        (64, False),
-        (100, False),
-        (250, False),
-        (250, True),
-        (1100, True),
-        (2500, True),
+        (20, filter.NARROW[0]),
+        (20, filter.WIDE),
+        (64, filter.NARROW[0]),
+        (100, filter.NARROW[1]),
+        (250, filter.NARROW[2]),
+        (250, filter.WIDE),
+        (300, filter.LARGE),
+        (1100, filter.WIDE),
+        (2500, filter.WIDE),
+        (4000, filter.LARGE),
     ],
 )
-def test_scores_are_within_the_bound_of_their_twin(width: int, wide: bool) -> None:
+def test_scores_are_within_the_bound_of_their_twin(width: int, tile: filter.Tile) -> None:
     """With a cut that nothing misses, the lists hold every score."""
     rng = np.random.default_rng(width)
-    tile = filter.WIDE if wide else filter.tile_for(width, DEVICE)
     sums = filter.sums_of(tile)
     queries, support = (
-        _packed(rng.standard_normal((n, width)) * 50, sums.columns(width)) for n in (128, 256)
+        _packed(rng.standard_normal((n, width)) * 50, sums.columns(width)) for n in (128, 512)
     )
     halves = (support.double() ** 2).sum(dim=1) / 2
     candidates = lists.Lists(1, 128, 512, DEVICE)
     table = torch.tensor([[sums.columns(width) // tile.columns, 0, 0]], device=DEVICE)
     filter.scan(
         queries.flatten(), support.flatten(), halves.float()[None], candidates,
-        bundles.Bundles(candidates, tile.bundle), table, tile, first=128, rows=128,
+        bundles.Bundles(candidates, tile.bundle), table, tile, first=256, rows=256,
     )  # fmt: skip
-    assert (candidates.sizes == 128).all()
-    keys = candidates.keys[0, :, :128].sort(dim=1).values
+    assert (candidates.sizes == 256).all()
+    keys = candidates.keys[0, :, :256].sort(dim=1).values
     assert torch.equal(
-        keys.bitwise_and(2**31 - 1).sort(dim=1).values[0].cpu(), numbers(256)[128:].cpu()
+        keys.bitwise_and(2**31 - 1).sort(dim=1).values[0].cpu(), numbers(512)[256:].cpu()
     )
-    expected = filter.scan_reference(queries, support[128:], halves[128:].float())
+    expected = filter.scan_reference(queries, support[256:], halves[256:].float())
     bound = certify.Products(sums, width, 0.0, prepare.NEGLIGIBLE)
     for i in range(128):
-        place = (keys[i] & (2**31 - 1)) - 128
+        place = (keys[i] & (2**31 - 1)) - 256
         off = (lists.scores_of(keys[i]) - expected[i, place]).abs().cpu().numpy()
-        norms = support[128:].double().norm(dim=1)[place].cpu().numpy()
+        norms = support[256:].double().norm(dim=1)[place].cpu().numpy()
         norm = np.float64(queries[i].double().norm().item())
         assert (off <= bound.error(norm, np.float64(0), norms)).all()
 
