@@ -26,13 +26,14 @@ from pdepth.backends import backend_named
 from pdepth.cluster.embeddings import embedded_on
 from pdepth.cluster.options import Cluster
 from pdepth.cluster.sending import made_here
+from pdepth.cluster.spilling import WorkersSpill
 from pdepth.embeddings.calling import Output, at_rest, device_of, unwrap
 from pdepth.embeddings.capture import footprint
 from pdepth.embeddings.collect import Embeddings, HeldEmbeddings, Job, Reading
 from pdepth.embeddings.dataset import DataOptions
 from pdepth.embeddings.placement import VERSION, Layers, Pools, ProbeOptions, check_layers
 from pdepth.embeddings.resuming import Start
-from pdepth.embeddings.spilling import AUTO, Spill, check_spill, priced, row_seconds_of
+from pdepth.embeddings.spilling import Spill, check_spill, choose_spill, spill_folder
 from pdepth.io.embedding_store import Origin, claimed, fingerprint_of, holds_store, is_store
 from pdepth.io.journal import PROBES, Journal
 from pdepth.progress import Observer, ProbeMeter, fastest, watch
@@ -183,9 +184,9 @@ def prediction_depth(
     batch_size = arguments.check_int(batch_size, "batch_size")
     backend_named(backend)
     target_device, budget = check_device(device, cluster), Budget.of(memory)
-    check_spill(spill, keep_embeddings)
+    check_spill(spill, keep_embeddings, here=cluster is None)
     if cluster is not None:
-        _check_alone(memory=memory, spill=spill, keep_embeddings=keep_embeddings)
+        _check_alone(memory=memory)
         budget = Budget(None)  # each worker has its own
     model, support, queries, makers = made_here(cluster, model, support, queries)
     check_layers(model, layers)
@@ -202,12 +203,11 @@ def prediction_depth(
             data=data, batch_size=batch_size, metric=metric, k=voting.k, budget=budget,
             backend=backend if cluster is None else "cpu", observer=observer,
         )  # fmt: skip
-        there = stack.enter_context(embedded_on(cluster, job, data, backend, makers))
         reference = _of_read_rows(reference, job)
         if not job.fits:
             check_least(job)
         rate = product_rate(job.home) if not job.fits or progress is not False else None
-        taken = choose_spill(job, spill, run_dir, rate)
+        taken = choose_spill(job, spill, spill_folder(spill, run_dir), rate)
         meta = job.layout.meta() | _skipped(job)
         journal, origin = None, Origin(layout=job.layout.description, meta=meta)
         if run_dir is not None or target is not None:
@@ -219,8 +219,10 @@ def prediction_depth(
                 "return_counts": str(return_counts),
             }
             journal = stack.enter_context(closing(Journal(run_dir, about)))
+        on_disk = WorkersSpill.of(spill, run_dir, origin)
+        there = stack.enter_context(embedded_on(cluster, job, data, backend, makers, on_disk))
         plan = partial(plan_embeddings, job, rate, run_dir, taken, origin, there)
-        start = Start(job, origin, target, plan, stack, elsewhere=there is not None)
+        start = Start(job, origin, target, plan, stack, None if there is None else there.kept)
         embeddings, reading = start.anew() if journal is None else start.with_journal(journal)
         problem = _problem_of(job, reading, options)
         targets = Targets.of(problem, reading.predictions, reading.labels[-1], reference)
@@ -255,22 +257,6 @@ def _check_alone(**options: Any) -> None:
                 f"{name}: expected None beside cluster, got {value!r}; "
                 f"{advice.get(name, 'leave one of them out')}."
             )
-
-
-def choose_spill(
-    job: Job,
-    spill: str | os.PathLike[str] | None,
-    run_dir: str | os.PathLike[str] | None,
-    search_rate: float | None,
-) -> Spill | None:
-    """How what does not fit goes to disk, if `spill` asks for it and, of "auto", it is cheaper; a
-    note says why, or why not. Raises OSError for a folder that lacks room."""
-    if spill is None or job.fits:
-        return None
-    seconds = row_seconds_of(job, runs=1) if spill == AUTO else None
-    cost = priced(job, spill, run_dir, seconds, search_rate)
-    job.note(f"spill: {cost}")
-    return cost if cost.taken else None
 
 
 def plan_embeddings(

@@ -26,7 +26,13 @@ from pdepth.embeddings.dataset import DataOptions
 from pdepth.embeddings.inspection import narrowed
 from pdepth.embeddings.placement import Layers, Pools, ProbeOptions, check_layers
 from pdepth.embeddings.spans import Span, SpanPlanner
-from pdepth.embeddings.spilling import Spill, check_spill, priced, row_seconds_of
+from pdepth.embeddings.spilling import (
+    Spill,
+    check_spill,
+    priced,
+    row_seconds_of,
+    spill_folder,
+)
 from pdepth.progress import fastest, format_seconds
 from pdepth.votes import probe_votes
 
@@ -221,7 +227,7 @@ def plan(
         cost = None
         if not kept and not job.fits:
             times = (None, None) if rates is None else (rates.forward, rates.product)
-            cost = priced(job, spill, run_dir, *times)
+            cost = priced(job, spill, spill_folder(spill, run_dir), *times)
         bill = _bill(job, kept, cost, options.num_threads, rates)
         if max_width is None and _beyond(bill, fits=kept or job.fits):
             bill = replace(bill, narrower=_narrower(job, bill))

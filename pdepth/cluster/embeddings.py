@@ -14,27 +14,36 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pdepth.arrays.memory import Budget
+from pdepth.cluster.keeping import SharedKeeping
 from pdepth.cluster.network import Checksums, NetworkTask, Part, ShardReading, SpanShard
 from pdepth.cluster.options import Cluster
 from pdepth.cluster.sending import Kept, Makers, Sent, pickled, pickled_network
 from pdepth.cluster.shards import RemoteRows, RemoteSpan
+from pdepth.cluster.spilling import WorkersSpill
 from pdepth.cluster.voter import open_there
 from pdepth.cluster.workers import Ref, Workers, connected
 from pdepth.embeddings.collect import Job, Reading, SpanRows
 from pdepth.embeddings.dataset import Batches, DataOptions
 from pdepth.embeddings.dataset import Rows as DataRows
 from pdepth.embeddings.recompute import checksums_of, first_rows
+from pdepth.io.embedding_store import EmbeddingStore, Origin, Writer
 from pdepth.progress import Event, RowMeter
 from pdepth.search.backward import OpenVoter
 
 
 @contextmanager
 def embedded_on(
-    cluster: str | Cluster | None, job: Job, options: DataOptions, backend: str, makers: Makers
+    cluster: str | Cluster | None,
+    job: Job,
+    options: DataOptions,
+    backend: str,
+    makers: Makers,
+    spill: WorkersSpill | None = None,
 ) -> Iterator[ClusterEmbeddings | None]:
     """Workers that have a network, and read whole batches of its data each; None without a cluster.
 
-    makers: of the network, support or queries that workers make themselves.
+    makers: of the network, support or queries that workers make themselves. spill: how they put on
+    disk what does not fit.
     """
     if cluster is None:
         yield None
@@ -51,13 +60,17 @@ def embedded_on(
             backend=backend,
             num_threads=workers.cluster.cpus_per_worker,
             own_rows=job.own_rows,
+            spill=spill,
         )
-        parts = [_parts(job, w, bounds, options, makers) for w in range(len(workers))]
-        sent = [pickled(workers.cloudpickle, part, "support and queries") for part in parts]
         shared = Kept(workers.put(_network(workers, job, task, makers), "model"))
+        of_each = []
+        for worker in range(len(workers)):  # a pickle at a time: it may hold the data
+            parts = _parts(job, worker, bounds, options, makers)
+            part = pickled(workers.cloudpickle, parts, "support and queries")
+            of_each.append(Sent(shared, Kept(workers.put(part, "data"))))
+            del parts, part
         workers.start(backend, network=True)
-        of_each = [Sent(shared, Kept(workers.put(part, "data"))) for part in sent]
-        embeddings = ClusterEmbeddings(job, workers, bounds, of_each)
+        embeddings = ClusterEmbeddings(job, workers, bounds, of_each, spill)
         embeddings.check_values()
         yield embeddings
         job.observer(Event("note", f"cluster: {workers.traffic}, of {len(workers)} workers"))
@@ -67,10 +80,18 @@ class ClusterEmbeddings:
     """See `collect.Embeddings`: each worker has those of its own rows."""
 
     def __init__(
-        self, job: Job, workers: Workers, bounds: list[list[int]], sent: list[Sent]
+        self,
+        job: Job,
+        workers: Workers,
+        bounds: list[list[int]],
+        sent: list[Sent],
+        spill: WorkersSpill | None = None,
     ) -> None:
         """bounds: of support and queries, where the rows of each worker begin. sent: to each."""
         self._job, self.workers, self._bounds, self._sent = job, workers, bounds, sent
+        self._spill = spill
+        self._keeping: SharedKeeping | None = None
+        self._first: list[tuple[Kept, dict[int, int]]] = []  # of each worker, see `SpanShard`
         for side, reader in enumerate(job.readers):
             reader.elsewhere = lambda side=side: self._read_rows(side)
         self._checks: list[DataRows] = []  # of support and queries, once they were read
@@ -79,7 +100,19 @@ class ClusterEmbeddings:
     def __enter__(self) -> ClusterEmbeddings:
         return self
 
-    def __exit__(self, *error: Any) -> None: ...
+    def __exit__(self, kind: object, *error: Any) -> None:
+        """Remove what was spilled; what the same call will find again stays after an error."""
+        spill, workers = self._spill, self.workers
+        if spill is not None and (kind is None or not spill.folder.lasts):
+            workers.finish([workers[w].remove_spilled.remote(spill) for w in range(len(workers))])
+            spill.folder.discard_all()  # of workers that were elsewhere before
+
+    def kept(
+        self, target: Writer | EmbeddingStore, origin: Origin | None = None
+    ) -> ClusterEmbeddings:
+        """These, kept in a store that is written now, or was finished."""
+        self._keeping = SharedKeeping(self._job, target, origin)
+        return self
 
     def check_values(self) -> None:
         """Raise ValueError for a worker whose values are not those of the others and, on the same
@@ -90,6 +123,7 @@ class ClusterEmbeddings:
         of_all = workers.get(
             [workers[w].checksums.remote(sent, first) for w, sent in enumerate(self._sent)]
         )
+        self._first = [(Kept(first), checksums) for checksums in of_all]
         expected = of_all[0]
         if not workers.cluster.gpus_per_worker:
             expected = checksums_of(self._job.layout, batch)
@@ -114,6 +148,8 @@ class ClusterEmbeddings:
 
     def read(self) -> Reading:
         workers, job = self.workers, self._job
+        if self._keeping is not None:
+            self._keeping.begin()
         shards = self._shards(len(job.layout.probes), np.arange(self._bounds[-1][-1]))
         coming = [workers[worker].read.remote(shard) for worker, shard in enumerate(shards)]
         readings: list[ShardReading] = [*coming]
@@ -126,6 +162,10 @@ class ClusterEmbeddings:
             meter(done, finished=done == every)
         self._remember([reading.parts for reading in readings])
         predictions = np.concatenate([reading.predictions for reading in readings])
+        for note in readings[0].notes:
+            job.observer(Event("note", f"worker 0 of {len(readings)}: {note}"))
+        if self._keeping is not None:
+            self._keeping.end(self._checks, [reading.written for reading in readings])
         return Reading([rows.labels for rows in self._checks], predictions)
 
     def resume(self, reading: Reading) -> None:
@@ -174,7 +214,10 @@ class ClusterEmbeddings:
                     DataRows(rows.labels[begin:end_], rows.checksums[begin:end_])
                     for rows, begin, end_ in self._of_worker(worker)
                 ]
-            shard = SpanShard(self._sent[worker], end, own, budget, checks, self._checksums[worker])
+            shard = SpanShard(
+                self._sent[worker], end, own, budget, checks, self._checksums[worker],
+                self._first[worker], None if self._keeping is None else self._keeping.store,
+            )  # fmt: skip
             shards.append(workers.put(shard, "queries"))
         return shards
 

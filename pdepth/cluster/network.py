@@ -21,8 +21,11 @@ from torch import nn
 from pdepth.arrays.memory import Budget
 from pdepth.arrays.problem import checked_rows
 from pdepth.arrays.rows import Rows, raw_bytes
-from pdepth.cluster.sending import Made, Sent
+from pdepth.arrays.sources import Stored
+from pdepth.cluster.keeping import KeptShard, Written
+from pdepth.cluster.sending import Kept, Made, Sent
 from pdepth.cluster.shards import ShardRows
+from pdepth.cluster.spilling import WorkersSpill
 from pdepth.embeddings.batch import Batch
 from pdepth.embeddings.calling import at_rest
 from pdepth.embeddings.collect import Embeddings, HeldEmbeddings, Job, Reading, SpanRows
@@ -31,7 +34,9 @@ from pdepth.embeddings.dataset import Rows as DataRows
 from pdepth.embeddings.layout import Layout
 from pdepth.embeddings.loaders import Source, source_of
 from pdepth.embeddings.readable import Readable
-from pdepth.embeddings.recompute import RecomputedEmbeddings, checksums_of
+from pdepth.embeddings.recompute import RecomputedEmbeddings, RecomputedRows, checksums_of
+from pdepth.io.shared_store import SharedStore
+from pdepth.progress import Event
 
 SUPPORT, QUERIES = "support", "queries"
 Checksums = dict[tuple[int, str], int]
@@ -44,6 +49,7 @@ class NetworkTask:
 
     layout: its caller has no network, which is `model`, or what makes it. threads: of torch.
     on_gpu: whether it runs on the worker's GPU. backend: of the search. num_threads: of that.
+    spill: how what does not fit goes to disk; None where it is computed again.
     """
 
     layout: Layout
@@ -55,6 +61,7 @@ class NetworkTask:
     backend: str
     num_threads: int
     own_rows: bool
+    spill: WorkersSpill | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +106,8 @@ class SpanShard:
 
     sent: what it makes them of. active: (n,) its own active queries, by their numbers there.
     checks: of each of its parts, what the first reading gave; None before that. checksums: of the
-    values that it had of its parts so far.
+    values that it had of its parts so far. first: rows, and the checksums of what this worker made
+    of them when the call began. kept: the store that keeps embeddings; None without.
     """
 
     sent: Sent
@@ -108,16 +116,23 @@ class SpanShard:
     budget: Budget
     checks: list[DataRows] | None = None
     checksums: Checksums = field(default_factory=dict)
+    first: tuple[Kept, dict[int, int]] | None = None
+    kept: SharedStore | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class ShardReading:
     """What a worker's first reading gave: of each of its parts labels and checksums of inputs, the
-    predictions (n,) of its queries, and checksums of the values that it has since."""
+    predictions (n,) of its queries, and checksums of the values that it has since.
+
+    notes: sentences on it. written: what it wrote of each of its parts into a store.
+    """
 
     parts: list[DataRows]
     predictions: NDArray[np.int64]
     checksums: Checksums
+    notes: list[str] = field(default_factory=list)
+    written: dict[str, Written] = field(default_factory=dict)
 
 
 class NetworkShard:
@@ -137,8 +152,11 @@ class NetworkShard:
         self._readers = [_reader(part) for part in parts]
         self._embeddings: Embeddings | None = None
         self._has_read = False
+        self._spans_last = True  # are what they were for a worker that died
+        self._notes: list[str] = []
         self._span: SpanRows | None = None
         self._rows: dict[tuple[int, str], Rows] = {}  # of one probe
+        self._loaded = 0  # bytes of them that were read from a file
 
     def close(self) -> None:
         """Leave torch as it was, in a process that goes on."""
@@ -157,14 +175,18 @@ class NetworkShard:
         torch.set_num_threads(self._task.threads)
         if not self._readers:
             return ShardReading([], np.empty(0, np.int64), {})
-        reading = self._opened(shard).read()
+        embeddings = self._opened(shard)
+        reading = embeddings.read()
         self._has_read = True
         self._span, self._rows = None, {}
-        span = self._span_of(shard, shard.end - 1)
         asked = self._task.own_rows or QUERIES in self._parts
         predictions = reading.predictions if asked else np.empty(0, np.int64)
         parts = [reader.known_rows for reader in self._readers]
-        return ShardReading(parts, predictions, dict(self._checksums(span)))
+        if isinstance(embeddings, KeptShard):  # to be searched when all have written
+            written = dict(zip(self._parts, embeddings.written, strict=True))
+            return ShardReading(parts, predictions, {}, self._notes, written)
+        span = self._span_of(shard, shard.end - 1)
+        return ShardReading(parts, predictions, dict(self._checksums(span)), self._notes)
 
     def embed(self, shard: SpanShard) -> tuple[int, Checksums]:
         """Have the last probes before `shard.end`: the first of them, and checksums of all."""
@@ -191,7 +213,9 @@ class NetworkShard:
 
     def memory(self, shard: SpanShard, probe: int) -> int | None:
         """Bytes that the search at a probe may take; None for no limit."""
-        return self._span_of(shard, probe).memory
+        memory = self._span_of(shard, probe).memory
+        self.support(shard, probe)
+        return memory if memory is None else memory - self._loaded
 
     def _checked(self, shard: SpanShard, probe: int, what: str) -> Rows:
         """The rows of a part at a probe, checked and, for cosine, normalised."""
@@ -201,14 +225,26 @@ class NetworkShard:
             numbers = self._parts[what].numbers
             if what == QUERIES:
                 numbers = numbers[span.queries]
-            self._rows[probe, what] = checked_rows(
+            rows = checked_rows(
                 self._values(span, probe, what),
                 f"{what} ({self._layout.names[probe]})",
                 self._task.metric,
                 self._task.num_threads,
                 numbers,
             )
+            if what == SUPPORT:
+                self._loaded = 0
+                if self._may_be_loaded(rows, span.memory):
+                    rows = rows[:]
+                    self._loaded = rows.nbytes
+            self._rows[probe, what] = rows
         return self._rows[probe, what]
+
+    def _may_be_loaded(self, rows: Rows, memory: int | None) -> bool:
+        """Whether a file's rows, which each query chunk would read again, leave room to search."""
+        if not isinstance(rows, Stored) or isinstance(rows.array, RecomputedRows):
+            return False
+        return memory is None or 2 * len(rows) * rows.row_bytes <= memory
 
     def _values(self, span: SpanRows, probe: int, what: str) -> Any:
         """A part's values at a probe; of a worker with queries alone, they come as a support."""
@@ -224,7 +260,12 @@ class NetworkShard:
             embeddings = self._opened(shard)
             if not self._has_read:
                 self._resume(embeddings, shard)
-            self._span = span = embeddings.span(shard.end, shard.active)
+            end = shard.end if self._spans_last else probe + 1
+            span = embeddings.span(end, shard.active)
+            if probe < span.first:
+                self._spans_last = False
+                span = embeddings.span(probe + 1, shard.active)
+            self._span = span
             self._compare(shard, span)
         return span
 
@@ -233,27 +274,54 @@ class NetworkShard:
         if self._embeddings is None:
             task = self._task
             job = Job(
-                self._model, self._layout, self._readers, task.metric, task.k, shard.budget
-            ).at_home(task.backend)
+                self._model, self._layout, self._readers, task.metric, task.k, shard.budget,
+                observer=self._noted,
+            ).at_home(task.backend)  # fmt: skip
             for reader in self._readers:
                 reader.remembers = True
-            kept: Embeddings = HeldEmbeddings(job)
-            if not job.fits:
-                kept = RecomputedEmbeddings(job, passes_by=False)
-            self._stack.enter_context(kept)
-            self._embeddings = kept
+            self._embeddings = self._entered(job, shard.kept)
+        if isinstance(self._embeddings, KeptShard) and shard.kept is not None:
+            self._embeddings.store = shard.kept  # which is finished meanwhile
         return self._embeddings
+
+    def _entered(self, job: Job, kept: SharedStore | None) -> Embeddings:
+        """Where the embeddings of a job are."""
+        if kept is not None:
+            rows = {what: slice(part.first, part.end) for what, part in self._parts.items()}
+            return self._stack.enter_context(KeptShard(job, self._number, rows, kept))
+        if job.fits:
+            return self._stack.enter_context(HeldEmbeddings(job))
+        again, spill = RecomputedEmbeddings(job, passes_by=False), self._task.spill
+        if spill is not None:
+            try:
+                return self._stack.enter_context(spill.embeddings(job, self._number, again))
+            except BlockingIOError as error:  # by one that has lost its cluster, and is still there
+                job.note(f"{error} They are computed again")
+        return self._stack.enter_context(again)
+
+    def _noted(self, event: Event) -> None:
+        if event.stage == "note":
+            self._notes.append(event.text)
 
     def _resume(self, embeddings: Embeddings, shard: SpanShard) -> None:
         """After a reading of a worker that died, or of a call that was interrupted."""
         assert shard.checks is not None
         for reader, rows in zip(self._readers, shard.checks, strict=True):
             reader.expect(rows)
+        if shard.first is not None:
+            first, then = shard.first
+            now = self.checksums(first.value())
+            for number, name in enumerate([*self._layout.names, "predictions"]):
+                if now[number] != then[number]:
+                    raise self._changed("the first rows", name)
         embeddings.resume(Reading([], np.empty(0, np.int64)))
         self._has_read = True
 
     def _checksums(self, span: SpanRows) -> Iterator[tuple[tuple[int, str], int]]:
-        """Of the values of whole parts in memory; others are computed as they are searched."""
+        """Of the values of whole parts in memory; others are computed as they are searched, or
+        come from files that have checksums of their own."""
+        if isinstance(self._embeddings, KeptShard):
+            return
         for number, (_, *sides) in enumerate(span.probes, span.first):
             for (what, part), values in zip(self._parts.items(), sides, strict=False):
                 if isinstance(values, torch.Tensor) and len(values) == len(part.numbers):
@@ -265,11 +333,14 @@ class NetworkShard:
             return
         for (number, what), checksum in self._checksums(span):
             if shard.checksums.get((number, what), checksum) != checksum:
-                raise Changed(
-                    f"worker {self._number}, which was started again: expected the same values of "
-                    f"the {what}, got others at probe {self._layout.names[number]!r}; the "
-                    "network's code, its machine's processor or torch differ there."
-                )
+                raise self._changed(f"the {what}", self._layout.names[number])
+
+    def _changed(self, what: str, name: str) -> Changed:
+        return Changed(
+            f"worker {self._number}, which was started again: expected the same values of {what}, "
+            f"got others at probe {name!r}; the network's code, its machine's processor or torch "
+            "differ there."
+        )
 
 
 def _checksum(values: torch.Tensor) -> int:

@@ -35,6 +35,7 @@ from pdepth.search.voting import votes_of_neighbors
 
 if TYPE_CHECKING:
     from pdepth.cluster.network import Checksums, NetworkShard, ShardReading, SpanShard
+    from pdepth.cluster.spilling import WorkersSpill
     from pdepth.embeddings.batch import Batch
     from pdepth.embeddings.dataset import Rows as DataRows
 
@@ -104,6 +105,11 @@ class Worker:
         if self._network is not None:
             self._network.close()
             self._network = None
+
+    def remove_spilled(self, spill: WorkersSpill) -> None:
+        """Drop the network, and what this machine's disk has of the call."""
+        self.close()
+        spill.folder.of_worker(self._number).discard()
 
     def checksums(self, sent: Sent, batch: Batch) -> dict[int, int]:
         """See `NetworkShard`."""
@@ -196,10 +202,10 @@ class Worker:
         try:
             yield
         except OSError as error:
-            raise type(error)(
-                f"worker {self._number} on {platform.node()}: {error}; what a call names by its "
-                "path has to be readable on all machines."
-            ) from None
+            where = f"worker {self._number} on {platform.node()}: {error}"
+            if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
+                where += "; what a call names by its path has to be readable on all machines."
+            raise type(error)(where) from None
         except ImportError as error:
             raise ImportError(f"worker {self._number} on {platform.node()}: {error}") from None
 

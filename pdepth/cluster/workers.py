@@ -23,6 +23,7 @@ Ref = Any
 """A value in Ray's object store, or one that will be there."""
 ANSWER_SECONDS = 15.0  # in which a cluster has to answer at its address
 RETRIES = 10  # of one call, each after its worker died; then it is the call that ends workers
+LAST_SECONDS = 10.0  # that workers have to remove what they leave on disks
 PATIENCE = 30.0  # seconds of waiting before somebody looks why
 USAGE = "RAY_USAGE_STATS_ENABLED"
 
@@ -176,6 +177,10 @@ class Workers:
                 "wait for a machine.",
                 *(cpus, len(self), needed),
             )
+
+    def finish(self, refs: Sequence[Ref]) -> None:
+        """Wait for what workers do last, but not for long: they may be at work, or gone."""
+        self._ray.wait(list(refs), num_returns=len(refs), timeout=LAST_SECONDS)
 
     def close(self) -> None:
         """End the workers, which frees what they hold."""

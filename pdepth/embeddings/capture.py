@@ -194,4 +194,5 @@ def capture_again(
 
     for _ in forward(layout, source.what, numbered_batches(), probes, store):
         pass
-    return [matrix.reshape(len(rows), -1) for matrix in matrices.values()]
+    widths = [layout.widths[probe] for probe in matrices]
+    return [m.reshape(len(rows), w) for m, w in zip(matrices.values(), widths, strict=True)]

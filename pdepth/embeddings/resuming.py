@@ -28,6 +28,7 @@ from pdepth.io.embedding_store import (
     EmbeddingStore,
     Origin,
     Part,
+    Writer,
     holds_store,
     is_store,
     open_store,
@@ -88,7 +89,8 @@ class Start:
     Attributes:
         origin: what the embeddings are of. target: the directory that keeps them, or None.
         plan: makes the embeddings that are not kept. stack: where all that is open is closed.
-        elsewhere: whether other processes have the embeddings, which are not kept here.
+        kept: makes of a store, to be written or finished, the embeddings that it keeps where other
+            processes have them; None for this process's own.
     """
 
     job: Job
@@ -96,7 +98,12 @@ class Start:
     target: Path | None
     plan: Callable[[], Embeddings]
     stack: ExitStack
-    elsewhere: bool = False
+    kept: Callable[[Writer | EmbeddingStore, Origin | None], Embeddings] | None = None
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other processes have the embeddings."""
+        return self.kept is not None
 
     def anew(self) -> tuple[Embeddings, Reading]:
         """Read the data and run the network."""
@@ -106,9 +113,15 @@ class Start:
             if is_store(self.target):
                 raise holds_store(self.target)
             writer = self.stack.enter_context(writing(self.target))
-            embeddings = KeptEmbeddings(self.job, writer, self.origin)
+            embeddings = self.kept_in(writer)
         self.stack.enter_context(embeddings)
         return embeddings, embeddings.read()
+
+    def kept_in(self, target: Writer | EmbeddingStore) -> Embeddings:
+        """The embeddings that a store keeps."""
+        if self.kept is not None:
+            return self.kept(target, self.origin)
+        return KeptEmbeddings(self.job, target, self.origin)
 
     def with_journal(self, journal: Journal) -> tuple[Embeddings, Reading]:
         """As far as an earlier run came, and what it read is the same; else anew, and a note."""
@@ -227,7 +240,7 @@ class _Resuming:
         token = {} if self.known is None or changed else {"token": self.known.token}
         now = Known(rows, np.array(store.parts[-1].predictions), first, **token)
         self.journal.write_reading(now.arrays(self.job.readers))
-        embeddings = self.start.stack.enter_context(KeptEmbeddings(self.job, store))
+        embeddings = self.start.stack.enter_context(self.start.kept_in(store))
         return embeddings, now.reading
 
     def _anew(self) -> tuple[Embeddings, Reading]:

@@ -76,10 +76,13 @@ class Spill:
 
 
 def check_spill(
-    spill: str | os.PathLike[str] | None, keep_embeddings: str | os.PathLike[str] | None
+    spill: str | os.PathLike[str] | None,
+    keep_embeddings: str | os.PathLike[str] | None,
+    here: bool = True,
 ) -> Path | None:
     """The folder of spill=DIR; None for "auto" and None.
 
+    here: whether it is this process that spills, and not others, on machines of theirs.
     Raises TypeError, FileNotFoundError or NotADirectoryError for what is no folder, and ValueError
     beside `keep_embeddings`.
     """
@@ -95,6 +98,8 @@ def check_spill(
     if spill == AUTO:
         return None
     folder = Path(spill)
+    if not here:
+        return folder
     if not folder.exists():
         raise FileNotFoundError(
             f"spill: expected an existing folder or 'auto', got {folder}; make it, or pass 'auto'."
@@ -104,43 +109,67 @@ def check_spill(
     return folder
 
 
+def spill_folder(
+    spill: str | os.PathLike[str] | None, run_dir: str | os.PathLike[str] | None
+) -> SpillFolder:
+    """Where `spill` has it: in that folder; of "auto", in `run_dir` or else in the system's folder
+    for temporary files."""
+    asked = None if spill == AUTO else spill
+    return SpillFolder.of(Path(asked or run_dir or tempfile.gettempdir()), run_dir)
+
+
+def choose_spill(
+    job: Job,
+    spill: str | os.PathLike[str] | None,
+    folder: SpillFolder,
+    search_rate: float | None,
+    passes_by: bool = True,
+) -> Spill | None:
+    """How what does not fit goes to disk, if `spill` asks for it and, of "auto", it is cheaper; a
+    note says why, or why not. passes_by: as of `RecomputedEmbeddings`.
+
+    Raises OSError for a folder that lacks room.
+    """
+    if spill is None or job.fits:
+        return None
+    seconds = row_seconds_of(job, runs=1) if spill == AUTO else None
+    cost = priced(job, spill, folder, seconds, search_rate, passes_by)
+    job.note(f"spill: {cost}")
+    return cost if cost.taken else None
+
+
 def priced(
     job: Job,
     spill: str | os.PathLike[str] | None,
-    run_dir: str | os.PathLike[str] | None,
+    folder: SpillFolder,
     row_seconds: Sequence[float] | None,
     search_rate: float | None,
+    passes_by: bool = True,
 ) -> Spill:
     """What spilling costs a job whose embeddings do not fit, and whether `spill` asks for it.
 
-    run_dir: where "auto" spills, else in the system's folder for temporary files. row_seconds: of a
-    row's forward pass until each probe, see `row_seconds_of`; None: not measured.
+    row_seconds: of a row's forward pass until each probe, see `row_seconds_of`; None: not measured.
     Raises OSError for a folder, not for "auto", that lacks room.
     """
-    asked = spill not in (None, AUTO)
-    disk = Path(spill if asked and spill is not None else run_dir or tempfile.gettempdir())
-    cost = _cost(job, SpillFolder.of(disk, run_dir), row_seconds, search_rate)
-    if asked:
+    planner = SpanPlanner(job, job.rows or [], search_rate=search_rate, passes_by=passes_by)
+    cost = _cost(job, planner, folder, row_seconds)
+    if spill not in (None, AUTO):
         if cost.written > cost.free:
             raise OSError(
-                f"spill: expected {human(cost.written)} free in {disk}, got {human(cost.free)}; "
-                "use a folder on another disk, or spill=None."
+                f"spill: expected {human(cost.written)} free in {folder.disk}, got "
+                f"{human(cost.free)}; use a folder on another disk, or spill=None."
             )
         return replace(cost, obstacle="", taken=True)
     return replace(cost, taken=spill == AUTO and (cost.cheaper or cost.folder.holds_store))
 
 
 def _cost(
-    job: Job,
-    folder: SpillFolder,
-    row_seconds: Sequence[float] | None,
-    search_rate: float | None,
+    job: Job, planner: SpanPlanner, folder: SpillFolder, row_seconds: Sequence[float] | None
 ) -> Spill:
     """What spilling costs, and what computing anew does, while all queries are active."""
     layout, rows, memory = job.layout, job.rows, job.budget.size
     assert rows is not None
     assert memory is not None
-    planner = SpanPlanner(job, rows, search_rate=search_rate)
     if row_seconds is not None:
         planner.forward_rate = 1 / row_seconds[-1]
     first, spans = planner.held_first(len(layout.probes), rows[-1]), planner.all()

@@ -109,7 +109,7 @@ class EmbeddingStore:
     def sources(self, probe: str) -> list[Shards]:
         """A probe's values of each part, to be read slice by slice: a map's pages would count as
         this process's memory."""
-        files = _files(_manifest(self.path))
+        files = _files(manifest_of(self.path))
         return [source(self.path, about) for about in files if about.get("probe") == probe]
 
     def check(self, probe: str) -> None:
@@ -133,7 +133,7 @@ class EmbeddingStore:
         self._check(lambda about: True)
 
     def _check(self, which: Callable[[dict[str, Any]], bool]) -> None:
-        for about in filter(which, _files(_manifest(self.path))):
+        for about in filter(which, _files(manifest_of(self.path))):
             check_content(self.path / about["file"], about)
 
 
@@ -151,7 +151,7 @@ def open_store(path: str | os.PathLike[str]) -> EmbeddingStore:
             one with a file that is missing or has changed.
     """
     path = Path(path)
-    manifest = _manifest(path)
+    manifest = manifest_of(path)
     try:
         parts = {name: _part(path, part) for name, part in manifest["parts"].items()}
         origin = None
@@ -214,6 +214,27 @@ class Writer:
         (self.path / name).mkdir()
         return Growing(self, name, probes, rows)
 
+    def finish_part(
+        self,
+        name: str,
+        probes: Sequence[str],
+        arrays: Sequence[dict[str, Any]],
+        numbers: Sequence[Any],
+        fingerprint: str,
+    ) -> int:
+        """End a part whose arrays are written; returns how many bytes it takes.
+
+        arrays: the entry of each probe's. numbers: labels, predictions and checksums (n,).
+        """
+        entries = [{"probe": probe} | about for probe, about in zip(probes, arrays, strict=True)]
+        part: dict[str, Any] = {"fingerprint": fingerprint, "arrays": entries}
+        for what, values in zip(("labels", "predictions", "checksums"), numbers, strict=True):
+            kind = "uint64" if what == "checksums" else "int64"
+            part[what] = _numbers(self.path, f"{name}/{what}.npy", values, kind)
+        _sync_folder(self.path / name)
+        self.parts[name] = part
+        return sum(about["bytes"] for about in _files({"parts": {name: part}}))
+
     def finish(self, probes: Sequence[str], origin: Origin) -> None:
         """Write the manifest, which makes the store a finished one."""
         _sync_folder(self.path)
@@ -243,18 +264,9 @@ class Growing:
 
     def finish(self, labels: Any, predictions: Any, checksums: Any, fingerprint: str) -> int:
         """Write what rows have one of, after all rows; returns how many bytes the part takes."""
-        path = self._writer.path
-        part: dict[str, Any] = {"fingerprint": fingerprint}
-        part["arrays"] = [
-            {"probe": probe} | file.close()
-            for probe, file in zip(self._probes, self._files, strict=True)
-        ]
-        part["labels"] = _numbers(path, f"{self._name}/labels.npy", labels)
-        part["predictions"] = _numbers(path, f"{self._name}/predictions.npy", predictions)
-        part["checksums"] = _numbers(path, f"{self._name}/checksums.npy", checksums, "uint64")
-        _sync_folder(path / self._name)
-        self._writer.parts[self._name] = part
-        return sum(about["bytes"] for about in _files({"parts": {self._name: part}}))
+        arrays = [file.close() for file in self._files]
+        numbers = labels, predictions, checksums
+        return self._writer.finish_part(self._name, self._probes, arrays, numbers, fingerprint)
 
 
 def _numbers(path: Path, name: str, values: Any, kind: str = "int64") -> dict[str, Any]:
@@ -267,7 +279,7 @@ def _numbers(path: Path, name: str, values: Any, kind: str = "int64") -> dict[st
 
 def relabel(store: EmbeddingStore, labels: Sequence[Any], fingerprints: Sequence[str]) -> None:
     """Replace the labels (n,) of each part, and the fingerprints of the data; all or none."""
-    manifest = _manifest(store.path)
+    manifest = manifest_of(store.path)
     for part, values, fingerprint in zip(PARTS, labels, fingerprints, strict=False):
         entry = manifest["parts"][part]
         name = f"{part}/labels-{fingerprint[:8]}.npy"
@@ -282,7 +294,7 @@ def relabel(store: EmbeddingStore, labels: Sequence[Any], fingerprints: Sequence
 
 def tidy(path: Path) -> None:
     """Remove what a writer leaves in a finished store that is killed at the very end."""
-    manifest = _manifest(path)
+    manifest = manifest_of(path)
     (path / UNFINISHED).unlink(missing_ok=True)
     remove_leftovers(path)
     used = {about["file"] for about in _files(manifest)}
@@ -402,7 +414,8 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def manifest_of(path: Path) -> dict[str, Any]:
+    """A finished store's manifest, checked. Raises as `open_store`."""
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: expected a store of embeddings, got no directory.")
     if not (path / MANIFEST).is_file():
@@ -434,7 +447,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path / MANIFEST}: expected names of files inside the store, got {outside[0]!r}."
         )
-    if version == VERSION and manifest.pop(CHECKSUM, None) != _checksum(manifest):
+    if version == VERSION and manifest.pop(CHECKSUM, None) != seal_of(manifest):
         raise ValueError(
             f"{path / MANIFEST}: expected the content that pdepth wrote, got one whose checksum "
             "differs."
@@ -449,13 +462,14 @@ def _is_inside(name: str) -> bool:
 
 
 def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    text = json.dumps({**manifest, CHECKSUM: _checksum(manifest)}, indent=1).encode()
+    text = json.dumps({**manifest, CHECKSUM: seal_of(manifest)}, indent=1).encode()
     with disk(path, NOTHING_KEPT), replacing(path / MANIFEST) as temporary:
         temporary.write_bytes(text)
     _sync_folder(path)
 
 
-def _checksum(manifest: Mapping[str, Any]) -> str:
+def seal_of(manifest: Mapping[str, Any]) -> str:
+    """The checksum of a manifest's other entries."""
     text = json.dumps(manifest, sort_keys=True).encode()
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 

@@ -2,6 +2,7 @@
 
 DISK/.pdepth-spill-RUN/         what a run with a journal spills, which it finds again
 DISK/.pdepth-spill-tmp-RANDOM/  what another spills; the next one removes what was left
+DISK/.pdepth-spill-...-NUMBER/  of either, what one worker of a cluster spills
 DISK/.pdepth-spill.lock         while such folders come and go
 """
 
@@ -14,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -46,6 +47,31 @@ class SpillFolder:
             return cls(disk)
         run = blake2b(os.fsencode(Path(run_dir).resolve()), digest_size=8).hexdigest()
         return cls(disk, f"{PREFIX}-{run}")
+
+    @classmethod
+    def temporary(cls, disk: Path) -> SpillFolder:
+        """One that has a name of its own, by which several processes know it."""
+        return cls(disk, f"{TEMPORARY}{secrets.token_hex(4)}")
+
+    def of_worker(self, number: int) -> SpillFolder:
+        """That of one of several processes, which it finds again when it is started again."""
+        return replace(self, name=f"{self.name}-{number}")
+
+    @property
+    def lasts(self) -> bool:
+        """Whether a later call may find it, of the run whose name it has."""
+        return bool(self.name) and not self.name.startswith(TEMPORARY)
+
+    def discard(self) -> None:
+        """Remove it, if it is here and no process holds it."""
+        path = self.disk / self.name
+        with suppress(OSError), locked(path / LOCK, str(path)):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def discard_all(self) -> None:
+        """Remove those of all workers that are here."""
+        for path in self.disk.glob(f"{self.name}-*"):
+            replace(self, name=path.name).discard()
 
     @property
     def free(self) -> int:

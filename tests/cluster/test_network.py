@@ -54,6 +54,15 @@ def test_any_memory_of_the_workers(queries: Any, rows: int) -> None:
     same(depth(queries=queries, cluster=cluster), depth(queries=queries))
 
 
+@pytest.mark.parametrize("rows", [8, 20])
+def test_a_worker_none_of_whose_queries_are_active(rows: int) -> None:
+    """After the first probe; what it has of the support does not fit."""
+    reference = [0] * 32 + [99] * 38  # the second worker's
+    options: dict[str, Any] = {"queries": QUERIES, "reference": reference}
+    cluster = Cluster(workers=2, memory_per_worker=rows * ROW)
+    same(depth(**options, cluster=cluster), depth(**options))
+
+
 def test_what_workers_make_themselves(tmp_path: Path) -> None:
     """A network and data of functions; of the network, with the weights that it has here."""
     (tmp_path / "made.py").write_text(
@@ -79,10 +88,9 @@ def test_a_stream_has_no_parts() -> None:
         depth(Stream(list(SUPPORT)), cluster=Cluster(workers=2))
 
 
-def test_options_of_one_machine(tmp_path: Path) -> None:
-    for name, value in (("memory", "1GB"), ("spill", "auto"), ("keep_embeddings", tmp_path / "e")):
-        with pytest.raises(ValueError, match=f"{name}: expected None beside cluster"):
-            depth(cluster=Cluster(workers=2), **{name: value})
+def test_memory_is_that_of_a_worker() -> None:
+    with pytest.raises(ValueError, match="memory: expected None beside cluster"):
+        depth(cluster=Cluster(workers=2), memory="1GB")
 
 
 def test_a_worker_with_other_values(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +158,7 @@ class Restarted:
     def __call__(self, worker: Worker, *_: Any) -> None:
         self.left -= 1
         if self.left == 0:
-            worker.close()
+            inline_ray.die(worker)
 
 
 @pytest.mark.parametrize("queries", [None, QUERIES], ids=["own", "queries"])
@@ -189,7 +197,7 @@ def test_a_worker_whose_values_differ_after_it_was_started_again(
 
     monkeypatch.setattr(Worker, "lists", answer)
     monkeypatch.setattr(NetworkShard, "__init__", made)
-    sentence = "worker 0, which was started again: expected the same values of the support"
+    sentence = "worker 0, which was started again: expected the same values of the first rows, got"
     with pytest.raises(ValueError, match=sentence):
         depth(cluster=Cluster(workers=2))
 

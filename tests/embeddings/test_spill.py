@@ -150,7 +150,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch, disk_bytes: float, free: int = 10**1
     monkeypatch.setattr(spilling, "disk_speed", lambda folder: speed)
     monkeypatch.setattr(spilling, "is_memory", lambda folder: False)
     monkeypatch.setattr(spill_folder.shutil, "disk_usage", lambda path: Usage(10**13, 0, free))
-    monkeypatch.setattr("pdepth.depth.row_seconds_of", lambda job, runs: [1e-6] * 5)
+    monkeypatch.setattr("pdepth.embeddings.spilling.row_seconds_of", lambda job, runs: [1e-6] * 5)
 
 
 def test_auto_takes_the_disk_where_it_is_cheaper(
@@ -256,7 +256,7 @@ def test_what_is_no_folder(disk: Path, tmp_path: Path) -> None:
 def test_a_full_disk_leaves_nothing(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pdepth.io import array_files
 
-    put, left = array_files.ArrayFile._put, [20]
+    put, left = array_files.PieceWriter.write, [20]
 
     def short(self: Any, block: Any) -> None:
         left[0] -= 1
@@ -264,7 +264,7 @@ def test_a_full_disk_leaves_nothing(disk: Path, monkeypatch: pytest.MonkeyPatch)
             raise OSError(28, "No space left on device")
         put(self, block)
 
-    monkeypatch.setattr(array_files.ArrayFile, "_put", short)
+    monkeypatch.setattr(array_files.PieceWriter, "write", short)
     with pytest.raises(OSError, match="The disk of .* is full; nothing was kept"):
         depth(memory=MEMORY, spill=disk)
     assert os.listdir(disk) == []
@@ -477,7 +477,7 @@ def test_seconds_of_a_row_grow_with_the_probes(monkeypatch: pytest.MonkeyPatch) 
         seconds.append(row_seconds(job, runs))
         return seconds[-1]
 
-    monkeypatch.setattr("pdepth.depth.row_seconds_of", record)
+    monkeypatch.setattr("pdepth.embeddings.spilling.row_seconds_of", record)
     depth(model=Slow(), memory=MEMORY, spill="auto", layers=LAYERS)
     (found,) = seconds
     assert found == sorted(found)

@@ -27,7 +27,7 @@ from pdepth import cli
 from pdepth.embeddings.batch import Batch, Inputs
 from pdepth.embeddings.dataset import Rows
 from pdepth.io import embedding_store as module
-from pdepth.io.array_files import ArrayFile
+from pdepth.io.array_files import PieceWriter
 
 from helpers.cases import first_difference
 
@@ -334,9 +334,9 @@ import os, signal, sys
 sys.path[:0] = {folders!r}
 import test_embedding_store as test_store
 from pathlib import Path
-from pdepth.io.array_files import ArrayFile
+from pdepth.io.array_files import PieceWriter
 
-put, left = ArrayFile._put, [{after}]
+put, left = PieceWriter.write, [{after}]
 
 def stop(self, block):
     left[0] -= 1
@@ -346,7 +346,7 @@ def stop(self, block):
         os.kill(os.getpid(), signal.SIGKILL)
     return put(self, block)
 
-ArrayFile._put = stop
+PieceWriter.write = stop
 test_store.keep(Path({path!r}), test_store.QUERIES)
 """
 
@@ -375,19 +375,19 @@ def test_a_killed_run_is_recognised_and_begun_anew(after: int, half: int, tmp_pa
 def test_a_full_disk(
     after: int, made: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put, left = ArrayFile._put, [after]
+    put, left = PieceWriter.write, [after]
 
     def full(self: Any, block: bytes) -> Any:
         left[0] -= 1
         if left[0] < 0:
             self.file.write(b"begun")
-            raise OSError(errno.ENOSPC, "No space left on device", self.name)
+            raise OSError(errno.ENOSPC, "No space left on device")
         return put(self, block)
 
     path = tmp_path / "kept"
     if made:
         path.mkdir()
-    monkeypatch.setattr(ArrayFile, "_put", full)
+    monkeypatch.setattr(PieceWriter, "write", full)
     with pytest.raises(OSError, match=r"The disk of .*kept is full.*; nothing was kept\."):
         keep(path)
     assert path.exists() == made
@@ -396,13 +396,13 @@ def test_a_full_disk(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_disk_that_is_really_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = ArrayFile.__init__
+    begin = PieceWriter.__init__
 
     def on_full(self: Any, *arguments: Any) -> None:
         begin(self, *arguments)
         self.file = Path("/dev/full").open("wb")  # noqa: SIM115
 
-    monkeypatch.setattr(ArrayFile, "__init__", on_full)
+    monkeypatch.setattr(PieceWriter, "__init__", on_full)
     with pytest.raises(OSError, match=r"The disk of .*kept is full; nothing was kept\."):
         keep(tmp_path / "kept")
     assert os.listdir(tmp_path) == []
