@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from pdepth.arrays import arguments
+from pdepth.arrays.arguments import SearchOptions
 from pdepth.arrays.memory import Budget, human
 from pdepth.backends import backend_named, cpu, triton
+from pdepth.cluster.calibration import measured_rates, row_seconds
 from pdepth.cluster.options import Cluster
 from pdepth.cluster.pricing import ClusterPlan, Measured, Sizes, parse_bandwidth, price
 from pdepth.depth import check_device, check_least, product_rate
@@ -232,7 +234,9 @@ def plan(
         if max_width is None and _beyond(bill, fits=kept or job.fits):
             bill = replace(bill, narrower=_narrower(job, bill))
         if cluster is not None:
-            bill = replace(bill, cluster=_on_cluster(job, cluster, voting.ks, bill, speed))
+            there = replace(options, num_threads=cluster.cpus_per_worker)
+            fast = _measured_worker(job, there, backend, rates)
+            bill = replace(bill, cluster=_on_cluster(job, cluster, voting.ks, fast, speed))
     return bill
 
 
@@ -252,24 +256,36 @@ def _check_cluster(cluster: Cluster | None, bandwidth: str | None) -> float | No
 
 
 def _on_cluster(
-    job: Job, cluster: Cluster, ks: Sequence[int], bill: Plan, bandwidth: float | None
+    job: Job,
+    cluster: Cluster,
+    ks: Sequence[int],
+    measured: Measured | None,
+    bandwidth: float | None,
 ) -> ClusterPlan:
     """The bill of the same job on workers like this machine, each with its share of the rows."""
     layout, rows = job.layout, job.rows or []
     sizes = Sizes(
         support=rows[0],
         queries=rows[-1],
+        widths=layout.widths,
         row_bytes=[footprint(layout, 1, job.metric, [n]) for n in range(len(layout.probes))],
         batch=job.readers[0].batch_rows or 1,
         ks=ks,
         own_rows=job.own_rows,
     )
-    measured = None
-    if bill.forward_seconds is not None and bill.search_seconds is not None:
-        forward = bill.forward_seconds * sum(rows[: len(job.readers)]) / bill.forwarded
-        measured = Measured(forward, bill.search_seconds)
     assert cluster.workers is not None
     return price(sizes, cluster.workers, measured, bandwidth, cluster.chunks_in_flight)
+
+
+def _measured_worker(
+    job: Job, options: SearchOptions, backend: str, rates: Rates | None
+) -> Measured | None:
+    """How fast this machine is as a worker; None where nothing is to be measured."""
+    if rates is None:
+        return None
+    rows = sum((job.rows or [])[: len(job.readers)])
+    found = measured_rates(_measured_widths(job), options, backend, job.home)
+    return Measured(rows * row_seconds(job, torch.get_num_threads()), found)
 
 
 def _beyond(bill: Plan, fits: bool) -> bool:
@@ -375,10 +391,7 @@ def _bill(job: Job, kept: bool, spill: Spill | None, num_threads: int, rates: Ra
 def _search_rates(job: Job, backend: str, num_threads: int) -> list[tuple[int, float]]:
     """Operations a second of the search at some widths, on random rows of the probes' type."""
     rng, rates = np.random.default_rng(0), []
-    widest = max(job.layout.widths)
-    for width in [w for w in MEASURED_WIDTHS if w < widest] + [
-        min(widest, 2 * MEASURED_WIDTHS[-1])
-    ]:
+    for width in _measured_widths(job):
         rows = max(min(MEASURED_ROWS, MEASURED_BYTES // (4 * width)), 2 * job.k + 2)
         values = torch.from_numpy(rng.standard_normal((rows, width), dtype=np.float32))
         support = values if job.home is None else values.to(job.home)
@@ -388,6 +401,12 @@ def _search_rates(job: Job, backend: str, num_threads: int) -> list[tuple[int, f
         )
         rates.append((width, 2.0 * rows * len(queries) * width / fastest(search)))
     return rates
+
+
+def _measured_widths(job: Job) -> list[int]:
+    """Ascending, up to the widest probe's."""
+    widest = max(job.layout.widths)
+    return [w for w in MEASURED_WIDTHS if w < widest] + [min(widest, 2 * MEASURED_WIDTHS[-1])]
 
 
 def _at(width: int, rates: list[tuple[int, float]]) -> float:

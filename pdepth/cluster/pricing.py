@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pdepth.arrays.memory import human
+from pdepth.cluster.calibration import WorkerRates
 from pdepth.cluster.options import LEAST_IN_FLIGHT
 from pdepth.cluster.traffic import DISTANCE_BYTES, ROW_BYTES, Asked, Traffic, foreseen
 from pdepth.cluster.voter import CHUNK_BYTES, MERGED_BYTES
@@ -26,12 +27,19 @@ def parse_bandwidth(text: str) -> float:
     return float(match[1]) * BITS[match[2]] / 8
 
 
+DRIVER_ROW, DRIVER_QUERY, DRIVER_VOTE = 48, 40, 26  # bytes of a row, of a query, and at each probe
+
+
 @dataclass(frozen=True)
 class Measured:
-    """Seconds that one worker would take for all: of the forward passes, of the search."""
+    """How fast one worker is.
+
+    forward: seconds in which it would read all rows and run the network over them. rates: of its
+    search.
+    """
 
     forward: float
-    search: float
+    rates: WorkerRates
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class ClusterPlan:
         workers: that share the rows of the support.
         traffic: bytes between processes.
         memory: bytes of a worker's embeddings, beside the model, its batch and the search.
+        driver: bytes of the process that makes the call, beside the model and the data.
         store: bytes of Ray's object store: the chunks that are in flight, and their lists.
         forward_seconds, search_seconds: of one worker; None where nothing was measured.
         travel_seconds: of the queries through the link of one worker, which the search overlaps
@@ -52,6 +61,7 @@ class ClusterPlan:
     traffic: Traffic
     memory: int
     store: int
+    driver: int = 0
     forward_seconds: float | None = None
     search_seconds: float | None = None
     travel_seconds: float | None = None
@@ -68,6 +78,7 @@ class ClusterPlan:
             "workers": f"{self.workers}, {human(self.memory)} of embeddings each",
             "travels": f"{self.traffic}; of the support to be searched nothing",
             "store": f"{human(self.store)} of Ray's object store at a time",
+            "driver": f"{human(self.driver)} beside model and data, where the call is made",
         }
         if self.forward_seconds is not None and self.search_seconds is not None:
             lines["a worker"] = (
@@ -83,11 +94,13 @@ class ClusterPlan:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a job: rows of support and queries, bytes of a row's embedding at each probe, the rows of
-    a batch, and how many queries are searched at each probe (all of them, before one knows)."""
+    """Of a job: rows of support and queries, widths and bytes of a row's embedding at each probe,
+    the rows of a batch, and how many queries are searched at each probe (all of them, before one
+    knows)."""
 
     support: int
     queries: int
+    widths: Sequence[int]
     row_bytes: Sequence[int]
     batch: int
     ks: Sequence[int]
@@ -98,6 +111,12 @@ class Sizes:
     def asked(self) -> Asked:
         active = self.active or [self.queries] * len(self.row_bytes)
         return Asked(active, self.row_bytes, self.ks, self.own_rows)
+
+    @property
+    def driver(self) -> int:
+        """Bytes where the call is made: labels, checksums and predictions, and votes."""
+        votes = DRIVER_VOTE * len(self.row_bytes) * len(self.ks)
+        return DRIVER_ROW * self.support + (DRIVER_QUERY + votes) * self.queries
 
 
 def price(
@@ -127,7 +146,20 @@ def price(
         traffic=traffic,
         memory=(largest + own_queries) * sum(sizes.row_bytes),
         store=in_flight * max(chunks),
+        driver=sizes.driver,
         forward_seconds=None if measured is None else share * measured.forward,
-        search_seconds=None if measured is None else share * measured.search,
+        search_seconds=None
+        if measured is None
+        else _search(sizes, largest, having, measured.rates),
         travel_seconds=None if bandwidth is None else traffic.queries / having / bandwidth,
     )
+
+
+def _search(sizes: Sizes, rows: int, workers: int, rates: WorkerRates) -> float:
+    """Seconds of a worker that searches so many rows; all merge lists and send queries by turns."""
+    asked, seconds = sizes.asked, 0.0
+    for active, width, row_bytes in zip(asked.active, sizes.widths, asked.row_bytes, strict=True):
+        seconds += active * rates.lists(width, rows)
+        together = (workers - 1) * rates.merge + rates.votes + row_bytes * rates.byte
+        seconds += active * together / workers
+    return seconds

@@ -5,6 +5,8 @@ from __future__ import annotations
 import _thread
 import socket
 import time
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,14 @@ import pytest
 
 import pdepth
 from pdepth.cluster import Cluster, voter, workers
+from pdepth.cluster.pricing import Sizes
 from pdepth.cluster.workers import connected
 from pdepth.progress import Event
 
 from helpers.ray_clusters import worker_processes
 from helpers.same import same_depths, same_votes
 from helpers.spans import QUERIES as IMAGES
-from helpers.spans import blobs, depth, same
+from helpers.spans import WIDTHS, blobs, depth, same
 
 RNG = np.random.default_rng(0)
 SUPPORT = [RNG.integers(-2, 3, (400, width)).astype(np.float32) for width in (6, 12)]
@@ -105,6 +108,27 @@ def test_depths_of_a_network(ray: Any) -> None:
         depth(blobs(300), IMAGES, **options, cluster=Cluster(workers=3)),
         depth(blobs(300), IMAGES, **options),
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("journal", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_memory_where_the_call_is_made(own: bool, journal: bool, ray: Any, tmp_path: Path) -> None:
+    """Counted at 1, 4 and 16 times the rows: at most 64 bytes a row and 32 a query and probe, and
+    no more than the plan says; tensors of the data are not among them."""
+    queries = None if own else IMAGES
+    peaks = []
+    for rows in (1000, 4000, 16000):
+        run: dict[str, Any] = {"run_dir": tmp_path / str(rows)} if journal else {}
+        options: Any = {"reference": "label", "batch_size": 500, "cluster": Cluster(workers=2)}
+        tracemalloc.start()
+        depth(blobs(rows), queries, **options, **run)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    asked = int(own) * len(WIDTHS)
+    plan = Sizes(1, int(own), WIDTHS, WIDTHS, batch=1, ks=(5,), own_rows=own).driver
+    for more, less, rows in ((peaks[1], peaks[0], 3000), (peaks[2], peaks[1], 12000)):
+        assert (more - less) / rows <= min(64 + 32 * asked, plan), peaks
 
 
 def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
