@@ -19,7 +19,7 @@ from pdepth.arrays.memory import Budget, human
 from pdepth.backends import backend_named, cpu, triton
 from pdepth.cluster.calibration import measured_rates, row_seconds
 from pdepth.cluster.options import Cluster
-from pdepth.cluster.pricing import ClusterPlan, Measured, Sizes, parse_bandwidth, price
+from pdepth.cluster.pricing import ClusterPlan, Measured, Room, Sizes, parse_bandwidth, price
 from pdepth.depth import check_device, check_least, product_rate
 from pdepth.embeddings.calling import Output, at_rest
 from pdepth.embeddings.capture import footprint
@@ -199,7 +199,7 @@ def plan(
     backend_named(backend)
     target_device, budget = check_device(device), Budget.of(memory)
     check_layers(model, layers)
-    check_spill(spill, keep_embeddings)
+    check_spill(spill, keep_embeddings, here=cluster is None)
     speed = _check_cluster(cluster, bandwidth)
     probe_options = ProbeOptions(layers, pool, input, max_width, output)
     with at_rest(model, target_device):
@@ -236,7 +236,9 @@ def plan(
         if cluster is not None:
             there = replace(options, num_threads=cluster.cpus_per_worker)
             fast = _measured_worker(job, there, backend, rates)
-            bill = replace(bill, cluster=_on_cluster(job, cluster, voting.ks, fast, speed))
+            room = Room(cluster.memory, spills=spill is not None)
+            on_workers = _on_cluster(job, cluster, voting.ks, room, fast, speed)
+            bill = replace(bill, cluster=on_workers)
     return bill
 
 
@@ -259,6 +261,7 @@ def _on_cluster(
     job: Job,
     cluster: Cluster,
     ks: Sequence[int],
+    room: Room,
     measured: Measured | None,
     bandwidth: float | None,
 ) -> ClusterPlan:
@@ -274,7 +277,7 @@ def _on_cluster(
         own_rows=job.own_rows,
     )
     assert cluster.workers is not None
-    return price(sizes, cluster.workers, measured, bandwidth, cluster.chunks_in_flight)
+    return price(sizes, cluster.workers, measured, bandwidth, cluster.chunks_in_flight, room)
 
 
 def _measured_worker(

@@ -59,6 +59,8 @@ def measured_rates(
     widths: Sequence[int], options: SearchOptions, backend: str, device: torch.device | None
 ) -> WorkerRates:
     """Those of this machine, on random rows. widths: ascending. device: that has the rows."""
+    if device is not None and backend == "auto":
+        backend = "triton"  # as of a worker with a GPU
     pair, query = [], []
     for width in widths:
         rows = max(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from pdepth.arrays.memory import human
+from pdepth.arrays.memory import human, readings
 from pdepth.cluster.calibration import WorkerRates
 from pdepth.cluster.options import LEAST_IN_FLIGHT
 from pdepth.cluster.traffic import DISTANCE_BYTES, ROW_BYTES, Asked, Traffic, foreseen
 from pdepth.cluster.voter import CHUNK_BYTES, MERGED_BYTES
+from pdepth.embeddings.collect import room_for
 from pdepth.progress import format_seconds
 from pdepth.search.voting import CHUNK_QUERIES
 
@@ -50,6 +51,9 @@ class ClusterPlan:
         workers: that share the rows of the support.
         traffic: bytes between processes.
         memory: bytes of a worker's embeddings, beside the model, its batch and the search.
+        passes: of the network over a worker's rows, while all queries are active: more than one
+            where `memory_per_worker` does not hold all. spilled: bytes that it puts on its disk
+            instead.
         driver: bytes of the process that makes the call, beside the model and the data.
         store: bytes of Ray's object store: the chunks that are in flight, and their lists.
         forward_seconds, search_seconds: of one worker; None where nothing was measured.
@@ -61,6 +65,8 @@ class ClusterPlan:
     traffic: Traffic
     memory: int
     store: int
+    passes: int = 1
+    spilled: int = 0
     driver: int = 0
     forward_seconds: float | None = None
     search_seconds: float | None = None
@@ -80,6 +86,10 @@ class ClusterPlan:
             "store": f"{human(self.store)} of Ray's object store at a time",
             "driver": f"{human(self.driver)} beside model and data, where the call is made",
         }
+        if self.passes > 1:
+            lines["forward"] = f"{self.passes} passes over each worker's rows"
+        if self.spilled:
+            lines["disk"] = f"{human(self.spilled)} of each worker"
         if self.forward_seconds is not None and self.search_seconds is not None:
             lines["a worker"] = (
                 f"{format_seconds(self.forward_seconds)} of forward passes, "
@@ -119,12 +129,22 @@ class Sizes:
         return DRIVER_ROW * self.support + (DRIVER_QUERY + votes) * self.queries
 
 
+@dataclass(frozen=True)
+class Room:
+    """What a worker has for embeddings. memory: bytes, or None for as much as it takes. spills:
+    whether a disk takes what does not fit."""
+
+    memory: int | None = None
+    spills: bool = False
+
+
 def price(
     sizes: Sizes,
     workers: int,
     measured: Measured | None = None,
     bandwidth: float | None = None,
     in_flight: int = LEAST_IN_FLIGHT,
+    room: Room | None = None,
 ) -> ClusterPlan:
     """The bill of a job. measured: on the machine of one worker. bandwidth: bytes a second.
 
@@ -136,23 +156,57 @@ def price(
     share = largest / sizes.support
     traffic = foreseen(sizes.asked, having)
     own_queries = 0 if sizes.own_rows else -(-sizes.queries // workers)
-    k, chunks = max(sizes.ks), []
+    k, chunks, counts = max(sizes.ks), [], []
     for row_bytes in sizes.row_bytes:
         step = max(CHUNK_QUERIES, CHUNK_BYTES // (row_bytes + MERGED_BYTES * k))
         lists = (DISTANCE_BYTES + ROW_BYTES) * k * having
         chunks.append(min(sizes.queries, step) * (row_bytes + lists))
-    return ClusterPlan(
+        counts.append((having * -(-sizes.queries // (having * step)), min(step, sizes.queries)))
+    passes, spilled = _passes(sizes, largest + own_queries, counts, room or Room())
+    plan = ClusterPlan(
         workers=workers,
         traffic=traffic,
         memory=(largest + own_queries) * sum(sizes.row_bytes),
         store=in_flight * max(chunks),
+        passes=passes,
+        spilled=spilled,
         driver=sizes.driver,
-        forward_seconds=None if measured is None else share * measured.forward,
-        search_seconds=None
-        if measured is None
-        else _search(sizes, largest, having, measured.rates),
         travel_seconds=None if bandwidth is None else traffic.queries / having / bandwidth,
     )
+    if measured is None:
+        return plan
+    return replace(
+        plan,
+        forward_seconds=passes * share * measured.forward,
+        search_seconds=_search(sizes, largest, having, measured.rates),
+    )
+
+
+def _passes(
+    sizes: Sizes, rows: int, chunks: Sequence[tuple[int, int]], room: Room
+) -> tuple[int, int]:
+    """How often a worker's network runs over its rows, and bytes that it spills.
+
+    chunks: of queries, at each probe, and the rows of one; a probe that does not fit is computed
+    for each, and as often as memory asks for.
+    """
+    if room.memory is None:
+        return 1, 0
+    end = first = len(sizes.row_bytes)
+    passes = 0
+    while end:
+        while first and rows * sum(sizes.row_bytes[first - 1 : end]) <= room_for(room.memory):
+            first -= 1
+        if room.spills:
+            return 1, rows * sum(sizes.row_bytes[:first])
+        if first < end:
+            passes += 1
+        else:
+            count, queries = chunks[end - 1]
+            once = readings(room.memory, queries, sizes.row_bytes[end - 1], max(sizes.ks))
+            passes += count * once + sizes.own_rows  # the queries' own
+        end = first = min(first, end - 1)
+    return passes, 0
 
 
 def _search(sizes: Sizes, rows: int, workers: int, rates: WorkerRates) -> float:

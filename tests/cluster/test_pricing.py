@@ -27,10 +27,12 @@ from pdepth.cluster.pricing import (
 )
 from pdepth.cluster.traffic import foreseen
 from pdepth.cluster.worker import Worker
+from pdepth.embeddings import capture
+from pdepth.io.array_files import PieceWriter
 
 from helpers import inline_ray
 from helpers.commands import invoke, refusal
-from helpers.spans import BATCH, QUERIES, ROW, SUPPORT, network
+from helpers.spans import BATCH, QUERIES, ROW, SUPPORT, depth, network
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,49 @@ def test_plan_of_a_network(queries: Any) -> None:
     assert (there.forward_seconds or 0) > 0
     assert "on a cluster\nworkers     2, " in str(plan)
     assert "of the support to be searched nothing" in str(plan)
+
+
+@pytest.mark.parametrize("rows", [None, 150, 180, 250, 600])
+@pytest.mark.parametrize("queries", [None, QUERIES], ids=["own", "queries"])
+def test_passes_of_a_memory(
+    queries: Any, rows: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that a worker makes over its support, some probes at a time, and what it spills."""
+    monkeypatch.setattr("pdepth.search.voting.CHUNK_QUERIES", 16)
+    monkeypatch.setattr("pdepth.cluster.pricing.CHUNK_QUERIES", 16)
+    for module in ("voter", "pricing"):
+        monkeypatch.setattr(f"pdepth.cluster.{module}.CHUNK_BYTES", 1 << 10)
+    inline_ray.install(monkeypatch)
+    forwarded, written, forward = 0, 0, capture.forward
+    write = PieceWriter.write
+
+    def counted(layout: Any, what: str, batches: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal forwarded
+        for begin, batch in batches:
+            forwarded += len(batch.labels) * (what == "support")
+            yield from forward(layout, what, [(begin, batch)], *arguments, **options)
+
+    def counted_bytes(writer: PieceWriter, block: Any) -> None:
+        nonlocal written
+        written += len(block)
+        write(writer, block)
+
+    monkeypatch.setattr(capture, "forward", counted)
+    cluster = Cluster(workers=1, memory_per_worker=rows and rows * ROW)
+    options: dict[str, Any] = {"k": 5, "batch_size": BATCH, "cluster": cluster}
+    depth(SUPPORT, queries, early_exit=False, cluster=cluster)
+    there = pdepth.plan(network(), SUPPORT, queries, **options, measure=False).cluster
+    assert there is not None
+    assert there.passes == forwarded / len(SUPPORT)
+    monkeypatch.setattr(PieceWriter, "write", counted_bytes)
+    forwarded = 0
+    depth(SUPPORT, queries, early_exit=False, spill=tmp_path, cluster=cluster)
+    options["spill"] = tmp_path
+    there = pdepth.plan(network(), SUPPORT, queries, **options, measure=False).cluster
+    assert there is not None
+    assert there.passes == forwarded / len(SUPPORT) == 1
+    assert (there.spilled > 0) == (there.memory > (rows or 10**9) * ROW * 3 // 4)
+    assert there.spilled <= written <= there.spilled + 10_000  # headers, labels and checksums
 
 
 @pytest.mark.slow
