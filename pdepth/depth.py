@@ -169,7 +169,8 @@ def prediction_depth(
     cluster: run on a Ray cluster (extra `ray`): "auto", an address or a `pdepth.cluster.Cluster`.
         Its workers run the network over some rows each, keep their embeddings, and answer for them;
         votes and depths are the same to the bit. Data are read where they are needed: datasets are
-        pickled, and what they open has to be readable there. See "Clusters" in the documentation.
+        pickled, and what they open has to be readable there. `spill` is then a folder of each
+        machine, `keep_embeddings` one that all share. See "Clusters" in the documentation.
     progress: True (standard error), False, or a callable that takes `pdepth.progress.Event`s.
 
     Raises ValueError and TypeError for wrong arguments, before any work where the argument alone

@@ -107,9 +107,10 @@ class Worker:
             self._network = None
 
     def remove_spilled(self, spill: WorkersSpill) -> None:
-        """Drop the network, and what this machine's disk has of the call."""
+        """Drop the network, and what this machine's disk has of the call, but for what other
+        workers still hold there."""
         self.close()
-        spill.folder.of_worker(self._number).discard()
+        spill.folder.discard_all()
 
     def checksums(self, sent: Sent, batch: Batch) -> dict[int, int]:
         """See `NetworkShard`."""

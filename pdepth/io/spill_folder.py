@@ -62,16 +62,11 @@ class SpillFolder:
         """Whether a later call may find it, of the run whose name it has."""
         return bool(self.name) and not self.name.startswith(TEMPORARY)
 
-    def discard(self) -> None:
-        """Remove it, if it is here and no process holds it."""
-        path = self.disk / self.name
-        with suppress(OSError), locked(path / LOCK, str(path)):
-            shutil.rmtree(path, ignore_errors=True)
-
     def discard_all(self) -> None:
-        """Remove those of all workers that are here."""
+        """Remove those of its workers that are here and that no process holds."""
         for path in self.disk.glob(f"{self.name}-*"):
-            replace(self, name=path.name).discard()
+            with suppress(OSError), locked(path / LOCK, str(path)):
+                shutil.rmtree(path, ignore_errors=True)
 
     @property
     def free(self) -> int:
