@@ -106,6 +106,8 @@ class ClusterEmbeddings:
         if spill is not None and (kind is None or not spill.folder.lasts):
             workers.finish([workers[w].remove_spilled.remote(spill) for w in range(len(workers))])
             spill.folder.discard_all()  # of workers that were elsewhere before
+        if self._keeping is not None and kind is not None:
+            workers.close()  # before their unfinished store is removed
 
     def kept(
         self, target: Writer | EmbeddingStore, origin: Origin | None = None

@@ -102,6 +102,22 @@ def test_an_interrupt_ends_the_workers(ray: Any) -> None:
 
 
 @pytest.mark.slow
+def test_an_interrupt_leaves_no_unfinished_store(ray: Any, tmp_path: Path) -> None:
+    """Of a worker that has written its rows, and of one that may not have yet."""
+
+    def interrupted(event: Event) -> None:
+        if event.stage == "support":
+            _thread.interrupt_main()
+
+    with pytest.raises(KeyboardInterrupt):
+        depth(
+            blobs(3000), cluster=Cluster(workers=2), progress=interrupted,
+            keep_embeddings=tmp_path / "kept",
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_depths_of_a_network(ray: Any) -> None:
     options: Any = {"k": [3, 5], "metric": "cosine"}
     same(
