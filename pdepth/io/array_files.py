@@ -97,8 +97,10 @@ def entry_of(name: str, kind: str, shape: tuple[int, ...], crcs: list[int]) -> d
 
 def joined(header: bytes, pieces: Sequence[Piece]) -> list[int]:
     """The checksums of a whole file, chunk by chunk, by those of the pieces behind its header."""
-    crcs = [zlib.crc32(header)]
-    for piece in sorted(pieces, key=lambda piece: piece.begin):
+    crcs: list[int] = []
+    begin = PieceWriter(io.BytesIO())
+    begin.write(header)
+    for piece in [begin.piece, *sorted(pieces, key=lambda piece: piece.begin)]:
         first = piece.begin // CHUNK_BYTES
         for number, (crc, size) in enumerate(zip(piece.crcs, piece.sizes, strict=True), first):
             if number == len(crcs):

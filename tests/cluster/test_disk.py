@@ -197,11 +197,20 @@ def test_a_folder_that_a_worker_lacks(tmp_path: Path, monkeypatch: pytest.Monkey
         depth(spill=tmp_path, keep_embeddings=tmp_path / "kept", cluster=cluster)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+@pytest.mark.parametrize(("workers", "chunk"), [(1, 64), (2, 1000), (3, 128), (7, 1000), (7, 64)])
 @pytest.mark.parametrize("rows", [None, 20])
 @SIDES
-def test_kept(queries: Any, rows: int | None, workers: int, tmp_path: Path) -> None:
-    """The same bytes as of one process, whose files have checksums of chunks."""
+def test_kept(
+    queries: Any,
+    rows: int | None,
+    workers: int,
+    chunk: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same bytes as of one process, whose files have checksums of chunks: smaller than headers
+    and rows of a worker, and larger."""
+    monkeypatch.setattr("pdepth.io.array_files.CHUNK_BYTES", chunk)
     expected = depth(queries=queries, keep_embeddings=tmp_path / "one")
     cluster = Cluster(workers=workers, memory_per_worker=rows and rows * ROW)
     same(depth(queries=queries, keep_embeddings=tmp_path / "many", cluster=cluster), expected)
