@@ -22,13 +22,15 @@ from pdepth.cluster.shards import RemoteRows, RemoteSpan
 from pdepth.cluster.spilling import WorkersSpill
 from pdepth.cluster.voter import open_there
 from pdepth.cluster.workers import Ref, Workers, connected
-from pdepth.embeddings.collect import Job, Reading, SpanRows
+from pdepth.embeddings.capture import footprint
+from pdepth.embeddings.collect import Job, Reading, SpanRows, room_for
 from pdepth.embeddings.dataset import Batches, DataOptions
 from pdepth.embeddings.dataset import Rows as DataRows
 from pdepth.embeddings.recompute import checksums_of, first_rows
 from pdepth.io.embedding_store import EmbeddingStore, Origin, Writer
 from pdepth.progress import Event, RowMeter
 from pdepth.search.backward import OpenVoter
+from pdepth.search.chunks import check_memory
 
 
 @contextmanager
@@ -50,6 +52,7 @@ def embedded_on(
         return
     with connected(Cluster.of(cluster)) as workers:
         bounds = [_bounds(reader, len(workers)) for reader in job.readers]
+        _check_least(job, bounds, workers.cluster.memory)
         task = NetworkTask(
             layout=replace(job.layout, caller=replace(job.layout.caller, model=nn.Identity())),
             model=nn.Identity(),
@@ -271,6 +274,17 @@ def _bounds(reader: Batches, workers: int) -> list[int]:
     batches = -(-reader.rows // reader.batch_rows)
     begins = [batches * worker // workers * reader.batch_rows for worker in range(workers)]
     return [*begins, reader.rows]
+
+
+def _check_least(job: Job, bounds: list[list[int]], memory: int | None) -> None:
+    """Raise MemoryError where some worker could not search even single rows of a probe."""
+    layout = job.layout
+    rows = max(map(sum, zip(*map(np.diff, bounds), strict=True)))
+    if memory is None or footprint(layout, rows, job.metric) <= room_for(memory):
+        return
+    for number, (name, width) in enumerate(zip(layout.names, layout.widths, strict=True)):
+        row_bytes = footprint(layout, 1, job.metric, [number])
+        check_memory(memory, name, width, row_bytes, job.k)
 
 
 def _network(workers: Workers, job: Job, task: NetworkTask, makers: Makers) -> bytes:

@@ -37,6 +37,7 @@ from pdepth.embeddings.readable import Readable
 from pdepth.embeddings.recompute import RecomputedEmbeddings, RecomputedRows, checksums_of
 from pdepth.io.shared_store import SharedStore
 from pdepth.progress import Event
+from pdepth.search.chunks import check_memory
 
 SUPPORT, QUERIES = "support", "queries"
 Checksums = dict[tuple[int, str], int]
@@ -244,7 +245,14 @@ class NetworkShard:
         """Whether a file's rows, which each query chunk would read again, leave room to search."""
         if not isinstance(rows, Stored) or isinstance(rows.array, RecomputedRows):
             return False
-        return memory is None or 2 * len(rows) * rows.row_bytes <= memory
+        if memory is None:
+            return True
+        left = memory - len(rows) * rows.row_bytes
+        try:
+            check_memory(left, rows.what, rows.width, rows.row_bytes, self._task.k)
+        except MemoryError:
+            return False
+        return 2 * left >= memory
 
     def _values(self, span: SpanRows, probe: int, what: str) -> Any:
         """A part's values at a probe; of a worker with queries alone, they come as a support."""

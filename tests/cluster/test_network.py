@@ -88,9 +88,12 @@ def test_a_stream_has_no_parts() -> None:
         depth(Stream(list(SUPPORT)), cluster=Cluster(workers=2))
 
 
-def test_memory_is_that_of_a_worker() -> None:
+def test_memory_is_that_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="memory: expected None beside cluster"):
         depth(cluster=Cluster(workers=2), memory="1GB")
+    monkeypatch.setattr(Worker, "about", lambda *_: pytest.fail("a worker was asked"))
+    with pytest.raises(MemoryError, match="memory: expected at least .* for input, of width 6, go"):
+        depth(k=31, cluster=Cluster(workers=2, memory_per_worker="2kB"))
 
 
 def test_a_worker_with_other_values(monkeypatch: pytest.MonkeyPatch) -> None:
