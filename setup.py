@@ -26,9 +26,11 @@ if sanitizers := os.environ.get("PDEPTH_SANITIZE"):  # "address,undefined": see 
 # name -> the flags that only this source may have
 SOURCES: dict[str, list[str]] = {name: [] for name in ("binding", "binding_support", "dispatch")}
 SOURCES |= {name: [] for name in ("call", "filter", "packing", "settle", "support", "scores")}
-SOURCES |= {name: [] for name in ("certificate", "count", "directions", "images", "leaves")}
+SOURCES |= {
+    name: [] for name in ("certificate", "count", "directions", "images", "leaves", "merge")
+}
 SOURCES |= {name: [] for name in ("pairs", "pilot", "stages", "norms", "watch")}
-SOURCES |= {"level_bf16": [], "level_portable": []}
+SOURCES |= {"level_bf16": [], "level_portable": [], "binding_merge": []}
 if platform.machine() in ("x86_64", "AMD64"):
     avx2 = ["-mavx2", "-mfma"]
     SOURCES |= {"level_avx2": avx2, "level_avxvnni": avx2}

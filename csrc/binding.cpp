@@ -109,11 +109,6 @@ void check_layers(const std::vector<Layer>& layers, const Dense<int32_t>& codes,
     require(!query_rows || all_below(*query_rows, fewest), "query_rows: expected rows of queries.");
 }
 
-// Python's signal handlers run; what they raise ends the call.
-void check_signals() {
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-}
-
 template <class Sum>
 void count_into(const VoteLists& lists, const std::vector<int64_t>& ks, int32_t* votes, bool* tied,
                 std::optional<py::array>& counts, double slack, int threads) {
@@ -136,6 +131,10 @@ void count_into(const VoteLists& lists, const std::vector<int64_t>& ks, int32_t*
 }
 
 }  // namespace
+
+void check_signals() {
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
 
 std::vector<std::pair<std::string, bool>> levels() {
     int count;
@@ -179,7 +178,8 @@ py::dict filter_scores(const Rows& support, const Rows& queries, const std::stri
     Dense<float> scores({x.rows, y.rows}), cuts({x.rows, y.rows}), y_norms(y.rows),
         y_residuals(y.rows), x_norms(x.rows), x_residuals(x.rows);
     Dense<double> lower({x.rows, y.rows}), upper({x.rows, y.rows}), at_norm({x.rows, y.rows}),
-        from_lower({x.rows, y.rows}), from_upper({x.rows, y.rows});
+        from_lower({x.rows, y.rows}), from_upper({x.rows, y.rows}), nearest({x.rows, y.rows}),
+        farthest({x.rows, y.rows});
     const int64_t proven = stage.row_errors ? y.rows : 0;
     Dense<float> row_cuts({x.rows, proven});
     Dense<uint8_t> listed({x.rows, proven, y.rows});
@@ -188,13 +188,14 @@ py::dict filter_scores(const Rows& support, const Rows& queries, const std::stri
               {scores.mutable_data(), lower.mutable_data(), upper.mutable_data(),
                at_norm.mutable_data(), from_lower.mutable_data(), from_upper.mutable_data(),
                cuts.mutable_data(), y_norms.mutable_data(), y_residuals.mutable_data(), x_norms.mutable_data(), x_residuals.mutable_data(),
-               row_cuts.mutable_data(), listed.mutable_data()});
+               row_cuts.mutable_data(), listed.mutable_data(), nearest.mutable_data(),
+               farthest.mutable_data()});
     return py::dict("scores"_a = scores, "lower"_a = lower, "upper"_a = upper,
                     "at_norm"_a = at_norm, "from_lower"_a = from_lower,
                     "from_upper"_a = from_upper, "cuts"_a = cuts, "support_norms"_a = y_norms,
                     "support_residuals"_a = y_residuals, "query_norms"_a = x_norms,
                     "query_residuals"_a = x_residuals, "row_cuts"_a = row_cuts,
-                    "listed"_a = listed);
+                    "listed"_a = listed, "nearest"_a = nearest, "farthest"_a = farthest);
 }
 
 py::dict leaf_scores(const Rows& support, const Rows& queries, const std::string& level_name) {
@@ -296,9 +297,9 @@ double run(const std::vector<LayerRows>& layers,
            std::optional<Dense<int32_t>> target, std::optional<Dense<int32_t>> votes,
            std::optional<Dense<bool>> tied, std::optional<Dense<int32_t>> counts,
            std::optional<Dense<double>> distances, std::optional<Dense<int64_t>> rows,
-           std::optional<Dense<double>> within, const std::string& level,
-           const std::optional<std::string>& first_stage, int threads, int64_t held_bytes,
-           std::optional<bool> pairs,
+           std::optional<Dense<double>> upper, std::optional<Dense<double>> within,
+           const std::string& level, const std::optional<std::string>& first_stage, int threads,
+           int64_t held_bytes, std::optional<bool> pairs,
            std::optional<std::function<void(int64_t, double, int64_t)>> progress) {
     std::vector<Layer> read;
     for (const auto& [support, others, norms] : layers)
@@ -313,9 +314,13 @@ double run(const std::vector<LayerRows>& layers,
     require_size(counts, answers * classes, "counts");
     if (rows || distances) {
         require(rows && distances, "rows, distances: expected both or neither.");
-        require_size(distances, answers * k, "distances");
-        require_size(rows, answers * k, "rows");
+        require_size(distances, rows->size(), "distances");
+        require_size(upper, rows->size(), "upper");
+        if (!upper) require_size(rows, answers * k, "rows");
     }
+    const int64_t width = upper && rows && answers ? rows->size() / answers : k;
+    require(!upper || (rows && width >= k && rows->size() == answers * width && !votes && !within),
+            "upper: expected with rows and distances alone, at least k of each query.");
     require(!target || (votes && !tied && !counts && !rows), "target: expected with votes alone.");
     require(!within || (rows && !votes), "within: expected with rows and distances alone.");
     const Level& chosen = level_named(level);
@@ -329,6 +334,8 @@ double run(const std::vector<LayerRows>& layers,
     out.counts = data_or_null(counts);
     out.distances = data_or_null(distances);
     out.rows = data_or_null(rows);
+    out.upper = data_or_null(upper);
+    out.width = width;
     const Progress report = [&](int64_t layer, double fraction, int64_t count) {
         py::gil_scoped_acquire held;
         check_signals();

@@ -30,6 +30,7 @@ using Dense = py::array_t<T, py::array::c_style>;
 // Of rows: (n, 2), a factor and a norm of each, see csrc/matrix.hpp.
 using Norms = std::optional<Dense<double>>;
 
+void check_signals();  // Python's handlers run; what they raise ends the call
 void require(bool condition, const std::string& sentence);  // or std::invalid_argument
 Matrix matrix_of(const Rows& rows);
 Matrix matrix_of(const Rows& rows, const Norms& norms);  // which must outlive it
@@ -87,9 +88,20 @@ double run(const std::vector<LayerRows>& layers,
            std::optional<Dense<int32_t>> target, std::optional<Dense<int32_t>> votes,
            std::optional<Dense<bool>> tied, std::optional<Dense<int32_t>> counts,
            std::optional<Dense<double>> distances, std::optional<Dense<int64_t>> rows,
-           std::optional<Dense<double>> within, const std::string& level,
-           const std::optional<std::string>& first_stage, int threads, int64_t held_bytes,
-           std::optional<bool> pairs,
+           std::optional<Dense<double>> upper, std::optional<Dense<double>> within,
+           const std::string& level, const std::optional<std::string>& first_stage, int threads,
+           int64_t held_bytes, std::optional<bool> pairs,
            std::optional<std::function<void(int64_t, double, int64_t)>> progress);
+// See csrc/merge.hpp. begins, lower, upper, rows of lists.
+using Lists = std::tuple<Dense<int64_t>, Dense<double>, Dense<double>, Dense<int64_t>>;
+py::tuple merge_lists(const std::vector<Lists>& parts, int64_t k, int64_t width, int threads);
+// The lists of open queries, and which of their distances are asked for.
+py::tuple prove_votes(const Lists& lists, const Dense<int32_t>& codes, int32_t classes, int64_t k,
+                      int64_t asked, Dense<int32_t> votes, Dense<bool> tied, Dense<bool> open,
+                      int threads);
+void settle_pairs(const Rows& support, const Norms& support_norms, const Rows& queries,
+                  const Norms& query_norms, const Dense<int64_t>& query_rows,
+                  const Dense<int64_t>& rows, Dense<double> distances, const std::string& level,
+                  int threads);
 
 }  // namespace pdepth::binding

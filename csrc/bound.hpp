@@ -16,6 +16,7 @@ constexpr double kMargin = 1.0625;       // on every bound, for the roundings of
 constexpr double kRoundedUp = 0x1p-18;   // a measured norm is longer by less than this share of it
 constexpr double kSettlement = 0x1p-45;  // of squared norms: centring, and float64's own sum
 constexpr double kDouble = 0x1p-50;      // several roundings of float64
+constexpr double kEndless = std::numeric_limits<double>::infinity();
 
 // The most roundings that one term of a score passes through.
 inline double roundings(const FilterStage& stage, int64_t width) {
@@ -49,6 +50,17 @@ struct ScoreOfDistance {
         const double score = factor * distance, most = slack + kDouble * score;
         return {score - offset - most, score - offset + most};
     }
+    // Of the distance of a row whose true score lies in an interval, and wider than that.
+    Interval distances(const Interval& score) const {
+        const double beside = slack + kDouble * (std::fabs(score.lower) + offset + slack);
+        const double above = slack + kDouble * (std::fabs(score.upper) + offset + slack);
+        const double least = (score.lower + offset - beside) / factor * (1 - 2 * kDouble);
+        const double most = (score.upper + offset + above) / factor * (1 + 2 * kDouble);
+        return {std::nextafter(std::max(0.0, least), -kEndless),
+                std::nextafter(std::max(0.0, most), kEndless)};
+    }
+    // Whether there are such.
+    bool tells_distances() const { return factor >= std::numeric_limits<double>::min(); }
 };
 
 // The largest residual of some rows, as a share of its row's norm.

@@ -38,6 +38,7 @@ struct Question {
 };
 
 constexpr int32_t kUnknown = -1;  // as a vote: some class other than the target
+constexpr int64_t kEnd = -1;      // as a row of a list: there are no more
 
 // Where answers go; each may be null. Of layer l, the answers of query i lie at [l][i].
 struct Answers {
@@ -48,6 +49,11 @@ struct Answers {
     // its value.
     double* distances = nullptr;
     int64_t* rows = nullptr;     // (L, N, k)
+    // With it, distances and rows are of candidates, (L, N, width), the k nearest rows among them:
+    // distances that are no more than theirs, and here such that are no less; equal where computed.
+    // A row kEnd is after the last.
+    double* upper = nullptr;
+    int64_t width = 0;           // k without it
 };
 
 // How far the present layer is: called on the calling thread, some ten times a second.

@@ -352,7 +352,7 @@ private:
         if (count >= k && !session_.answers.rows && lists_.has_gap(q, best))
             return answer_best(q, best, s);
         const uint32_t* const positions = lists_.positions(q);
-        if (session_.answers.rows && few_more(count)) {
+        if (session_.answers.rows && !session_.answers.upper && few_more(count)) {
             s.lists.push_back({query, std::min(k, count), positions, count});
             return;
         }

@@ -61,6 +61,18 @@ PYBIND11_MODULE(_native, m) {
           py::kw_only(), py::arg("codes"), py::arg("classes"), py::arg("rows"), py::arg("weights"),
           py::arg("ks"), py::arg("votes").noconvert(), py::arg("tied").noconvert(),
           py::arg("counts"), py::arg("slack"), py::arg("threads"));
+    m.def("merge_lists", &merge_lists, "Lists of candidates as one; see csrc/merge.hpp.",
+          py::arg("parts"), py::kw_only(), py::arg("k"), py::arg("width"), py::arg("threads"));
+    m.def("prove_votes", &prove_votes,
+          "Writes the votes that lists prove, and which are open; returns the lists of these, and\n"
+          "which of their distances decide most.",
+          py::arg("lists"), py::kw_only(), py::arg("codes"), py::arg("classes"), py::arg("k"),
+          py::arg("asked"), py::arg("votes").noconvert(), py::arg("tied").noconvert(), py::arg("open").noconvert(),
+          py::arg("threads"));
+    m.def("settle_pairs", &settle_pairs, "Writes the float64 distances of pairs of rows.",
+          py::arg("support"), py::arg("support_norms").noconvert(), py::arg("queries"),
+          py::arg("query_norms").noconvert(), py::kw_only(), py::arg("query_rows"), py::arg("rows"),
+          py::arg("distances").noconvert(), py::arg("level"), py::arg("threads"));
     m.def("run", &run,
           "Answers all queries at each layer, into the arrays passed. With `target`, a vote is that\n"
           "class or -1. `first_stage` names the filter stage to begin with; None: a rule chooses.\n"
@@ -68,7 +80,8 @@ PYBIND11_MODULE(_native, m) {
           py::kw_only(), py::arg("layers"), py::arg("codes"), py::arg("classes"), py::arg("k"),
           py::arg("exclude_self"), py::arg("query_rows"), py::arg("queries"), py::arg("target"),
           py::arg("votes").noconvert(), py::arg("tied").noconvert(), py::arg("counts").noconvert(),
-          py::arg("distances").noconvert(), py::arg("rows").noconvert(), py::arg("within"),
+          py::arg("distances").noconvert(), py::arg("rows").noconvert(),
+          py::arg("upper").noconvert(), py::arg("within"),
           py::arg("level"), py::arg("first_stage"), py::arg("threads"), py::arg("held_bytes"),
           py::arg("pairs"), py::arg("progress"));
 }

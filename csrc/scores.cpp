@@ -121,6 +121,9 @@ void apply(const FilterStage& stage, int64_t width, Bound bound, const Panel& su
             const Interval from = bound.score_of_distance(query, scale).at(norm * norm);
             out.from_lower[at] = from.lower;
             out.from_upper[at] = from.upper;
+            const Interval distance = bound.score_of_distance(query, scale).distances(score);
+            out.nearest[at] = distance.lower;
+            out.farthest[at] = distance.upper;
             out.cuts[at] = bound.cut(query, out.lower[at]);
         }
     }

@@ -27,6 +27,7 @@ struct StageScores {
     // Of a stage that takes errors off row by row:
     float* row_cuts = nullptr;  // (N, M) the cut, likewise
     uint8_t* listed = nullptr;  // (N, M, M) and which rows become candidates with it
+    double *nearest = nullptr, *farthest = nullptr;  // (N, M) what the bounds say of the distance
 };
 
 // Norms, the centre's too where it matters, must be below 2^60 after the transform.

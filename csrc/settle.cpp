@@ -27,22 +27,18 @@ Neighbour neighbour(const Session& session, const double* query, int64_t row, Sc
 
 constexpr int64_t kMostAhead = 1024;  // bytes of a row; the processor fetches what follows
 
-void prefetch(const Matrix& support, int64_t row) {
-    const char* const begin = static_cast<const char*>(support.row(row));
-    const int64_t bytes = std::min(kMostAhead, support.width * support.item_size);
-    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(begin + at);
-}
-
 // The `open` nearest of s.neighbours, whose distances are known, join those of the ballot.
 void add_nearest(const Session& session, int64_t query, int64_t open, Scratch& s) {
     s.nearest_first.keep(s.neighbours, open);
     const Question& question = session.question;
     const Answers& out = session.answers;
-    const int64_t at = (session.index * question.queries + query) * question.k;
+    const int64_t at = (session.index * question.queries + query) * out.width;
     for (int64_t j = 0; out.rows && j < open; j++) {
         out.distances[at + j] = s.neighbours[j].distance;
         out.rows[at + j] = s.neighbours[j].row;
+        if (out.upper) out.upper[at + j] = s.neighbours[j].distance;
     }
+    if (out.upper && open < out.width) out.rows[at + open] = kEnd;
     if (!out.votes && !out.tied && !out.counts) return;
     for (const Neighbour& n : s.neighbours) s.ballot.add(question.codes[n.row]);
     answer(session, query, s.ballot);
@@ -91,6 +87,12 @@ void settle_group(const Session& session, CandidateList* begin, CandidateList* e
 }
 
 }  // namespace
+
+void prefetch(const Matrix& support, int64_t row) {
+    const char* const begin = static_cast<const char*>(support.row(row));
+    const int64_t bytes = std::min(kMostAhead, support.width * support.item_size);
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(begin + at);
+}
 
 void answer(const Session& session, int64_t query, const Ballot& ballot) {
     const Answers& out = session.answers;

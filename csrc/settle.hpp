@@ -14,6 +14,9 @@ void answer(const Session& session, int64_t query, const Ballot& ballot);
 // A class that wins alone, whatever the counts; kUnknown where the target does not win.
 void answer_winner(const Session& session, int64_t query, int32_t winner);
 
+// Has a row of the support on its way from memory.
+void prefetch(const Matrix& support, int64_t row);
+
 // Distances of one query in float64.
 class SettledQuery {
 public:

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 _Rows = tuple[NDArray[Any], str]
 _Norms = NDArray[Any] | None
+_Lists = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
 
 class Watch:
     def __init__(self, ranges: list[tuple[int, int]]) -> None: ...
@@ -80,6 +81,31 @@ def count_votes(
     slack: float,
     threads: int,
 ) -> None: ...
+def merge_lists(parts: list[_Lists], *, k: int, width: int, threads: int) -> _Lists: ...
+def prove_votes(
+    lists: _Lists,
+    *,
+    codes: NDArray[Any],
+    classes: int,
+    k: int,
+    asked: int,
+    votes: NDArray[Any],
+    tied: NDArray[Any],
+    open: NDArray[Any],
+    threads: int,
+) -> tuple[_Lists, NDArray[Any]]: ...
+def settle_pairs(
+    support: _Rows,
+    support_norms: _Norms,
+    queries: _Rows,
+    query_norms: _Norms,
+    *,
+    query_rows: NDArray[Any],
+    rows: NDArray[Any],
+    distances: NDArray[Any],
+    level: str,
+    threads: int,
+) -> None: ...
 def run(
     *,
     layers: list[tuple[Support, _Rows | None, _Norms]],
@@ -95,6 +121,7 @@ def run(
     counts: NDArray[Any] | None,
     distances: NDArray[Any] | None,
     rows: NDArray[Any] | None,
+    upper: NDArray[Any] | None,
     within: NDArray[Any] | None,
     level: str,
     first_stage: str | None,

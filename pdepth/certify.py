@@ -122,6 +122,24 @@ Distances are computed one after the other, those first whose bounds lie around 
 the k nearest and the rest, until the rest of the bounds prove the vote. A distance d bounds its
 row's score by |x|, which is known to within ROUNDED_UP (`ScoreOfDistance`); that is wider than d
 itself, but the same for all rows of a query, and narrow beside what a filter leaves open.
+
+**Parts of a support**, on several machines say, have a centre and a scale each, and so scores that
+cannot be compared; squared distances d can. With S = f d - o, to within slack + DOUBLE f d, bounds
+of S are bounds of d (`ScoreOfDistance.distances`): d (1 + DOUBLE) is at least (lower + o - slack) /
+f, and d (1 - DOUBLE) at most (upper + o + slack) / f. The sums are off by some 2^-53 of their
+terms, the division by as much of itself; DOUBLE of the terms, and DOUBLE of the quotient beside the
+first, cover that. A distance that was computed is its own lower and upper bound, the only case in
+which the two are equal.
+
+The k nearest rows of all parts, in the order (distance, row), are each among the k nearest of their
+part. So a part may drop what it proves not to be among its own k, by bounds or by distances, and
+the lists of all parts together hold the k nearest: what was said of one list holds for their union,
+with d in place of S. The k-th smallest upper bound of a union is no greater than that of any part,
+so that more is dropped as lists merge. A vote that stands whichever of the uncertain rows complete
+the k is proven; if it does not, distances of those around the border are computed by whoever has
+the rows, and take the place of their bounds. When all of them are known, their order decides. A
+list that is too long to be sent is replaced by a mark, which proves nothing, and the query is
+searched for its k nearest rows themselves.
 """
 
 from __future__ import annotations
@@ -185,6 +203,19 @@ class ScoreOfDistance:
         score = self.factor * distance
         most = self.slack + DOUBLE * score
         return score - self.offset - most, score - self.offset + most
+
+    def distances(self, lower: float, upper: float) -> tuple[float, float]:
+        """Lower and upper bounds of the distance, never equal, of those of the true score."""
+        beside, above = (
+            self.slack + DOUBLE * (abs(score) + self.offset + self.slack)
+            for score in (lower, upper)
+        )
+        least = (lower + self.offset - beside) / self.factor * (1 - 2 * DOUBLE)
+        most = (upper + self.offset + above) / self.factor * (1 + 2 * DOUBLE)
+        return (
+            math.nextafter(max(0.0, least), -math.inf),
+            math.nextafter(max(0.0, most), math.inf),
+        )
 
 
 class ByProducts(ABC):

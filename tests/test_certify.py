@@ -103,6 +103,31 @@ def test_a_distance_has_the_score_that_certify_says(level: str, name: str) -> No
 
 
 @pytest.mark.parametrize(("level", "name"), STAGES)
+def test_distances_are_within_what_bounds_of_scores_say(level: str, name: str) -> None:
+    """To the last bit what certify says, for any norms and scores; and the definition's distance
+    within."""
+    stage, compared = stage_of(level, name), 0
+    for _, pair in attacks(seed=3):
+        scored = score_pair(level, name, pair)
+        exact = definition.kneighbors(*pair, k=len(pair[0]))
+        distances = np.empty(exact[0].shape)
+        np.put_along_axis(distances, exact[1], exact[0], 1)
+        assert (scored["nearest"] <= distances).all()
+        assert (distances <= scored["farthest"]).all()
+        assert (scored["nearest"] < scored["farthest"]).all()
+        for i, norm in enumerate(scored["query_norms"][:5].astype(float)):
+            if "differences" in name:
+                told = certify.Differences(stage, 1, 0.0).score_of_distance(1.0)
+            else:
+                told = certify.Products(stage, 1, 0.0).score_of_distance(norm, 1.0)
+            for j in range(5):
+                said = told.distances(scored["lower"][i, j], scored["upper"][i, j])
+                assert (scored["nearest"][i, j], scored["farthest"][i, j]) == said
+                compared += 1
+    assert compared > 100
+
+
+@pytest.mark.parametrize(("level", "name"), STAGES)
 def test_no_row_breaks_the_bound(level: str, name: str, of_tier: Callable[[Any, Any], Any]) -> None:
     worst = 0.0
     for seed in range(of_tier(1, 3)):

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth.arrays.bounds import Bounds
 from pdepth.arrays.encoded import EncodedVotes, Neighbors
 from pdepth.arrays.problem import Problem
 from pdepth.arrays.rows import Rows
@@ -44,6 +45,12 @@ class Session(Protocol):
 
         within: (n,) squared distances, or None: rows beyond them may be left out, and are NaN and
         -1; NaN for any distance.
+        """
+
+    def bounds(self, probe: int, width: int) -> Bounds:
+        """Rows of which the k nearest of each query are at one probe, by bounds of distances.
+
+        width: of a query's list, about; k rows need no more.
         """
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import _native, native
+from pdepth.arrays.bounds import Bounds
 from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Neighbors
 from pdepth.arrays.problem import Problem
 from pdepth.arrays.rows import Rows
@@ -24,7 +25,9 @@ FIRST_STAGE: str | None = None
 LEAST_BYTES = 1 << 20  # that are not halved once more when memory runs out
 PAIRS: bool | None = None
 """Whether rows that ask for themselves serve each other, pair by pair; None: where it pays."""
-_ANSWERS = dict.fromkeys(("target", "votes", "tied", "counts", "distances", "rows", "within"), None)
+_ANSWERS = dict.fromkeys(
+    ("target", "votes", "tied", "counts", "distances", "rows", "upper", "within"), None
+)
 
 
 def working_set(width: int, rows: int, num_threads: int, memory: int | None) -> int:
@@ -110,6 +113,15 @@ class CpuSession:
         self._run([probe], queries, distances=distances, rows=rows, within=within)
         return distances, rows
 
+    def bounds(self, probe: int, width: int) -> Bounds:
+        """Distances are computed until so many candidates are left."""
+        queries = self._problem.num_queries
+        width = max(width, self._problem.k)
+        lower, upper = np.empty((queries, width)), np.empty((queries, width))
+        rows = np.empty((queries, width), np.int64)
+        self._run([probe], None, distances=lower, upper=upper, rows=rows)
+        return Bounds.padded(lower, upper, rows)
+
     def _run(
         self,
         probes: Sequence[int],
@@ -160,6 +172,25 @@ class CpuSession:
             )
             self._last = probe, support
         return self._last[1]
+
+
+def distances(
+    support: Rows,
+    queries: Rows,
+    pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
+    num_threads: int,
+) -> NDArray[np.float64]:
+    """The squared distances of pairs, numbers (n,) of queries and (n,) of support rows."""
+    answer = np.empty(len(pairs[0]))
+    native.check_headroom()
+    (rows, norms), (asked, of_asked) = _borrowed(support), _borrowed(queries)
+    assert rows is not None
+    assert asked is not None
+    _native.settle_pairs(
+        rows, norms, asked, of_asked, query_rows=pairs[0], rows=pairs[1], distances=answer,
+        level=native.simd_level(), threads=num_threads,
+    )  # fmt: skip
+    return answer
 
 
 def _held_bytes(memory: int | None) -> int:

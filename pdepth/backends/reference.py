@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth import definition
+from pdepth.arrays.bounds import Bounds
 from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Neighbors
 from pdepth.arrays.problem import Problem
 from pdepth.arrays.rows import Rows
@@ -73,6 +74,10 @@ class ReferenceSession:
         support, asked, options = self._arguments(probe, queries)
         distances, rows = definition.kneighbors(support, asked, **options)
         return (-distances if self._problem.metric == "inner_product" else distances), rows
+
+    def bounds(self, probe: int, width: int) -> Bounds:
+        """The k nearest rows themselves."""
+        return Bounds.exact(self.neighbors(probe))
 
     @default_arithmetic()
     def _table(self, probe: int, queries: NDArray[np.int64] | None) -> definition.VoteTable:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth.arrays.bounds import Bounds
 from pdepth.arrays.encoded import UNKNOWN, EncodedVotes, Neighbors
 from pdepth.arrays.problem import ProbeRows, Problem
 from pdepth.arrays.rows import Rows
@@ -152,6 +153,10 @@ class TritonSession:
         """All k, however far."""
         distances, rows = self._neighbors(probe, queries)
         return distances.cpu().numpy(), rows.cpu().numpy()
+
+    def bounds(self, probe: int, width: int) -> Bounds:
+        """The k nearest rows themselves."""
+        return Bounds.exact(self.neighbors(probe))
 
     def _counted(self, probe: int, queries: NDArray[np.int64] | None) -> EncodedVotes:
         """A probe's votes, and how many each class had."""

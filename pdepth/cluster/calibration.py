@@ -17,7 +17,9 @@ import torch
 from pdepth.arrays.arguments import SearchOptions, encode_labels
 from pdepth.arrays.problem import Problem, probe_rows, searched_metric
 from pdepth.cluster.shards import ShardRows
-from pdepth.cluster.worker import Worker
+from pdepth.cluster.traffic import most_candidates
+from pdepth.cluster.voter import ASKED
+from pdepth.cluster.worker import BoundLists, Worker
 from pdepth.embeddings.calling import device_of
 from pdepth.embeddings.capture import capture_again
 from pdepth.embeddings.collect import Job
@@ -74,7 +76,12 @@ def measured_rates(
         each = max(seconds[1] - seconds[0], 0.1 * seconds[1]) / (rows - rows // SHORTER)
         pair.append(each)
         query.append(max(seconds[1] - each * rows, 0.0))
-    merge, votes = _seconds_of_votes(Worker(0, backend), options)
+    worker, widest = Worker(0, backend), widths[-1]
+    merge, votes = (
+        _seconds_of_proof(worker, widest, options)
+        if _candidates(widest, options)
+        else _seconds_of_votes(worker, options)
+    )
     return WorkerRates(widths, pair, query, merge, votes, _seconds_of_byte())
 
 
@@ -102,7 +109,50 @@ def _lists_of(
     shard, queries = ShardRows(probe.name, probe.support, 0), probe.queries
     assert queries is not None
     problem = _problem(rows, options)
+    if candidates := _candidates(width, options):
+        return lambda: worker.bounds(problem, shard, 0, queries, None, candidates)
     return lambda: worker.lists(problem, shard, 0, queries, None)
+
+
+def _candidates(width: int, options: SearchOptions) -> int:
+    """See `voter.ClusterVoter`."""
+    if not options.voting.is_plain or options.metric == "inner_product":
+        return 0
+    return most_candidates(4 * width, options.voting.k)
+
+
+def _seconds_of_proof(worker: Worker, width: int, options: SearchOptions) -> tuple[float, float]:
+    """Of a query: to merge two lists of bounds, and to prove the vote by one."""
+    rows, candidates = MEASURED_ROWS // SHORTER, _candidates(width, options)
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((rows + MEASURED_QUERIES, width), dtype=np.float32)
+    probe = probe_rows("measured", values[:rows], values[rows:], options.metric)
+    problem, queries = _problem(rows, options), probe.queries
+    assert queries is not None
+    first, later = (
+        ShardRows(probe.name, probe.support[begin : begin + rows // 2], begin)
+        for begin in (0, rows // 2)
+    )
+    earlier, following = (
+        worker.bounds(problem, shard, 0, queries, None, candidates) for shard in (first, later)
+    )
+
+    def merged() -> BoundLists:
+        return worker.merged_bounds(problem, earlier, following, candidates)
+
+    lists = merged()
+
+    def proven() -> None:
+        proof = worker.proof(problem, lists, ASKED[0])
+        for ask in (*ASKED[1:], 0):
+            wanted = worker.wanted(proof)
+            found = [
+                worker.distances(problem, shard, 0, queries, wanted, 0) for shard in (first, later)
+            ]
+            proof = worker.proof_by_distances(problem, proof, ask, *found)
+
+    merge, prove = _fastest([merged, proven], options.num_threads)
+    return merge / MEASURED_QUERIES, prove / MEASURED_QUERIES
 
 
 def _seconds_of_votes(worker: Worker, options: SearchOptions) -> tuple[float, float]:

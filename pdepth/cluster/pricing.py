@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pdepth.arrays.memory import human, readings
 from pdepth.cluster.calibration import WorkerRates
 from pdepth.cluster.options import LEAST_IN_FLIGHT
-from pdepth.cluster.traffic import DISTANCE_BYTES, ROW_BYTES, Asked, Traffic, foreseen
+from pdepth.cluster.traffic import Asked, Traffic, foreseen, list_bytes
 from pdepth.cluster.voter import CHUNK_BYTES, MERGED_BYTES
 from pdepth.embeddings.collect import room_for
 from pdepth.progress import format_seconds
@@ -159,7 +159,7 @@ def price(
     k, chunks, counts = max(sizes.ks), [], []
     for row_bytes in sizes.row_bytes:
         step = max(CHUNK_QUERIES, CHUNK_BYTES // (row_bytes + MERGED_BYTES * k))
-        lists = (DISTANCE_BYTES + ROW_BYTES) * k * having
+        lists = list_bytes(row_bytes, sizes.ks) * having
         chunks.append(min(sizes.queries, step) * (row_bytes + lists))
         counts.append((having * -(-sizes.queries // (having * step)), min(step, sizes.queries)))
     passes, spilled = _passes(sizes, largest + own_queries, counts, room or Room())

@@ -10,6 +10,12 @@ from pdepth.arrays.memory import human
 DISTANCE_BYTES, ROW_BYTES = 8, 8  # of a neighbour in a list
 NUMBER_BYTES = 8  # of a query, where it is left out of its own list
 VOTE_BYTES = 4 + 1  # of a query and k: the class, and whether it was tied
+# Rows of so many bytes, whose distances take longer than bounds of them take to be sent, are
+# listed by bounds: so many a neighbour, at most, and no more than take some times a row's bytes.
+BOUNDED_BYTES = 384
+CANDIDATES, BYTES_OF_CANDIDATE = 10, 16
+BOUNDS_BYTES = 8 + 8 + 8  # of a candidate: lower, upper, row
+WANTED_BYTES, SETTLED_BYTES = 8 + 8, 8 + 8  # of one whose distance is asked for, and its answer
 
 
 @dataclass(frozen=True)
@@ -29,9 +35,10 @@ class Work:
 class Traffic:
     """Bytes that go from one process to another.
 
-    queries: rows that are asked for, once for each worker that they go to. lists: of neighbours,
-    to be merged. votes: to the process that made the call. support: rows of arrays, once to the
-    worker that keeps them; rows of the support that travel to be searched are none.
+    queries: rows that are asked for, once for each worker that they go to. lists: of neighbours, or
+    of rows that may be, to be merged, and distances of these. votes: to the process that made the
+    call. support: rows of arrays, once to the worker that keeps them; rows of the support that
+    travel to be searched are none.
     """
 
     queries: int = 0
@@ -67,15 +74,34 @@ class Asked:
 
 
 def foreseen(asked: Asked, workers: int) -> Traffic:
-    """What `workers` with rows of the support will send; without counts of votes."""
+    """What `workers` with rows of the support will send; without counts of votes.
+
+    Of lists of bounds the most, but for queries that are searched again: how long they are depends
+    on the rows.
+    """
     traffic = Traffic()
     receivers = workers - asked.held
     for active, row_bytes in zip(asked.active, asked.row_bytes, strict=True):
         each = row_bytes + (NUMBER_BYTES if asked.own_rows else 0)
         traffic.queries += active * each * receivers
-        traffic.lists += active * max(asked.ks) * (DISTANCE_BYTES + ROW_BYTES) * (workers - 1)
+        traffic.lists += active * list_bytes(row_bytes, asked.ks) * (workers - 1)
         traffic.votes += active * VOTE_BYTES * len(asked.ks)
     return traffic
+
+
+def most_candidates(row_bytes: int, k: int) -> int:
+    """Of a query, in a list of bounds; 0 where lists are of the k nearest rows."""
+    if row_bytes < BOUNDED_BYTES:
+        return 0
+    return max(2 * k, min(CANDIDATES * k, row_bytes // BYTES_OF_CANDIDATE))
+
+
+def list_bytes(row_bytes: int, ks: Sequence[int]) -> int:
+    """Of a query's list: of the nearest rows; at most, of bounds, and the distances asked for."""
+    candidates = most_candidates(row_bytes, ks[0]) if len(ks) == 1 else 0
+    if not candidates:
+        return max(ks) * (DISTANCE_BYTES + ROW_BYTES)
+    return candidates * (BOUNDS_BYTES + WANTED_BYTES + SETTLED_BYTES) + 2 * NUMBER_BYTES
 
 
 class Rates:

@@ -1,8 +1,11 @@
 """The votes of a problem by the workers of a cluster: chunks of queries out, votes back.
 
-A query chunk goes to all workers that have rows of the support. Their lists of the k nearest rows
-merge in a tree, always those of neighbouring shards, the earlier rows first: `topk.merge` is exact
-for lists of rows that come later, and so the votes are the same for every sharding.
+A query chunk goes to all workers that have rows of the support. Each lists the rows that may be
+among its k nearest, by bounds; the lists merge in a tree, and where the last two meet, votes are
+proven as one process proves them: see `search.bounds`. For narrow rows, several k, weights and
+counts each lists the k nearest rows themselves. These lists merge likewise, always those of
+neighbouring shards, the earlier rows first: `topk.merge` is exact for lists of rows that come
+later. Either way the votes are the same for every sharding.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +29,7 @@ from pdepth.arrays.rows import Rows
 from pdepth.arrays.sources import Stored
 from pdepth.cluster.options import Cluster
 from pdepth.cluster.shards import RemoteRows, ShardRows
+from pdepth.cluster.traffic import most_candidates
 from pdepth.cluster.workers import Ref, Workers, connected
 from pdepth.progress import ChunkProgress
 from pdepth.search.backward import OpenVoter, Voter, open_here
@@ -33,6 +38,8 @@ from pdepth.search.voting import only_target, query_chunks
 
 CHUNK_BYTES = 1 << 26  # of a query chunk's rows and lists
 MERGED_BYTES = 24  # of a neighbour in a chunk's lists, while they merge
+# Distances that an open query asks for, one time after the other; at last for all that matter.
+ASKED = 12, 24, 0
 
 
 @contextmanager
@@ -79,12 +86,15 @@ class Chunk:
     """A query chunk on its way.
 
     queries: how many. holder: the worker that had them; None for those that were here. lists: of
-    each worker with rows.
+    each worker with rows. asked: by worker with rows, what its search was called with. width: of
+    lists of bounds, at most; 0 where lists are of the nearest rows.
     """
 
     queries: int
     holder: int | None
     lists: list[tuple[int, Ref]]
+    asked: dict[int, tuple[Any, ...]]
+    width: int
 
 
 class ClusterVoter:
@@ -162,7 +172,7 @@ class ClusterVoter:
             if (chunk := next(chunks, None)) is None:
                 break
             queries, numbers, holder = chunk
-            following = self._ask(searched, queries, numbers, holder)
+            following = self._ask(searched, queries, numbers, holder, counts)
             if asked is not None:
                 counted.append(self._count(asked, counts))
             asked = following
@@ -238,42 +248,76 @@ class ClusterVoter:
                 yield asked, numbers, worker
 
     def _ask(
-        self, probe: Probe, queries: Ref, numbers: NDArray[np.int64], holder: int | None
+        self,
+        probe: Probe,
+        queries: Ref,
+        numbers: NDArray[np.int64],
+        holder: int | None,
+        counts: bool,
     ) -> Chunk:
         """Ask all workers that have rows for their lists."""
         left_out = None
         if self._problem.own_rows and self._problem.exclude_self:
             left_out = self._workers.put(numbers, "queries")
-        return Chunk(
-            len(numbers),
-            holder,
-            [
-                (
-                    worker,
-                    self._workers[worker].lists.remote(
-                        self._sent, shard, probe.number, queries, left_out
-                    ),
-                )
-                for worker, shard in enumerate(probe.shards)
-                if probe.bounds[worker] < probe.bounds[worker + 1]
-            ],
-        )
+        asked = {
+            worker: (self._sent, shard, probe.number, queries, left_out)
+            for worker, shard in enumerate(probe.shards)
+            if probe.bounds[worker] < probe.bounds[worker + 1]
+        }
+        width = 0
+        if self._voting.is_plain and self._problem.metric != "inner_product" and not counts:
+            width = most_candidates(probe.rows.support.row_bytes, self._problem.k)
+        lists = [
+            (
+                worker,
+                self._workers[worker].bounds.remote(*search, width)
+                if width
+                else self._workers[worker].lists.remote(*search),
+            )
+            for worker, search in asked.items()
+        ]
+        return Chunk(len(numbers), holder, lists, asked, width)
 
     def _count(self, asked: Chunk, counts: bool) -> tuple[Chunk, Ref]:
         """Have the lists merged, and the votes counted where the last two meet.
 
         Of each two workers one merges, of the next chunk the other.
         """
-        lists, self._asked = asked.lists, self._asked + 1
+        lists, width, workers, sent = asked.lists, asked.width, self._workers, self._sent
+        self._asked += 1
         while len(lists) > 1:
             met = []
             for (left, earlier), (right, later) in zip(lists[::2], lists[1::2], strict=False):
                 worker = (left, right)[self._asked % 2]
-                met.append((worker, self._workers[worker].merged.remote(earlier, later)))
+                one = (
+                    workers[worker].merged_bounds.remote(sent, earlier, later, width)
+                    if width
+                    else workers[worker].merged.remote(earlier, later)
+                )
+                met.append((worker, one))
             lists = met + (lists[-1:] if len(lists) % 2 else [])
         ((worker, last),) = lists
-        answer = self._workers[worker].votes.remote(self._sent, last, self._voting, counts)
-        return replace(asked, lists=[]), answer
+        if width:
+            answer = self._proven(asked, worker, last)
+        else:
+            answer = workers[worker].votes.remote(sent, last, self._voting, counts)
+        return replace(asked, lists=[], asked={}), answer
+
+    def _proven(self, asked: Chunk, worker: int, lists: Ref) -> Ref:
+        """The votes that bounds prove, with the distances that this takes; where they do not, by
+        lists of the k nearest rows."""
+        at, workers = self._workers[worker], self._workers
+        proven = at.proof.remote(self._sent, lists, ASKED[0])
+        for following in (*ASKED[1:], 0):
+            wanted = at.wanted.remote(proven)
+            found = [
+                workers[each].distances.remote(*search[:-1], wanted, worker)
+                for each, search in asked.asked.items()
+            ]
+            proven = at.proof_by_distances.remote(self._sent, proven, following, *found)
+        left = at.unproven.remote(proven)
+        rest = [workers[each].rest.remote(*search, left) for each, search in asked.asked.items()]
+        return at.proven_votes.remote(self._sent, self._voting, proven, *rest)
 
 
 def _part(rows: Rows, begin: int, end: int) -> Rows:

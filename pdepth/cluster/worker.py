@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays.arguments import Voting
+from pdepth.arrays.bounds import Bounds
 from pdepth.arrays.encoded import EncodedVotes, Neighbors
 from pdepth.arrays.memory import free_bytes
 from pdepth.arrays.problem import Problem
@@ -30,7 +31,8 @@ from pdepth.cluster.shards import ShardRows
 from pdepth.cluster.traffic import Work
 from pdepth.progress import ProbeProgress
 from pdepth.search.backward import open_session
-from pdepth.search.topk import RunningTopK, merge
+from pdepth.search.bounds import Proof, Settled, Wanted, bounds_of, merged
+from pdepth.search.topk import Part, RunningTopK, merge
 from pdepth.search.voting import votes_of_neighbors
 
 if TYPE_CHECKING:
@@ -73,6 +75,30 @@ class Lists:
 
     nearest: Neighbors
     work: tuple[Work, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class BoundLists:
+    """Rows that may be the nearest in some shards, and what was done for them."""
+
+    bounds: Bounds
+    work: tuple[Work, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Proven:
+    """Votes by lists of the whole support, and what was done for them."""
+
+    proof: Proof
+    work: tuple[Work, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Distances:
+    """Distances that were asked for, and what came to the worker that has the rows."""
+
+    settled: Settled
+    work: Work
 
 
 class Worker:
@@ -153,18 +179,121 @@ class Worker:
         left_out: (n,) the support's row that each query is, where it is left out of its own list.
         """
         with self._named():
-            if not isinstance(shard, ShardRows):
-                network = self.network(shard.sent)
-                problem = replace(problem, memory=network.memory(shard, probe))
-                shard = network.support(shard, probe)
+            part, problem = self._part(problem, shard, probe)
             begin = time.perf_counter()
             running = RunningTopK(problem, AnyRows(self._backend), len(queries), left_out)
-            rows, packed = self._held(shard.rows, problem)
-            running.take(shard.name, rows, shard.first, queries, packed)
+            running.take(part, queries)
+        return Lists(running.lists, (self._searched(begin, part, queries, left_out),))
+
+    def bounds(
+        self,
+        problem: Problem,
+        shard: ShardRows | SpanShard,
+        probe: int,
+        queries: Rows,
+        left_out: NDArray[np.int64] | None,
+        width: int,
+    ) -> BoundLists:
+        """The rows of a shard of which its k nearest are, at most `width` of each query."""
+        with self._named():
+            part, problem = self._part(problem, shard, probe)
+            begin = time.perf_counter()
+            backend = AnyRows(self._backend)
+            found = bounds_of(part, problem, backend, queries, left_out, width)
+        return BoundLists(found, (self._searched(begin, part, queries, left_out),))
+
+    def merged_bounds(
+        self, problem: Problem, earlier: BoundLists, later: BoundLists, width: int
+    ) -> BoundLists:
+        """Those of two shards; one list is this worker's own, and the other came to it."""
+        found = merged([earlier.bounds, later.bounds], problem, width)
+        other = later if earlier.work[-1].worker == self._number else earlier
+        work = Work(self._number, 0.0, 0.0, other.bounds.nbytes)
+        return BoundLists(found, (*earlier.work, *later.work, work))
+
+    def proof(self, problem: Problem, lists: BoundLists, ask: int) -> Proven:
+        """The votes that lists of the whole support prove; ask: see `Proof.of`."""
+        return Proven(Proof.of(lists.bounds, problem, ask), lists.work)
+
+    def wanted(self, proven: Proven) -> Wanted:
+        """The distances that are asked for, and nothing else that would travel."""
+        return proven.proof.wanted
+
+    def distances(
+        self,
+        problem: Problem,
+        shard: ShardRows | SpanShard,
+        probe: int,
+        queries: Rows,
+        wanted: Wanted,
+        asking: int,
+    ) -> Distances:
+        """Those of rows of a shard that the worker of that number asks for."""
+        with self._named():
+            part, problem = self._part(problem, shard, probe)
+            settled = wanted.distances(part, queries, problem.num_threads)
+        received = 0 if asking == self._number else wanted.nbytes
+        return Distances(settled, Work(self._number, 0.0, 0.0, received))
+
+    def proof_by_distances(
+        self, problem: Problem, proven: Proven, ask: int, *found: Distances
+    ) -> Proven:
+        """The votes that are proven when these are known."""
+        came = [each for each in found if each.work.worker != self._number]
+        work = Work(self._number, 0.0, 0.0, sum(each.settled.nbytes for each in came))
+        proof = proven.proof.with_distances([each.settled for each in found], problem, ask)
+        return Proven(proof, (*proven.work, *(each.work for each in found), work))
+
+    def unproven(self, proven: Proven) -> NDArray[np.int64]:
+        """The queries whose votes are not proven."""
+        return proven.proof.open
+
+    def rest(
+        self,
+        problem: Problem,
+        shard: ShardRows | SpanShard,
+        probe: int,
+        queries: Rows,
+        left_out: NDArray[np.int64] | None,
+        numbers: NDArray[np.int64],
+    ) -> Lists | None:
+        """The lists of the queries of these numbers; None where there are none."""
+        if not len(numbers):
+            return None
+        of_rest = None if left_out is None else left_out[numbers]
+        return self.lists(problem, shard, probe, queries[numbers], of_rest)
+
+    def proven_votes(
+        self, problem: Problem, voting: Voting, proven: Proven, *rest: Lists | None
+    ) -> tuple[list[EncodedVotes], tuple[Work, ...]]:
+        """The votes (1, n), some of them by lists of all shards, in the order of their rows."""
+        lists = [each for each in rest if each is not None]
+        if not lists:
+            return [proven.proof.votes], proven.work
+        whole = lists[0]
+        for later in lists[1:]:
+            whole = self.merged(whole, later)
+        votes = votes_of_neighbors(whole.nearest, problem, voting)[0]
+        return [proven.proof.with_votes(votes)], (*proven.work, *whole.work)
+
+    def _part(
+        self, problem: Problem, shard: ShardRows | SpanShard, probe: int
+    ) -> tuple[Part, Problem]:
+        """The rows of a shard as they are searched, and the memory for it in the problem."""
+        if not isinstance(shard, ShardRows):
+            network = self.network(shard.sent)
+            problem = replace(problem, memory=network.memory(shard, probe))
+            shard = network.support(shard, probe)
+        rows, packed = self._held(shard.rows, problem)
+        return Part(shard.name, rows, shard.first, packed), problem
+
+    def _searched(
+        self, begin: float, part: Part, queries: Rows, left_out: NDArray[np.int64] | None
+    ) -> Work:
         seconds = time.perf_counter() - begin
-        operations = 2.0 * len(queries) * len(shard.rows) * shard.rows.width
+        operations = 2.0 * len(queries) * len(part.rows) * part.rows.width
         received = queries.nbytes + (0 if left_out is None else left_out.nbytes)
-        return Lists(running.lists, (Work(self._number, seconds, operations, received),))
+        return Work(self._number, seconds, operations, received)
 
     def merged(self, lists: Lists, later: Lists) -> Lists:
         """The k nearest of two lists, of which the second is of later rows; one is this worker's

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays.arguments import Voting
+from pdepth.arrays.bounds import Bounds
 from pdepth.arrays.encoded import EncodedVotes, Neighbors
 from pdepth.arrays.memory import MERGE_BYTES, WORK_SHARE, human, search_bytes
 from pdepth.arrays.problem import ProbeRows, Problem
@@ -29,7 +30,7 @@ from pdepth.backends.base import Backend, Session
 from pdepth.io.journal import Journal
 from pdepth.progress import ProbeProgress
 from pdepth.search.reader import Reader
-from pdepth.search.topk import RunningTopK
+from pdepth.search.topk import Part, RunningTopK
 from pdepth.search.voting import only_target, votes_of_neighbors
 
 PACKED_BYTES = 4  # an element of the support takes in a kernel, at most
@@ -94,6 +95,11 @@ class ChunkedSession:
         distances, rows = map(np.concatenate, zip(*self._lists(work), strict=True))
         return distances[work.back], rows[work.back]
 
+    def bounds(self, probe: int, width: int) -> Bounds:
+        """The k nearest rows themselves: nobody will have read the others when distances are
+        asked for."""
+        return Bounds.exact(self.neighbors(probe))
+
     @contextmanager
     def _loaded(self, work: ProbeQueries) -> Iterator[Session]:
         """A probe that fits, read, with its queries."""
@@ -128,7 +134,7 @@ class ChunkedSession:
             for begin, chunk in self._reader.chunks(support, bounds):
                 done = (number + begin / total) / len(query_bounds)
                 self._report(work.probe, done, len(work.numbers))
-                running.take(work.pair.name, chunk, begin, queries)
+                running.take(Part(work.pair.name, chunk, begin), queries)
                 del chunk  # before the one after the next is read
             yield running.lists
         self._report(work.probe, 1.0, len(work.numbers))
@@ -182,7 +188,7 @@ class ChunkedSession:
             values = reading.read([rows.array for rows in stored], slice(begin, end))
             for number, (probe, pair) in enumerate(pairs.items()):
                 chunk = stored[number].prepared(values[number], begin)
-                running[number].take(pair.name, chunk, begin, queries[number])
+                running[number].take(Part(pair.name, chunk, begin), queries[number])
                 del chunk
                 self._report(probe, end / total, len(work.numbers))
             del values  # before the next are computed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,36 @@ from pdepth.arrays.problem import ProbeRows, Problem
 from pdepth.arrays.rows import Rows
 from pdepth.backends.base import Opener
 from pdepth.native import default_arithmetic
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some of a support's rows at a probe, the first of which has number `begin` in it.
+
+    packed: what the backend keeps of them, see `ProbeRows`.
+    """
+
+    name: str
+    rows: Rows
+    begin: int
+    packed: Any = None
+
+    def problem(
+        self, problem: Problem, queries: Rows, left_out: NDArray[np.int64] | None
+    ) -> tuple[bool, Problem]:
+        """The search of these rows alone, for one neighbour more where queries are among them, and
+        are to be left out; and whether they are. left_out: see `RunningTopK`."""
+        end = self.begin + len(self.rows)
+        inside = left_out is not None and bool(((left_out >= self.begin) & (left_out < end)).any())
+        return inside, replace(
+            problem,
+            probes=(ProbeRows(self.name, self.rows, queries, self.packed),),
+            codes=np.zeros(len(self.rows), np.int32),
+            k=min(problem.k + inside, len(self.rows)),
+            query_rows=None,
+            exclude_self=False,
+            num_queries=len(queries),
+        )
 
 
 class RunningTopK:
@@ -26,28 +56,17 @@ class RunningTopK:
         shape = queries, problem.k
         self.lists: Neighbors = np.full(shape, np.nan), np.full(shape, -1)
 
-    def take(self, name: str, chunk: Rows, begin: int, queries: Rows, packed: Any = None) -> None:
-        """Merge what is near in a chunk, whose first row has number `begin`.
-
-        packed: what the backend keeps of the chunk, see `ProbeRows`.
+    def take(self, chunk: Part, queries: Rows) -> None:
+        """Merge what is near in a chunk.
 
         Only what may be nearer than the lists' last rows is settled; a later row is behind an
         earlier one of the same distance.
         """
-        end, left_out = begin + len(chunk), self._left_out
-        inside = left_out is not None and bool(((left_out >= begin) & (left_out < end)).any())
-        problem = replace(
-            self._problem,
-            probes=(ProbeRows(name, chunk, queries, packed),),
-            codes=np.zeros(len(chunk), np.int32),
-            k=min(self._problem.k + inside, len(chunk)),
-            query_rows=None,
-            exclude_self=False,
-            num_queries=len(queries),
-        )
+        left_out = self._left_out
+        inside, problem = chunk.problem(self._problem, queries, left_out)
         with self._backend.session(problem) as session:
             distances, rows = session.neighbors(0, None, self.lists[0][:, -1].copy())
-        rows[rows >= 0] += begin
+        rows[rows >= 0] += chunk.begin
         if inside and left_out is not None:
             distances[rows == left_out[:, None]] = np.nan
         merge(self.lists, (distances, rows))

@@ -10,13 +10,19 @@ import pytest
 import torch
 
 import pdepth
-from pdepth.cluster import Cluster, voter, worker
+from pdepth.cluster import Cluster, traffic, voter, worker
 
 from helpers import inline_ray
 from helpers.cases import KINDS, case, cast
 from helpers.same import same_depths, same_votes
 
 SHARDINGS = (1, 2, 3, 4, 7)
+
+
+@pytest.fixture(params=[True, False], ids=["bounds", "lists"])
+def bounded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of any width are proven by bounds, or none."""
+    monkeypatch.setattr(traffic, "BOUNDED_BYTES", 1 if request.param else 1 << 30)
 
 
 @pytest.fixture(autouse=True)
@@ -29,18 +35,15 @@ def _inline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow_if(workers=[1, 3, 4])
 @pytest.mark.parametrize("workers", SHARDINGS)
 @pytest.mark.parametrize("seed", range(2 * len(KINDS)))
-def test_every_kind_of_rows(seed: int, workers: int) -> None:
+def test_every_kind_of_rows(seed: int, workers: int, bounded: None) -> None:
     """Ties, duplicates, infinite distances, all types, queries of all forms."""
     problem = case(seed)
     arrays = problem.support, problem.labels, problem.queries
-    expected = pdepth.probe_votes(*arrays, **problem.options, return_counts=True)
-    got = pdepth.probe_votes(
-        *arrays,
-        **problem.options,
-        return_counts=True,
-        cluster=Cluster(workers=min(workers, len(problem.support))),
-    )
-    same_votes(got, expected)
+    cluster = Cluster(workers=min(workers, len(problem.support)))
+    for counts in (False, True):
+        expected = pdepth.probe_votes(*arrays, **problem.options, return_counts=counts)
+        got = pdepth.probe_votes(*arrays, **problem.options, return_counts=counts, cluster=cluster)
+        same_votes(got, expected)
 
 
 OPTIONS: tuple[dict[str, Any], ...] = (
@@ -72,7 +75,7 @@ def layers(rows: int, seed: int) -> list[Any]:
 @pytest.mark.parametrize("workers", SHARDINGS)
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_every_option(options: dict[str, Any], own: bool, workers: int) -> None:
+def test_every_option(options: dict[str, Any], own: bool, workers: int, bounded: None) -> None:
     rng = np.random.default_rng(1)
     support, labels = layers(60, 2), rng.integers(0, 4, 60)  # shards of fewer rows than k
     queries = None if own else layers(43, 3)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from pdepth.cluster import Cluster, voter
+from pdepth.cluster import Cluster, traffic, voter
 from pdepth.cluster.network import NetworkShard
 from pdepth.cluster.worker import Worker
 from pdepth.progress import Event
@@ -43,6 +43,20 @@ def test_every_sharding(options: dict[str, Any], queries: Any, workers: int) -> 
     """10 and 5 batches: of 13 workers some have no rows, of 7 some have fewer than k."""
     expected = depth(queries=queries, **options)
     same(depth(queries=queries, **options, cluster=Cluster(workers=workers)), expected)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+@pytest.mark.parametrize("queries", [None, QUERIES], ids=["own", "queries"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_votes_that_bounds_prove(
+    options: dict[str, Any], queries: Any, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of rows as narrow as these, too; in lists that hold all candidates, or hardly any."""
+    expected = depth(queries=queries, **options)
+    monkeypatch.setattr(traffic, "BOUNDED_BYTES", 1)
+    for candidates in (traffic.most_candidates, lambda row_bytes, k: 1):
+        monkeypatch.setattr(voter, "most_candidates", candidates)
+        same(depth(queries=queries, **options, cluster=Cluster(workers=workers)), expected)
 
 
 @pytest.mark.slow_if(rows=[8])
@@ -166,20 +180,22 @@ class Restarted:
 
 @pytest.mark.parametrize("queries", [None, QUERIES], ids=["own", "queries"])
 @pytest.mark.parametrize("rows", [None, 40])
+@pytest.mark.parametrize("called", ["lists", "bounds", "distances"])
 def test_a_worker_that_was_started_again(
-    rows: int | None, queries: Any, monkeypatch: pytest.MonkeyPatch
+    called: str, rows: int | None, queries: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each of its answers: it embeds its rows again, and the same call goes on."""
+    monkeypatch.setattr(traffic, "BOUNDED_BYTES", 1 << 30 if called == "lists" else 1)
     cluster = Cluster(workers=2, memory_per_worker=rows and rows * ROW)
-    expected, lists = depth(queries=queries, early_exit=False), Worker.lists
+    expected, answered = depth(queries=queries, early_exit=False), getattr(Worker, called)
     for after in range(1, 40, 4):
         died = Restarted(after)
 
         def answer(worker: Worker, *arguments: Any, died: Restarted = died) -> Any:
             died(worker)
-            return lists(worker, *arguments)
+            return answered(worker, *arguments)
 
-        monkeypatch.setattr(Worker, "lists", answer)
+        monkeypatch.setattr(Worker, called, answer)
         same(depth(queries=queries, early_exit=False, cluster=cluster), expected)
         assert died.left < 1
 

@@ -141,7 +141,8 @@ def test_processor_time_is_what_workers_take(workers: int, monkeypatch: pytest.M
     )
     cluster = Cluster(workers=workers)
     taken = 0.0
-    for name in ("read", "queries", "lists", "merged", "votes"):
+    proving = ("bounds", "merged_bounds", "proof", "wanted", "distances", "proof_by_distances")
+    for name in ("read", "queries", "lists", "merged", "votes", *proving):
         method = getattr(Worker, name)
 
         def timed(*arguments: Any, method: Any = method, **options: Any) -> Any:

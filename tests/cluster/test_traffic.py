@@ -65,6 +65,24 @@ def test_of_arrays(counted: list[Traffic]) -> None:
     assert expected.queries == 3 * sum(layer.nbytes for layer in queries)
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("own", [True, False])
+def test_lists_of_bounds_are_no_longer_than_foreseen(
+    own: bool, count: int, counted: list[Traffic]
+) -> None:
+    """Which depends on the rows; all else is as foreseen."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((300, 130), np.float32)
+    labels, queries = np.arange(300) % 3, None if own else values[:90] + values[90:180]
+    pdepth.probe_votes(values, labels, queries, k=9, cluster=Cluster(workers=count))
+    asked = Asked([300 if own else 90], [4 * 130], (9,), own, held=own)
+    expected = traffic.foreseen(asked, count)
+    assert counted[0].lists <= expected.lists
+    assert (counted[0].lists > 0) == (count > 1)
+    expected.support, expected.lists = values.nbytes, counted[0].lists
+    assert counted == [expected]
+
+
 def test_rates_name_the_slowest_worker() -> None:
     rates = Rates()
     rates.add([Work(0, 1.0, 4e9, 0), Work(1, 2.0, 2e9, 0), Work(0, 0.0, 0.0, 5)])

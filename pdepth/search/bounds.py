@@ -1,0 +1,142 @@
+"""Votes that bounds prove, of a support in parts: see `pdepth.certify` for what they prove.
+
+Each part lists the rows that may be among its k nearest, by bounds of their distances: the k
+nearest of the whole support are among those of its parts. The lists merge, and where what is
+certain does not decide a vote, the distances are asked for that decide most. What they leave open
+is for a search of the k nearest rows themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth import _native
+from pdepth.arrays.bounds import LEFT_OUT, Bounds
+from pdepth.arrays.encoded import EncodedVotes
+from pdepth.arrays.problem import Problem
+from pdepth.arrays.rows import Rows
+from pdepth.arrays.sources import Stored
+from pdepth.backends import cpu
+from pdepth.backends.base import Opener
+from pdepth.native import check_headroom
+from pdepth.search.topk import Part
+
+
+def bounds_of(
+    part: Part, problem: Problem, backend: Opener, queries: Rows, left_out: Any, width: int
+) -> Bounds:
+    """The candidates of a part, by their rows in the support. width: of a list, at most.
+
+    left_out: (n,) the support row that each query is, or None; see `topk.RunningTopK`.
+    """
+    inside, searched = part.problem(problem, queries, left_out)
+    with backend.session(searched) as session:
+        found = session.bounds(0, width)
+    found = merged([found], searched, max(width, searched.k))
+    rows = found.rows
+    rows[rows >= 0] += part.begin
+    if inside:
+        rows[rows == left_out[found.queries]] = LEFT_OUT
+    return found
+
+
+def merged(parts: Sequence[Bounds], problem: Problem, width: int) -> Bounds:
+    """The candidates of several parts together. Of a query that has more than `width`, none: it
+    will be open."""
+    check_headroom()
+    arrays = [part.arrays for part in parts]
+    return Bounds(
+        *_native.merge_lists(arrays, k=problem.k, width=width, threads=problem.num_threads)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """Votes (1, n) of queries, but for those that are open.
+
+    open: (m,) the others, by their numbers. lists: of those. asked: for each of their candidates,
+    whether its distance is asked for.
+    """
+
+    votes: EncodedVotes
+    open: NDArray[np.int64]
+    lists: Bounds
+    asked: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, bounds: Bounds, problem: Problem, ask: int) -> Proof:
+        """What lists of a whole support prove. ask: for how many distances of an open query, about;
+        0 for all that its vote may depend on."""
+        n = len(bounds)
+        votes, tied, left = np.empty(n, np.int32), np.empty(n, np.bool_), np.empty(n, np.bool_)
+        check_headroom()
+        lists, asked = _native.prove_votes(
+            bounds.arrays, codes=problem.codes, classes=len(problem.classes), k=problem.k,
+            asked=ask, votes=votes, tied=tied, open=left, threads=problem.num_threads,
+        )  # fmt: skip
+        encoded = EncodedVotes(votes[None], tied[None])
+        return cls(encoded, np.flatnonzero(left), Bounds(*lists), asked.astype(np.bool_))
+
+    @property
+    def wanted(self) -> Wanted:
+        """The distances that are asked for."""
+        return Wanted(self.open[self.lists.queries[self.asked]], self.lists.rows[self.asked])
+
+    def with_distances(self, settled: Sequence[Settled], problem: Problem, ask: int) -> Proof:
+        """What is proven when the distances that were asked for are known; ask: see `of`."""
+        lower, upper = self.lists.lower.copy(), self.lists.upper.copy()
+        asked = np.flatnonzero(self.asked)
+        for each in settled:
+            places = asked[each.places]
+            lower[places] = upper[places] = each.distances
+        more = Proof.of(replace(self.lists, lower=lower, upper=upper), problem, ask)
+        return replace(more, votes=self.with_votes(more.votes), open=self.open[more.open])
+
+    def with_votes(self, votes: EncodedVotes) -> EncodedVotes:
+        """All votes, with those of the open queries."""
+        arrays = {name: array.copy() for name, array in self.votes.arrays()}
+        all_votes = EncodedVotes(**arrays)
+        all_votes.put(0, self.open, votes)
+        return all_votes
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Pairs whose distances are asked for: numbers (n,) of queries, rows (n,) of the support."""
+
+    queries: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+    @property
+    def nbytes(self) -> int:
+        return self.queries.nbytes + self.rows.nbytes
+
+    def distances(self, part: Part, queries: Rows, num_threads: int) -> Settled:
+        """Those of rows of a part."""
+        end = part.begin + len(part.rows)
+        places = np.flatnonzero((self.rows >= part.begin) & (self.rows < end))
+        if not len(places):
+            return Settled(places, np.empty(0))
+        held, rows = part.rows, self.rows[places] - part.begin
+        if isinstance(held, Stored):  # since they were searched
+            numbers, rows = np.unique(rows, return_inverse=True)
+            held = held[numbers]
+        pairs = self.queries[places], rows
+        return Settled(places, cpu.distances(held, queries, pairs, num_threads))
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """Some of the distances (n,) that are asked for, and their places (n,) among them."""
+
+    places: NDArray[np.int64]
+    distances: NDArray[np.float64]
+
+    @property
+    def nbytes(self) -> int:
+        return self.places.nbytes + self.distances.nbytes
