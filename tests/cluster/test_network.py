@@ -178,6 +178,7 @@ class Restarted:
             inline_ray.die(worker)
 
 
+@pytest.mark.slow_if(rows=[40])
 @pytest.mark.parametrize("queries", [None, QUERIES], ids=["own", "queries"])
 @pytest.mark.parametrize("rows", [None, 40])
 @pytest.mark.parametrize("called", ["lists", "bounds", "distances"])
