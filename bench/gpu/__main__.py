@@ -1,125 +1,250 @@
-"""All that a GPU has to show, in one command: equality first, then times, limits and peers.
+"""All that a GPU has to show, in one command: equality first, then the key table, then the rest.
 
-    python bench/gpu                    every part, in order
-    python bench/gpu equality times     some of them
-    python bench/gpu --list             what there is
+    python bench/gpu --minutes 10 --out DIR     all of it, the key table within six minutes
+    python bench/gpu --resume DIR               goes on where the run with these rows ended
+    python bench/gpu equality bound table       some parts
+    python bench/gpu --list                     what there is
+    python bench/gpu --store DIR                rows to bench/results/ and docs/gpu.md; needs no GPU
+    python bench/gpu --rehearse                 the same code here, over kernels that do nothing: is
+                                                the list of what it compiles whole, and how long
+                                                will it take; --specialise makes that list anew.
+                                                With TRITON_INTERPRET=1: tiny, and answers count
 
-Parts are meant to stay under ten minutes each; one that fails is named, and the others go on. But
-no time is taken before tests, bound and equality have passed: in this run, or stored by this commit
-(of a copy without its history, PDEPTH_COMMIT names it). The results of each part are stored under
-bench/results/, one file a device, and a part that runs again replaces its own. Without a GPU,
-TRITON_INTERPRET=1 and --tiny go through the script at sizes that an interpreter manages: no times
-worth anything, but it is known to run.
+Needs no installation: what is missing of pdepth is built in a folder of its own, while the kernels
+that the run will ask for are compiled beside it. Nothing is fetched. What a run finds is written to
+DIR/rows.jsonl as it is found. No time is taken before equality and bound have passed.
+
+This file takes Python alone, so that it can say within a second that there is no device.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import argparse
+import ctypes
+import hashlib
+import importlib
+import importlib.util
+import os
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
-
-from pdepth.backends import triton as backend
-from pdepth.bench import common
-from pdepth.bench.gpu.context import Bench
-from pdepth.bench.gpu.gates import bound, equality, tests
-from pdepth.bench.gpu.measurements import compiling, kernels, networks, peers, race, times
-from pdepth.bench.pages import save
-
-GATES: dict[str, Callable[[Bench], None]] = {
-    each.__name__: each for each in (tests, bound, equality)
-}
-PARTS = GATES | {each.__name__: each for each in (times, peers, networks, kernels, race, compiling)}
+ROOT = Path(__file__).resolve().parents[2]
+CAPABILITY = 80
+MAJOR, MINOR = 75, 76  # attributes of a device, by CUDA's numbers
+NEEDED = ("torch", "triton", "numpy", "filelock")
+TO_BUILD = ("pybind11", "setuptools")
+COMPILERS = (os.environ.get("CC", "cc"), "gcc", "clang")
 
 
-def about(device: torch.device) -> dict[str, Any]:
-    """The machine, and the device with its driver."""
-    machine: dict[str, Any] = common.machine("torch", "triton", "flashlib", "faiss-gpu-cu12")
-    if device.type != "cuda":
-        return {**machine, "device": "none: Triton's interpreter"}
-    properties = torch.cuda.get_device_properties(device)
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python bench/gpu")
+    parser.add_argument("parts", nargs="*", metavar="PART")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for all of it (10)")
+    parser.add_argument("--out", type=Path, help="where rows go (gpu-run, or that of --resume)")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="rows of a run to go on with")
+    parser.add_argument("--rehearse", action="store_true", help="without a GPU")
+    parser.add_argument("--specialise", action="store_true", help="makes the list of kernels")
+    parser.add_argument("--every", type=int, default=1, help="one in so many of equality's problems")
+    parser.add_argument("--list", action="store_true", help="the parts")
+    parser.add_argument("--store", type=Path, metavar="DIR", help="rows of a run to be stored")
+    return parser.parse_args(arguments)
+
+
+def capability() -> int | str:
+    """That of the first device, 90 for 9.0; or why there is none, as the driver says."""
     try:
-        driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-    except FileNotFoundError:
-        driver = ""
-    return machine | {
-        "device": properties.name,
-        "capability": f"{properties.major}.{properties.minor}",
-        "device_memory": properties.total_memory,
-        "driver": driver,
-        "cuda": torch.version.cuda,
-    }
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver is here (libcuda.so.1)"
+    device, count, major, minor = (ctypes.c_int() for _ in range(4))
+    if code := cuda.cuInit(0):
+        return f"the NVIDIA driver finds no device (error {code} of cuInit)"
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    if not count.value:
+        return "the NVIDIA driver finds no device"
+    cuda.cuDeviceGet(ctypes.byref(device), 0)
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, device)
+    found = 10 * major.value + minor.value
+    if found < CAPABILITY:
+        return f"expected a device of capability 8.0 or more, got {major.value}.{minor.value}"
+    return found
 
 
-def _passed(record: Any, where: dict[str, Any]) -> bool:
-    """Whether a gate has found no difference: in this run, or earlier with all the same."""
-    if record is None or record["differing"]:
-        return False
-    before = record["about"]
-    known = where["commit"] and not where["commit"].endswith("-dirty")
-    same = all(before.get(key) == where.get(key) for key in ("commit", "versions", "driver"))
-    return before is where or bool(known and same)
+def lacking(build: bool) -> list[str]:
+    """What has to be carried here before a run, a sentence each."""
+    names = (*NEEDED, *TO_BUILD) if build else NEEDED
+    missing = [
+        f"{name} is not installed here: carry its wheel (pip download --no-deps {name}) and put it "
+        "on PYTHONPATH."
+        for name in names
+        if importlib.util.find_spec(name) is None
+    ]
+    if not any(map(shutil.which, COMPILERS)):
+        missing.append("Triton needs a C compiler, and there is none.")
+    if build and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        missing.append("pdepth._native is not built for this Python, and there is no C++ compiler.")
+    return missing
 
 
-def main(arguments: list[str]) -> int:
-    tiny = "--tiny" in arguments
-    names = [name for name in arguments if name != "--tiny"]
-    if "--list" in names:
-        print("\n".join(f"{name:10} {part.__doc__}" for name, part in PARTS.items()))
+def installed() -> bool:
+    """Whether this repository's pdepth can be imported, its C++ module included."""
+    spec = importlib.util.find_spec("pdepth")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    return any(
+        Path(folder).resolve() == ROOT / "pdepth" and Path(folder, f"_native{suffix}").exists()
+        for folder in folders
+    )
+
+
+class Beside:
+    """What is made while the run begins: the C++ module and the kernels' code.
+
+    Attributes:
+        site: a folder with the package, all rooms in their places.
+    """
+
+    def __init__(self, folder: Path, capability: int, build: bool) -> None:
+        self.site, self._folder, self._build = folder / "site", folder, build
+        self._begin = time.monotonic()
+        for path in ((self.site / "pdepth"), folder / "source", folder / "built"):
+            path.mkdir(parents=True, exist_ok=True)
+        rooms = [*(ROOT / "pdepth").iterdir(), ROOT / "kernels", ROOT / "bench"]
+        for path in rooms:
+            if not path.name.startswith(("_native.c", "__pycache__")):
+                _link(self.site / "pdepth" / path.name, path)
+        for name in ("setup.py", "csrc"):
+            _link(folder / "source" / name, ROOT / name)
+        self._running: dict[str, subprocess.Popen[str]] = {}
+        if build:
+            self._start(
+                "build", ["setup.py", "-q", "build_ext", "--build-lib", str(folder / "built"),
+                          "--build-temp", str(folder / "objects")], folder / "source",
+            )  # fmt: skip
+        script = str(ROOT / "bench" / "gpu" / "compiling.py")
+        self._start("compile", [script, str(self.site), str(capability)], folder)
+
+    def _start(self, name: str, command: list[str], where: Path) -> None:
+        environment = {**os.environ, "PDEPTH_BUILD_CACHE": str(self._folder / "cache")}
+        with self._log(name).open("w") as log:
+            self._running[name] = subprocess.Popen(
+                [sys.executable, *command], cwd=where, env=environment, stdout=log,
+                stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+
+    def _log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    def wait(self) -> str | None:
+        """Until both are done, the package importable; or why it is not."""
+        status = {name: process.wait() for name, process in self._running.items()}
+        say("".join(self._log("compile").read_text().splitlines(keepends=True)[-5:]).rstrip())
+        if status["compile"]:
+            say("kernels are compiled as they are asked for")
+        if self._build:
+            made = list((self._folder / "built" / "pdepth").glob("_native.*"))
+            if status["build"] or not made:
+                tail = self._log("build").read_text().splitlines()[-12:]
+                return "pdepth._native could not be built:\n" + "\n".join(tail)
+            _link(self.site / "pdepth" / made[0].name, made[0])
+            sys.path.insert(0, str(self.site))
+            others = os.environ.get("PYTHONPATH", "")
+            os.environ["PYTHONPATH"] = f"{self.site}{os.pathsep}{others}"
+            importlib.invalidate_caches()
+        say(f"== made beforehand: {time.monotonic() - self._begin:.0f} s")
+        return None
+
+    def stop(self) -> None:
+        """End what still runs."""
+        for process in self._running.values():
+            if process.poll() is None:
+                process.terminate()
+
+
+def _link(path: Path, target: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+def folder_of_this_python() -> Path:
+    """Where what is built for this interpreter and repository is kept between runs."""
+    key = hashlib.sha256(f"{ROOT} {sys.version}".encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir(), f"pdepth-gpu-{os.getuid()}-{key}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    options, begin = parse(arguments), time.monotonic()
+    if options.store or options.list:
+        return _told(options)
+    if options.rehearse:
+        return _rehearsed(options, begin)
+    found = capability()
+    if isinstance(found, str):
+        return _error(f"{found}; python bench/gpu --rehearse runs without one.")
+    build = not installed()
+    if missing := lacking(build):
+        return _error(" ".join(missing))
+    beside = Beside(folder_of_this_python(), found, build)
+    try:
+        import torch  # takes seconds, of which there are some
+
+        if trouble := beside.wait():
+            return _error(trouble)
+    finally:
+        beside.stop()
+    from pdepth.bench.gpu import run
+
+    plan = _plan(run.Plan, options, begin)
+    if unknown := [part for part in plan.parts if part not in run.PARTS]:
+        return _error(f"part: expected {', '.join(run.PARTS)}, got {unknown[0]}.")
+    return run.run(plan, torch.device("cuda"), say)
+
+
+def _plan(kind: Any, options: argparse.Namespace, begin: float) -> Any:
+    out = options.out or options.resume or Path("gpu-run")
+    ends = begin + 60 * options.minutes
+    return kind(out, options.resume, options.parts, ends, every=options.every)
+
+
+def _rehearsed(options: argparse.Namespace, begin: float) -> int:
+    from pdepth.bench.gpu import rehearsal, run
+
+    if unknown := [part for part in options.parts if part not in run.PARTS]:
+        return _error(f"part: expected {', '.join(run.PARTS)}, got {unknown[0]}.")
+    with tempfile.TemporaryDirectory() as folder:
+        options.out = options.out or options.resume or Path(folder, "rows")
+        plan = _plan(run.Plan, options, begin)
+        return rehearsal.rehearse(plan, say, write=options.specialise)
+
+
+def _told(options: argparse.Namespace) -> int:
+    from pdepth.bench.gpu import run, store
+
+    if options.list:
+        say("\n".join(f"{name:10} {part.__doc__}" for name, part in run.PARTS.items()))
         return 0
-    if unknown := [name for name in names if name not in PARTS]:
-        print(f"Error: part: expected {', '.join(PARTS)}, got {unknown[0]}.", file=sys.stderr)
-        return 2
-    if (reason := backend.unavailable()) is not None:
-        print(f"Error: no triton backend here: {reason}", file=sys.stderr)
-        return 2
-    device = torch.device("cpu" if backend.interpreted() else "cuda")
-    if device.type == "cpu" and not tiny:
-        print("Error: Triton is interpreted here; pass --tiny with it.", file=sys.stderr)
-        return 2
-    where = about(device)
-    name = re.sub(r"\W+", "-", where["device"].lower())
-    path = common.HOME / common.RESULTS / f"gpu-{name}.json"
-    stored = json.loads(path.read_text())["parts"] if path.exists() and not tiny else {}
-    failed = []
-    for part in names or PARTS:
-        closed = [gate for gate in GATES if not _passed(stored.get(gate), where)]
-        if part not in GATES and closed:
-            print(f"{part}: left out, since {', '.join(closed)} did not pass here")
-            failed.append(part)
-            continue
-        bench = Bench(device, tiny, lambda line: print(line, flush=True))
+    try:
+        say(store.store(options.store))
+    except ValueError as error:
+        return _error(str(error))
+    return 0
 
-        def keep(part: str = part, bench: Bench = bench) -> None:
-            stored[part] = {
-                "about": where, "differing": bench.differing, "results": bench.results,
-            }  # fmt: skip
-            if not tiny:
-                save({"parts": stored}, path)
 
-        if part not in GATES:  # a gate counts as a whole
-            bench.keep = keep
-        print(f"== {part}: {PARTS[part].__doc__}", flush=True)
-        begin = time.perf_counter()
-        try:
-            PARTS[part](bench)
-        except Exception:
-            bench.differing += 1  # unknown
-            traceback.print_exc()
-        keep()
-        if bench.differing:
-            failed.append(part)
-        print(f"== {part}: {time.perf_counter() - begin:.0f} s", flush=True)
-    if failed:
-        print(f"Failed: {', '.join(failed)}.", file=sys.stderr)
-    return 1 if failed else 0
+def _error(sentence: str) -> int:
+    print(f"Error: {sentence}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

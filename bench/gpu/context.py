@@ -1,7 +1,8 @@
-"""What the parts of bench/gpu share: the device, sizes, rows and interleaved times."""
+"""What the parts of bench/gpu share: the device, sizes, rows, time that is left, and times taken."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,8 +26,15 @@ class Bench:
     Attributes:
         tiny: whether sizes are those that an interpreter manages.
         say: prints a line.
-        keep: stores the results so far, in case the part does not come to its end.
+        keep: writes the results so far, in case the part does not come to its end.
+        results: by name; of a run that is resumed, those that it had.
         differing: layers or votes that differ.
+        stubbed: whether kernels do nothing, so that no answer means anything.
+        left: the seconds that the run may still take.
+        left_out: what there was no time for.
+        seed: of random problems.
+        oracles: processes that compute what is expected; 0: none but this one.
+        every: one in so many of the problems of `equality`.
     """
 
     device: torch.device
@@ -35,6 +43,17 @@ class Bench:
     keep: Callable[[], None] = lambda: None
     results: dict[str, Any] = field(default_factory=dict)
     differing: int = 0
+    stubbed: bool = False
+    left: Callable[[], float] = lambda: math.inf
+    left_out: list[str] = field(default_factory=list)
+    seed: int = 0
+    oracles: int = 0
+    every: int = 1
+
+    def leave_out(self, what: str) -> None:
+        """Say that there is too little time for something, and note it for the end."""
+        self.left_out.append(what)
+        self.say(f"{what}: left out, with {max(0.0, self.left()):.0f} s left")
 
     def size(self, rows: int) -> int:
         return min(rows, 150 if rows > 1000 else 60) if self.tiny else rows
@@ -95,11 +114,21 @@ class Bench:
         return {**{name: median(each) for name, each in times.items()}, **errors}
 
 
-def search(support: torch.Tensor, queries: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Votes (N,) int32 of a layer's rows that are on the device."""
+def search(
+    support: torch.Tensor,
+    queries: torch.Tensor,
+    labels: torch.Tensor,
+    target: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Votes (N,) int32 of a layer's rows that are on the device.
+
+    target: (N,) int32, predictions: then, as depth asks, no more than whether each one is the vote;
+    settle.UNKNOWN where it is not.
+    """
     votes = torch.empty(len(queries), dtype=torch.int32, device=support.device)
     tied = torch.empty(len(queries), dtype=torch.bool, device=support.device)
     rows = torch.arange(len(queries), device=support.device)
     search = Search([support], [queries], rows, rows.new_full(rows.shape, -1), labels, K)
-    search.answer([Answer(votes=votes, tied=tied)])
+    answer = Answer(votes=votes, tied=tied)
+    search.answer([answer if target is None else Answer(votes=votes, target=target)])
     return votes

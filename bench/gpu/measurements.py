@@ -28,39 +28,6 @@ WIDTHS = (16, 64, 128, 256, 512, 1024, 4096)
 TILES = ((128, 64, 4), (128, 64, 8), (128, 128, 8), (64, 128, 4), (64, 64, 4), (128, 256, 8))
 
 
-def times(bench: Bench) -> None:
-    """One layer of 50,000 x 50,000, by width: pdepth beside the 16-bit matrix product."""
-    widths = (16, 64) if bench.tiny else (*WIDTHS, 65_536)
-    for width, kind in product(widths, ("normal", "classes")):
-        here = bench.size(50_000 if width <= 4096 else 20_000)
-        support, queries, labels = bench.rows_of(kind, here, width)
-        halves = support.half(), queries.half()
-
-        def multiply(halves: tuple[torch.Tensor, torch.Tensor] = halves) -> None:
-            for chunk in query_chunks(halves[1], len(halves[0])):
-                chunk @ halves[0].T
-
-        taken = bench.interleaved(
-            {
-                "pdepth": partial(search, support, queries, labels),
-                "float16 product": multiply,
-                "copy": partial(torch.clone, torch.cat([support, queries])),
-            }
-        )
-        work = 2.0 * here * here * width
-        rates = {
-            name: work / value / 1e12 for name, value in taken.items() if isinstance(value, float)
-        }
-        bench.results[f"{here} x {here} x {width}, {kind}"] = taken | {"TFLOP/s": rates}
-        bench.keep()
-        share = rates.get("pdepth", math.nan) / rates.get("float16 product", math.nan)
-        bench.say(
-            f"{here:,} x {here:,} x {width:6}, {kind:7}: "
-            f"{rates.get('pdepth', math.nan):7.1f} TFLOP/s, "
-            f"{share:.2f} of the float16 product"
-        )
-
-
 def peers(bench: Bench) -> None:
     """The same votes by other libraries, on the same rows; how many differ from pdepth's."""
     rows = bench.size(50_000)
