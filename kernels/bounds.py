@@ -85,10 +85,11 @@ def cut(proven, bound, query_norm, query_residual, DIFFERENCES: tl.constexpr):
         relative, lost = tl.load(bound + ROUNDINGS), tl.load(bound + LOST)
         value = proven * (1 + relative) * (1 + SETTLEMENT) + lost
     else:
-        norm = tl.load(bound + LARGEST)
-        if tl.load(bound + CENTRE) < 0:  # such a row is near the query, which bounds its norm
-            distance = tl.sqrt(tl.maximum(2 * proven + query_norm * query_norm, 0.0))
-            norm = tl.minimum(norm, (query_norm + distance) * MARGIN)
+        largest = tl.load(bound + LARGEST)
+        # Such a row is near the query, which bounds its norm, but for inner products.
+        distance = tl.sqrt(tl.maximum(2 * proven + query_norm * query_norm, 0.0))
+        near = tl.minimum(largest, (query_norm + distance) * MARGIN)
+        norm = tl.where(tl.load(bound + CENTRE) < 0, near, largest)
         value = proven + _error(bound, query_norm, query_residual, norm)
     return _above(value)
 
