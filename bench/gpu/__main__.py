@@ -55,7 +55,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--resume", type=Path, metavar="DIR", help="rows of a run to go on with")
     parser.add_argument("--rehearse", action="store_true", help="without a GPU")
     parser.add_argument("--specialise", action="store_true", help="makes the list of kernels")
-    parser.add_argument("--every", type=int, default=1, help="one in so many of equality's problems")
+    parser.add_argument(
+        "--every", type=int, default=1, help="one in so many of equality's problems"
+    )
     parser.add_argument("--list", action="store_true", help="the parts")
     parser.add_argument("--store", type=Path, metavar="DIR", help="rows of a run to be stored")
     return parser.parse_args(arguments)
@@ -209,7 +211,8 @@ def main(arguments: Sequence[str]) -> int:
     plan = _plan(run.Plan, options, begin)
     if unknown := [part for part in plan.parts if part not in run.PARTS]:
         return _error(f"part: expected {', '.join(run.PARTS)}, got {unknown[0]}.")
-    return run.run(plan, torch.device("cuda"), say)
+    status: int = run.run(plan, torch.device("cuda"), say)
+    return status
 
 
 def _plan(kind: Any, options: argparse.Namespace, begin: float) -> Any:
@@ -226,7 +229,8 @@ def _rehearsed(options: argparse.Namespace, begin: float) -> int:
     with tempfile.TemporaryDirectory() as folder:
         options.out = options.out or options.resume or Path(folder, "rows")
         plan = _plan(run.Plan, options, begin)
-        return rehearsal.rehearse(plan, say, write=options.specialise)
+        status: int = rehearsal.rehearse(plan, say, write=options.specialise)
+        return status
 
 
 def _told(options: argparse.Namespace) -> int:

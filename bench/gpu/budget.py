@@ -58,11 +58,12 @@ def lines(
     known: Mapping[Specialisation, float | None], problems: int, widths: tuple[int, ...], kinds: int
 ) -> list[Line]:
     """The steps of a run that has the list compiled beforehand."""
+    made = f"{len(known)} specialisations and _native, {CORES} cores"
     expected = FOREIGN * problems * ORACLE / (CORES - 2)
     table = sum(row_seconds(width) for width in widths) * kinds
     return [
         Line("Python, torch, the device", START),
-        Line(f"{len(known)} specialisations and _native, {CORES} cores", compiling(seconds_of(known))),
+        Line(made, compiling(seconds_of(known))),
         Line(f"equality: {problems} problems", max(problems * PROBLEM, expected)),
         Line("kernels loaded", LOADING * len(known)),
         Line("bound", BOUND),

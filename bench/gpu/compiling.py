@@ -1,4 +1,7 @@
-"""Compiles what a run will ask for, on all cores: python bench/gpu/compiling.py SITE CAPABILITY.
+"""Compiles what a run will ask for, on all cores.
+
+    python bench/gpu/compiling.py SITE CAPABILITY            into Triton's cache
+    python bench/gpu/compiling.py SITE CAPABILITY --measure  anew, and the seconds into the list
 
 Works before `pdepth._native` is built, and takes no device: SITE is the folder in which the package
 `pdepth` lies with all of its rooms.
@@ -11,6 +14,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -80,14 +84,38 @@ def compiled(lines: Sequence[str], processes: int) -> Iterator[tuple[str, float,
         yield from pool.map(_one, order)
 
 
+def prepare(site: Path, capability: int) -> list[str]:
+    """The list, after this process is ready to compile it."""
+    without_native(site)
+    aim(capability)
+    lines: list[str] = importlib.import_module(NAME).FILE.read_text().splitlines()
+    for module in {json.loads(line)[0].split(":")[0] for line in lines}:
+        importlib.import_module(module)  # before the processes part
+    return lines
+
+
+def measure(lines: Sequence[str]) -> None:
+    """The seconds of those that have none, one after the other, in a cache of their own."""
+    stored = importlib.import_module(NAME)
+    known = dict(map(stored.Specialisation.read, lines))
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TRITON_CACHE_DIR"] = cache
+        for line in lines:
+            each, seconds = stored.Specialisation.read(line)
+            if seconds is None:
+                _, spent, trouble = _one(line)
+                known[each] = round(spent, 2)
+                print(f"{spent:6.2f} s  {each.name} {trouble}", flush=True)
+    stored.save(stored.load(), seconds=known)  # what was listed meanwhile stays
+
+
 def main(arguments: list[str]) -> int:
     """Exit status 0; what failed is said in a line each."""
     site, capability, begin = Path(arguments[0]), int(arguments[1]), time.monotonic()
-    without_native(site)
-    aim(capability)
-    lines = importlib.import_module(NAME).FILE.read_text().splitlines()
-    for module in {json.loads(line)[0].split(":")[0] for line in lines}:
-        importlib.import_module(module)  # before the processes part
+    lines = prepare(site, capability)
+    if "--measure" in arguments:
+        measure(lines)
+        return 0
     done = list(compiled(lines, len(os.sched_getaffinity(0))))
     for trouble in filter(None, (trouble for _, _, trouble in done)):
         print(f"not compiled beforehand: {trouble}", flush=True)

@@ -1,4 +1,4 @@
-"""What the parts of bench/gpu share: the device, sizes, rows, time that is left, and times taken."""
+"""What the parts of bench/gpu share: device, sizes, rows, the time that is left, times taken."""
 
 from __future__ import annotations
 

@@ -69,7 +69,9 @@ def cases() -> list[Case]:
         for i in range(2 if k < max(NEIGHBOURS) else 1)
     ]
     answers = [Case(width, "float32", 30, way) for width, way in product((50, 700, 1500), WAYS)]
-    return list(dict.fromkeys([*types, *lists, *answers, Case(60, "float32", 300, "device")]))
+    widest = [Case(4200, "float32", k, "device") for k in NEIGHBOURS]  # beyond a single section
+    complete = Case(60, "float32", 300, "device")  # more neighbours than any list holds
+    return list(dict.fromkeys([*types, *lists, *answers, *widest, complete]))
 
 
 @dataclass
@@ -102,13 +104,14 @@ def problem_of(seed: int, number: int, tiny: bool) -> tuple[str, Case, Problem]:
     rng = np.random.default_rng([seed, number])
     case = cases()[number]
     rows = 60 + 2 * case.k if tiny else int(rng.integers(2_000, 6_001)) | 1
-    count = 3 if tiny else int(rng.integers(100, 301)) | 1
+    leaving = case.way == "early exit"  # of few queries some have to reach the second layer
+    count = (12 if leaving else 3) if tiny else int(rng.integers(100, 301)) | 1
     width = max(1, case.width)
     kinds = list(_layers(rng, rows + count, width))
     kind, values = kinds[number % len(kinds)]
     tensor = torch.from_numpy(_fitting(values(), case.dtype)).to(getattr(torch, case.dtype))
     own = bool(rng.random() < 0.5) and case.way != "products"
-    labels = rng.integers(0, int(rng.choice([2, 10, 100])), rows)
+    labels = rng.integers(0, 2 if leaving else int(rng.choice([2, 10, 100])), rows)
     options: dict[str, Any] = {"k": min(case.k, rows - 1)}
     if own:
         options["query_rows"] = rng.integers(0, rows, count)
@@ -124,7 +127,7 @@ def problem_of(seed: int, number: int, tiny: bool) -> tuple[str, Case, Problem]:
 
 
 def equality(bench: Bench) -> None:
-    """Votes, ties, counts and depths against the cpu backend's, and the definition's on a sample."""
+    """Votes, ties, counts and depths against the cpu backend's, the definition's on a sample."""
     numbers = range(len(cases()))[:: bench.every]
     asked = [number for number in numbers if str(number) not in bench.results]
     with oracles(bench.seed, asked, bench.tiny, bench.oracles) as expected:
@@ -166,7 +169,7 @@ def equality(bench: Bench) -> None:
 def oracles(
     seed: int, numbers: Sequence[int], tiny: bool, processes: int
 ) -> Iterator[list[Future[tuple[Arrays, list[str]]]]]:
-    """What `oracle` says of each problem, by so many processes; 0: when it is asked, by this one."""
+    """What `oracle` says of each problem, by so many processes; 0: by this one, when asked."""
     if not processes:
         yield [_Later(seed, number, tiny) for number in numbers]
         return

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 
-import pdepth
-from pdepth import certify, definition
-from pdepth.arrays.problem import ProbeRows
-from pdepth.arrays.rows import rows_of
-from pdepth.backends.room import least_room
-from pdepth.backends.triton import TritonSession
+from pdepth import certify
 from pdepth.bench import common
-from pdepth.bench.gpu.context import LIMIT, Bench
+from pdepth.bench.gpu.context import Bench
 from pdepth.kernels import filter, prepare
 from pdepth.kernels.bundles import Bundles
 from pdepth.kernels.lists import Lists, scores_of
 from pdepth.kernels.stack import Stack, on_device
+
 
 def tests(bench: Bench) -> None:
     """The triton backend's tests, on this device: copies, chunks, streams, the kernels' twins."""

@@ -20,7 +20,7 @@ import torch
 
 import pdepth
 from pdepth.bench.gpu.context import LIMIT, Bench, search
-from pdepth.bench.gpu.rivals import query_chunks, rivals
+from pdepth.bench.gpu.rivals import rivals
 from pdepth.bench.suite.shapes import CLASSES, NETWORKS
 from pdepth.kernels import filter
 

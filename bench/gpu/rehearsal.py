@@ -3,7 +3,7 @@
 The host's side is that of an H200: its tiles, its programs, and Triton's own binder, which says for
 each launch what would be compiled. Kernels leave memory as it is, which is nought, except that each
 `tighten` gives up every third query, so that all that is done for those is done too. Answers mean
-nothing then; with TRITON_INTERPRET=1 `--rehearse` judges them, at sizes that an interpreter manages.
+nothing then; with TRITON_INTERPRET=1 `--rehearse` judges them, at an interpreter's sizes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST_ALONG = 65_535  # programs along the second and third axis of a launch
 
 @contextmanager
 def stubbed() -> Iterator[set[Specialisation]]:
-    """torch's CPU stands for an H200, and kernels do nothing; what would be compiled is gathered."""
+    """torch's CPU stands for an H200, and kernels do nothing; gathers what would be compiled."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import make_backend
     from triton.runtime.jit import JITFunction, create_function_from_signature
@@ -56,7 +56,8 @@ def stubbed() -> Iterator[set[Specialisation]]:
         bound, arguments, others = binders[kernel](*args, **options)
         sizes = grid(bound) if callable(grid) else grid
         name = kernel.fn.__name__
-        assert math.prod(sizes) > 0 and max([0, *sizes[1:]]) <= MOST_ALONG, (name, sizes)
+        assert math.prod(sizes) > 0, name
+        assert max([0, *sizes[1:]]) <= MOST_ALONG, name
         found.add(Specialisation.of(kernel.fn, arguments, others))
         if name == "tighten_kernel":
             bound["cuts"].flatten()[::3] = -math.inf
@@ -70,6 +71,7 @@ def stubbed() -> Iterator[set[Specialisation]]:
             (room, "_free", lambda device: MEMORY),
             (filter, "programs", lambda device: PROGRAMS),
             (filter, "_shared_memory", lambda device: SHARED_MEMORY),
+            (filter, "_has_descriptors", lambda device: True),
         ):
             stack.enter_context(mock.patch.object(place, attribute, value))
         yield found
@@ -80,13 +82,15 @@ def rehearse(plan: Plan, say: Callable[[str], None], *, write: bool) -> int:
 
     write: make the list anew.
     """
+    plan.tiny = True
+    device = torch.device("cpu")
     if backend.interpreted():
-        plan.tiny = True
-        return run(plan, torch.device("cpu"), say)
+        judged: int = run(plan, device, say)
+        return judged
     with stubbed() as found:
-        plan.tiny = plan.stubbed = True
+        plan.stubbed = True
         plan.parts = plan.parts or PARTS
-        status = run(plan, torch.device("cpu"), say)
+        status = run(plan, device, say)
     if write:
         specialisations.save(found)
     known = specialisations.load()

@@ -68,7 +68,9 @@ class Rows:
     def of(self, part: str) -> dict[str, Any]:
         """The rows of a part by name, without that which ends it."""
         return {
-            name: value for (own, name), value in self._values.items() if own == part and name != END
+            name: value
+            for (own, name), value in self._values.items()
+            if own == part and name != END
         }
 
     def ended(self, part: str) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ PARTS = GATES | {
     each.__name__: each for each in (table, networks, kernels, peers, race, tests, compiling)
 }
 # Seconds without which a part is not begun.
-LEAST = dict(networks=30.0, kernels=20.0, peers=40.0, race=60.0, tests=200.0, compiling=30.0)
+LEAST = {"networks": 30, "kernels": 20, "peers": 40, "race": 60, "tests": 200, "compiling": 30}
 
 
 @dataclass
@@ -73,7 +73,8 @@ def about(device: torch.device) -> dict[str, Any]:
 
 def run(plan: Plan, device: torch.device, say: Callable[[str], None]) -> int:
     """Exit status: 0 if all that was asked for is there and nothing differs, else 1."""
-    where = about(device) | {"seed": int.from_bytes(os.urandom(4), "little")}
+    seed = 0 if plan.stubbed else int.from_bytes(os.urandom(4), "little")
+    where = about(device) | {"seed": seed}
     try:
         rows = Rows(plan.out, where, plan.resume)
     except (ValueError, OSError) as error:
@@ -89,7 +90,8 @@ def run(plan: Plan, device: torch.device, say: Callable[[str], None]) -> int:
             continue
         if part not in GATES and (closed := [gate for gate in GATES if not _passed(rows, gate)]):
             say(f"== {part}: left out, since {', '.join(closed)} did not pass here")
-            failed.append(part)
+            asked = not plan.parts or set(GATES) <= set(plan.parts)
+            (left_out if asked and not failed else failed).append(part)
             continue
         bench = _bench(plan, device, say, rows, part)
         if bench.left() < LEAST.get(part, 0):

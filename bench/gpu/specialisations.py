@@ -42,7 +42,9 @@ class Specialisation:
         """As Triton's own binder puts a call of the kernel."""
         return cls(
             f"{function.__module__}:{function.__name__}",
-            tuple((kind, known or None if kind != CONSTANT else known) for kind, known in arguments),
+            tuple(
+                (kind, known or None if kind != CONSTANT else known) for kind, known in arguments
+            ),
             tuple((name, options[name]) for name in OPTIONS if name in options),
         )
 
@@ -103,9 +105,13 @@ def load(path: Path = FILE) -> dict[Specialisation, float | None]:
     return dict(map(Specialisation.read, path.read_text().splitlines())) if path.exists() else {}
 
 
-def save(found: Iterable[Specialisation], path: Path = FILE) -> None:
-    """Store these; the seconds of those that were known stay."""
-    known = load(path)
+def save(
+    found: Iterable[Specialisation],
+    path: Path = FILE,
+    seconds: Mapping[Specialisation, float | None] | None = None,
+) -> None:
+    """Store these, with new seconds or those that were known."""
+    known = load(path) | dict(seconds or {})
     path.write_text("".join(sorted(f"{each.line(known.get(each))}\n" for each in found)))
 
 
