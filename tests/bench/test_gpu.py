@@ -242,6 +242,29 @@ def test_what_is_compiled_beforehand_is_what_a_launch_looks_for(tmp_path: Path) 
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=True)
 
 
+def test_a_first_call_compiles_few_kernels_and_other_sizes_none() -> None:
+    code = (
+        "import numpy as np, pdepth\n"
+        "from pdepth.bench.gpu.rehearsal import stubbed\n"
+        "rng = np.random.default_rng(0)\n"
+        "def call(rows, queries):\n"
+        "    values = rng.standard_normal((rows + queries, 64)).astype('f4')\n"
+        "    labels = rng.integers(0, 9, rows)\n"
+        "    pdepth.probe_votes(values[:rows], labels, values[rows:], backend='triton')\n"
+        "with stubbed(gives_up=False) as found:\n"
+        "    call(1000, 999); print(len(found))\n"
+        "    for rows, queries in ((1001, 17), (1016, 16), (999, 1), (4096, 160), (31, 2)):\n"
+        "        call(rows, queries)\n"
+        "    print(len(found))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=PLAIN, capture_output=True, text=True, check=True
+    )
+    first, after = map(int, done.stdout.split())
+    assert first == after
+    assert 5 < first <= 10
+
+
 def parts_of(
     monkeypatch: pytest.MonkeyPatch, trouble: list[BaseException]
 ) -> tuple[list[str], list[str], Callable[..., int]]:

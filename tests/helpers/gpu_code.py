@@ -43,6 +43,9 @@ from pdepth.kernels import (
     settle,
 )
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script
+from helpers import machine_code
+
 FIGURES = Path(__file__).resolve().parent / "figures"  # a file for each version of Triton
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
 BEGIN, END = "<!-- tests/helpers/gpu_code.py -->\n", "\n<!-- end of tests/helpers/gpu_code.py -->"
@@ -191,6 +194,9 @@ def compiled(
         "HGMMA": len(re.findall(r"\b(HGMMA|WGMMA)\b", code)),
         "HMMA": len(re.findall(r"\b(HMMA|MMA)\b", code)),
         "atomics": len(re.findall(r"\b(ATOM|RED)G?\.", code)),
+        "hazards": machine_code.hazards(binary.asm["ptx"]),
+        "narrow": sorted(machine_code.narrow_products(binary.asm["ttir"])),
+        "reads first": machine_code.read_before_overwritten(binary.asm["ptx"]),
     }
 
 

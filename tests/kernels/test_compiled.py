@@ -17,6 +17,8 @@ from pdepth.backends import triton as backend
 if (reason := backend.unavailable()) is not None:
     pytest.skip(f"no triton backend here: {reason}", allow_module_level=True)
 
+from helpers import machine_code
+
 MOST = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory that a program may have
 
 
@@ -64,6 +66,13 @@ def _check(kernels: list[dict[str, Any]]) -> set[str]:
         assert kernel["shared"] <= MOST[capability], kernel
         assert (kernel[meant] > 0) == (kernel["kernel"] == "filter"), kernel
         assert kernel[other] == 0, kernel
+        assert kernel["hazards"] == [], kernel
+        assert set(kernel["narrow"]) <= machine_code.BOUNDED.get(kernel["kernel"], set()), kernel
+        if kernel["kernel"] in ("tighten", "unpack"):
+            assert kernel["warps"] == 1 or kernel["reads first"], kernel
+        if kernel["kernel"] == "filter" and capability == 90:
+            least = 1 if kernel["constants"]["SECTION"] else 2  # narrow layers share it
+            assert machine_code.programs_at_once(kernel) >= least, kernel
         if kernel["kernel"] == "filter":  # room for a tile's row is reserved once
             assert kernel["atomics"] == 1, kernel
         figures = [kernel[name] for name in ("registers", "spilled", "shared")]
