@@ -47,6 +47,7 @@ def table(bench: Bench) -> None:
 def measured(bench: Bench, kind: str, rows: int, width: int) -> dict[str, Any]:
     """One row of the table: times if all its own answers are right, else how many are not."""
     support, queries, labels = bench.rows_of(kind, rows, width)
+    queries = queries[:4] if bench.tiny else queries
     votes = search(support, queries, labels)
     place = torch.arange(len(votes), device=votes.device)
     target = votes.where(place % 2 == 0, (votes + 1) % CLASSES)
@@ -75,7 +76,7 @@ def measured(bench: Bench, kind: str, rows: int, width: int) -> dict[str, Any]:
         },
         rounds=ROUNDS,
     )
-    work = 2e-12 * rows * rows * width
+    work = 2e-12 * rows * len(queries) * width
     seconds = {name: value for name, value in taken.items() if isinstance(value, float)}
     return {
         "width": width, "kind": kind, "differing": 0, "compared": len(sample),
