@@ -15,7 +15,8 @@ CORES = 16
 MOST = 360.0  # seconds until the key table is whole
 START = 15.0  # Python, torch and the device's context, twice: this process and those beside it
 # Of processor time, measured: all of csrc/, and its slowest source.
-NATIVE, LONGEST_SOURCE = 94.0, 12.0
+NATIVE, LONGEST_SOURCE, SOURCES = 94.0, 12.0, 27
+LAUNCHERS, LAUNCHER = 20, 3.0  # C code that Triton 3.6 compiles for signatures, and for its own use
 FOREIGN = 1.5  # times as long as here: another machine's processor, all of its cores at work
 LOADING = 0.01  # of a kernel's code, where it is first launched
 PROBLEM = 0.5  # of `equality`, its data included; what is expected comes from other processes
@@ -48,7 +49,8 @@ def row_seconds(width: int) -> float:
 def compiling(seconds: Mapping[Specialisation, float], cores: int = CORES) -> float:
     """Wall time of all of them on so many cores, the longest first, beside `NATIVE`."""
     busy = [0.0] * cores
-    for taken in sorted([*seconds.values(), LONGEST_SOURCE, *[3.0] * 27], reverse=True):
+    native = [LONGEST_SOURCE, *[(NATIVE - LONGEST_SOURCE) / SOURCES] * SOURCES]
+    for taken in sorted([*seconds.values(), *native, *[LAUNCHER] * LAUNCHERS], reverse=True):
         least = busy.index(min(busy))
         busy[least] += taken
     return FOREIGN * max(busy)

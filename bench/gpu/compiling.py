@@ -69,6 +69,11 @@ def _one(line: str) -> tuple[str, float, str]:
     return line, _spent() - begin, trouble
 
 
+def _utilities() -> None:
+    """What Triton compiles by cc when it first asks for the device."""
+    importlib.import_module("triton.backends.nvidia.driver").CudaUtils()
+
+
 def _spent() -> float:
     """Seconds of this process and those that it started, ptxas."""
     ran = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -81,6 +86,7 @@ def compiled(lines: Sequence[str], processes: int) -> Iterator[tuple[str, float,
     seconds = stored.seconds_of(dict(map(stored.Specialisation.read, lines)))
     order = sorted(lines, key=lambda line: -seconds[stored.Specialisation.read(line)[0]])
     with ProcessPoolExecutor(processes, mp_context=get_context("fork")) as pool:
+        pool.submit(_utilities)
         yield from pool.map(_one, order)
 
 

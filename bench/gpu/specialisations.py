@@ -70,7 +70,10 @@ class Specialisation:
             parameter.name: known if kind == CONSTANT else _stand_in(kind, known)
             for parameter, (kind, known) in zip(kernel.params, self.arguments, strict=True)
         }
-        kernel.warmup(grid=(1,), **arguments, **dict(self.options))
+        compiled = kernel.warmup(grid=(1,), **arguments, **dict(self.options))
+        driver = importlib.import_module("triton.backends.nvidia.driver")
+        if hasattr(driver, "make_launcher"):  # Triton 3.6: C code for each signature, by cc
+            driver.CudaLauncher(compiled.src, compiled.metadata)
 
 
 class _Tensor:

@@ -16,7 +16,7 @@ if (reason := backend.unavailable()) is not None:
 
 from helpers.machine_code import narrow_products, programs_at_once, read_before_overwritten
 
-PLANTED = '''
+PLANTED = """
 import sys, triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -43,7 +43,7 @@ for which, fusion in ((kernel, True), (plain, False)):
         options={"enable_fp_fusion": fusion},
     ).asm
     print(hazards(made["ptx"]), narrow_products(made["ttir"]))
-'''
+"""
 
 
 def test_contraction_approximation_and_narrow_products_are_seen(tmp_path: Path) -> None:
