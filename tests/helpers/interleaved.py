@@ -1,4 +1,4 @@
-"""What Triton's interpreter hides: it runs one program after the other, in the order of their numbers.
+"""What Triton's interpreter hides: it runs one program after the other, in their order.
 
 `watched` runs the programs of each launch in a random order, several at once, each until its next
 load, store or atomic operation, and a store in two halves; and notes what a GPU would not forgive.

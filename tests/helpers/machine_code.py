@@ -20,7 +20,7 @@ WORDS = {
     **{"arith.constant": "constant", "tt.make_range": "range", "tt.load": "load"},
     **{"tt.get_program_id": "program", "tt.get_num_programs": "programs"},
 }
-# What is known to stay below 2^31: 128 rows of a tile, of 2^24 columns at most; programs of a launch
+# What is known to stay below 2^31: 128 rows of a tile, of 2^24 columns at most; a launch's programs
 # times the rows of each; and columns.
 BOUNDED = {
     "prepare": {"computed * constant"},
@@ -46,9 +46,9 @@ def read_before_overwritten(ptx: str) -> bool:
     for size in ("b32", "b64"):
         loads = [i for i, each in enumerate(operations) if _is(each, "ld", size)]
         stores = [i for i, each in enumerate(operations) if _is(each, "st", size)]
-        if loads and stores and loads[0] < stores[-1]:
-            if "bar.sync" not in operations[loads[0] : stores[-1]]:
-                return False
+        between = operations[loads[0] : stores[-1]] if loads and stores else []
+        if between and "bar.sync" not in between:
+            return False
     return True
 
 

@@ -81,7 +81,8 @@ def test_additions_that_are_not_atomic_are_seen() -> None:
     assert findings.conflicts
     assert findings.switches
     assert (total < 40).all()  # some were lost, as on a device
-    assert not launched(counting_kernel, 40, total := whole(4)).conflicts
+    total = whole(4)
+    assert not launched(counting_kernel, 40, total).conflicts
     assert (total == 40).all()
 
 
