@@ -62,10 +62,21 @@ class Specialisation:
     def name(self) -> str:
         return self.kernel.rpartition(":")[2].removesuffix("_kernel")
 
-    def warm(self) -> None:
-        """Compile it into Triton's cache, as the installed Triton would at a launch."""
+    @property
+    def function(self) -> Any:
+        """The kernel itself."""
         module, name = self.kernel.split(":")
-        kernel = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """By name."""
+        pairs = zip(self.function.params, self.arguments, strict=True)
+        return {each.name: known for each, (_, known) in pairs if each.is_constexpr}
+
+    def warm(self) -> Any:
+        """Compile it into Triton's cache, as the installed Triton would at a launch."""
+        kernel = self.function
         arguments = {
             parameter.name: known if kind == CONSTANT else _stand_in(kind, known)
             for parameter, (kind, known) in zip(kernel.params, self.arguments, strict=True)
@@ -74,6 +85,7 @@ class Specialisation:
         driver = importlib.import_module("triton.backends.nvidia.driver")
         if hasattr(driver, "make_launcher"):  # Triton 3.6: C code for each signature, by cc
             driver.CudaLauncher(compiled.src, compiled.metadata)
+        return compiled
 
 
 class _Tensor:
