@@ -12,7 +12,8 @@
 
 Needs no installation: what is missing of pdepth is built in a folder of its own, while the kernels
 that the run will ask for are compiled beside it. Nothing is fetched. What a run finds is written to
-DIR/rows.jsonl as it is found. No time is taken before equality and bound have passed.
+DIR/rows.jsonl as it is found. No time is taken before equality and bound have passed. Of a copy
+without its history PDEPTH_COMMIT names the commit.
 
 This file takes Python alone, so that it can say within a second that there is no device.
 """

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from pdepth.bench import common
+from pdepth.bench.gpu import budget, specialisations
 from pdepth.bench.gpu.context import Bench
-from pdepth.bench.gpu.equality import equality
+from pdepth.bench.gpu.equality import cases, equality
 from pdepth.bench.gpu.gates import bound, tests
 from pdepth.bench.gpu.measurements import compiling, kernels, networks, peers, race
 from pdepth.bench.gpu.rows import Rows
@@ -83,6 +84,12 @@ def run(plan: Plan, device: torch.device, say: Callable[[str], None]) -> int:
     failed: list[str] = []
     left_out: list[str] = []
     spent = time.monotonic()
+    if not plan.tiny:
+        steps = budget.lines(specialisations.load(), len(cases()), WIDTHS, len(KINDS))[2:]
+        say(
+            f"== {plan.ends - spent:.0f} s left; until the key table is whole it takes about "
+            f"{sum(each.seconds for each in steps):.0f} s"
+        )
     for part in plan.parts or PARTS:
         ended = rows.ended(part)
         if ended is not None and not ended["differing"] and not ended["left_out"]:
