@@ -20,7 +20,7 @@ LAUNCHERS, LAUNCHER = 20, 3.0  # C code that Triton 3.6 compiles for signatures,
 FOREIGN = 1.5  # times as long as here: another machine's processor, all of its cores at work
 LOADING = 0.01  # of a kernel's code, where it is first launched
 PROBLEM = 0.5  # of `equality`, its data included; what is expected comes from other processes
-ORACLE = 1.0  # of processor time, for one problem
+ORACLE = 0.3  # of processor time, for one problem; measured
 BOUND = 10.0
 # Effective TFLOP/s of exact votes, of the product and of float32; and of the widest layers.
 VOTES, PRODUCT, PLAIN, WIDEST = 36.0, 500.0, 40.0, 70.0

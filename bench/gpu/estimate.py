@@ -27,7 +27,6 @@ from pdepth.kernels import filter
 from pdepth.kernels.search import support_chunks
 
 PAGE = Path("docs", "gpu.md")
-REGISTERS, SHARED, WARPS = 65_536, 233_472, 64  # of a multiprocessor
 LIST = 128  # candidates of a usual list, and of its bundles
 BITS = 32  # of a score, found one by one
 BLOCK = 8  # candidates that settlement compares at a time
@@ -68,11 +67,7 @@ def _code(compiled: Any) -> Code:
         usage = subprocess.run(call, capture_output=True, text=True, check=True).stdout
     registers = int(re.findall(r"REG:(\d+)", usage)[0])
     warps = compiled.metadata.num_warps
-    resident = min(
-        REGISTERS // (-(-registers // 8) * 8 * 32 * warps),
-        SHARED // (compiled.metadata.shared + 1024),
-        WARPS // warps,
-    )
+    resident = replay.programs_at_once(registers, compiled.metadata.shared, warps)
     return Code(instructions, warps, resident)
 
 

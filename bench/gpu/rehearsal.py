@@ -9,10 +9,8 @@ nothing then; with TRITON_INTERPRET=1 `--rehearse` judges them, at an interprete
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -22,8 +20,9 @@ from pdepth.backends import room
 from pdepth.backends import triton as backend
 from pdepth.bench.gpu import budget, specialisations
 from pdepth.bench.gpu.equality import cases
-from pdepth.bench.gpu.run import KINDS, WIDTHS, Plan, run
+from pdepth.bench.gpu.run import Plan, run
 from pdepth.bench.gpu.specialisations import Specialisation
+from pdepth.bench.gpu.table import KINDS, WIDTHS
 from pdepth.kernels import filter
 
 CAPABILITY = 90
@@ -114,9 +113,3 @@ def rehearse(plan: Plan, say: Callable[[str], None], *, write: bool) -> int:
     if total > budget.MOST:
         say(f"more than {budget.MOST:.0f} s until the key table is whole")
     return 1 if status or missing or unused or total > budget.MOST else 0
-
-
-def rehearse_in_a_folder(say: Callable[[str], None], **options: Any) -> int:
-    """`rehearse`, whose rows are kept nowhere."""
-    with tempfile.TemporaryDirectory() as folder:
-        return rehearse(Plan(Path(folder, "rows"), **options), say, write=False)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 MULTIPROCESSORS, CLOCK = 132, 1.9e9  # of an H200
 PARTS = 4  # of a multiprocessor, each with a scheduler and pipes of its own
+REGISTERS, SHARED, WARPS = 65_536, 233_472, 64  # of a multiprocessor; bytes of shared memory
 PRODUCT = 4096.0  # float16 operations a clock on a multiprocessor's matrix units
 BARRIER = 30
 # Assumed, in clocks: global memory from the second cache, shared memory, shuffles, conversions.
@@ -96,6 +97,12 @@ def parse(sass: str) -> list[Instruction]:
             fields = control & 15, control >> 5 & 7, control >> 8 & 7, control >> 11 & 63
             found.append(Instruction(int(match[1], 16), match[2].strip(), *fields))
     return found
+
+
+def programs_at_once(registers: int, shared: int, warps: int) -> int:
+    """Programs that a multiprocessor holds: registers of a thread, bytes and warps of a program."""
+    of_registers = -(-registers // 8) * 8 * 32 * warps
+    return min(REGISTERS // of_registers, SHARED // (shared + 1024), WARPS // warps)
 
 
 def tool() -> Path:

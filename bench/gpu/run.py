@@ -183,6 +183,3 @@ def next_steps(rows: Rows, failed: list[str], left_out: list[str]) -> list[str]:
 def stored_name(device: str) -> str:
     """The file under bench/results/ of a device."""
     return f"gpu-{re.sub(r'[^a-z0-9]+', '-', device.lower())}.json"
-
-
-__all__ = ["GATES", "KINDS", "PARTS", "WIDTHS", "Plan", "about", "next_steps", "run", "stored_name"]

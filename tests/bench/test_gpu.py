@@ -66,7 +66,8 @@ def test_a_kernel_that_is_not_in_the_list_fails_the_rehearsal(
         "r.specialisations.FILE.write_text('\\n'.join(kept))\n"
         "load = r.specialisations.load\n"
         "r.specialisations.load = lambda: load(Path(sys.argv[1]))\n"
-        "sys.exit(r.rehearse_in_a_folder(print, parts=['equality'], every=20))\n"
+        "plan = r.Plan(Path(sys.argv[1] + '-rows'), parts=['equality'], every=20)\n"
+        "sys.exit(r.rehearse(plan, print, write=False))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "list")], env=PLAIN, capture_output=True,

@@ -53,6 +53,12 @@ def test_a_loop_without_trips_is_jumped_over() -> None:
     assert replay.replay(around, [2]).instructions == 1 + 2 * 4 + 1
 
 
+def test_programs_at_once_are_those_of_the_scarcest() -> None:
+    assert replay.programs_at_once(registers=128, shared=40_000, warps=8) == 2  # by registers
+    assert replay.programs_at_once(registers=128, shared=140_000, warps=8) == 1
+    assert replay.programs_at_once(registers=16, shared=0, warps=8) == 8  # by warps
+
+
 def test_control_words_are_read_as_the_tool_prints_them() -> None:
     control = 5 | 2 << 5 | 7 << 8 | 0b101 << 11
     sass = (

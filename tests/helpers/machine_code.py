@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 CONTRACTED = re.compile(r"\bfma\.rn(?:\.ftz)?\.f(?:32|64)\b")
 FLUSHED = re.compile(r"\.ftz\b")
@@ -95,9 +94,3 @@ def _described(operations: dict[str, Operation], name: str) -> str:
     if kind in SAME and operands:
         return _described(operations, operands[0])
     return WORDS.get(kind, "computed")
-
-
-def programs_at_once(kernel: dict[str, Any], registers: int = 65_536, shared: int = 233_472) -> int:
-    """Programs of a kernel that a multiprocessor holds: an H200's by default."""
-    each = -(-kernel["registers"] // 8) * 8 * 32 * kernel["warps"]
-    return min(registers // each, shared // (kernel["shared"] + 1024), 64 // kernel["warps"])

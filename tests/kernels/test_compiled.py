@@ -17,6 +17,8 @@ from pdepth.backends import triton as backend
 if (reason := backend.unavailable()) is not None:
     pytest.skip(f"no triton backend here: {reason}", allow_module_level=True)
 
+from pdepth.bench.gpu import replay
+
 from helpers import machine_code
 
 MOST = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory that a program may have
@@ -72,7 +74,8 @@ def _check(kernels: list[dict[str, Any]]) -> set[str]:
             assert kernel["warps"] == 1 or kernel["reads first"], kernel
         if kernel["kernel"] == "filter" and capability == 90:
             least = 1 if kernel["constants"]["SECTION"] else 2  # narrow layers share it
-            assert machine_code.programs_at_once(kernel) >= least, kernel
+            sizes = (kernel[name] for name in ("registers", "shared", "warps"))
+            assert replay.programs_at_once(*sizes) >= least, kernel
         if kernel["kernel"] == "filter":  # room for a tile's row is reserved once
             assert kernel["atomics"] == 1, kernel
         figures = [kernel[name] for name in ("registers", "spilled", "shared")]

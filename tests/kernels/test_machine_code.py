@@ -14,7 +14,7 @@ from pdepth.backends import triton as backend
 if (reason := backend.unavailable()) is not None:
     pytest.skip(f"no triton backend here: {reason}", allow_module_level=True)
 
-from helpers.machine_code import narrow_products, programs_at_once, read_before_overwritten
+from helpers.machine_code import narrow_products, read_before_overwritten
 
 PLANTED = """
 import sys, triton, triton.language as tl
@@ -76,10 +76,3 @@ def test_a_product_that_was_widened_first_is_none() -> None:
     assert narrow_products(narrow) == {"computed * program"}
     wide = narrow.replace("arith.muli %0, %arg3 : i32", "arith.muli %0, %arg3 : i64")
     assert narrow_products(wide) == set()
-
-
-def test_programs_at_once_are_those_of_the_scarcest() -> None:
-    kernel = {"registers": 128, "warps": 8, "shared": 40_000}
-    assert programs_at_once(kernel) == 2  # by registers
-    assert programs_at_once({**kernel, "shared": 140_000}) == 1
-    assert programs_at_once({**kernel, "registers": 16, "shared": 0}) == 8  # by warps
