@@ -193,7 +193,7 @@ def compiled(
         "shared": binary.metadata.shared,
         "HGMMA": len(re.findall(r"\b(HGMMA|WGMMA)\b", code)),
         "HMMA": len(re.findall(r"\b(HMMA|MMA)\b", code)),
-        "atomics": len(re.findall(r"\b(ATOM|RED)G?\.", code)),
+        "atomics": len(re.findall(r"\b(atom|red)\.", binary.asm["ptx"])),
         "hazards": machine_code.hazards(binary.asm["ptx"]),
         "narrow": sorted(machine_code.narrow_products(binary.asm["ttir"])),
         "reads first": machine_code.read_before_overwritten(binary.asm["ptx"]),
