@@ -42,7 +42,7 @@ class Budget:
         return f"budget of {human(self.size)}" if self.given else f"{human(self.size)} free"
 
 
-def parse_bytes(memory: int | str) -> int:
+def parse_bytes(memory: int | str, name: str = "memory") -> int:
     """Bytes of an amount such as 8_000_000_000, "8GB" (10^9) or "7.5 GiB" (2^30).
 
     Raises ValueError for amounts that cannot be read or are not positive, TypeError for others.
@@ -50,14 +50,14 @@ def parse_bytes(memory: int | str) -> int:
     if isinstance(memory, str):
         match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([kmgt]?i?)b?\s*", memory.lower())
         if not match or match[2] not in _UNITS:
-            raise ValueError(f"memory: expected bytes or an amount such as '8GiB', got {memory!r}.")
+            raise ValueError(f"{name}: expected bytes or an amount such as '8GiB', got {memory!r}.")
         amount = int(float(match[1]) * _UNITS[match[2]])
     elif isinstance(memory, int) and not isinstance(memory, bool):
         amount = memory
     else:
-        raise TypeError(f"memory: expected bytes or a string, got a {type(memory).__name__}.")
+        raise TypeError(f"{name}: expected bytes or a string, got a {type(memory).__name__}.")
     if amount < 1:
-        raise ValueError(f"memory: expected a positive amount, got {memory!r}.")
+        raise ValueError(f"{name}: expected a positive amount, got {memory!r}.")
     return amount
 
 

@@ -154,13 +154,16 @@ OnCluster = Annotated[
     typer.Option(
         "--cluster",
         metavar="ADDRESS",
-        help="Work on a Ray cluster, host:port; auto: that of RAY_ADDRESS, or a local Ray.",
+        help="Work on a Ray cluster, host:port; auto: that of RAY_ADDRESS or of this machine, or "
+        "a local one.",
     ),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Of --cluster: processes that share the rows.", show_default="all that fit"
+        min=1,
+        help="Of --cluster: processes that share the rows.",
+        show_default="all that fit; of a plan none",
     ),
 ]
 CpusPerWorker = Annotated[
@@ -185,7 +188,7 @@ def parse_cluster(
         given = {"--workers": workers, "--memory-per-worker": memory, "--gpus": gpus or None}
         for option, value in (given | {"--cpus": cpus if cpus > 1 else None}).items():
             if value is not None:
-                raise ValueError(f"{option}: expected together with --cluster ADDRESS, got alone.")
+                raise ValueError(f"{option}: expected together with --cluster, got alone.")
         return None
     return Cluster(address, workers, cpus, gpus, memory)
 

@@ -51,7 +51,7 @@ def embedded_on(
         yield None
         return
     with connected(Cluster.of(cluster)) as workers:
-        bounds = [_bounds(reader, len(workers)) for reader in job.readers]
+        bounds = [_bounds(reader, workers) for reader in job.readers]
         _check_least(job, bounds, workers.cluster.memory)
         task = NetworkTask(
             layout=replace(job.layout, caller=replace(job.layout.caller, model=nn.Identity())),
@@ -72,6 +72,7 @@ def embedded_on(
             part = pickled(workers.cloudpickle, parts, "support and queries")
             of_each.append(Sent(shared, Kept(workers.put(part, "data"))))
             del parts, part
+        job.observer(Event("note", f"cluster: starting {len(workers)} workers"))
         workers.start(backend, network=True)
         embeddings = ClusterEmbeddings(job, workers, bounds, of_each, spill)
         embeddings.check_values()
@@ -139,7 +140,8 @@ class ClusterEmbeddings:
                         f"cluster: expected the same values of the first rows everywhere, got "
                         f"others from worker {worker}, first at probe {names[number]!r}; take "
                         "machines with the same processor, GPU and torch, or name them in "
-                        "Cluster(resources=...)."
+                        "Cluster(resources=...); a network that draws random numbers has others "
+                        "each time."
                     )
 
     @property
@@ -260,19 +262,18 @@ class ClusterEmbeddings:
             reader.expect(whole)
 
 
-def _bounds(reader: Batches, workers: int) -> list[int]:
+def _bounds(reader: Batches, workers: Workers) -> list[int]:
     """Where each worker's rows begin, whole batches, and where the last end."""
     if reader.rows is None or reader.batch_rows is None:
         raise ValueError(
             f"{reader.what}: expected a dataset whose rows have numbers, which workers share, got "
             "a stream or whole batches; leave cluster out, or pass a Dataset with a length."
         )
-    if reader.what == "support" and reader.rows < workers:
-        raise ValueError(
-            f"workers: expected at most {reader.rows}, the rows of the support, got {workers}."
-        )
+    count = len(workers)
+    if reader.what == "support":
+        workers.check_rows(reader.rows)
     batches = -(-reader.rows // reader.batch_rows)
-    begins = [batches * worker // workers * reader.batch_rows for worker in range(workers)]
+    begins = [batches * worker // count * reader.batch_rows for worker in range(count)]
     return [*begins, reader.rows]
 
 

@@ -18,13 +18,14 @@ class Cluster:
     """A Ray cluster, and what of it a call takes.
 
     Attributes:
-        address: of the cluster, "host:port"; "auto": that of the environment (RAY_ADDRESS), or a
-            local Ray that is started for the call. A Ray that is already initialised in this
-            process is used in any case, and left running.
+        address: of the cluster, "host:port"; "auto": that of the environment (RAY_ADDRESS), or
+            one that runs on this machine, or a local Ray that is started for the call. A Ray that
+            is already initialised in this process is used in any case, and left running.
         workers: processes that share the support's rows; None: as many as there is room for.
         cpus_per_worker: threads of the search in each.
         gpus_per_worker: GPUs of each; with 1, networks and the triton backend run there.
-        memory_per_worker: bytes that each may take for rows in work, or an amount such as "8GiB".
+        memory_per_worker: bytes that each may take for rows in work, or an amount such as "8GiB";
+            Ray sets so much of its memory aside.
         resources: custom resources of Ray that each worker takes, by name.
         runtime_env: of Ray's workers, as `ray.init` takes it.
         chunks_in_flight: query chunks that are in Ray's object store at a time, 2 or more.
@@ -50,7 +51,11 @@ class Cluster:
         if isinstance(gpus, bool) or not isinstance(gpus, int | float) or not 0 <= gpus < 1e6:
             raise ValueError(f"gpus_per_worker: expected a number >= 0, got {gpus!r}.")
         if self.memory_per_worker is not None:
-            parse_bytes(self.memory_per_worker)
+            parse_bytes(self.memory_per_worker, "memory_per_worker")
+        if self.resources is not None and not isinstance(self.resources, Mapping):
+            raise TypeError(
+                f"resources: expected numbers by name, got a {type(self.resources).__name__}."
+            )
 
     @classmethod
     def of(cls, cluster: str | Cluster) -> Cluster:

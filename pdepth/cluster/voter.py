@@ -211,10 +211,7 @@ class ClusterVoter:
             there = rows.array.span
             asked = there.bounds[-1]
             return Probe(probe, rows.array.number, there.shards, there.bounds[0], asked)
-        if len(rows) < workers:
-            raise ValueError(
-                f"workers: expected at most {len(rows)}, the rows of the support, got {workers}."
-            )
+        self._workers.check_rows(len(rows))
         bounds = [len(rows) * worker // workers for worker in range(workers + 1)]
         shards = []
         for begin, end in pairwise(bounds):

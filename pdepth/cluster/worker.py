@@ -334,7 +334,10 @@ class Worker:
         except OSError as error:
             where = f"worker {self._number} on {platform.node()}: {error}"
             if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
-                where += "; what a call names by its path has to be readable on all machines."
+                where = (
+                    where.rstrip(".")
+                    + "; what a call names by its path has to be readable on all machines."
+                )
             raise type(error)(where) from None
         except ImportError as error:
             raise ImportError(f"worker {self._number} on {platform.node()}: {error}") from None

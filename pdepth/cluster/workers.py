@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pdepth.arrays.memory import human
 from pdepth.cluster.options import AUTO, Cluster
 from pdepth.cluster.sending import LONGEST_REASON, Kept
 from pdepth.cluster.traffic import Rates, Traffic
@@ -26,6 +27,7 @@ RETRIES = 10  # of one call, each after its worker died; then it is the call tha
 LAST_SECONDS = 10.0  # that workers have to remove what they leave on disks
 PATIENCE = 30.0  # seconds of waiting before somebody looks why
 USAGE = "RAY_USAGE_STATS_ENABLED"
+NAMES = {"CPU": "CPUs", "GPU": "GPUs"}  # of what Ray counts
 
 
 class Workers:
@@ -75,6 +77,14 @@ class Workers:
             "resources": dict(cluster.resources or {}),
             "runtime_env": dict(cluster.runtime_env or {}) or None,
         }
+
+    def check_rows(self, rows: int) -> None:
+        """Raise ValueError for fewer rows of the support than workers were asked for; of those
+        that nobody counted some may have none."""
+        if rows < (self.cluster.workers or 0):
+            raise ValueError(
+                f"workers: expected at most {rows}, the rows of the support, got {len(self)}."
+            )
 
     def start(self, backend: str, network: bool = False) -> None:
         """Start them, and know their memory. network: whether one will run there.
@@ -177,6 +187,8 @@ class Workers:
                 "wait for a machine.",
                 *(cpus, len(self), needed),
             )
+        elif not self.abouts:
+            log.warning("The Ray cluster has no room yet for all %d workers: waiting.", len(self))
 
     def finish(self, refs: Sequence[Ref]) -> None:
         """Wait for what workers do last, but not for long: they may be at work, or gone."""
@@ -218,12 +230,16 @@ def _connect(ray: Any, cluster: Cluster) -> None:
                      logging_level="WARNING")  # fmt: skip
         except (ConnectionError, RuntimeError) as error:
             reason = " ".join(str(error).split())
+            if address:
+                reason += "; where `ray start` spoke of a token, set RAY_AUTH_MODE=token here, too."
             raise ConnectionError(f"cluster: {address or 'a local Ray'}: {reason}") from error
 
 
 def _check_answers(address: str) -> None:
     """Raise ConnectionError, soon, where nobody listens."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"cluster: expected 'auto' or 'host:port', got {address!r}.")
     try:
         socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
@@ -249,19 +265,28 @@ def _usage_reports_off() -> Iterator[None]:
 def _count(ray: Any, cluster: Cluster) -> int:
     """How many workers there will be. Raises ValueError for more than there is room for."""
     total = ray.cluster_resources()
-    cpus, gpus = int(total.get("CPU", 0)), total.get("GPU", 0)
-    if cluster.gpus_per_worker > gpus:
-        raise ValueError(
-            f"gpus_per_worker: expected at most {gpus:g}, the GPUs of the cluster, got "
-            f"{cluster.gpus_per_worker:g}."
-        )
-    room = {f"{cpus} CPUs": cpus // cluster.cpus_per_worker}
-    if cluster.gpus_per_worker:
-        room[f"{gpus:g} GPUs"] = int(gpus / cluster.gpus_per_worker)
+    options = {
+        "cpus_per_worker": ("CPU", cluster.cpus_per_worker),
+        "gpus_per_worker": ("GPU", cluster.gpus_per_worker),
+        "memory_per_worker": ("memory", cluster.memory or 0),
+        **{
+            f"resources[{name!r}]": (name, need) for name, need in (cluster.resources or {}).items()
+        },
+    }
+    room = {}
+    for option, (name, need) in options.items():
+        if not need:
+            continue
+        has, text = total.get(name, 0), human if name == "memory" else "{:g}".format
+        if need > has:
+            raise ValueError(
+                f"{option}: expected at most {text(has)}, the {NAMES.get(name, name)} of the "
+                f"cluster, got {text(need)}."
+            )
+        room[f"{text(has)} {NAMES.get(name, name)}"] = int(has / need)
     what = min(room, key=lambda name: room[name])
-    most = room[what]
-    if most < (cluster.workers or 1):
+    if room[what] < (cluster.workers or 1):
         raise ValueError(
-            f"workers: expected at most {most} on a cluster of {what}, got {cluster.workers or 1}."
+            f"workers: expected at most {room[what]} on a cluster of {what}, got {cluster.workers}."
         )
-    return cluster.workers or most
+    return cluster.workers or room[what]

@@ -155,6 +155,8 @@ def test_what_is_not_finite_is_named_by_its_row(tmp_path: Path) -> None:
 def test_fewer_rows_than_workers() -> None:
     with pytest.raises(ValueError, match="workers: expected at most 5, the rows of the support"):
         pdepth.probe_votes(np.eye(5), np.arange(5), k=2, cluster=Cluster(workers=7))
+    found = pdepth.probe_votes(np.eye(5), np.arange(5), k=2, cluster="auto")  # on 7 or more
+    assert (found.votes == pdepth.probe_votes(np.eye(5), np.arange(5), k=2).votes).all()
 
 
 class Unsendable:
@@ -199,7 +201,7 @@ def test_a_worker_of_another_version(name: str, monkeypatch: pytest.MonkeyPatch)
         ({"workers": 0}, "workers: expected an integer >= 1"),
         ({"cpus_per_worker": 1.5}, "cpus_per_worker: expected an integer"),
         ({"gpus_per_worker": -1}, "gpus_per_worker: expected a number >= 0"),
-        ({"memory_per_worker": "much"}, "memory: expected bytes or an amount"),
+        ({"memory_per_worker": "much"}, "memory_per_worker: expected bytes or an amount"),
         ({"chunks_in_flight": 1}, "chunks_in_flight: expected an integer >= 2"),
     ],
 )

@@ -61,7 +61,7 @@ class InlineRay:
         return True
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": float(self._cpus)}
+        return {"CPU": float(self._cpus), "memory": 1e15}
 
     def remote(self, kind: Any) -> Any:
         """An actor's class, or the function of a task."""

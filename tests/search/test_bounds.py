@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any
@@ -115,11 +115,16 @@ SEARCHES = [
 
 
 @pytest.mark.parametrize(("search", "options"), SEARCHES, ids=str)
-def test_votes_of_parts(search: tuple[Any, ...], options: dict[str, Any], level: str) -> None:
+def test_votes_of_parts(
+    search: tuple[Any, ...],
+    options: dict[str, Any],
+    level: str,
+    of_tier: Callable[[Any, Any], Any],
+) -> None:
     asked_for = 0
     whole = Search(*search, **options)
     exact = whole.distances()
-    for count in SHARDINGS:
+    for count in of_tier((3,), SHARDINGS):
         parts, lists = whole.lists(count)
         for part, found in zip(parts, lists, strict=True):
             check_bounds(found, exact, part, whole.k)
