@@ -48,6 +48,12 @@ class EncodedVotes:
         for name, array in part.arrays():
             getattr(self, name)[probes[:, None], queries] = array
 
+    def with_those_of(self, queries: NDArray[np.int64], part: EncodedVotes) -> EncodedVotes:
+        """A copy, with the votes of some queries from another answer."""
+        whole = EncodedVotes(**{name: array.copy() for name, array in self.arrays()})
+        whole.put(0, queries, part)
+        return whole
+
     @classmethod
     def concatenated(cls, parts: Sequence[EncodedVotes], axis: int = 0) -> EncodedVotes:
         """Several answers as one: of more probes (axis=0) or of more queries (axis=1)."""

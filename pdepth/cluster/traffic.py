@@ -15,7 +15,8 @@ VOTE_BYTES = 4 + 1  # of a query and k: the class, and whether it was tied
 BOUNDED_BYTES = 384
 CANDIDATES, BYTES_OF_CANDIDATE = 10, 16
 BOUNDS_BYTES = 8 + 8 + 8  # of a candidate: lower, upper, row
-WANTED_BYTES, SETTLED_BYTES = 8 + 8, 8 + 8  # of one whose distance is asked for, and its answer
+WANTED_BYTES = 8 + 8  # of one whose distance is asked for: query, row
+SETTLED_BYTES = 8 + WANTED_BYTES + 8  # of the answer: place, what was asked for, distance
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from pdepth.arrays.sources import Stored
 from pdepth.cluster.options import Cluster
 from pdepth.cluster.shards import RemoteRows, ShardRows
 from pdepth.cluster.traffic import most_candidates
+from pdepth.cluster.worker import Answer
 from pdepth.cluster.workers import Ref, Workers, connected
 from pdepth.progress import ChunkProgress
 from pdepth.search.backward import OpenVoter, Voter, open_here
@@ -86,8 +87,8 @@ class Chunk:
     """A query chunk on its way.
 
     queries: how many. holder: the worker that had them; None for those that were here. lists: of
-    each worker with rows. asked: by worker with rows, what its search was called with. width: of
-    lists of bounds, at most; 0 where lists are of the nearest rows.
+    each worker with rows, until they merge. asked: by worker with rows, what its search was called
+    with. width: of lists of bounds, at most; 0 where lists are of the nearest rows.
     """
 
     queries: int
@@ -185,16 +186,27 @@ class ClusterVoter:
 
     def _received(self, chunk: Chunk, answer: Ref) -> list[EncodedVotes]:
         """A chunk's votes; what came of them and for them is counted."""
-        votes: list[EncodedVotes]
-        votes, work = self._workers.get(answer)
-        traffic = self._workers.traffic
-        for each in work:
+        found: Answer = self._workers.get(answer)
+        votes, traffic = found.votes, self._workers.traffic
+        for each in found.work:
             if each.operations and each.worker != chunk.holder:
                 traffic.queries += each.received
             elif not each.operations:
                 traffic.lists += each.received
         traffic.votes += sum(array.nbytes for of_k in votes for _, array in of_k.arrays())
-        self._workers.rates.add(work)
+        self._workers.rates.add(found.work)
+        if not len(found.open):
+            return votes
+        return [votes[0].with_those_of(found.open, self._rest(chunk, found.open))]
+
+    def _rest(self, chunk: Chunk, queries: NDArray[np.int64]) -> EncodedVotes:
+        """The votes of those queries of a chunk that bounds leave open, by lists of the k nearest
+        rows."""
+        lists = [
+            (worker, self._workers[worker].rest.remote(*search, queries))
+            for worker, search in chunk.asked.items()
+        ]
+        (votes,) = self._received(*self._count(replace(chunk, lists=lists, width=0), counts=False))
         return votes
 
     def _of(self, probe: int) -> Probe:
@@ -298,11 +310,10 @@ class ClusterVoter:
             answer = self._proven(asked, worker, last)
         else:
             answer = workers[worker].votes.remote(sent, last, self._voting, counts)
-        return replace(asked, lists=[], asked={}), answer
+        return replace(asked, lists=[]), answer
 
     def _proven(self, asked: Chunk, worker: int, lists: Ref) -> Ref:
-        """The votes that bounds prove, with the distances that this takes; where they do not, by
-        lists of the k nearest rows."""
+        """The votes that bounds prove, with the distances that this takes."""
         at, workers = self._workers[worker], self._workers
         proven = at.proof.remote(self._sent, lists, ASKED[0])
         for following in (*ASKED[1:], 0):
@@ -312,9 +323,7 @@ class ClusterVoter:
                 for each, search in asked.asked.items()
             ]
             proven = at.proof_by_distances.remote(self._sent, proven, following, *found)
-        left = at.unproven.remote(proven)
-        rest = [workers[each].rest.remote(*search, left) for each, search in asked.asked.items()]
-        return at.proven_votes.remote(self._sent, self._voting, proven, *rest)
+        return at.proven_votes.remote(proven)
 
 
 def _part(rows: Rows, begin: int, end: int) -> Rows:

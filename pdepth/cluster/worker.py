@@ -94,6 +94,18 @@ class Proven:
 
 
 @dataclass(frozen=True, eq=False)
+class Answer:
+    """The votes (1, n) of each k of some queries, and what was done for them.
+
+    open: (m,) those whose votes are not among them, by their numbers.
+    """
+
+    votes: list[EncodedVotes]
+    open: NDArray[np.int64]
+    work: tuple[Work, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Distances:
     """Distances that were asked for, and what came to the worker that has the rows."""
 
@@ -244,9 +256,9 @@ class Worker:
         proof = proven.proof.with_distances([each.settled for each in found], problem, ask)
         return Proven(proof, (*proven.work, *(each.work for each in found), work))
 
-    def unproven(self, proven: Proven) -> NDArray[np.int64]:
-        """The queries whose votes are not proven."""
-        return proven.proof.open
+    def proven_votes(self, proven: Proven) -> Answer:
+        """The votes that are proven."""
+        return Answer([proven.proof.votes], proven.proof.open, proven.work)
 
     def rest(
         self,
@@ -256,25 +268,10 @@ class Worker:
         queries: Rows,
         left_out: NDArray[np.int64] | None,
         numbers: NDArray[np.int64],
-    ) -> Lists | None:
-        """The lists of the queries of these numbers; None where there are none."""
-        if not len(numbers):
-            return None
+    ) -> Lists:
+        """The lists of the queries of these numbers alone."""
         of_rest = None if left_out is None else left_out[numbers]
         return self.lists(problem, shard, probe, queries[numbers], of_rest)
-
-    def proven_votes(
-        self, problem: Problem, voting: Voting, proven: Proven, *rest: Lists | None
-    ) -> tuple[list[EncodedVotes], tuple[Work, ...]]:
-        """The votes (1, n), some of them by lists of all shards, in the order of their rows."""
-        lists = [each for each in rest if each is not None]
-        if not lists:
-            return [proven.proof.votes], proven.work
-        whole = lists[0]
-        for later in lists[1:]:
-            whole = self.merged(whole, later)
-        votes = votes_of_neighbors(whole.nearest, problem, voting)[0]
-        return [proven.proof.with_votes(votes)], (*proven.work, *whole.work)
 
     def _part(
         self, problem: Problem, shard: ShardRows | SpanShard, probe: int
@@ -304,11 +301,10 @@ class Worker:
         work = (*lists.work, *later.work, Work(self._number, 0.0, 0.0, received))
         return Lists(running, work)
 
-    def votes(
-        self, problem: Problem, lists: Lists, voting: Voting, counts: bool
-    ) -> tuple[list[EncodedVotes], tuple[Work, ...]]:
-        """The votes (1, n) of each k by lists of the whole support; and what was done for them."""
-        return votes_of_neighbors(lists.nearest, problem, voting, counts=counts), lists.work
+    def votes(self, problem: Problem, lists: Lists, voting: Voting, counts: bool) -> Answer:
+        """The votes by lists of the whole support."""
+        votes = votes_of_neighbors(lists.nearest, problem, voting, counts=counts)
+        return Answer(votes, np.empty(0, np.int64), lists.work)
 
     @property
     def _backend(self) -> Backend:

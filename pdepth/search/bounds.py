@@ -88,21 +88,20 @@ class Proof:
         return Wanted(self.open[self.lists.queries[self.asked]], self.lists.rows[self.asked])
 
     def with_distances(self, settled: Sequence[Settled], problem: Problem, ask: int) -> Proof:
-        """What is proven when the distances that were asked for are known; ask: see `of`."""
-        lower, upper = self.lists.lower.copy(), self.lists.upper.copy()
-        asked = np.flatnonzero(self.asked)
-        for each in settled:
-            places = asked[each.places]
-            lower[places] = upper[places] = each.distances
-        more = Proof.of(replace(self.lists, lower=lower, upper=upper), problem, ask)
-        return replace(more, votes=self.with_votes(more.votes), open=self.open[more.open])
+        """What is proven when the distances that were asked for are known; ask: see `of`.
 
-    def with_votes(self, votes: EncodedVotes) -> EncodedVotes:
-        """All votes, with those of the open queries."""
-        arrays = {name: array.copy() for name, array in self.votes.arrays()}
-        all_votes = EncodedVotes(**arrays)
-        all_votes.put(0, self.open, votes)
-        return all_votes
+        Distances that another proof has asked for are left aside: one that is made again, in place
+        of a lost one, may have other bounds.
+        """
+        lower, upper = self.lists.lower.copy(), self.lists.upper.copy()
+        asked, wanted = np.flatnonzero(self.asked), self.wanted
+        for each in settled:
+            if each.answers(wanted):
+                places = asked[each.places]
+                lower[places] = upper[places] = each.distances
+        more = Proof.of(replace(self.lists, lower=lower, upper=upper), problem, ask)
+        votes = self.votes.with_those_of(self.open, more.votes)
+        return replace(more, votes=votes, open=self.open[more.open])
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,27 +115,41 @@ class Wanted:
     def nbytes(self) -> int:
         return self.queries.nbytes + self.rows.nbytes
 
+    def at(self, places: NDArray[np.intp]) -> Wanted:
+        """Some of them."""
+        return Wanted(self.queries[places], self.rows[places])
+
     def distances(self, part: Part, queries: Rows, num_threads: int) -> Settled:
         """Those of rows of a part."""
         end = part.begin + len(part.rows)
         places = np.flatnonzero((self.rows >= part.begin) & (self.rows < end))
         if not len(places):
-            return Settled(places, np.empty(0))
+            return Settled(places, self.at(places), np.empty(0))
         held, rows = part.rows, self.rows[places] - part.begin
         if isinstance(held, Stored):  # since they were searched
             numbers, rows = np.unique(rows, return_inverse=True)
             held = held[numbers]
-        pairs = self.queries[places], rows
-        return Settled(places, cpu.distances(held, queries, pairs, num_threads))
+        found = cpu.distances(held, queries, (self.queries[places], rows), num_threads)
+        return Settled(places, self.at(places), found)
 
 
 @dataclass(frozen=True, eq=False)
 class Settled:
-    """Some of the distances (n,) that are asked for, and their places (n,) among them."""
+    """Some of the distances (n,) that are asked for, with their pairs, and the places (n,) of these
+    among all that are."""
 
-    places: NDArray[np.int64]
+    places: NDArray[np.intp]
+    pairs: Wanted
     distances: NDArray[np.float64]
 
     @property
     def nbytes(self) -> int:
-        return self.places.nbytes + self.distances.nbytes
+        return self.places.nbytes + self.pairs.nbytes + self.distances.nbytes
+
+    def answers(self, wanted: Wanted) -> bool:
+        """Whether these are what was asked for."""
+        if len(self.places) and self.places[-1] >= len(wanted.rows):
+            return False
+        there = wanted.at(self.places)
+        same_queries = np.array_equal(there.queries, self.pairs.queries)
+        return same_queries and np.array_equal(there.rows, self.pairs.rows)

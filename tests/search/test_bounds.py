@@ -185,3 +185,18 @@ def test_lists_that_are_too_long_prove_nothing() -> None:
     proof = Proof.of(tree(apart, whole.problem, 10), whole.problem, 5)
     assert len(proof.open) == QUERIES
     assert not proof.asked.any()
+
+
+def test_distances_that_another_proof_asked_for_are_left_aside() -> None:
+    whole = Search("near duplicates", 120, 9)
+    parts, lists = whole.lists(2)
+    joined = tree(lists, whole.problem)
+    apart = replace(joined, lower=joined.lower - 1, upper=joined.upper + 1)
+    few, more = (Proof.of(apart, whole.problem, ask) for ask in (3, 0))
+    assert 0 < few.asked.sum() < more.asked.sum()
+    for asking, asked in ((few, more), (more, few)):
+        settled = [asked.wanted.distances(part, whole.asked, 1) for part in parts]
+        assert any(len(each.places) for each in settled)
+        after = asking.with_distances(settled, whole.problem, 0)
+        np.testing.assert_array_equal(after.lists.lower, asking.lists.lower)
+        np.testing.assert_array_equal(after.open, asking.open)
