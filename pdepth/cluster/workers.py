@@ -27,7 +27,6 @@ RETRIES = 10  # of one call, each after its worker died; then it is the call tha
 LAST_SECONDS = 10.0  # that workers have to remove what they leave on disks
 PATIENCE = 30.0  # seconds of waiting before somebody looks why
 USAGE = "RAY_USAGE_STATS_ENABLED"
-NAMES = {"CPU": "CPUs", "GPU": "GPUs"}  # of what Ray counts
 
 
 class Workers:
@@ -264,29 +263,39 @@ def _usage_reports_off() -> Iterator[None]:
 
 def _count(ray: Any, cluster: Cluster) -> int:
     """How many workers there will be. Raises ValueError for more than there is room for."""
-    total = ray.cluster_resources()
     options = {
         "cpus_per_worker": ("CPU", cluster.cpus_per_worker),
         "gpus_per_worker": ("GPU", cluster.gpus_per_worker),
         "memory_per_worker": ("memory", cluster.memory or 0),
-        **{
-            f"resources[{name!r}]": (name, need) for name, need in (cluster.resources or {}).items()
-        },
     }
-    room = {}
-    for option, (name, need) in options.items():
-        if not need:
-            continue
-        has, text = total.get(name, 0), human if name == "memory" else "{:g}".format
-        if need > has:
+    for name, amount in (cluster.resources or {}).items():
+        options[f"resources[{name!r}]"] = name, amount
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    taken: dict[str, float] = {}
+    for option, (name, amount) in options.items():
+        most_of_one = max((node.get(name, 0) for node in nodes), default=0)
+        if amount > most_of_one:
             raise ValueError(
-                f"{option}: expected at most {text(has)}, the {NAMES.get(name, name)} of the "
-                f"cluster, got {text(need)}."
+                f"{option}: expected at most {_amount(name, most_of_one)}, as a machine of the "
+                f"cluster has, got {_amount(name, amount)}."
             )
-        room[f"{text(has)} {NAMES.get(name, name)}"] = int(has / need)
-    what = min(room, key=lambda name: room[name])
-    if room[what] < (cluster.workers or 1):
+        if amount:
+            taken[name] = amount
+    rooms = [{name: int(node.get(name, 0) / taken[name]) for name in taken} for node in nodes]
+    most = sum(min(room.values()) for room in rooms)  # each worker is on one node
+    if most < (cluster.workers or 1):
+        least = min(taken, key=lambda name: sum(room[name] for room in rooms))
+        what = _amount(least, sum(node.get(least, 0) for node in nodes))
         raise ValueError(
-            f"workers: expected at most {room[what]} on a cluster of {what}, got {cluster.workers}."
+            f"workers: expected at most {most} on a cluster of {what}, got {cluster.workers or 1}"
+            f"; each takes {' and '.join(_amount(*each) for each in taken.items())} of one node."
         )
-    return cluster.workers or room[what]
+    return cluster.workers or most
+
+
+def _amount(resource: str, amount: float) -> str:
+    """So much of a resource of Ray's, in words."""
+    if resource == "memory":
+        return f"{human(int(amount))} of memory"
+    plural = "s" if resource in ("CPU", "GPU") and amount != 1 else ""
+    return f"{amount:g} {resource}{plural}"

@@ -11,6 +11,7 @@ import torch
 
 import pdepth
 from pdepth.cluster import Cluster, traffic, voter, worker
+from pdepth.cluster.workers import connected
 
 from helpers import inline_ray
 from helpers.cases import KINDS, case, cast
@@ -192,6 +193,32 @@ def test_a_worker_of_another_version(name: str, monkeypatch: pytest.MonkeyPatch)
     )
     with pytest.raises(ValueError, match=sentence):
         pdepth.probe_votes(np.eye(9), np.arange(9), k=2, cluster=Cluster(workers=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"workers": 4, "cpus_per_worker": 2}, "at most 3 on a cluster of 8 CPUs, got 4; each"),
+        ({"cpus_per_worker": 4}, "at most 1 on a cluster of 8 CPUs, got 2; each takes 4 CPUs of"),
+        ({"memory_per_worker": "2TB"}, "at most 0 on a cluster of .* of memory, got 2; each"),
+        ({"resources": {"big": 1}}, "at most 0 on a cluster of 0 big, got 2"),
+    ],
+)
+def test_workers_for_which_no_node_has_room(
+    options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What two nodes have together is not for one worker."""
+    inline_ray.install(monkeypatch, 5, 3)
+    with pytest.raises(ValueError, match=sentence):
+        pdepth.probe_votes(
+            np.eye(9), np.arange(9), k=2, cluster=Cluster(**{"workers": 2, **options})
+        )
+
+
+def test_as_many_workers_as_nodes_have_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    inline_ray.install(monkeypatch, 5, 3, 1)
+    with connected(Cluster(cpus_per_worker=2)) as there:
+        assert len(there) == 3
 
 
 @pytest.mark.parametrize(

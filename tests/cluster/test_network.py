@@ -30,7 +30,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 
 @pytest.fixture(autouse=True)
 def _inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    inline_ray.install(monkeypatch, cpus=16)
+    inline_ray.install(monkeypatch, 16)
     monkeypatch.setattr(voter, "CHUNK_BYTES", 1 << 12)
     monkeypatch.setattr("pdepth.search.voting.CHUNK_QUERIES", 7)
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from pdepth.cluster import sending, workers
 
+MEMORY = 1e12  # bytes of each node
+
 
 class Ref:
     """A value in the store: its pickle, and arrays whose memory is not to be written to."""
@@ -45,7 +47,7 @@ class Actor:
 
 
 class InlineRay:
-    """A cluster of so many CPUs."""
+    """A cluster of nodes with so many CPUs each."""
 
     exceptions = SimpleNamespace(
         RayTaskError=type("RayTaskError", (Exception,), {}),
@@ -54,14 +56,19 @@ class InlineRay:
 
     cloudpickle = SimpleNamespace(dumps=pickle.dumps, register_pickle_by_value=lambda module: None)
 
-    def __init__(self, cpus: int) -> None:
+    def __init__(self, *cpus: int) -> None:
         self._cpus = cpus
 
     def is_initialized(self) -> bool:
         return True
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": float(self._cpus), "memory": 1e15}
+        return {"CPU": float(sum(self._cpus))}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        of_each = [{"CPU": float(cpus), "memory": MEMORY} for cpus in self._cpus]
+        lost = {"Alive": False, "Resources": {}}
+        return [lost, *({"Alive": True, "Resources": resources} for resources in of_each)]
 
     def remote(self, kind: Any) -> Any:
         """An actor's class, or the function of a task."""
@@ -96,7 +103,7 @@ def die(worker: Any) -> None:
         worker._network = None
 
 
-def install(monkeypatch: Any, cpus: int = 8) -> None:
-    """In place of Ray, while a test lasts."""
+def install(monkeypatch: Any, *cpus: int) -> None:
+    """In place of Ray, while a test lasts. cpus: of each node; one of 8 where it is not said."""
     for module in (sending, workers):
-        monkeypatch.setattr(module, "require", lambda *_: InlineRay(cpus))
+        monkeypatch.setattr(module, "require", lambda *_: InlineRay(*(cpus or (8,))))
