@@ -162,11 +162,13 @@ class Worker:
 
     def read(self, shard: SpanShard) -> ShardReading:
         """See `NetworkShard`."""
+        self._last = None
         with self._named():
             return self.network(shard.sent).read(shard)
 
     def embed(self, shard: SpanShard) -> tuple[int, Checksums]:
         """See `NetworkShard`."""
+        self._last = None  # before there are others beside it
         with self._named():
             return self.network(shard.sent).embed(shard)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from pdepth.arrays.problem import Problem
+from pdepth.arrays.rows import Rows
 from pdepth.cluster import Cluster, traffic, voter
 from pdepth.cluster.network import NetworkShard
 from pdepth.cluster.worker import Worker
+from pdepth.embeddings.recompute import RecomputedEmbeddings
 from pdepth.progress import Event
 
 from helpers import inline_ray
@@ -225,3 +229,26 @@ def test_a_worker_whose_values_differ_after_it_was_started_again(
 def test_gradients_are_as_they_were() -> None:
     depth(cluster=Cluster(workers=2))
     assert torch.is_grad_enabled()
+
+
+def test_rows_that_were_searched_are_let_go_before_others_are_embedded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a worker has those of a probe beside the next span, and more than its memory."""
+    searched: list[weakref.ref[Any]] = []
+    there: list[bool] = []
+    held, span = Worker._held, RecomputedEmbeddings.span
+
+    def searches(worker: Worker, rows: Rows, problem: Problem) -> Any:
+        searched.append(weakref.ref(rows.array))
+        return held(worker, rows, problem)
+
+    def embeds(embeddings: RecomputedEmbeddings, *arguments: Any) -> Any:
+        there.extend(rows() is not None for rows in searched)
+        return span(embeddings, *arguments)
+
+    monkeypatch.setattr(Worker, "_held", searches)
+    monkeypatch.setattr(RecomputedEmbeddings, "span", embeds)
+    depth(early_exit=False, cluster=Cluster(workers=1, memory_per_worker=100 * ROW))
+    assert there
+    assert not any(there)
