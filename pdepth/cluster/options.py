@@ -21,14 +21,16 @@ class Cluster:
         address: of the cluster, "host:port"; "auto": that of the environment (RAY_ADDRESS), or
             one that runs on this machine, or a local Ray that is started for the call. A Ray that
             is already initialised in this process is used in any case, and left running.
-        workers: processes that share the support's rows; None: as many as there is room for.
+        workers: processes that share the support's rows; None: as many as there is room for,
+            each on one machine.
         cpus_per_worker: threads of the search in each.
         gpus_per_worker: GPUs of each; with 1, networks and the triton backend run there.
         memory_per_worker: bytes that each may take for rows in work, or an amount such as "8GiB";
             Ray sets so much of its memory aside.
         resources: custom resources of Ray that each worker takes, by name.
         runtime_env: of Ray's workers, as `ray.init` takes it.
-        chunks_in_flight: query chunks that are in Ray's object store at a time, 2 or more.
+        chunks_in_flight: query chunks, of 64 MB or 256 queries, that are in Ray's object
+            store at a time, 2 or more.
     """
 
     address: str = AUTO

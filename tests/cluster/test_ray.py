@@ -58,15 +58,15 @@ def test_an_error_of_a_worker_is_raised_here(ray: Any, tmp_path: Any) -> None:
 def test_more_workers_or_gpus_than_there_are(ray: Any) -> None:
     with pytest.raises(ValueError, match="workers: expected at most 3 on a cluster of 3 CPUs"):
         pdepth.probe_votes(SUPPORT, LABELS, cluster=Cluster(workers=4))
-    with pytest.raises(ValueError, match="gpus_per_worker: expected at most 2, the GPUs"):
+    with pytest.raises(ValueError, match="gpus_per_worker: expected at most . GPUs?, as a mach"):
         pdepth.probe_votes(SUPPORT, LABELS, cluster=Cluster(gpus_per_worker=3))
-    with pytest.raises(ValueError, match="cpus_per_worker: expected at most 3, the CPUs of the"):
+    with pytest.raises(ValueError, match="cpus_per_worker: expected at most . CPUs?, as a mach"):
         pdepth.probe_votes(SUPPORT, LABELS, cluster=Cluster(cpus_per_worker=4))
     with pytest.raises(
         ValueError, match="memory_per_worker: expected at most .*, got 9,000,000.0 GB"
     ):
         pdepth.probe_votes(SUPPORT, LABELS, cluster=Cluster(memory_per_worker=9 * 10**15))
-    with pytest.raises(ValueError, match=r"resources\['fast'\]: expected at most 0, the fast of"):
+    with pytest.raises(ValueError, match=r"resources\['fast'\]: expected at most 0 fast, as a mach"):
         pdepth.probe_votes(SUPPORT, LABELS, cluster=Cluster(resources={"fast": 1}))
     with pytest.raises(ValueError, match="workers: expected at most 2 on a cluster of 2 GPUs"):
         pdepth.probe_votes(SUPPORT, LABELS, cluster=Cluster(workers=3, gpus_per_worker=1))
