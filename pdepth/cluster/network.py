@@ -153,6 +153,7 @@ class NetworkShard:
         self._readers = [_reader(part) for part in parts]
         self._embeddings: Embeddings | None = None
         self._has_read = False
+        self._is_alike = False  # its values of the first rows were compared
         self._spans_last = True  # are what they were for a worker that died
         self._notes: list[str] = []
         self._span: SpanRows | None = None
@@ -164,7 +165,9 @@ class NetworkShard:
         self._stack.close()
 
     def checksums(self, batch: Batch) -> dict[int, int]:
-        """Of what a batch gives at every probe, and of its predictions."""
+        """Of what a batch gives at every probe, and of its predictions: for whoever compares them
+        with others'."""
+        self._is_alike = True
         return checksums_of(self._layout, batch)
 
     def read_rows(self) -> list[DataRows]:
@@ -176,6 +179,7 @@ class NetworkShard:
         torch.set_num_threads(self._task.threads)
         if not self._readers:
             return ShardReading([], np.empty(0, np.int64), {})
+        self._compare_first_rows(shard)
         embeddings = self._opened(shard)
         reading = embeddings.read()
         self._has_read = True
@@ -316,14 +320,19 @@ class NetworkShard:
         assert shard.checks is not None
         for reader, rows in zip(self._readers, shard.checks, strict=True):
             reader.expect(rows)
-        if shard.first is not None:
-            first, then = shard.first
-            now = self.checksums(first.value())
-            for number, name in enumerate([*self._layout.names, "predictions"]):
-                if now[number] != then[number]:
-                    raise self._changed("the first rows", name)
+        self._compare_first_rows(shard)
         embeddings.resume(Reading([], np.empty(0, np.int64)))
         self._has_read = True
+
+    def _compare_first_rows(self, shard: SpanShard) -> None:
+        """Raise Changed where they are not those of the worker that died, if one has."""
+        if self._is_alike or shard.first is None:
+            return
+        first, then = shard.first
+        now = self.checksums(first.value())
+        for number, name in enumerate([*self._layout.names, "predictions"]):
+            if now[number] != then[number]:
+                raise self._changed("the first rows", name)
 
     def _checksums(self, span: SpanRows) -> Iterator[tuple[tuple[int, str], int]]:
         """Of the values of whole parts in memory; others are computed as they are searched, or

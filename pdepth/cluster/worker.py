@@ -114,7 +114,8 @@ class Distances:
 
 
 class Worker:
-    """See the module. Every answer is a function of its arguments.
+    """See the module. What is in an answer follows from its arguments, whatever was asked before;
+    bounds alone may be others when they are made again, and are as right.
 
     What may fail does so in an answer, and not as the worker starts, where Ray would try again.
     """

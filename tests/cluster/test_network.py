@@ -205,21 +205,22 @@ def test_a_worker_that_was_started_again(
         assert died.left < 1
 
 
+@pytest.mark.parametrize(("called", "after"), [("lists", 5), ("read", 1)])
 def test_a_worker_whose_values_differ_after_it_was_started_again(
-    monkeypatch: pytest.MonkeyPatch,
+    called: str, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lists, make, died = Worker.lists, NetworkShard.__init__, Restarted(5)
+    answered, make, died = getattr(Worker, called), NetworkShard.__init__, Restarted(after)
 
     def answer(worker: Worker, *arguments: Any) -> Any:
         died(worker)
-        return lists(worker, *arguments)
+        return answered(worker, *arguments)
 
     def made(shard: NetworkShard, *arguments: Any) -> None:
         make(shard, *arguments)
         if died.left < 1:
             next(shard._model.parameters()).data += 1e-3
 
-    monkeypatch.setattr(Worker, "lists", answer)
+    monkeypatch.setattr(Worker, called, answer)
     monkeypatch.setattr(NetworkShard, "__init__", made)
     sentence = "worker 0, which was started again: expected the same values of the first rows, got"
     with pytest.raises(ValueError, match=sentence):
