@@ -66,7 +66,7 @@ def test_more_workers_or_gpus_than_there_are(ray: Any) -> None:
         ValueError, match="memory_per_worker: expected at most .*, got 9,000,000.0 GB"
     ):
         pdepth.probe_votes(SUPPORT, LABELS, cluster=Cluster(memory_per_worker=9 * 10**15))
-    with pytest.raises(ValueError, match=r"resources\['fast'\]: expected at most 0 fast, as a mach"):
+    with pytest.raises(ValueError, match=r"resources\['fast'\]: expected at most 0 fast, as"):
         pdepth.probe_votes(SUPPORT, LABELS, cluster=Cluster(resources={"fast": 1}))
     with pytest.raises(ValueError, match="workers: expected at most 2 on a cluster of 2 GPUs"):
         pdepth.probe_votes(SUPPORT, LABELS, cluster=Cluster(workers=3, gpus_per_worker=1))
