@@ -178,13 +178,13 @@ class Workers:
         return ready, waiting
 
     def _tell_what_is_missing(self) -> None:
-        """Where a cluster has lost so much that not all workers can run."""
-        cpus, needed = self._ray.cluster_resources().get("CPU", 0), self.cluster.cpus_per_worker
-        if cpus < needed * len(self):
+        """Where a cluster has lost so much that not all workers can run, or others work on it."""
+        most, _ = _room(self._ray, _taken(self.cluster))
+        if most < len(self):
             log.warning(
-                "The Ray cluster has %g CPUs, and %d workers take %d each: those that do not run "
-                "wait for a machine.",
-                *(cpus, len(self), needed),
+                "The Ray cluster has room for %d workers of %d: those that do not run wait for a "
+                "machine.",
+                *(most, len(self)),
             )
         elif not self.abouts:
             log.warning("The Ray cluster has no room yet for all %d workers: waiting.", len(self))
@@ -263,34 +263,49 @@ def _usage_reports_off() -> Iterator[None]:
 
 def _count(ray: Any, cluster: Cluster) -> int:
     """How many workers there will be. Raises ValueError for more than there is room for."""
-    options = {
-        "cpus_per_worker": ("CPU", cluster.cpus_per_worker),
-        "gpus_per_worker": ("GPU", cluster.gpus_per_worker),
-        "memory_per_worker": ("memory", cluster.memory or 0),
-    }
-    for name, amount in (cluster.resources or {}).items():
-        options[f"resources[{name!r}]"] = name, amount
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    taken: dict[str, float] = {}
-    for option, (name, amount) in options.items():
+    taken, nodes = _taken(cluster), _nodes(ray)
+    for option, (name, amount) in taken.items():
         most_of_one = max((node.get(name, 0) for node in nodes), default=0)
         if amount > most_of_one:
             raise ValueError(
                 f"{option}: expected at most {_amount(name, most_of_one)}, as a machine of the "
                 f"cluster has, got {_amount(name, amount)}."
             )
-        if amount:
-            taken[name] = amount
-    rooms = [{name: int(node.get(name, 0) / taken[name]) for name in taken} for node in nodes]
-    most = sum(min(room.values()) for room in rooms)  # each worker is on one node
+    most, least = _room(ray, taken)
     if most < (cluster.workers or 1):
-        least = min(taken, key=lambda name: sum(room[name] for room in rooms))
         what = _amount(least, sum(node.get(least, 0) for node in nodes))
         raise ValueError(
             f"workers: expected at most {most} on a cluster of {what}, got {cluster.workers or 1}"
-            f"; each takes {' and '.join(_amount(*each) for each in taken.items())} of one node."
+            f"; each takes {' and '.join(_amount(*each) for each in taken.values())} of one node."
         )
     return cluster.workers or most
+
+
+def _nodes(ray: Any) -> list[dict[str, float]]:
+    """What each machine of the cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _taken(cluster: Cluster) -> dict[str, tuple[str, float]]:
+    """By option, the name of a resource of Ray's and how much of it each worker takes."""
+    taken = {
+        "cpus_per_worker": ("CPU", cluster.cpus_per_worker),
+        "gpus_per_worker": ("GPU", cluster.gpus_per_worker),
+        "memory_per_worker": ("memory", cluster.memory or 0),
+    }
+    for name, amount in (cluster.resources or {}).items():
+        taken[f"resources[{name!r}]"] = name, amount
+    return {option: each for option, each in taken.items() if each[1]}
+
+
+def _room(ray: Any, taken: dict[str, tuple[str, float]]) -> tuple[int, str]:
+    """For how many workers there is room, each on one machine, and of which resource least."""
+    rooms = [
+        {name: int(node.get(name, 0) / amount) for name, amount in taken.values()}
+        for node in _nodes(ray)
+    ]
+    least = min(rooms[0], key=lambda name: sum(room[name] for room in rooms)) if rooms else "CPU"
+    return sum(min(room.values()) for room in rooms), least
 
 
 def _amount(resource: str, amount: float) -> str:

@@ -200,8 +200,8 @@ def test_a_worker_of_another_version(name: str, monkeypatch: pytest.MonkeyPatch)
     [
         ({"workers": 4, "cpus_per_worker": 2}, "at most 3 on a cluster of 8 CPUs, got 4; each"),
         ({"cpus_per_worker": 4}, "at most 1 on a cluster of 8 CPUs, got 2; each takes 4 CPUs of"),
-        ({"memory_per_worker": "2TB"}, "at most 0 on a cluster of .* of memory, got 2; each"),
-        ({"resources": {"big": 1}}, "at most 0 on a cluster of 0 big, got 2"),
+        ({"memory_per_worker": "2TB"}, "memory_per_worker: expected at most .* of memory, as a"),
+        ({"resources": {"big": 1}}, r"resources\['big'\]: expected at most 0 big, as a machine"),
     ],
 )
 def test_workers_for_which_no_node_has_room(
