@@ -134,7 +134,9 @@ def test_ties_without_end_reach_the_complete_path(monkeypatch: pytest.MonkeyPatc
     asked = []
     nearest = complete.nearest
     monkeypatch.setattr(
-        complete, "nearest", lambda *given: asked.append(len(given[1])) or nearest(*given)
+        complete,
+        "nearest",
+        lambda *given, **more: asked.append(len(given[1])) or nearest(*given, **more),
     )
     labels = rng.integers(0, 10, 720)
     found = pdepth.probe_votes(rows, labels, np.eye(60)[:2], backend="triton")
@@ -180,11 +182,11 @@ def test_a_device_with_less_memory_than_it_said_gives_the_same_votes(
     whole = search.Search
     rooms: list[tuple[int, int]] = []
 
-    def most(supports: Any, *rest: Any) -> Any:
+    def most(supports: Any, *rest: Any, **more: Any) -> Any:
         rooms.append((len(supports), len(supports[0])))
         if sum(each.numel() for each in supports) > 60_000:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return whole(supports, *rest)
+        return whole(supports, *rest, **more)
 
     monkeypatch.setattr(search, "Search", most)
     monkeypatch.setattr(room, "_free", lambda device: 60_000_000)
