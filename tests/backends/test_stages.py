@@ -89,8 +89,8 @@ def packed_stages(support: Any, queries: Any, k: int, expected: Any, level: str)
         layers=[(held, (queries, "float32"), None)],
         codes=np.zeros(len(support), np.int32), classes=1,
         k=k, exclude_self=False, query_rows=None, queries=count, target=None, votes=None,
-        tied=None, counts=None, distances=distances, rows=found, within=None, level=level,
-        first_stage=None, pairs=None, threads=2, held_bytes=1 << 30, progress=None,
+        tied=None, counts=None, distances=distances, rows=found, upper=None, within=None,
+        level=level, first_stage=None, pairs=None, threads=2, held_bytes=1 << 30, progress=None,
     )  # fmt: skip
     assert first_difference(found, expected[1]) is None
     assert first_difference(distances, expected[0]) is None
@@ -139,8 +139,8 @@ def test_a_distance_that_bounds_a_search_spares_the_row_at_it(
                 codes=np.zeros(200, np.int32), classes=1,
                 k=10, exclude_self=False, query_rows=None, queries=5, target=None, votes=None,
                 tied=None, counts=None, distances=distances, rows=found,
-                within=expected[0][:, -1].copy(), level=level, first_stage=stage["name"],
-                pairs=None, threads=1, held_bytes=1 << 30, progress=None,
+                upper=None, within=expected[0][:, -1].copy(), level=level,
+                first_stage=stage["name"], pairs=None, threads=1, held_bytes=1 << 30, progress=None,
             )  # fmt: skip
             assert first_difference(found, expected[1]) is None
 

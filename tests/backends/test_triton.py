@@ -250,7 +250,7 @@ def test_a_device_without_room_for_a_tile_is_a_sentence(monkeypatch: pytest.Monk
     ):
         pdepth.probe_votes(np.zeros((40, 3)), np.zeros(40, int), backend="triton")
 
-    def never(*_: Any) -> None:
+    def never(*_: Any, **more: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(room, "_free", lambda device: 1 << 31)

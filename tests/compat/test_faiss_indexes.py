@@ -259,17 +259,6 @@ def test_adding_no_rows_changes_nothing(kind: str) -> None:
     assert_same_values(theirs.search(QUERIES, 7), ours.search(QUERIES, 7))
 
 
-def test_products_on_a_device_are_those_of_all_rows() -> None:
-    """Also where a search that began before `add` is the last to keep what it prepared."""
-    held = compat.rows._Products(ROWS[:100])
-    held.kneighbors(QUERIES, 3, num_threads=None)
-    before = held._prepared
-    held.add(ROWS[100:])
-    held._prepared = before
-    found = held.kneighbors(QUERIES, 3, num_threads=None)
-    assert (found[1] == compat.knn(QUERIES, ROWS, 3, compat.METRIC_INNER_PRODUCT)[1]).all()
-
-
 def test_a_refused_addition_leaves_no_ids() -> None:
     _, ours = mapped("IndexIDMap", "IndexFlatL2")
     for rows, ids, error in (

@@ -155,7 +155,8 @@ def _live() -> tuple[Addresses, Addresses]:
     """Where the memory of each array begins and ends, in ascending order, not overlapping."""
     spans = []
     for each in gc.get_objects():
-        if issubclass(type(each), torch.Tensor) and each.layout == torch.strided:
+        # Others, such as torch's fake tensors, have no memory.
+        if type(each) in (torch.Tensor, torch.nn.Parameter) and each.layout == torch.strided:
             storage = each.untyped_storage()
             spans.append((storage.data_ptr(), storage.data_ptr() + storage.nbytes()))
     merged: list[list[int]] = []
