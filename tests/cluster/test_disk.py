@@ -101,6 +101,7 @@ def test_auto_spills_where_it_is_faster(disk: Path, monkeypatch: pytest.MonkeyPa
     assert os.listdir(disk) == []
 
 
+@pytest.mark.slow
 @SIDES
 def test_a_worker_reads_what_it_had_spilled(
     queries: Any, disk: Path, monkeypatch: pytest.MonkeyPatch

@@ -183,6 +183,7 @@ class Restarted:
 
 
 @pytest.mark.slow_if(rows=[40])
+@pytest.mark.slow_if(called=["lists", "distances"])
 @pytest.mark.parametrize("queries", [None, QUERIES], ids=["own", "queries"])
 @pytest.mark.parametrize("rows", [None, 40])
 @pytest.mark.parametrize("called", ["lists", "bounds", "distances"])

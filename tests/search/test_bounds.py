@@ -114,6 +114,7 @@ SEARCHES = [
 ]
 
 
+@pytest.mark.slow_if(level=["avxvnni", "avx512", "bf16"])
 @pytest.mark.parametrize(("search", "options"), SEARCHES, ids=str)
 def test_votes_of_parts(
     search: tuple[Any, ...],
