@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pdepth.arrays import arguments
-from pdepth.arrays.arguments import SearchOptions
+from pdepth.arrays.arguments import SearchOptions, Voting
 from pdepth.arrays.memory import Budget, human
 from pdepth.backends import backend_named, cpu, triton
 from pdepth.cluster.calibration import measured_rates, row_seconds
@@ -237,7 +237,7 @@ def plan(
             there = replace(options, num_threads=cluster.cpus_per_worker)
             fast = _measured_worker(job, there, backend, rates)
             room = Room(cluster.memory, spills=spill is not None)
-            on_workers = _on_cluster(job, cluster, voting.ks, room, fast, speed)
+            on_workers = _on_cluster(job, cluster, voting, room, fast, speed)
             bill = replace(bill, cluster=on_workers)
     return bill
 
@@ -260,7 +260,7 @@ def _check_cluster(cluster: Cluster | None, bandwidth: str | None) -> float | No
 def _on_cluster(
     job: Job,
     cluster: Cluster,
-    ks: Sequence[int],
+    voting: Voting,
     room: Room,
     measured: Measured | None,
     bandwidth: float | None,
@@ -273,8 +273,9 @@ def _on_cluster(
         widths=layout.widths,
         row_bytes=[footprint(layout, 1, job.metric, [n]) for n in range(len(layout.probes))],
         batch=job.readers[0].batch_rows or 1,
-        ks=ks,
+        voting=voting,
         own_rows=job.own_rows,
+        metric=job.metric,
     )
     assert cluster.workers is not None
     return price(sizes, cluster.workers, measured, bandwidth, cluster.chunks_in_flight, room)

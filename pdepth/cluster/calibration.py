@@ -17,7 +17,7 @@ import torch
 from pdepth.arrays.arguments import SearchOptions, encode_labels
 from pdepth.arrays.problem import Problem, probe_rows, searched_metric
 from pdepth.cluster.shards import ShardRows
-from pdepth.cluster.traffic import most_candidates
+from pdepth.cluster.traffic import candidates_for
 from pdepth.cluster.voter import ASKED
 from pdepth.cluster.worker import BoundLists, Worker
 from pdepth.embeddings.calling import device_of
@@ -115,10 +115,7 @@ def _lists_of(
 
 
 def _candidates(width: int, options: SearchOptions) -> int:
-    """See `voter.ClusterVoter`."""
-    if not options.voting.is_plain or options.metric == "inner_product":
-        return 0
-    return most_candidates(4 * width, options.voting.k)
+    return candidates_for(4 * width, options.voting, options.metric)
 
 
 def _seconds_of_proof(worker: Worker, width: int, options: SearchOptions) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from pdepth.arrays.arguments import Voting
 from pdepth.arrays.memory import human, readings
 from pdepth.cluster.calibration import WorkerRates
 from pdepth.cluster.options import LEAST_IN_FLIGHT
@@ -113,19 +114,20 @@ class Sizes:
     widths: Sequence[int]
     row_bytes: Sequence[int]
     batch: int
-    ks: Sequence[int]
+    voting: Voting
     own_rows: bool
+    metric: str = "sqeuclidean"
     active: Sequence[int] = field(default=())
 
     @property
     def asked(self) -> Asked:
         active = self.active or [self.queries] * len(self.row_bytes)
-        return Asked(active, self.row_bytes, self.ks, self.own_rows)
+        return Asked(active, self.row_bytes, self.voting, self.own_rows, metric=self.metric)
 
     @property
     def driver(self) -> int:
         """Bytes where the call is made: labels, checksums and predictions, and votes."""
-        votes = DRIVER_VOTE * len(self.row_bytes) * len(self.ks)
+        votes = DRIVER_VOTE * len(self.row_bytes) * len(self.voting.ks)
         return DRIVER_ROW * self.support + (DRIVER_QUERY + votes) * self.queries
 
 
@@ -156,10 +158,10 @@ def price(
     share = largest / sizes.support
     traffic = foreseen(sizes.asked, having)
     own_queries = 0 if sizes.own_rows else -(-sizes.queries // workers)
-    k, chunks, counts = max(sizes.ks), [], []
+    k, chunks, counts = sizes.voting.k, [], []
     for row_bytes in sizes.row_bytes:
         step = max(CHUNK_QUERIES, CHUNK_BYTES // (row_bytes + MERGED_BYTES * k))
-        lists = list_bytes(row_bytes, sizes.ks) * having
+        lists = list_bytes(row_bytes, sizes.voting, sizes.metric) * having
         chunks.append(min(sizes.queries, step) * (row_bytes + lists))
         counts.append((having * -(-sizes.queries // (having * step)), min(step, sizes.queries)))
     passes, spilled = _passes(sizes, largest + own_queries, counts, room or Room())
@@ -203,7 +205,7 @@ def _passes(
             passes += 1
         else:
             count, queries = chunks[end - 1]
-            once = readings(room.memory, queries, sizes.row_bytes[end - 1], max(sizes.ks))
+            once = readings(room.memory, queries, sizes.row_bytes[end - 1], sizes.voting.k)
             passes += count * once + sizes.own_rows  # the queries' own
         end = first = min(first, end - 1)
     return passes, 0

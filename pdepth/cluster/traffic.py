@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from pdepth.arrays.arguments import Voting
 from pdepth.arrays.memory import human
 
 DISTANCE_BYTES, ROW_BYTES = 8, 8  # of a neighbour in a list
@@ -62,16 +63,17 @@ class Traffic:
 class Asked:
     """The queries of a search, of which traffic follows.
 
-    active: how many are searched at each probe. row_bytes: of one there. ks: numbers of neighbours.
-    own_rows: whether they are the support's, left out of their own lists. held: whether workers
-    have them, and not the process that made the call.
+    active: how many are searched at each probe. row_bytes: of one there. own_rows: whether they are
+    the support's, left out of their own lists. held: whether workers have them, and not the process
+    that made the call.
     """
 
     active: Sequence[int]
     row_bytes: Sequence[int]
-    ks: Sequence[int]
+    voting: Voting
     own_rows: bool
     held: bool = True
+    metric: str = "sqeuclidean"
 
 
 def foreseen(asked: Asked, workers: int) -> Traffic:
@@ -85,23 +87,31 @@ def foreseen(asked: Asked, workers: int) -> Traffic:
     for active, row_bytes in zip(asked.active, asked.row_bytes, strict=True):
         each = row_bytes + (NUMBER_BYTES if asked.own_rows else 0)
         traffic.queries += active * each * receivers
-        traffic.lists += active * list_bytes(row_bytes, asked.ks) * (workers - 1)
-        traffic.votes += active * VOTE_BYTES * len(asked.ks)
+        traffic.lists += active * list_bytes(row_bytes, asked.voting, asked.metric) * (workers - 1)
+        traffic.votes += active * VOTE_BYTES * len(asked.voting.ks)
     return traffic
 
 
 def most_candidates(row_bytes: int, k: int) -> int:
-    """Of a query, in a list of bounds; 0 where lists are of the k nearest rows."""
+    """Of a query, in a list of bounds; 0 for rows that are too narrow for them."""
     if row_bytes < BOUNDED_BYTES:
         return 0
     return max(2 * k, min(CANDIDATES * k, row_bytes // BYTES_OF_CANDIDATE))
 
 
-def list_bytes(row_bytes: int, ks: Sequence[int]) -> int:
+def candidates_for(row_bytes: int, voting: Voting, metric: str) -> int:
+    """Of a query, at most, in a list of bounds that votes are proven by; 0 where lists are of the
+    k nearest rows. Of counts they always are."""
+    if not voting.is_plain or metric == "inner_product":
+        return 0
+    return most_candidates(row_bytes, voting.k)
+
+
+def list_bytes(row_bytes: int, voting: Voting, metric: str) -> int:
     """Of a query's list: of the nearest rows; at most, of bounds, and the distances asked for."""
-    candidates = most_candidates(row_bytes, ks[0]) if len(ks) == 1 else 0
+    candidates = candidates_for(row_bytes, voting, metric)
     if not candidates:
-        return max(ks) * (DISTANCE_BYTES + ROW_BYTES)
+        return voting.k * (DISTANCE_BYTES + ROW_BYTES)
     return candidates * (BOUNDS_BYTES + WANTED_BYTES + SETTLED_BYTES) + 2 * NUMBER_BYTES
 
 

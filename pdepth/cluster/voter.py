@@ -29,7 +29,7 @@ from pdepth.arrays.rows import Rows
 from pdepth.arrays.sources import Stored
 from pdepth.cluster.options import Cluster
 from pdepth.cluster.shards import RemoteRows, ShardRows
-from pdepth.cluster.traffic import most_candidates
+from pdepth.cluster.traffic import candidates_for
 from pdepth.cluster.worker import Answer
 from pdepth.cluster.workers import Ref, Workers, connected
 from pdepth.progress import ChunkProgress
@@ -274,8 +274,9 @@ class ClusterVoter:
             if probe.bounds[worker] < probe.bounds[worker + 1]
         }
         width = 0
-        if self._voting.is_plain and self._problem.metric != "inner_product" and not counts:
-            width = most_candidates(probe.rows.support.row_bytes, self._problem.k)
+        if not counts:
+            row_bytes = probe.rows.support.row_bytes
+            width = candidates_for(row_bytes, self._voting, self._problem.metric)
         lists = [
             (
                 worker,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from pdepth.cluster.spilling import WorkersSpill
     from pdepth.embeddings.batch import Batch
     from pdepth.embeddings.dataset import Rows as DataRows
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -70,27 +73,21 @@ class About:
 
 
 @dataclass(frozen=True, eq=False)
-class Lists:
-    """The nearest rows of some queries in some shards, and what was done for them."""
+class Done(Generic[Found]):
+    """What was found for some queries in some shards, and the work that it took."""
 
-    nearest: Neighbors
+    found: Found
     work: tuple[Work, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class BoundLists:
-    """Rows that may be the nearest in some shards, and what was done for them."""
-
-    bounds: Bounds
-    work: tuple[Work, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Proven:
-    """Votes by lists of the whole support, and what was done for them."""
-
-    proof: Proof
-    work: tuple[Work, ...]
+Lists = Done[Neighbors]
+"""The nearest rows."""
+BoundLists = Done[Bounds]
+"""Rows that may be the nearest."""
+Proven = Done[Proof]
+"""Votes by lists of the whole support."""
+Distances = Done[Settled]
+"""Distances that were asked for, and what came to the worker that has the rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +100,6 @@ class Answer:
     votes: list[EncodedVotes]
     open: NDArray[np.int64]
     work: tuple[Work, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Distances:
-    """Distances that were asked for, and what came to the worker that has the rows."""
-
-    settled: Settled
-    work: Work
 
 
 class Worker:
@@ -221,18 +210,18 @@ class Worker:
         self, problem: Problem, earlier: BoundLists, later: BoundLists, width: int
     ) -> BoundLists:
         """Those of two shards; one list is this worker's own, and the other came to it."""
-        found = merged([earlier.bounds, later.bounds], problem, width)
+        found = merged([earlier.found, later.found], problem, width)
         other = later if earlier.work[-1].worker == self._number else earlier
-        work = Work(self._number, 0.0, 0.0, other.bounds.nbytes)
+        work = Work(self._number, 0.0, 0.0, other.found.nbytes)
         return BoundLists(found, (*earlier.work, *later.work, work))
 
     def proof(self, problem: Problem, lists: BoundLists, ask: int) -> Proven:
         """The votes that lists of the whole support prove; ask: see `Proof.of`."""
-        return Proven(Proof.of(lists.bounds, problem, ask), lists.work)
+        return Proven(Proof.of(lists.found, problem, ask), lists.work)
 
     def wanted(self, proven: Proven) -> Wanted:
         """The distances that are asked for, and nothing else that would travel."""
-        return proven.proof.wanted
+        return proven.found.wanted
 
     def distances(
         self,
@@ -248,20 +237,20 @@ class Worker:
             part, problem = self._part(problem, shard, probe)
             settled = wanted.distances(part, queries, problem.num_threads)
         received = 0 if asking == self._number else wanted.nbytes
-        return Distances(settled, Work(self._number, 0.0, 0.0, received))
+        return Distances(settled, (Work(self._number, 0.0, 0.0, received),))
 
     def proof_by_distances(
         self, problem: Problem, proven: Proven, ask: int, *found: Distances
     ) -> Proven:
         """The votes that are proven when these are known."""
-        came = [each for each in found if each.work.worker != self._number]
-        work = Work(self._number, 0.0, 0.0, sum(each.settled.nbytes for each in came))
-        proof = proven.proof.with_distances([each.settled for each in found], problem, ask)
-        return Proven(proof, (*proven.work, *(each.work for each in found), work))
+        came = sum(each.found.nbytes for each in found if each.work[-1].worker != self._number)
+        proof = proven.found.with_distances([each.found for each in found], problem, ask)
+        work = *proven.work, *(of_one for each in found for of_one in each.work)
+        return Proven(proof, (*work, Work(self._number, 0.0, 0.0, came)))
 
     def proven_votes(self, proven: Proven) -> Answer:
         """The votes that are proven."""
-        return Answer([proven.proof.votes], proven.proof.open, proven.work)
+        return Answer([proven.found.votes], proven.found.open, proven.work)
 
     def rest(
         self,
@@ -298,15 +287,15 @@ class Worker:
     def merged(self, lists: Lists, later: Lists) -> Lists:
         """The k nearest of two lists, of which the second is of later rows; one is this worker's
         own, and the other came to it."""
-        running = lists.nearest[0].copy(), lists.nearest[1].copy()  # Ray's memory is read-only
-        merge(running, later.nearest)
-        received = sum(array.nbytes for array in later.nearest)
+        running = lists.found[0].copy(), lists.found[1].copy()  # Ray's memory is read-only
+        merge(running, later.found)
+        received = sum(array.nbytes for array in later.found)
         work = (*lists.work, *later.work, Work(self._number, 0.0, 0.0, received))
         return Lists(running, work)
 
     def votes(self, problem: Problem, lists: Lists, voting: Voting, counts: bool) -> Answer:
         """The votes by lists of the whole support."""
-        votes = votes_of_neighbors(lists.nearest, problem, voting, counts=counts)
+        votes = votes_of_neighbors(lists.found, problem, voting, counts=counts)
         return Answer(votes, np.empty(0, np.int64), lists.work)
 
     @property
@@ -333,10 +322,8 @@ class Worker:
         except OSError as error:
             where = f"worker {self._number} on {platform.node()}: {error}"
             if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
-                where = (
-                    where.rstrip(".")
-                    + "; what a call names by its path has to be readable on all machines."
-                )
+                advice = "what a call names by its path has to be readable on all machines."
+                where = f"{where.rstrip('.')}; {advice}"
             raise type(error)(where) from None
         except ImportError as error:
             raise ImportError(f"worker {self._number} on {platform.node()}: {error}") from None

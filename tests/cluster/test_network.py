@@ -59,7 +59,7 @@ def test_votes_that_bounds_prove(
     expected = depth(queries=queries, **options)
     monkeypatch.setattr(traffic, "BOUNDED_BYTES", 1)
     for candidates in (traffic.most_candidates, lambda row_bytes, k: 1):
-        monkeypatch.setattr(voter, "most_candidates", candidates)
+        monkeypatch.setattr(traffic, "most_candidates", candidates)
         same(depth(queries=queries, **options, cluster=Cluster(workers=workers)), expected)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import pdepth
+from pdepth.arrays.arguments import Voting
 from pdepth.cluster import Cluster
 from pdepth.cluster.calibration import WorkerRates
 from pdepth.cluster.pricing import (
@@ -49,7 +50,7 @@ def test_no_bandwidth(text: str) -> None:
 
 
 def test_shares_are_whole_batches() -> None:
-    sizes = Sizes(100, 100, [10, 2], [40, 8], batch=30, ks=(5,), own_rows=True)
+    sizes = Sizes(100, 100, [10, 2], [40, 8], batch=30, voting=Voting.plain(5), own_rows=True)
     # Of an element of a pair 1 ms at width 2, and 3 ms at 10; 5 and 7 s of a query beside.
     rates = WorkerRates([2, 10], [0.002, 0.03], [5.0, 7.0], merge=0.5, votes=0.25, byte=0.001)
     for workers, largest in ((1, 100), (2, 60), (3, 60), (4, 30), (7, 30)):

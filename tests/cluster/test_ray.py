@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import pdepth
+from pdepth.arrays.arguments import Voting
 from pdepth.cluster import Cluster, voter, workers
 from pdepth.cluster.pricing import Sizes
 from pdepth.cluster.workers import connected
@@ -149,8 +150,8 @@ def test_memory_where_the_call_is_made(own: bool, journal: bool, ray: Any, tmp_p
         depth(blobs(rows), queries, **options, **run)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    asked = int(own) * len(WIDTHS)
-    plan = Sizes(1, int(own), WIDTHS, WIDTHS, batch=1, ks=(5,), own_rows=own).driver
+    asked, voting = int(own) * len(WIDTHS), Voting.plain(5)
+    plan = Sizes(1, int(own), WIDTHS, WIDTHS, batch=1, voting=voting, own_rows=own).driver
     for more, less, rows in ((peaks[1], peaks[0], 3000), (peaks[2], peaks[1], 12000)):
         assert (more - less) / rows <= min(64 + 32 * asked, plan), peaks
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import pdepth
+from pdepth.arrays.arguments import Voting, check_voting
 from pdepth.cluster import Cluster, traffic, voter, workers
 from pdepth.cluster.traffic import Asked, Rates, Traffic, Work
 from pdepth.cluster.worker import Worker
@@ -48,7 +49,7 @@ def test_of_a_network(
     # Without counts the votes of early exit come with their ties, as all others.
     norms = 16 if metric == "cosine" else 0
     row_bytes = [4 * width + norms for width in WIDTHS]
-    asked = Asked(active, row_bytes, (5,), queries is None)
+    asked = Asked(active, row_bytes, Voting.plain(5), queries is None)
     assert counted == [traffic.foreseen(asked, count)]
     assert counted[0].support == 0
 
@@ -58,11 +59,31 @@ def test_of_arrays(counted: list[Traffic]) -> None:
     support = [rng.standard_normal((90, width), np.float32) for width in (3, 8)]
     queries = [rng.standard_normal((40, width), np.float32) for width in (3, 8)]
     pdepth.probe_votes(support, np.arange(90) % 3, queries, k=[4, 9], cluster=Cluster(workers=3))
-    asked = Asked([40, 40], [12, 32], (4, 9), own_rows=False, held=False)
+    asked = Asked([40, 40], [12, 32], check_voting([4, 9]), own_rows=False, held=False)
     expected = traffic.foreseen(asked, 3)
     expected.support = sum(layer.nbytes for layer in support)
     assert counted == [expected]
     assert expected.queries == 3 * sum(layer.nbytes for layer in queries)
+
+
+@pytest.mark.parametrize(
+    "options", [{"metric": "inner_product"}, {"weights": "exp"}, {"k": [3, 9]}], ids=str
+)
+def test_lists_of_wide_rows_that_are_not_bounds(
+    options: dict[str, Any], counted: list[Traffic]
+) -> None:
+    """Where votes are not proven by bounds lists are foreseen to the byte."""
+    values, options = (
+        np.random.default_rng(0).standard_normal((300, 130), np.float32),
+        {"k": 9} | options,
+    )
+    pdepth.probe_votes(
+        values, np.arange(300) % 3, values[:90], **options, cluster=Cluster(workers=3)
+    )
+    voting = check_voting(options["k"], options.get("weights", "uniform"))
+    metric = options.get("metric", "sqeuclidean")
+    asked = Asked([90], [4 * 130], voting, own_rows=False, held=False, metric=metric)
+    assert counted[0].lists == traffic.foreseen(asked, 3).lists == 90 * 9 * 16 * 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -75,7 +96,7 @@ def test_lists_of_bounds_are_no_longer_than_foreseen(
     values = rng.standard_normal((300, 130), np.float32)
     labels, queries = np.arange(300) % 3, None if own else values[:90] + values[90:180]
     pdepth.probe_votes(values, labels, queries, k=9, cluster=Cluster(workers=count))
-    asked = Asked([300 if own else 90], [4 * 130], (9,), own, held=own)
+    asked = Asked([300 if own else 90], [4 * 130], Voting.plain(9), own, held=own)
     expected = traffic.foreseen(asked, count)
     assert counted[0].lists <= expected.lists
     assert (counted[0].lists > 0) == (count > 1)
