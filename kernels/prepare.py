@@ -13,7 +13,7 @@ LARGEST = 2.0**15  # element of a packed row, so that sums stay far from float32
 NEGLIGIBLE = 2.0**-8  # residual of a row: float16's subnormal numbers lose at most 2^-25 each
 ROWS, BLOCK = 16, 64  # of a program; columns at a time
 FIELDS = tl.constexpr(3)  # of a layer: blocks of columns, where its packed rows and centre begin
-_UP = tl.constexpr(1 + 2.0**-20)  # covers float64's own sum, and rounds float32 up
+ROUNDED_UP = tl.constexpr(1 + 2.0**-20)  # covers float64's own sum, and rounds float32 up
 
 
 @triton.jit(
@@ -57,8 +57,8 @@ def prepare_kernel(
     half = tl.where(there, half, float("inf")).to(tl.float32)
     # The padding, and rows that float16 cannot hold: infinite.
     held = there & (residual < float("inf"))
-    norm = tl.where(held, tl.sqrt(square) * _UP, float("inf")).to(tl.float32)
-    residual = tl.where(held, residual * _UP, 0.0).to(tl.float32)
+    norm = tl.where(held, tl.sqrt(square) * ROUNDED_UP, float("inf")).to(tl.float32)
+    residual = tl.where(held, residual * ROUNDED_UP, 0.0).to(tl.float32)
     first = layer * padded
     tl.store(half_norms + first + at, half, mask=at < padded)
     tl.store(norms + first + at, norm, mask=at < padded)

@@ -31,7 +31,6 @@ from pdepth.kernels.stack import Stack, on_device
 FIRST, GROWTH = 256, 4  # rows of the support's first chunk, and how much longer each next one is
 SCRATCH = 1 << 30  # bytes for lists and distances
 Chunk = slice | torch.Tensor  # of the queries: side by side, or by their numbers
-ROUNDED_UP = 1 + 2.0**-20  # covers float64's own sum of a norm
 MOST_COLUMNS = 1 << 24  # of the filter, whose offsets within a tile have 32 bits
 
 
@@ -310,7 +309,7 @@ class _Products:
         if self.search.inner_products:
             parts = self.search.centres.split(self.search.supports.widths)
             lengths = torch.stack([part.norm() for part in parts])[self.which]
-            bound[:, bounds.CENTRE.value] = ROUNDED_UP * self.scales * lengths
+            bound[:, bounds.CENTRE.value] = prepare.ROUNDED_UP.value * self.scales * lengths
         return bound
 
     def answer(self, answers: Sequence[Answer]) -> list[torch.Tensor]:
