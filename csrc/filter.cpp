@@ -180,7 +180,7 @@ private:
     }
 
     // Where items begin, and their end: large ones first, for reuse of the support in the caches,
-    // and then smaller ones, so that threads end together.
+    // and then smaller ones, so that threads end together; of few queries each thread has some.
     std::vector<int64_t> items_of(int64_t count) const {
         const int64_t tile = stage_.query_rows;
         std::vector<int64_t> begins{0};
