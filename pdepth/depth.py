@@ -187,6 +187,7 @@ def prediction_depth(
     target_device, budget = check_device(device, cluster), Budget.of(memory)
     check_spill(spill, keep_embeddings, here=cluster is None)
     if cluster is not None:
+        cluster = Cluster.of(cluster)
         _check_alone(memory=memory)
         budget = Budget(None)  # each worker has its own
     model, support, queries, makers = made_here(cluster, model, support, queries)

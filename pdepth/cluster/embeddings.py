@@ -50,8 +50,10 @@ def embedded_on(
     if cluster is None:
         yield None
         return
+    batched = [_batched(reader) for reader in job.readers]
     with connected(Cluster.of(cluster)) as workers:
-        bounds = [_bounds(reader, workers) for reader in job.readers]
+        workers.check_rows(batched[0][0])
+        bounds = [_bounds(rows, batch_rows, len(workers)) for rows, batch_rows in batched]
         _check_least(job, bounds, workers.cluster.memory)
         task = NetworkTask(
             layout=replace(job.layout, caller=replace(job.layout.caller, model=nn.Identity())),
@@ -262,19 +264,20 @@ class ClusterEmbeddings:
             reader.expect(whole)
 
 
-def _bounds(reader: Batches, workers: Workers) -> list[int]:
-    """Where each worker's rows begin, whole batches, and where the last end."""
+def _batched(reader: Batches) -> tuple[int, int]:
+    """How many rows there are, and in a batch. Raises ValueError where they cannot be shared."""
     if reader.rows is None or reader.batch_rows is None:
         raise ValueError(
             f"{reader.what}: expected a dataset whose rows have numbers, which workers share, got "
             "a stream or whole batches; leave cluster out, or pass a Dataset with a length."
         )
-    count = len(workers)
-    if reader.what == "support":
-        workers.check_rows(reader.rows)
-    batches = -(-reader.rows // reader.batch_rows)
-    begins = [batches * worker // count * reader.batch_rows for worker in range(count)]
-    return [*begins, reader.rows]
+    return reader.rows, reader.batch_rows
+
+
+def _bounds(rows: int, batch_rows: int, count: int) -> list[int]:
+    """Where the rows of each of so many workers begin, whole batches, and where the last end."""
+    batches = -(-rows // batch_rows)
+    return [*(batches * worker // count * batch_rows for worker in range(count)), rows]
 
 
 def _check_least(job: Job, bounds: list[list[int]], memory: int | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pdepth.arrays import arguments
 from pdepth.arrays.memory import parse_bytes
+from pdepth.optional import require
 
 AUTO = "auto"
 LEAST_IN_FLIGHT = 2  # one that is searched while the lists of the one before are merged
@@ -61,7 +62,11 @@ class Cluster:
 
     @classmethod
     def of(cls, cluster: str | Cluster) -> Cluster:
-        """What the argument `cluster` of a call stands for: an address, "auto" or options."""
+        """What the argument `cluster` of a call stands for: an address, "auto" or options.
+
+        Raises TypeError for anything else, and ImportError where Ray is missing.
+        """
+        require("ray", "cluster=", "ray")
         if isinstance(cluster, Cluster):
             return cluster
         if isinstance(cluster, str) and cluster:

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -45,13 +44,21 @@ ASKED = 12, 24, 0
 
 @contextmanager
 def voters_of(cluster: str | Cluster | None, backend: str) -> Iterator[OpenVoter]:
-    """Who answers the votes of a call: this process, or the workers of a cluster."""
+    """Who answers the votes of a call: this process, or the workers of a cluster, which start for
+    the first probe: a wrong argument is an error before that."""
     if cluster is None:
         yield open_here
         return
-    with connected(Cluster.of(cluster)) as workers:
-        workers.start(backend)
-        yield partial(open_there, workers)
+    options, found = Cluster.of(cluster), list[Workers]()
+    with ExitStack() as stack:
+
+        def open_voter(*asked: Any) -> AbstractContextManager[Voter]:
+            if not found:
+                found.append(stack.enter_context(connected(options)))
+                found[0].start(backend)
+            return open_there(found[0], *asked)
+
+        yield open_voter
 
 
 def open_there(

@@ -15,6 +15,7 @@ from pdepth.bench import common, pages
 from pdepth.bench.studies import (
     checks,
     cifar10,
+    cluster,
     compat,
     findings,
     libraries,
@@ -26,7 +27,8 @@ from pdepth.bench.studies import (
 )
 
 STUDIES = (
-    *(checks, cifar10, compat, findings, libraries, memory, networks, noise, placements, presets),
+    *(checks, cifar10, cluster, compat, findings, libraries, memory, networks, noise),
+    *(placements, presets),
 )
 
 

@@ -160,6 +160,34 @@ def test_fewer_rows_than_workers() -> None:
     assert (found.votes == pdepth.probe_votes(np.eye(5), np.arange(5), k=2).votes).all()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"k": 6}, "k: expected"),
+        ({"labels": [0, 1]}, "labels: expected"),
+        ({"queries": np.ones((3, 4))}, "queries"),
+        ({"queries": np.full((3, 5), np.nan)}, "queries.*NaN"),
+        ({"query_rows": [9]}, "query_rows: expected"),
+    ],
+    ids=lambda wrong: "" if isinstance(wrong, str) else next(iter(wrong)),
+)
+def test_wrong_arguments_are_errors_before_ray_starts(
+    wrong: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connected(cluster: Cluster) -> Any:
+        raise AssertionError("Ray would have started.")
+
+    monkeypatch.setattr(voter, "connected", connected)
+    arguments: dict[str, Any] = {"support": np.eye(5), "labels": np.arange(5), "k": 2} | wrong
+    with pytest.raises(ValueError, match=message):
+        pdepth.probe_votes(**arguments, cluster="auto")
+    with pytest.raises(ValueError, match=message):
+        pdepth.depth_from_embeddings(
+            **arguments, predictions=np.zeros(len(arguments.get("queries", np.eye(5))), int),
+            cluster="auto",
+        )  # fmt: skip
+
+
 class Unsendable:
     shape, dtype = (50, 3), np.dtype("float32")
 

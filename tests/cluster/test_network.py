@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from pdepth.arrays.problem import Problem
 from pdepth.arrays.rows import Rows
-from pdepth.cluster import Cluster, traffic, voter
+from pdepth.cluster import Cluster, embeddings, traffic, voter
 from pdepth.cluster.network import NetworkShard
 from pdepth.cluster.worker import Worker
 from pdepth.embeddings.recompute import RecomputedEmbeddings
@@ -101,7 +101,9 @@ def test_what_cannot_be_pickled_is_named() -> None:
         depth(model=model, cluster=Cluster(workers=2))
 
 
-def test_a_stream_has_no_parts() -> None:
+def test_a_stream_has_no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error before Ray starts."""
+    monkeypatch.setattr(embeddings, "connected", None)
     with pytest.raises(ValueError, match="support: expected a dataset whose rows have numbers"):
         depth(Stream(list(SUPPORT)), cluster=Cluster(workers=2))
 

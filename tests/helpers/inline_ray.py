@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from pdepth.cluster import sending, workers
+from pdepth.cluster import options, sending, workers
 
 MEMORY = 1e12  # bytes of each node
 
@@ -105,5 +105,5 @@ def die(worker: Any) -> None:
 
 def install(monkeypatch: Any, *cpus: int) -> None:
     """In place of Ray, while a test lasts. cpus: of each node; one of 8 where it is not said."""
-    for module in (sending, workers):
+    for module in (options, sending, workers):
         monkeypatch.setattr(module, "require", lambda *_: InlineRay(*(cpus or (8,))))
