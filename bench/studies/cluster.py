@@ -36,9 +36,10 @@ NAME, STORED = "bench/studies/cluster.py", HOME / RESULTS / "cluster.json"
 PAGE = Path("docs", "cluster.md")
 PACKAGES = "numpy", "torch", "ray"
 ROUNDS, WORKERS = 3, 2
-SUPPORT, QUERIES, WIDTH = 160_000, 250_000, 1_024
+SUPPORT, QUERIES, WIDTH = 200_000, 320_000, 1_024
 IMAGES, ASKED = 3_000, 1_500  # of CIFAR-10
 OWN, OF_WORKERS, OF_RAY = "caller", "workers", "ray"
+WORKER = "ray::Worker"  # how the names of Ray's processes with our workers begin
 
 
 def arrays(**options: Any) -> Any:
@@ -101,14 +102,19 @@ class ProcessorTime:
         """Of the process that makes the call, of the workers, and of Ray's own processes."""
         by_kind = {OWN: self.own, OF_WORKERS: 0.0, OF_RAY: 0.0}
         for pid, (seconds, name) in self.seen.items():
-            kind = OF_WORKERS if name.startswith("ray::Worker") else OF_RAY
+            kind = OF_WORKERS if name.startswith(WORKER) else OF_RAY
             by_kind[kind] += seconds - self.before.get(pid, 0.0)
         return by_kind
 
     def _watch(self) -> None:
         while not self.ended.wait(self.PAUSE):
-            self.seen.update(self._read())
-        self.seen.update(self._read())
+            self._note()
+        self._note()
+
+    def _note(self) -> None:
+        for pid, (seconds, name) in self._read().items():
+            known = self.seen.get(pid, (0.0, ""))[1]  # one that ends loses its name first
+            self.seen[pid] = seconds, known if known.startswith(WORKER) else name
 
     def _read(self) -> dict[int, tuple[float, str]]:
         import psutil
