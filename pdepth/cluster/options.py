@@ -12,6 +12,7 @@ from pdepth.optional import require
 
 AUTO = "auto"
 LEAST_IN_FLIGHT = 2  # one that is searched while the lists of the one before are merged
+IN_FLIGHT = 4  # with fewer, workers wait for each other's answers where votes are proven
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Cluster:
         resources: custom resources of Ray that each worker takes, by name.
         runtime_env: of Ray's workers, as `ray.init` takes it.
         chunks_in_flight: query chunks, of 64 MB or 256 queries, that are in Ray's object
-            store at a time, 2 or more.
+            store at a time, 2 or more; with fewer than 4 workers stand still at times.
     """
 
     address: str = AUTO
@@ -41,7 +42,7 @@ class Cluster:
     memory_per_worker: int | str | None = None
     resources: Mapping[str, float] | None = None
     runtime_env: Mapping[str, Any] | None = None
-    chunks_in_flight: int = LEAST_IN_FLIGHT
+    chunks_in_flight: int = IN_FLIGHT
 
     def __post_init__(self) -> None:
         if not isinstance(self.address, str) or not self.address:

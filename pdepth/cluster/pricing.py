@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pdepth.arrays.arguments import Voting
 from pdepth.arrays.memory import human, readings
 from pdepth.cluster.calibration import WorkerRates
-from pdepth.cluster.options import LEAST_IN_FLIGHT
+from pdepth.cluster.options import IN_FLIGHT
 from pdepth.cluster.traffic import Asked, Traffic, foreseen, list_bytes
 from pdepth.cluster.voter import CHUNK_BYTES, MERGED_BYTES
 from pdepth.embeddings.collect import room_for
@@ -145,7 +145,7 @@ def price(
     workers: int,
     measured: Measured | None = None,
     bandwidth: float | None = None,
-    in_flight: int = LEAST_IN_FLIGHT,
+    in_flight: int = IN_FLIGHT,
     room: Room | None = None,
 ) -> ClusterPlan:
     """The bill of a job. measured: on the machine of one worker. bandwidth: bytes a second.
