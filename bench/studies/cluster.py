@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,7 +37,7 @@ PAGE = Path("docs", "cluster.md")
 PACKAGES = "numpy", "torch", "ray"
 ROUNDS, WORKERS = 3, 2
 SUPPORT, QUERIES, WIDTH = 200_000, 320_000, 1_024
-IMAGES, ASKED = 3_000, 1_500  # of CIFAR-10
+IMAGES, ASKED = 6_000, 3_000  # of CIFAR-10
 OWN, OF_WORKERS, OF_RAY = "caller", "workers", "ray"
 WORKER = "ray::Worker"  # how the names of Ray's processes with our workers begin
 
@@ -153,46 +153,62 @@ def run_job(job: str, workers: int) -> dict[str, Any]:
     }
 
 
-def in_a_process(job: str, workers: int) -> dict[str, Any]:
-    """The record of one way."""
+def start(job: str, workers: int) -> subprocess.Popen[str]:
+    """One way of a job, in a process of its own."""
     command = [sys.executable, __file__, job, "--in-this-process", str(workers)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def record_of(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What it measured. Raises CalledProcessError where it failed."""
+    out, _ = process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    record: dict[str, Any] = json.loads(out.splitlines()[-1])
     times = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in record["processor"].items())
-    print(f"{job}, {workers} workers: {record['seconds']:.1f} s; processor: {times}", flush=True)
+    print(f"{record['seconds']:.1f} s; processor: {times}", flush=True)
     return record
 
 
 def measure(job: str, rounds: int) -> dict[str, Any]:
-    """Both ways of a job in turn.
+    """In turn: one process alone, two of them at once, and the workers.
+
+    Two at once share memory and caches as two workers do; that is what processor time is compared
+    with. Time is compared with that of one alone.
 
     Raises:
-        SystemExit: their votes differ.
+        SystemExit: the votes differ.
     """
-    pairs = [[in_a_process(job, workers) for workers in (0, WORKERS)] for _ in range(rounds)]
-    if len({record["votes"] for pair in pairs for record in pair}) != 1:
+    taken = []
+    for _ in range(rounds):
+        alone = record_of(start(job, 0))
+        both = [record_of(process) for process in [start(job, 0), start(job, 0)]]
+        taken.append((alone, both, record_of(start(job, WORKERS))))
+    if len({each["votes"] for alone, both, many in taken for each in (alone, *both, many)}) != 1:
         raise SystemExit(f"{job}: the votes differ: no number.")
-    one = [sum(alone["processor"].values()) for alone, _ in pairs]
-    kinds = {
-        kind: median(many["processor"][kind] for _, many in pairs)
-        for kind in (OWN, OF_WORKERS, OF_RAY)
-    }
+    rows = [
+        {
+            "alone": alone["processor"][OWN],
+            "at_once": sum(each["processor"][OWN] for each in both) / len(both),
+            "seconds": alone["seconds"],
+            "many_seconds": many["seconds"],
+            **many["processor"],
+        }
+        for alone, both, many in taken
+    ]
+    sums = [row[OWN] + row[OF_WORKERS] + row[OF_RAY] for row in rows]
+
+    def middle(values: Iterable[float]) -> float:
+        return float(median(values))
+
     return {
         "rounds": rounds,
-        "one": median(one),
-        "one_seconds": median(alone["seconds"] for alone, _ in pairs),
-        "many_seconds": median(many["seconds"] for _, many in pairs),
-        "processor": kinds,
-        "ratio": median(
-            sum(many["processor"].values()) / alone
-            for alone, (_, many) in zip(one, pairs, strict=True)
-        ),
-        "workers_ratio": median(
-            many["processor"][OF_WORKERS] / alone
-            for alone, (_, many) in zip(one, pairs, strict=True)
-        ),
-        "time_ratio": median(many["seconds"] / alone["seconds"] for alone, many in pairs),
+        **{name: middle(row[name] for row in rows) for name in rows[0]},
+        "ratio": middle(total / row["at_once"] for total, row in zip(sums, rows, strict=True)),
+        "ratio_alone": middle(total / row["alone"] for total, row in zip(sums, rows, strict=True)),
+        "workers_ratio": middle(row[OF_WORKERS] / row["at_once"] for row in rows),
+        "time_ratio": middle(row["many_seconds"] / row["seconds"] for row in rows),
         "machine": machine(*PACKAGES),
     }
 
@@ -206,17 +222,20 @@ TITLES = {
 def table(stored: dict[str, Any]) -> str:
     """Each job's times, and its machine."""
     lines = [
-        "| job | one process: processor time, time | two workers: the caller, workers, Ray | "
-        "processor time / one process | of the workers alone | time / one process | rounds |",
+        "| job | one process: processor time alone, two at once; time | two workers: the caller, "
+        "workers, Ray; time | processor time / one of two at once, / one alone | workers only | "
+        "time / one alone | rounds |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for job in [job for job in JOBS if job in stored]:
         record = stored[job]
-        kinds = ", ".join(f"{record['processor'][kind]:.0f}" for kind in (OWN, OF_WORKERS, OF_RAY))
+        kinds = ", ".join(f"{record[kind]:.0f}" for kind in (OWN, OF_WORKERS, OF_RAY))
         lines.append(
-            f"| {TITLES[job]} | {record['one']:.0f} s, {record['one_seconds']:.0f} s | {kinds} s | "
-            f"**{record['ratio']:.2f}** | {record['workers_ratio']:.2f} | "
-            f"**{record['time_ratio']:.2f}** | {record['rounds']} |"
+            f"| {TITLES[job]} | {record['alone']:.0f}, {record['at_once']:.0f} s; "
+            f"{record['seconds']:.0f} s | {kinds} s; {record['many_seconds']:.0f} s | "
+            f"**{record['ratio']:.2f}**, {record['ratio_alone']:.2f} | "
+            f"{record['workers_ratio']:.2f} | **{record['time_ratio']:.2f}** | "
+            f"{record['rounds']} |"
         )
     machines = dict.fromkeys(describe(record["machine"]) for record in stored.values())
     return "\n".join([*lines, "", f"<small>{'; '.join(machines)}</small>"])
