@@ -244,7 +244,13 @@ def prediction_depth(
             meta["metric"] = metric
         probes = list(zip(job.layout.names, job.layout.widths, strict=True))
         results = search.results(
-            problem.classes, targets, probes, job.own_rows, meta | voting.meta, job.numbers
+            problem.classes,
+            targets,
+            probes,
+            job.own_rows,
+            meta | voting.meta,
+            job.numbers,
+            job.readers[-1].checksums,
         )
         meter.finish(_searched([results] if not isinstance(results, dict) else [*results.values()]))
     return results

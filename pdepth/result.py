@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth.arrays import arguments
 from pdepth.arrays.rows import is_torch
 from pdepth.io import tables
 from pdepth.native import default_arithmetic
@@ -69,14 +70,24 @@ def margins(counts: Any) -> Any:
     return top[..., -1] - top[..., -2]
 
 
-def depth_of(agrees: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def depth_of(
+    agrees: NDArray[np.bool_], stable: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Depth (N,) of agreement (L, N) with a reference, and where it is undefined (N,).
 
     The depth is where the last unbroken run of agreement begins, L where the last probe disagrees
-    (arXiv 2106.09647, section 2).
+    (arXiv 2106.09647, section 2). With `stable`, it is where the first run of so many probes
+    begins, or of all that are left: L of them are the depth as above.
     """
-    run = np.logical_and.accumulate(agrees[::-1], axis=0).sum(axis=0, dtype=np.int64)
-    return len(agrees) - run, run == 0
+    probes = len(agrees)
+    if stable is None:
+        run = np.logical_and.accumulate(agrees[::-1], axis=0).sum(axis=0, dtype=np.int64)
+        return probes - run, run == 0
+    first, run = np.full(agrees.shape[1], probes), np.zeros(agrees.shape[1], np.int64)
+    for probe in reversed(range(probes)):
+        run = np.where(agrees[probe], run + 1, 0)
+        first[run >= min(stable, probes - probe)] = probe
+    return first, first == probes
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +114,8 @@ class DepthResult:
         meta: free text by name (model, data, version; metric and weights other than the default).
         rows: (N,) int64, the examples' row numbers in their data, where others were skipped; None:
             0..N-1.
+        checksums: (N,) uint64, of the examples' inputs as the network got them; None where they
+            were not taken: without a `run_dir` or a store.
 
     Raises:
         ValueError: shapes that do not fit together, or a probe name used twice.
@@ -124,6 +137,7 @@ class DepthResult:
     margins: NDArray[Any] | None = None
     meta: dict[str, str] = field(default_factory=dict)
     rows: NDArray[np.int64] | None = None
+    checksums: NDArray[np.uint64] | None = None
 
     def __post_init__(self) -> None:
         n, probes = len(self.depth), len(self.probes)
@@ -138,6 +152,7 @@ class DepthResult:
             "tied": (probes, n),
             "margins": (probes, n),
             "rows": (n,),
+            "checksums": (n,),
         }
         for name, shape in shapes.items():
             value = getattr(self, name)
@@ -196,6 +211,24 @@ class DepthResult:
             )
         shares = (self.votes == self.labels).mean(axis=1)
         return np.where(self.complete(), shares, np.nan)
+
+    def stable_depth(self, stable: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The first probe (N,) whose vote and the next ones, `stable` in all, equal the reference.
+
+        Near the end it is all votes that are left, so that `stable=L` is `depth`; L where there is
+        no such probe, which the second array (N,) marks.
+
+        Raises:
+            ValueError: not every vote is known: early exit knows the last run alone.
+        """
+        arguments.check_int(stable, "stable")
+        if not self.known.all():
+            raise ValueError(
+                "stable: expected a result in which every vote is known, got one with early exit, "
+                "which knows each example's last run alone; pass early_exit=False."
+            )
+        reference = self.predictions if self.reference_values is None else self.reference_values
+        return depth_of(self.votes == reference, stable)
 
     def settled(self) -> NDArray[np.int64]:
         """(L + 1,) int64: how many examples have depth 0..L-1; the last entry, the undefined."""
@@ -271,6 +304,7 @@ class DepthResult:
             margins=of_probes(_margin_column),
             meta=about["meta"],
             rows=None if np.array_equal(rows, np.arange(n)) else rows,
+            checksums=column("checksum") if "checksum" in table.column_names else None,
         )
 
     def _columns(self) -> tables.Columns:
@@ -283,6 +317,8 @@ class DepthResult:
             "depth": (self.depth, None),
             "undefined": (self.undefined, None),
         }
+        if self.checksums is not None:
+            columns["checksum"] = (self.checksums, None)
         if self.reference_values is not None:
             columns["reference"] = (self.reference_values, None)
         for probe, votes, known in zip(self.probes, self.votes, self.known, strict=True):

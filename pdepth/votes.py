@@ -188,22 +188,27 @@ def kneighbors(
     return to_device(distances, problem.device), to_device(rows, problem.device)
 
 
-def depth_from_votes(votes: Any, reference: Any) -> tuple[Any, Any]:
+def depth_from_votes(votes: Any, reference: Any, *, stable: int | None = None) -> tuple[Any, Any]:
     """Compute the depth (N,) int64 of votes (L, N), and where it is undefined (N,).
 
     The depth is the start of the last unbroken run of votes that equal the reference; where the
     last vote does not, it is L and the example is undefined (arXiv 2106.09647, section 2). With
     predictions at checkpoints as votes, it is the iteration learned. Arrays of the votes' kind.
 
+    stable: with 1 or more, the depth is the first probe whose vote and the next ones, so many in
+    all, equal the reference; near the end all that are left, so that L is the depth as above.
+
     Raises ValueError or TypeError for shapes that do not fit or votes that are not integers.
     """
+    if stable is not None:
+        arguments.check_int(stable, "stable")
     array = votes.detach().cpu().numpy() if is_torch(votes) else np.asarray(votes)
     if array.ndim != 2 or array.shape[0] == 0:
         raise ValueError(f"votes: expected shape (L, N) with L >= 1, got {array.shape}.")
     if array.dtype.kind not in "iub":
         raise TypeError(f"votes: expected integers, got elements of type {array.dtype}.")
     agrees = array == arguments.check_integers(reference, "reference", array.shape[1])
-    depth, undefined = depth_of(agrees)
+    depth, undefined = depth_of(agrees, stable)
     device = votes.device if is_torch(votes) else None
     return to_device(depth, device), to_device(undefined, device)
 

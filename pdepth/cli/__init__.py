@@ -1,4 +1,4 @@
-"""The command line: `pdepth demo`, `run`, `ensemble`, `report`, `plan` and `bench`.
+"""The command line: `pdepth demo`, `run`, `ensemble`, `report`, `compare`, `plan` and `bench`.
 
 A command is a function in a file of its own: it parses its options, calls the library and prints.
 To add one, write `pdepth/cli/NAME.py` with a function `NAME`, its options from
@@ -16,6 +16,7 @@ import typer
 
 from pdepth import __version__
 from pdepth.cli.bench import bench
+from pdepth.cli.compare import compare
 from pdepth.cli.demo import demo
 from pdepth.cli.ensemble import ensemble
 from pdepth.cli.errors import one_line_errors
@@ -23,7 +24,7 @@ from pdepth.cli.plan import plan
 from pdepth.cli.report import report
 from pdepth.cli.run import run
 
-COMMANDS = (demo, run, ensemble, report, plan, bench)
+COMMANDS = (demo, run, ensemble, report, compare, plan, bench)
 
 app = typer.Typer(
     no_args_is_help=True,

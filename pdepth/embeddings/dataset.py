@@ -166,6 +166,11 @@ class Batches:
         )
 
     @property
+    def checksums(self) -> NDArray[np.uint64] | None:
+        """(n,) of all rows' inputs; None where it does not remember them."""
+        return self.known_rows.checksums if self.remembers else None
+
+    @property
     def batch_rows(self) -> int | None:
         """Rows of every batch but the last; None where batches cannot be read again."""
         return None if self.rows is None else self.source.batch_size

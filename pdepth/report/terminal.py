@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pdepth.analysis.ensemble import Ensemble
     from pdepth.analysis.groups import Groups
+    from pdepth.analysis.runs import RunComparison
 
 BAR_WIDTH = 24  # columns of the longest bar
 
@@ -108,6 +109,29 @@ def print_ensemble(ensemble: Ensemble, groups: Groups | None, console: Console) 
     if groups is not None:
         sizes = [f"{CORNERS[name]}: {len(rows):,}" for name, rows in groups.corners.items()]
         console.print("; ".join(sizes) + ".", highlight=False, soft_wrap=True)
+
+
+def print_comparison(comparison: RunComparison, console: Console) -> None:
+    """Print both sides' depths, how they differ, and the note of each doubt."""
+    first, second = comparison.names
+    table = _new_table(f"{len(comparison):,} examples: {first} and {second}")
+    for heading in ("", first, second):
+        table.add_column(heading, justify="right" if heading else "left")
+    table.add_row("mean depth, of all probes", *(f"{d.mean():.1%}" for d in comparison.depths))
+    table.add_row("undefined", *(f"{int(u.sum()):,}" for u in comparison.undefined))
+    console.print(table)
+    change, rank = comparison.difference, comparison.rank_correlation
+    deeper, shallower = (int((sign * comparison.change > 0).sum()) for sign in (1, -1))
+    sentences = [
+        f"Mean change {change.value:+.1%}, 95 % interval {change.low:+.1%} to {change.high:+.1%}; "
+        f"{deeper:,} are deeper in {second}, {shallower:,} shallower."
+    ]
+    if not np.isnan(rank.low):
+        sentences.append(
+            f"Rank correlation {rank.value:.2f}, 95 % interval {rank.low:.2f} to {rank.high:.2f}."
+        )
+    for sentence in [*sentences, *comparison.notes]:
+        console.print(sentence, highlight=False, soft_wrap=True, markup=False)
 
 
 def _new_table(title: str) -> RichTable:

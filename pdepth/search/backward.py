@@ -345,6 +345,7 @@ class ProbeSearch:
         leave_one_out: bool,
         meta: dict[str, str],
         rows: NDArray[np.int64] | None = None,
+        checksums: NDArray[np.uint64] | None = None,
     ) -> DepthResult | dict[int, DepthResult]:
         """The depths; for several k, a dict of them by k. probes: names and widths."""
         results = {}
@@ -370,6 +371,7 @@ class ProbeSearch:
                 margins=encoded.margins,
                 meta=dict(meta),
                 rows=rows,
+                checksums=checksums,
             )
         return results if self._voting.several else results[self._voting.ks[0]]
 

@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from pdepth.analysis.ensemble import Ensemble, Member
-from pdepth.result import DepthResult
+from pdepth.analysis.runs import RunComparison, compare
+from pdepth.result import DepthResult, depth_of
 
 NAMES = ["cat", "<script>alert(1)</script>", '=dog, "old"', "ship"]
 N, LAYERS = 240, 4
@@ -41,6 +43,23 @@ def example(n: int = N, labels: bool = True, early: bool = False) -> DepthResult
         probes=("input", "block<1>", "block2", "softmax"),
         k=30,
     )
+
+
+def comparison_example() -> RunComparison:
+    """Two networks, the second of which has two probes more; one is called by markup."""
+    first, rng = example(), np.random.default_rng(0)
+    probes = (*first.probes[:-1], "block3", "block4", first.probes[-1])
+    agree = rng.random((len(probes), N)) < np.linspace(0.4, 0.98, len(probes))[:, None]
+    depth, undefined = depth_of(agree)
+    second = replace(
+        first,
+        depth=depth,
+        undefined=undefined,
+        votes=np.where(agree, first.predictions, (first.predictions + 1) % 4),
+        known=np.ones(agree.shape, bool),
+        probes=probes,
+    )
+    return compare(first, second, names=("small", "<b>large</b>"))
 
 
 def ensemble_example(n: int = 60, networks: int = 4) -> Ensemble:

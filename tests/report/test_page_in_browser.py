@@ -24,6 +24,7 @@ from helpers.pages import (
     N,
     PartlyReadable,
     Tab,
+    comparison_example,
     ensemble_example,
     example,
     read_script,
@@ -74,6 +75,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
             thumbnails="all",
         )
     page.write(ensemble_example(), folder / "many.html")
+    page.write(
+        comparison_example(), folder / "two.html", images=PartlyReadable(), class_names=NAMES
+    )
     return folder
 
 
@@ -83,7 +87,7 @@ def tab(browser: Any, pages: Path) -> Tab:
 
 
 def test_pages_load_without_errors_and_ask_for_nothing(browser: Any, pages: Path) -> None:
-    for name in ("run.html", "many.html"):
+    for name in ("run.html", "many.html", "two.html"):
         tab = Tab(browser).open(pages / name)
         for key in tab("[...document.querySelectorAll('.view')].map((view) => view.id)"):
             tab.show(key)
@@ -308,6 +312,30 @@ def test_the_groups_of_an_ensemble(browser: Any, pages: Path) -> None:
     tab.show("plane")
     drawn = tab("document.querySelector('#plane .plot').data.map((t) => t.rows.length)")
     assert sum(drawn) == (~np.isnan(ensemble.mean_depth()).any(axis=0)).sum()
+
+
+def test_a_comparison_shows_both_sides(browser: Any, pages: Path) -> None:
+    tab, comparison = Tab(browser).open(pages / "two.html"), comparison_example()
+    change = comparison.change
+    tab.show("sides")
+    drawn = tab("document.querySelector('#sides .plot').data.map((t) => [t.name, t.rows.length])")
+    kinds = {"deeper": change > 0, "shallower": change < 0, "as deep": change == 0}
+    assert drawn == [[name, int(members.sum())] for name, members in kinds.items()]
+    tab.show("alignment")
+    at, shares = comparison.accuracies(1) or ([], [])
+    drawn = tab(
+        "(({x, y, name}) => [x, y, name])(document.querySelector('#alignment .plot').data[1])"
+    )
+    assert drawn[0] == list(at)
+    assert drawn[1] == list(shares)
+    assert drawn[2] == "&lt;b&gt;large&lt;/b&gt;"
+    tab.show("change")
+    tab.choose("filter-label", 2)
+    members = comparison.labels == 2
+    tab.settled(int(members.sum()))
+    counts = tab("document.querySelector('#change .plot').data[0].y")
+    assert sum(counts) == members.sum()
+    assert "Deeper in <b>large</b>" in tab("document.querySelector('.sheet h3').textContent")
 
 
 def test_every_control_has_a_name(tab: Tab) -> None:

@@ -20,9 +20,11 @@ from typing import Any
 from pdepth import __version__
 from pdepth.analysis.checks import check_examples, check_images, check_values
 from pdepth.analysis.ensemble import Ensemble
+from pdepth.analysis.runs import RunComparison
 from pdepth.arrays import arguments
 from pdepth.io.atomic import check_suffix, replacing
 from pdepth.optional import require
+from pdepth.report.html.comparison_content import comparison_content
 from pdepth.report.html.content import PageContent, Sheet, View
 from pdepth.report.html.ensemble_content import ensemble_content
 from pdepth.report.html.packing import compress, encode_base64, json_for_script, pack
@@ -35,11 +37,11 @@ from pdepth.result import DepthResult
 
 __all__ = ["write"]
 
-SCRIPTS = ("data", "filter", "plots", "views", "sheets", "table", "page")
+SCRIPTS = ("data", "filter", "plots", "views", "comparison", "sheets", "table", "page")
 
 
 def write(
-    result: DepthResult | Mapping[int, DepthResult] | Ensemble,
+    result: DepthResult | Mapping[int, DepthResult] | Ensemble | RunComparison,
     path: str | os.PathLike[str],
     *,
     images: Any = None,
@@ -52,7 +54,7 @@ def write(
 
     Args:
         result: of one network; of several k, of which the largest is shown; or an ensemble of at
-            least two networks.
+            least two networks; or a comparison of runs.
         path: .html; its folder must exist.
         images, class_names: as in `pdepth.plot`; an image that raises OSError or ValueError when
             it is indexed is shown as a placeholder, and counted.
@@ -88,14 +90,15 @@ def write(
 
 
 def _build_content(
-    result: DepthResult | Mapping[int, DepthResult] | Ensemble,
+    result: DepthResult | Mapping[int, DepthResult] | Ensemble | RunComparison,
     names: ClassNames,
     measures: Mapping[str, Any] | None,
 ) -> PageContent:
-    if isinstance(result, Ensemble):
+    if isinstance(result, Ensemble | RunComparison):
         if measures:
-            raise ValueError("measures: expected none for an ensemble, got some.")
-        return ensemble_content(result, names)
+            raise ValueError("measures: expected none but for one network's result, got some.")
+        of_kind = ensemble_content if isinstance(result, Ensemble) else comparison_content
+        return of_kind(result, names)
     by_k: dict[int, DepthResult] = {}
     if isinstance(result, Mapping):
         by_k = dict(result)
