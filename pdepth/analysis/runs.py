@@ -76,7 +76,7 @@ class RunComparison:
     notes: tuple[str, ...]
 
     def __len__(self) -> int:
-        return self.depths.shape[1]
+        return len(self.depths[0])
 
     @property
     def sides(self) -> tuple[tuple[DepthResult, ...], tuple[DepthResult, ...]]:
@@ -123,7 +123,7 @@ class RunComparison:
 
     def to_pandas(self) -> Any:
         """A pandas DataFrame with a line for each example. Needs the extra `tables`."""
-        columns: tables.Columns = {"row": (self.rows, None)}
+        columns: dict[str, tuple[NDArray[Any], None]] = {"row": (self.rows, None)}
         if self.labels is not None:
             columns["label"] = self.labels, None
         for number, (side, results) in enumerate(zip(SIDES, self.sides, strict=True)):
@@ -205,7 +205,7 @@ def _check_same(one: DepthResult, other: DepthResult, other_inputs: bool) -> Non
         )
     if (one.labels is None) != (other.labels is None):
         raise ValueError("results: expected labels in all runs or none, got some with and without.")
-    kinds = [
+    kinds: list[tuple[str, NDArray[Any] | None, NDArray[Any] | None]] = [
         ("row number", one.row_numbers, other.row_numbers),
         ("label", one.labels, other.labels),
     ]
@@ -267,7 +267,7 @@ def _notes(results: Sequence[DepthResult]) -> list[str]:
     notes = []
     if any(result.checksums is None for result in results):
         notes.append("Inputs were not compared: not every run has their checksums.")
-    differing = {
+    differing: dict[str, set[Any]] = {
         "the reference that votes are compared with": {r.reference for r in results},
         "whether examples are left out of their own support": {r.leave_one_out for r in results},
         "k": {r.k for r in results},

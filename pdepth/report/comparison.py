@@ -14,6 +14,7 @@ from pdepth.io.atomic import replacing
 from pdepth.optional import require
 from pdepth.report.folder import check_out, read_results
 from pdepth.report.html import page
+from pdepth.report.html.thumbnails import KINDS
 from pdepth.report.pictures import BuiltIn, find_images
 from pdepth.result import DepthResult
 
@@ -75,11 +76,11 @@ def write_comparisons(
     options = options or ComparisonOptions()
     for module in ("pyarrow", "pandas", "plotly"):
         require(module, "pdepth compare", "report")
-    arguments.check_choice(options.thumbnails, "thumbnails", page.KINDS)
+    arguments.check_choice(options.thumbnails, "thumbnails", KINDS)
     if len(runs) < (1 if against else 2):
         raise ValueError("RUN: expected two runs or more, got one; name another, or --against one.")
     pairs = [(runs, against)] if against else [(runs[:1], [run]) for run in runs[1:]]
-    sides = [tuple(_named(side) for side in pair) for pair in pairs]
+    sides = [(_named(first), _named(second)) for first, second in pairs]
     if options.names:
         if len(options.names) != len(pairs) + 1:
             raise ValueError(
@@ -120,10 +121,11 @@ def _read(path: Path, k: int | None) -> DepthResult:
         found = {found.k: found}
     if not isinstance(found, dict):
         raise ValueError(f"RUN: expected a run of one network, got an ensemble in {path}.")
+    present = ", ".join(map(str, sorted(found)))
     if k is None and len(found) > 1:
-        raise ValueError(f"k: expected one of {', '.join(map(str, found))} in {path}; pass --k.")
+        raise ValueError(f"k: expected one of {present} in {path}, got none; pass --k.")
     if k is not None and k not in found:
-        raise ValueError(f"k: expected one of {', '.join(map(str, found))} in {path}, got {k}.")
+        raise ValueError(f"k: expected one of {present} in {path}, got {k}.")
     return next(iter(found.values())) if k is None else found[k]
 
 

@@ -77,7 +77,7 @@ def plot_changes(
     def draw() -> Figure:
         figure = new_figure("Largest changes of depth", 12, 0.6 + 3.7 * len(chosen))
         caption = partial(_caption, comparison, class_names)
-        draw_sheet(figure.subfigures(1, 1), chosen, images, caption, ROWS, COLUMNS)
+        draw_sheet(figure, chosen, images, caption, ROWS, COLUMNS)
         return figure
 
     write_figure(draw, path, "plot_changes")
@@ -101,7 +101,8 @@ def _draw(comparison: RunComparison, class_names: ClassNames) -> Figure:
     figure = new_figure(
         f"Depth of {len(comparison):,} examples: {first} and {second}", 12, 4 + height
     )
-    upper, lower = figure.subfigures(2, 1, height_ratios=(4, height))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(4, height))
+    upper, lower = halves
     for ax, draw in zip(upper.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(ax, comparison)
     below = lower.subplots(1, 2, width_ratios=(1, 2)) if shown else [lower.subplots(1, 1)]
@@ -138,7 +139,7 @@ def _draw_joint(ax: Axes, comparison: RunComparison) -> None:
 def _draw_change(ax: Axes, comparison: RunComparison) -> None:
     steps = 2 * max(len(side[0].probes) for side in comparison.sides) + 1
     edges = np.linspace(-1, 1, steps + 1)
-    ax.hist(comparison.change, edges, color=PROBE)
+    ax.hist(comparison.change, edges.tolist(), color=PROBE)
     ax.set_yscale("log")
     mean, low, high = comparison.difference
     ax.axvline(mean, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))

@@ -97,8 +97,9 @@ def _build_content(
     if isinstance(result, Ensemble | RunComparison):
         if measures:
             raise ValueError("measures: expected none but for one network's result, got some.")
-        of_kind = ensemble_content if isinstance(result, Ensemble) else comparison_content
-        return of_kind(result, names)
+        if isinstance(result, Ensemble):
+            return ensemble_content(result, names)
+        return comparison_content(result, names)
     by_k: dict[int, DepthResult] = {}
     if isinstance(result, Mapping):
         by_k = dict(result)
