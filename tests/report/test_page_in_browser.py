@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from pdepth.analysis.groups import groups_or_reason
 from pdepth.analysis.network import agreement, confused_pairs
+from pdepth.analysis.runs import compare
 from pdepth.report.html import page, thumbnails
 
 from helpers.pages import (
@@ -78,6 +80,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     page.write(
         comparison_example(), folder / "two.html", images=PartlyReadable(), class_names=NAMES
     )
+    (first,), (second,) = comparison_example().sides
+    unlabelled = compare(replace(first, labels=None), [replace(second, labels=None)] * 2)
+    page.write(unlabelled, folder / "two-unlabelled.html")
     return folder
 
 
@@ -87,7 +92,7 @@ def tab(browser: Any, pages: Path) -> Tab:
 
 
 def test_pages_load_without_errors_and_ask_for_nothing(browser: Any, pages: Path) -> None:
-    for name in ("run.html", "many.html", "two.html"):
+    for name in ("run.html", "many.html", "two.html", "two-unlabelled.html"):
         tab = Tab(browser).open(pages / name)
         for key in tab("[...document.querySelectorAll('.view')].map((view) => view.id)"):
             tab.show(key)
@@ -336,6 +341,10 @@ def test_a_comparison_shows_both_sides(browser: Any, pages: Path) -> None:
     counts = tab("document.querySelector('#change .plot').data[0].y")
     assert sum(counts) == members.sum()
     assert "Deeper in <b>large</b>" in tab("document.querySelector('.sheet h3').textContent")
+    row = int(tab("Number(document.querySelector('.card').ariaLabel.match(/[0-9]+/)[0])"))
+    first, second = 100 * comparison.depths[:, row]
+    label = tab("document.querySelector('.card').ariaLabel")
+    assert label.endswith(f"{first:.1f} to {second:.1f} %")
 
 
 def test_every_control_has_a_name(tab: Tab) -> None:

@@ -75,7 +75,9 @@ def plot_changes(
         raise ValueError("comparison: expected depths that differ, got none.")
 
     def draw() -> Figure:
-        figure = new_figure("Largest changes of depth", 12, 0.6 + 3.7 * len(chosen))
+        figure = new_figure(
+            "Largest changes of depth (framed: undefined on a side)", 12, 0.6 + 3.7 * len(chosen)
+        )
         caption = partial(_caption, comparison, class_names)
         draw_sheet(figure, chosen, images, caption, ROWS, COLUMNS)
         return figure
@@ -141,6 +143,8 @@ def _draw_change(ax: Axes, comparison: RunComparison) -> None:
     edges = np.linspace(-1, 1, steps + 1)
     ax.hist(comparison.change, edges.tolist(), color=PROBE)
     ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.yaxis.set_minor_formatter("")
     mean, low, high = comparison.difference
     ax.axvline(mean, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     ax.set_title(f"Change, mean {_percent(mean)} [{_percent(low)}, {_percent(high)}]")

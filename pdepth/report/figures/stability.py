@@ -49,15 +49,15 @@ def _draw(result: DepthResult, summaries: Sequence[StableDepth]) -> Figure:
     left.plot(at, [s.mean_depth for s in summaries], "-o", color=PROBE, markersize=5)
     left.set_ylim(0, probes - 1 + 0.3)
     left.set_title(f"Mean depth, of at most {probes - 1}")
-    shares = (("in the first third of the probes", "early", RIGHT),
-              ("after 70 % of them", "late", WRONG),
-              ("never (undefined)", "undefined", MUTED))  # fmt: skip
+    shares = (("in the first third", "early", RIGHT),
+              ("after 70 %", "late", WRONG),
+              ("never", "undefined", MUTED))  # fmt: skip
     for label, name, color in shares:
         values = [getattr(summary, name) for summary in summaries]
         right.plot(at, values, "-o", color=color, markersize=5, label=label)
     percent_axis(right)
     legend(right)
-    right.set_title("Share of the examples that is decided")
+    right.set_title("Examples that are decided")
     for ax in (left, right):
         ax.set_xticks(at, names)
         ax.set_xlim(-0.5, len(summaries) - 0.5)

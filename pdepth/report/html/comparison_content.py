@@ -181,7 +181,6 @@ def _sheets(comparison: RunComparison) -> list[Sheet]:
                 f"Those that take most more of the probes than in {first}.",
                 (("change", 1e-9, 100),),
                 (("change", -1),),
-                ("change", "change"),
             ),
         ),
         (
@@ -191,7 +190,6 @@ def _sheets(comparison: RunComparison) -> list[Sheet]:
                 f"Those that take most less of the probes than in {first}.",
                 (("change", -100, -1e-9),),
                 (("change", 1),),
-                ("change", "change"),
             ),
         ),
         (became & ~was, _undefined_sheet(second, 2, FIRST)),
@@ -207,7 +205,6 @@ def _undefined_sheet(name: str, code: int, other: str) -> Sheet:
         "Even its last probe votes against the reference; the other side's does not.",
         (("state", code, code),),
         ((other, 1),),
-        (other, "depth on the other side"),
     )
 
 

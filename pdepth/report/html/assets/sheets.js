@@ -33,8 +33,9 @@ function captionOf(row) {
   const depth = columns.get(header.depth);
   const lines = [];
   if (label) lines.push(`label ${displayText(label, row)}`);
-  if (!label || isMismatch(row)) lines.push(`seen as ${displayText(seen, row) || "unknown"}`);
+  if (seen && (!label || isMismatch(row))) lines.push(`seen as ${displayText(seen, row) || "unknown"}`);
   const depthText = displayText(depth, row);
+  if (header.facts.sides) return [...lines, `${displayText(columns.get("first_depth"), row)} to ${depthText} %`];
   const word = header.depth === "depth" ? "depth" : "held out";
   lines.push(depthText === "undefined" ? depthText : `${word} ${depthText || "never"}`);
   return lines;
