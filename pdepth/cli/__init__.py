@@ -1,4 +1,5 @@
-"""The command line: `pdepth demo`, `run`, `ensemble`, `report`, `compare`, `plan` and `bench`.
+"""The command line: `pdepth demo`, `run`, `ensemble`, `report`, `view`,
+`compare`, `plan` and `bench`.
 
 A command is a function in a file of its own: it parses its options, calls the library and prints.
 To add one, write `pdepth/cli/NAME.py` with a function `NAME`, its options from
@@ -23,8 +24,9 @@ from pdepth.cli.errors import one_line_errors
 from pdepth.cli.plan import plan
 from pdepth.cli.report import report
 from pdepth.cli.run import run
+from pdepth.cli.view import view
 
-COMMANDS = (demo, run, ensemble, report, compare, plan, bench)
+COMMANDS = (demo, run, ensemble, report, view, compare, plan, bench)
 
 app = typer.Typer(
     no_args_is_help=True,

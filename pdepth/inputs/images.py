@@ -155,6 +155,15 @@ class ImageDataset(Dataset[Any]):
         """
         return to_bytes(self._pixels(range(len(self))[row]))
 
+    def original(self, row: int) -> NDArray[np.uint8]:
+        """Return the whole image in its own size: (H, W, C) or (H, W) uint8.
+
+        Raises ValueError for an image that cannot be read.
+        """
+        row = range(len(self))[row]
+        with self._naming(row):
+            return np.asarray(as_eight_bits(self._decoded(row), self.options.channels))
+
     def _pixels(self, row: int) -> NDArray[Any]:
         """Pixels (H, W, C): uint8, or float32 of 0 to 1 where the file has more than 8 bits."""
         options = self.options
@@ -212,6 +221,12 @@ class DatasetImages(Sequence[Any]):
         if isinstance(self._dataset, ImageDataset):
             return self._dataset.image(row)
         return input_of(self._dataset[row])
+
+    def original(self, place: int) -> Any:
+        """The image in its own size, where the dataset reads it from a file; else as above."""
+        if isinstance(self._dataset, ImageDataset):
+            return self._dataset.original(self._rows[place])
+        return self[place]
 
 
 def input_of(row: Any) -> Any:

@@ -151,9 +151,10 @@ class Tab:
     def __call__(self, code: str) -> Any:
         return self.browser.execute_script(f"return {code}")
 
-    def open(self, path: Path) -> Tab:
+    def open(self, path: Path | str) -> Tab:
+        """path: of a file, or an address."""
         self.browser.get_log("browser")
-        self.browser.get(path.as_uri())
+        self.browser.get(path if isinstance(path, str) else path.as_uri())
         self.until(lambda: self("document.documentElement.dataset.ready") == "yes")
         self("(document.documentElement.style.scrollBehavior = 'auto')")
         return self

@@ -20,6 +20,8 @@ from pdepth.analysis.groups import groups_or_reason
 from pdepth.analysis.network import agreement, confused_pairs
 from pdepth.analysis.runs import compare
 from pdepth.report.html import page, thumbnails
+from pdepth.report.pictures import Images
+from pdepth.report.view import View, serving
 
 from helpers.pages import (
     NAMES,
@@ -345,6 +347,28 @@ def test_a_comparison_shows_both_sides(browser: Any, pages: Path) -> None:
     first, second = 100 * comparison.depths[:, row]
     label = tab("document.querySelector('.card').ariaLabel")
     assert label.endswith(f"{first:.1f} to {second:.1f} %")
+
+
+def test_a_served_page_has_its_pictures_from_the_server(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example().save(tmp_path / "depth.parquet")
+    monkeypatch.setattr(
+        "pdepth.report.view.find_images", lambda *_: Images(PartlyReadable(), NAMES)
+    )
+    with serving(View(tmp_path)) as address:
+        tab = Tab(browser).open(address)
+        for key in tab("[...document.querySelectorAll('.view')].map((view) => view.id)"):
+            tab.show(key)
+        assert tab.count() == "All 240 examples"
+        tab("document.querySelector('.card').click()")
+        image = "document.querySelector('dialog .thumb')"
+        tab.until(lambda: tab(f"{image}.complete && {image}.naturalWidth") == 6)
+        assert "/images/" in tab(f"{image}.src")
+        requested = tab("performance.getEntriesByType('resource').map((entry) => entry.name)")
+        assert all(value.startswith((address, "data:", "blob:")) for value in requested)
+        broken = [error for error in tab.errors() if "404" not in str(error)]
+        assert broken == [], "but for pictures that cannot be read"
 
 
 def test_every_control_has_a_name(tab: Tab) -> None:

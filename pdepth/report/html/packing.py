@@ -69,9 +69,9 @@ def _pack_column(column: Column) -> tuple[str, bytes]:
     return "f8", values.astype("<f8").tobytes()
 
 
-def compress(content: bytes) -> str:
-    """Base64 of gzip, the same for the same content."""
-    return encode_base64(gzip.compress(content, 6, mtime=0))
+def compress(content: bytes) -> bytes:
+    """Gzip, the same for the same content."""
+    return gzip.compress(content, 6, mtime=0)
 
 
 def encode_base64(content: bytes) -> str:

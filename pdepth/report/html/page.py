@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -35,8 +36,9 @@ from pdepth.report.style import PROBE, RIGHT, WRONG
 from pdepth.report.tables import Table
 from pdepth.result import DepthResult
 
-__all__ = ["write"]
+__all__ = ["ServedPage", "serve", "write"]
 
+THUMBNAILS = "thumbnails"
 SCRIPTS = ("data", "filter", "plots", "views", "comparison", "sheets", "table", "page")
 
 
@@ -118,13 +120,51 @@ def _build_content(
     return result_content(result, names, checked, by_k)
 
 
+@dataclass(frozen=True)
+class ServedPage:
+    """A page whose data are beside it, on a server: its text, and the files that it asks for by
+    name, gzip. Thumbnails are at `thumbnails/ROW // 1000/ROW.png` or jpg, pictures at `images/ROW`.
+    """
+
+    text: str
+    files: Mapping[str, bytes]
+
+
+def serve(
+    result: DepthResult | Mapping[int, DepthResult] | Ensemble | RunComparison,
+    *,
+    class_names: ClassNames = None,
+    suffix: str = "",
+    note: str = "",
+) -> ServedPage:
+    """The page of a result, for a server.
+
+    Args:
+        result, class_names, note: as in `write`.
+        suffix: of thumbnails, "png" or "jpg"; "" where there are no images.
+
+    Raises as `write`.
+    """
+    require("plotly.offline", "pdepth.report", "report")
+    content = _build_content(result, class_names, None)
+    thumbnails = Thumbnails(suffix, folder=THUMBNAILS if suffix else "")
+    beside: dict[str, bytes] = {}
+    return ServedPage(_assemble(content, thumbnails, note, beside), beside)
+
+
 @cache
-def _plotly() -> str:
+def _plotly() -> bytes:
     """plotly's JavaScript, compressed, which takes a while."""
     return compress(require("plotly.offline", "pdepth.report", "report").get_plotlyjs().encode())
 
 
-def _assemble(content: PageContent, thumbnails: Thumbnails, note: str) -> str:
+def _assemble(
+    content: PageContent,
+    thumbnails: Thumbnails,
+    note: str,
+    beside: dict[str, bytes] | None = None,
+) -> str:
+    """The text of a page. beside: takes the parts that a server has; None: all are within."""
     assets = files("pdepth.report.html") / "assets"
 
     def read_asset(name: str) -> str:
@@ -135,7 +175,15 @@ def _assemble(content: PageContent, thumbnails: Thumbnails, note: str) -> str:
         "suffix": thumbnails.suffix,
         "folder": thumbnails.folder,
         "unreadable": thumbnails.unreadable,
+        "originals": beside is not None,
     }
+    parts = {"data": compress(data), "plotly": _plotly()}
+    within = {name: encode_base64(part) for name, part in parts.items()}
+    connect, network = "'none'", "This page is one file and asks no network for anything."
+    if beside is not None:
+        beside |= parts
+        within = dict.fromkeys(parts, "")
+        connect, network = "'self'", "It comes from this computer, while pdepth view runs there."
     encoded = {row: encode_base64(file) for row, file in thumbnails.embedded.items()}
     notes = " ".join(filter(None, [note, _describe_thumbnails(thumbnails, content.count)]))
     return Template(read_asset("page.html")).substitute(
@@ -158,9 +206,11 @@ def _assemble(content: PageContent, thumbnails: Thumbnails, note: str) -> str:
         ),
         version=escape(__version__),
         header=json_for_script(header),
-        data=compress(data),
+        **within,
+        beside="" if beside is None else ' data-beside="yes"',
+        connect=connect,
+        network=network,
         thumbnails=json_for_script(encoded),
-        plotly=_plotly(),
         script="\n".join(read_asset(f"{name}.js") for name in SCRIPTS),
     )
 

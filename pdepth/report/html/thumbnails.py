@@ -91,7 +91,7 @@ def make_thumbnails(
         return Thumbnails(), nullcontext()
     require("PIL", "pdepth.report", "report")
     rows = choose_rows(content)
-    encoder = _Encoder.for_images(images, rows)
+    encoder = Encoder.for_images(images, rows)
     thumbnails = Thumbnails(encoder.suffix)
     size = 0
     for row, file in encoder.encode(rows, thumbnails):
@@ -119,7 +119,7 @@ def _is_ours(file: Path) -> bool:
 
 
 @dataclass(eq=False)
-class _Encoder:
+class Encoder:
     """Encode images as files of one format, with common black and white."""
 
     images: Any
@@ -128,7 +128,7 @@ class _Encoder:
     suffix: str
 
     @classmethod
-    def for_images(cls, images: Any, rows: Int) -> _Encoder:
+    def for_images(cls, images: Any, rows: Int) -> Encoder:
         """Determine format and range from the first readable of some rows."""
         sample = []
         for row in rows[:RANGE_SAMPLE]:
@@ -145,31 +145,42 @@ class _Encoder:
         for row in map(int, rows):
             thumbnails.tried += 1
             try:
-                yield row, self._encode_row(row)
+                yield row, self.thumbnail(row)
             except UNREADABLE:
                 thumbnails.unreadable.append(row)
 
-    def _encode_row(self, row: int) -> bytes:
+    def thumbnail(self, row: int) -> bytes:
+        """A small image, as a file. Raises one of `UNREADABLE`."""
+        return self._file(self.images[row], MAX_SIDE)
+
+    def original(self, row: int) -> bytes:
+        """The image in its own size, where its data know it, as a file. Raises as `thumbnail`."""
+        read = getattr(self.images, "original", self.images.__getitem__)
+        return self._file(read(row))
+
+    def _file(self, image: Any, side: int | None = None) -> bytes:
+        """side: of the square that a larger image is made to fit into."""
         from PIL import Image
 
-        array = image_array(self.images[row])
+        array = image_array(image)
         array = array[..., :3] if array.ndim == 3 else array
         if array.dtype != np.uint8 or (self.low, self.high) != (0, 255):
             scaled = (array.astype(np.float64) - self.low) / (self.high - self.low)
             array = (255 * np.clip(np.nan_to_num(scaled), 0, 1)).round().astype(np.uint8)
-        image = Image.fromarray(np.ascontiguousarray(array))
-        image.thumbnail((MAX_SIDE, MAX_SIDE))
+        picture = Image.fromarray(np.ascontiguousarray(array))
+        if side is not None:
+            picture.thumbnail((side, side))
         file = io.BytesIO()
         if self.suffix == "png":
-            image.save(file, "PNG")
+            picture.save(file, "PNG")
         else:
-            image.save(file, "JPEG", quality=85)
+            picture.save(file, "JPEG", quality=85 if side is not None else 95)
         return file.getvalue()
 
 
 @contextmanager
 def _write_folder(
-    folder: Path, encoder: _Encoder, rows: Int, thumbnails: Thumbnails
+    folder: Path, encoder: Encoder, rows: Int, thumbnails: Thumbnails
 ) -> Iterator[None]:
     """Write a folder of thumbnails; it replaces an older one when the block succeeds."""
     with replacing_folder(folder, _is_ours) as temporary:

@@ -4,7 +4,7 @@ const byId = (id) => document.getElementById(id);
 const header = JSON.parse(byId("header").textContent);
 const embedded = JSON.parse(byId("thumbnails").textContent); // base64 of files, by row
 const unreadable = new Set(header.thumbnails.unreadable);
-const hasImages = Object.keys(embedded).length > 0 || unreadable.size > 0;
+const hasImages = Object.keys(embedded).length > 0 || unreadable.size > 0 || header.thumbnails.originals && header.thumbnails.folder;
 const columns = new Map();
 
 // An element with attributes and children; strings become text, so no data becomes HTML.
@@ -17,12 +17,17 @@ function make(name, attributes = {}, ...children) {
 
 async function unpack(id) {
   const element = byId(id);
+  const unzip = (stream) => new Response(stream.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+  if (element.dataset.beside) { // on a server
+    const answer = await fetch(id);
+    if (!answer.ok) throw new Error(`${id}: ${answer.status}`);
+    return unzip(answer.body);
+  }
   const text = atob(element.textContent);
   element.remove(); // frees its memory
   const bytes = new Uint8Array(text.length);
   for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).arrayBuffer();
+  return unzip(new Blob([bytes]).stream());
 }
 
 async function readColumns() {

@@ -59,11 +59,12 @@ const webgl = (() => {
     return false;
   }
 })();
-const MAX_SVG_DOTS = 4000; // dots that are drawn without WebGL
+const MAX_DOTS = webgl ? 200000 : 4000; // of a trace; of more every so many is drawn
 
 // A trace with one dot per example; `rows` identifies the examples of its points.
 function dots(rows, x, y, more) {
-  const sample = webgl || rows.length <= MAX_SVG_DOTS ? rows : rows.filter((_, i) => i % Math.ceil(rows.length / MAX_SVG_DOTS) === 0);
+  const step = Math.ceil(rows.length / MAX_DOTS);
+  const sample = step <= 1 ? rows : rows.filter((_, i) => i % step === 0);
   const [across, up] = [new Float64Array(sample.length), new Float64Array(sample.length)];
   for (let i = 0; i < sample.length; i++) {
     across[i] = x(sample[i]);

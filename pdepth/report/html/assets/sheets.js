@@ -13,8 +13,8 @@ function placeholder(row) {
   return make("span", { class: "thumb blank", role: "img", "aria-label": `Picture ${why}` }, why);
 }
 
-function imageOf(row, alt = "") {
-  const src = imageSource(row);
+// src: of the picture in its own size, where there is a server; else the thumbnail's.
+function imageOf(row, alt = "", src = imageSource(row)) {
   if (!src) return placeholder(row);
   const image = make("img", { class: "thumb", alt, src });
   image.addEventListener("load", () => {
@@ -139,7 +139,8 @@ function openExample(row) {
   }
   if (settlesAt(row)) facts.append(make("dt", {}, "Settles at"), make("dd", {}, settlesAt(row)));
   const body = make("div", { class: "body" });
-  if (hasImages) body.append(imageOf(row, captionOf(row).join(", ")));
+  const original = header.thumbnails.originals ? `images/${row}` : undefined;
+  if (hasImages) body.append(imageOf(row, captionOf(row).join(", "), original));
   body.append(facts);
   if (columns.has("depth")) body.append(votesOf(row));
   dialog.replaceChildren(bar, body);
