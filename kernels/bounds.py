@@ -91,11 +91,11 @@ def cut(proven, bound, query_norm, query_residual, DIFFERENCES: tl.constexpr):
         near = tl.minimum(largest, (query_norm + distance) * MARGIN)
         norm = tl.where(tl.load(bound + CENTRE) < 0, near, largest)
         value = proven + _error(bound, query_norm, query_residual, norm)
-    return _above(value)
+    return above(value)
 
 
 @triton.jit
-def _above(value):
+def above(value):
     """The least float32 above a float64."""
     rounded = value.to(tl.float32)
     bits = rounded.to(tl.int32, bitcast=True)

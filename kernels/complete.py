@@ -8,17 +8,19 @@ import triton.language as tl
 
 from pdepth.kernels import MOST_PROGRAMS
 from pdepth.kernels.exact import distances as exact_distances
-from pdepth.kernels.exact import fold
+from pdepth.kernels.exact import fold, halvings
+
+WARPS = 4  # of a program
 
 
 @triton.jit(
-    do_not_specialize=["query_stride", "support_stride", "first", "rows", "count", "terms"],
+    do_not_specialize=["query_stride", "support_stride", "first", "rows", "width", "halvings"],
     do_not_specialize_on_alignment=["query_rows", "left_out", "selves"],
 )
 def distances_kernel(
     queries, query_stride, query_rows, support, support_stride, left_out, selves, first, rows,
-    leaves, count, terms, distances,
-    PAIRS: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr, INNER: tl.constexpr,
+    width, halvings, distances,
+    PAIRS: tl.constexpr, LANES: tl.constexpr, HALVINGS: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     query = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * PAIRS + tl.arange(0, PAIRS)
@@ -26,10 +28,15 @@ def distances_kernel(
     there = place < rows
     x = queries + tl.load(query_rows + query) * query_stride
     y = support + row * support_stride
-    distance = exact_distances(x, y, there, leaves, count, terms, PAIRS, LANES, DEPTH, INNER)
+    distance = exact_distances(x, y, there, width, halvings, LANES, HALVINGS, INNER)
     barred = (tl.load(left_out + row, mask=there, other=0) != 0) | (row == tl.load(selves + query))
     distance = tl.where(barred, float("nan"), distance)
     tl.store(distances + query * rows + place, distance, mask=there)
+
+
+def _pairs(width: int) -> int:
+    """Support rows of a program."""
+    return WARPS * fold(width).pairs
 
 
 def distances(
@@ -51,12 +58,13 @@ def distances(
         left_out: (M,) bool, rows that no query takes.
         selves: (n,) int64, a row that this query does not take, or -1.
     """
-    by = fold(support.shape[1], support.device)
+    width = support.shape[1]
+    by, pairs = fold(width), _pairs(width)
     result = torch.empty((len(query_rows), rows), dtype=torch.float64, device=support.device)
-    distances_kernel[(len(query_rows), triton.cdiv(rows, by.pairs))](
+    distances_kernel[(len(query_rows), triton.cdiv(rows, pairs))](
         queries, queries.stride(0), query_rows, support, support.stride(0), left_out, selves, first,
-        rows, by.leaves, by.count, by.terms, result, PAIRS=by.pairs, LANES=by.lanes, DEPTH=by.depth,
-        INNER=inner_products, num_warps=by.warps, enable_fp_fusion=False,
+        rows, width, halvings(width), result, PAIRS=pairs, LANES=by.lanes, HALVINGS=by.halvings,
+        INNER=inner_products, num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
     return result
 
@@ -76,7 +84,7 @@ def nearest(
 
     Arguments as of `distances`; `tile` is how many of them are held at a time.
     """
-    most = MOST_PROGRAMS * fold(support.shape[1], support.device).pairs
+    most = MOST_PROGRAMS * _pairs(support.shape[1])
     step = min(max(k, tile // len(query_rows)), most)
     kept = rows = None
     for first in range(0, len(support), step):

@@ -3,70 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
-import torch
 import triton
 import triton.language as tl
 
-UNROLLED = tl.constexpr(8)  # leaves of a tree that are added without a stack
+UNROLLED = tl.constexpr(3)  # halvings, at most, whose terms are added without a loop
 
 
 @dataclass(frozen=True)
 class Fold:
-    """How `definition.total` sums rows of one width, for `distances`.
+    """How rows up to some width are summed as `definition.total` does, for `distances`.
 
     The definition adds the last half of a row to the first until one term is left. After j
-    halvings w_j = ceil(width / 2^j) terms are left; here J of them, with w_J <= lanes. Each of
-    those is the sum of at most 2^J terms: leaf number t, in the order of a binary tree, is the
-    term at `offset[t]` from the lane's, for lanes below `limit[t]`; beyond it the definition's
-    middle term had waited, and nought is added.
+    halvings w_j = ceil(width / 2^j) terms are left. `lanes` columns of some rows lie side by side
+    in a warp's threads: of the J halvings after which w_J <= lanes each lane adds its own terms, a
+    binary tree of 2^J leaves; then lanes add one another's sums.
 
     Attributes:
-        leaves: (2, count) int32, offsets and limits; count is a multiple of UNROLLED.
-        terms: w_J.
-        pairs, lanes: rows at a time, and columns of a row.
-        depth: of the stack on which sums wait for their equals; 0 where UNROLLED leaves are
-            all, and nothing waits.
-        warps: of a program.
+        pairs: rows that a warp has at a time.
+        lanes: columns of each.
+        halvings: J at most.
     """
 
-    leaves: torch.Tensor
-    terms: int
     pairs: int
     lanes: int
-    depth: int
-    warps: int
-
-    @property
-    def count(self) -> int:
-        return self.leaves.shape[1]
+    halvings: int
 
 
-# Pairs, lanes, depth and warps, for widths up to 128, 1,024 and some seventy million.
-SHAPES = ((64, 16, 0, 4), (8, 128, 0, 4), (1, 256, 16, 8))
+# For widths up to 128, 131,072 and 16 million. A sum waits for its equal at each halving, so that
+# the more there are the fewer rows have room in registers.
+SHAPES = (Fold(8, 16, 3), Fold(2, 32, 12), Fold(1, 32, 19))
 
 
-@lru_cache(maxsize=256)
-def fold(width: int, device: torch.device) -> Fold:
-    """The fold of a width, with its leaves on the device."""
-    pairs, lanes, depth, warps = next(
-        shape for shape in SHAPES if width <= shape[1] * UNROLLED.value << max(0, shape[2] - 1)
-    )
-    halvings = max(0, (-(-width // lanes) - 1).bit_length())
-    terms = [-(-width // 2**j) for j in range(halvings + 1)]
-    offsets, limits = [], []
-    for leaf in range(2**halvings):
-        offset, limit = 0, terms[halvings]
-        for j in range(halvings, 0, -1):
-            if leaf >> (j - 1) & 1:
-                limit = min(limit, terms[j - 1] - terms[j] - offset)
-                offset += terms[j]
-        offsets.append(offset)
-        limits.append(limit)
-    padding = [0] * (-len(offsets) % UNROLLED.value)
-    leaves = torch.tensor([offsets + padding, limits + padding], dtype=torch.int32, device=device)
-    return Fold(leaves, terms[halvings], pairs, lanes, depth, warps)
+def fold(width: int) -> Fold:
+    """The fold for a width."""
+    return next(shape for shape in SHAPES if width <= shape.lanes << shape.halvings)
+
+
+def halvings(width: int) -> int:
+    """J of a width: as many as its fold's lanes ask for, and those that are made in any case."""
+    by = fold(width)
+    return max(min(UNROLLED.value, by.halvings), (-(-width // by.lanes) - 1).bit_length())
 
 
 @triton.jit
@@ -78,12 +55,16 @@ def widened(values):
 
 
 @triton.jit
-def _terms(x, y, there, leaves, count, leaf, lane, INNER: tl.constexpr):
-    """(P, lanes) terms of one leaf; x and y point to rows' beginnings, (1, 1) and (P, 1)."""
-    at = tl.load(leaves + leaf) + lane
-    own = lane < tl.load(leaves + count + leaf)
-    a = widened(tl.load(x + at, mask=own, other=0))
-    b = widened(tl.load(y + at, mask=own & there, other=0))
+def _left(width, halvings):
+    """Terms that are left after so many halvings."""
+    return (width + ((1 << halvings) - 1)) >> halvings
+
+
+@triton.jit
+def _terms(x, y, there, own, INNER: tl.constexpr):
+    """(P, lanes) terms; x and y point to the columns of theirs, (1, lanes) and (P, lanes)."""
+    a = widened(tl.load(x, mask=own, other=0))
+    b = widened(tl.load(y, mask=own & there, other=0))
     if INNER:
         term = -(a * b)
     else:
@@ -93,44 +74,63 @@ def _terms(x, y, there, leaves, count, leaf, lane, INNER: tl.constexpr):
 
 
 @triton.jit
+def _leaves(
+    x, y, there, lane, width, first, limit, HALVINGS: tl.constexpr, INNER: tl.constexpr
+):
+    """(P, lanes): what so many halvings add to the terms from `first` on, of lanes below `limit`.
+    Beyond it the definition's middle term had waited, and nought is added."""
+    if HALVINGS == 0:
+        sums = _terms(x + first, y + first, there, lane < limit, INNER)
+    else:
+        half = _left(width, HALVINGS)
+        second = tl.minimum(limit, _left(width, HALVINGS - 1) - half - first)
+        sums = _leaves(x, y, there, lane, width, first, limit, HALVINGS - 1, INNER)
+        sums += _leaves(x, y, there, lane, width, first + half, second, HALVINGS - 1, INNER)
+    return sums
+
+
+@triton.jit
+def _sums(
+    x, y, there, lane, width, halvings, number, HALVINGS: tl.constexpr, INNER: tl.constexpr
+):
+    """(P, lanes): the same from the `number`-th of the tree's leaves on. Of a number each bit is a
+    halving, the earliest the lowest."""
+    if HALVINGS <= UNROLLED:
+        first = 0
+        limit = _left(width, halvings)
+        for made in range(halvings, HALVINGS, -1):
+            half = _left(width, made)
+            second = tl.minimum(limit, _left(width, made - 1) - half - first)
+            added = (number >> (made - 1)) & 1
+            limit = tl.where(added > 0, second, limit)
+            first += half * added
+        sums = _leaves(x, y, there, lane, width, first, limit, HALVINGS, INNER)
+    else:
+        # Twice, or once where a row has fewer halvings.
+        sums = tl.zeros(y.shape, tl.float64)
+        end = tl.minimum(number + (1 << HALVINGS), 1 << halvings)
+        for half in range(number, end, 1 << (HALVINGS - 1)):
+            sums += _sums(x, y, there, lane, width, halvings, half, HALVINGS - 1, INNER)
+    return sums
+
+
+@triton.jit
 def distances(
-    x, y, there, leaves, count, terms,
-    PAIRS: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr, INNER: tl.constexpr,
+    x, y, there, width, halvings,
+    LANES: tl.constexpr, HALVINGS: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
-    """(PAIRS,) squared distances from the row at `x` to those at `y` (PAIRS,) that are `there`, or
-    their inner products with the sign turned; the rest as `Fold`.
+    """(P,) squared distances from the row at `x` to those at `y` (P,) that are `there`, or their
+    inner products with the sign turned; halvings: of the width, at most HALVINGS; see `Fold`.
 
     Without contraction of products and sums only: launch with enable_fp_fusion=False.
     """
     lane = tl.arange(0, LANES)[None, :]
-    y = y[:, None]
-    there = there[:, None]
-    if DEPTH > 0:
-        level = tl.arange(0, DEPTH)[:, None, None]
-        stack = tl.zeros([DEPTH, PAIRS, LANES], tl.float64)
-    sums = tl.zeros([PAIRS, LANES], tl.float64)
-    for leaf in range(0, count, 8):
-        a = _terms(x, y, there, leaves, count, leaf, lane, INNER)
-        a += _terms(x, y, there, leaves, count, leaf + 1, lane, INNER)
-        b = _terms(x, y, there, leaves, count, leaf + 2, lane, INNER)
-        b += _terms(x, y, there, leaves, count, leaf + 3, lane, INNER)
-        a += b
-        b = _terms(x, y, there, leaves, count, leaf + 4, lane, INNER)
-        b += _terms(x, y, there, leaves, count, leaf + 5, lane, INNER)
-        c = _terms(x, y, there, leaves, count, leaf + 6, lane, INNER)
-        c += _terms(x, y, there, leaves, count, leaf + 7, lane, INNER)
-        sums = a + (b + c)
-        if DEPTH > 0:
-            # As a binary counter carries: two sums of one size make one of the next.
-            number = leaf // UNROLLED
-            at = 0
-            while (number >> at) & 1 == 1:
-                sums = tl.sum(tl.where(level == at, stack, 0.0), axis=0) + sums
-                at += 1
-            stack = tl.where(level == at, sums[None, :, :], stack)
+    y = y[:, None] + lane
+    sums = _sums(x + lane, y, there[:, None], lane, width, halvings, 0, HALVINGS, INNER)
+    terms = _left(width, halvings)
     while terms > 1:
         half = (terms + 1) // 2
-        places = tl.broadcast_to(tl.minimum(lane + half, LANES - 1), [PAIRS, LANES])
+        places = tl.broadcast_to(tl.minimum(lane + half, LANES - 1), sums.shape)
         other = tl.gather(sums, places, 1)
         sums = tl.where(lane + half < terms, sums + other, sums)
         terms = half

@@ -18,8 +18,7 @@ from pdepth import certify
 from pdepth.kernels import bounds
 
 NOWHERE = -1  # the position of a query that is no support row
-CAPACITIES = {512: 4, 1024: 8, 2048: 16}  # of lists, and the warps that go over one
-REGISTERS = {4: 240, 8: 224, 16: 128}  # by warps: left to itself, the assembler spills some
+CAPACITIES = (512, 1024, 2048)  # of lists
 MOST_NEIGHBOURS = 256
 HELD = 16  # entries that a thread has of a list that is tightened; of a usual one half of them
 
@@ -29,17 +28,32 @@ def capacity_for(k: int) -> int:
     return next(size for size in CAPACITIES if 16 * k <= size or size == max(CAPACITIES))
 
 
+def warps_for(capacity: int) -> int:
+    """That go over one list."""
+    return capacity // (32 * HELD)
+
+
+@triton.jit
+def ordered(score):
+    """int32 that order as these float32 do."""
+    bits = score.to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def unordered(number):
+    """The float32 of these int32."""
+    return (number ^ ((number >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+
 @triton.jit
 def key_of(score, position):
-    bits = score.to(tl.int32, bitcast=True)
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (ordered.to(tl.int64) << 32) | position.to(tl.int64)
+    return (ordered(score).to(tl.int64) << 32) | position.to(tl.int64)
 
 
 @triton.jit
 def score_of(key):
-    ordered = (key >> 32).to(tl.int32)
-    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+    return unordered((key >> 32).to(tl.int32))
 
 
 @triton.jit
@@ -107,7 +121,7 @@ def ones(word):
 
 
 @triton.jit
-def _kth_score(ordered, there, k):
+def kth_score(ordered, there, k):
     """The k-th smallest of those int32 of each list (Q, 1), found bit by bit from the top."""
     sign = tl.full([], 1 << 31, tl.uint32)
     unsigned = tl.where(there, ordered.to(tl.uint32, bitcast=True) ^ sign, 0xFFFFFFFF)
@@ -134,7 +148,7 @@ def _tightened(
     query_norm = tl.load(query_norms + query, mask=kept, other=0).to(tl.float64)
     query_residual = tl.load(query_residuals + query, mask=kept, other=0).to(tl.float64)
     ordered = (key >> 32).to(tl.int32)
-    best = _kth_score(ordered, there, k)
+    best = kth_score(ordered, there, k)
     norm = tl.load(norms + position_of(key), mask=there, other=0)
     _, upper = bounds.lower_and_upper(
         score_of(key), norm, bound, query_norm, query_residual, DIFFERENCES
@@ -235,7 +249,7 @@ class Lists:
             self.keys, self.sizes, self.cuts, self.proven, self.selves, query_norms,
             query_residuals, norms, bound, queries, norms.shape[1], k, CAPACITY=capacity,
             WINDOW=capacity // 2, QUERIES=together, BOUND=bounds.LENGTH, DIFFERENCES=differences,
-            num_warps=capacity // (32 * HELD), enable_fp_fusion=False,
+            num_warps=warps_for(capacity), enable_fp_fusion=False,
         )  # fmt: skip
 
 

@@ -206,7 +206,7 @@ class Search:
             own = answer.at(chunk)
             settle.settle(
                 [(layer.queries, layer.support, own.arrays())], rows, self.order, self.codes,
-                lists, nothing, nothing, norms, bound[None], self.k, differences=True,
+                lists, nothing, nothing, norms, bound[None], layer.scale, self.k, differences=True,
             )  # fmt: skip
             overflowed = lists.given_up()[0, : len(rows)]
             answer.update(chunk, own, ~overflowed)
@@ -324,7 +324,7 @@ class _Products:
                     for layer, answer in zip(self.layers, answers, strict=True)
                 ],
                 rows, search.order, search.codes, lists, self.query_norms, self.query_residuals,
-                self.norms, self.bound, search.k, differences=False,
+                self.norms, self.bound, self.scales, search.k, differences=False,
                 inner_products=search.inner_products,
             )  # fmt: skip
             given_up.append(lists.given_up()[:, : len(rows)])

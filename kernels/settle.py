@@ -1,4 +1,11 @@
-"""From a query's candidates to its vote: what the bounds decide, and float64 where they do not."""
+"""From a query's candidates to its vote: what the bounds decide, and distances where they do not.
+
+A usual list takes one warp, which holds four of its candidates a thread. Their bounds part them
+into neighbours for certain and possible ones. Where the vote hangs on those, wide rows that lie
+around the border are rescored, which mostly decides; what then is still possible has the
+definition's own distances computed. The list, which has been read, holds rows and their distances
+meanwhile, so that no register does.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +15,29 @@ import torch
 import triton
 import triton.language as tl
 
-from pdepth.kernels import bounds
-from pdepth.kernels.exact import distances, fold
+from pdepth.kernels import bounds, exact, rescore
+from pdepth.kernels.exact import distances
 from pdepth.kernels.lists import (
-    CAPACITIES,
-    REGISTERS,
     Lists,
+    kth_score,
+    ordered,
     position_of,
     score_of,
+    unordered,
+    warps_for,
 )
 from pdepth.kernels.stack import on_device
 
 UNKNOWN = tl.constexpr(-1)  # as a vote: some class other than the target
-BLOCK = 8  # candidates compared with all others at a time
+BLOCK = 8  # distances compared with all others at a time
+REGISTERS = 128  # of a thread, at most
 # Of a layer in the table: its place among the lists; address and stride of queries and of support;
-# its fold's leaves, their count and its terms; and the addresses of these.
+# its width and the halvings of its fold; and the addresses of its answers.
 ANSWERS = ("target", "votes", "tied", "distances", "rows")
-FIELDS = tl.constexpr(8 + len(ANSWERS))
-TARGET, VOTES, TIED, DISTANCES, NEIGHBOURS = (tl.constexpr(8 + i) for i in range(len(ANSWERS)))
+FIELDS = tl.constexpr(7 + len(ANSWERS))
+TARGET, VOTES, TIED, DISTANCES, NEIGHBOURS = (tl.constexpr(7 + i) for i in range(len(ANSWERS)))
 NO_CLASS = tl.constexpr(0x7FFFFFFF)  # beyond any class
+NO_CODE = tl.constexpr(0xFFFFFFFF)  # beyond any score's
 
 
 @triton.jit
@@ -35,43 +46,38 @@ def _count(mask):
 
 
 @triton.jit
-def _any(mask):
-    return tl.max(mask.to(tl.int32), axis=0) > 0
+def _codes(values):
+    """uint32 that order as these float32 do."""
+    return ordered(values).to(tl.uint32, bitcast=True) ^ tl.full([], 1 << 31, tl.uint32)
 
 
 @triton.jit
-def _kth_smallest(values, there, size, k, BLOCK: tl.constexpr):
-    """Of the `size` float64 values that are `there`, the first ones, at least k."""
-    no_more = tl.zeros(values.shape, tl.int32)
-    for block in range(0, size, BLOCK):
-        other = block + tl.arange(0, BLOCK)
-        before = tl.gather(values, other, 0)[:, None] <= values[None, :]
-        no_more += _count(before & (other < size)[:, None])
-    return tl.min(tl.where(there & (no_more >= k), values, float("inf")), axis=0)
+def _value(code):
+    """The float32 of a code."""
+    return unordered((code ^ tl.full([], 1 << 31, tl.uint32)).to(tl.int32, bitcast=True))
 
 
 @triton.jit
-def _near_and_certain(lower, upper, there, size, k, BLOCK: tl.constexpr):
-    """Which candidates may be among the k nearest, and which of them surely are."""
-    # The k-th neighbour is at most this far; nothing that surely is farther can be one.
-    farthest = _kth_smallest(upper, there, size, k, BLOCK)
-    near = there & (lower <= farthest)
-    # With k others surely or possibly nearer than this, one below it is surely among the k.
-    other = tl.full([], float("inf"), tl.float64)
-    if size > k:
-        other = _kth_smallest(lower, there, size, k + 1, BLOCK)
-    return near, near & (upper < other)
-
-
-@triton.jit
-def _votes_of(code, mask, size, BLOCK: tl.constexpr):
-    """How many of the candidates in `mask` have each candidate's class."""
-    votes = tl.zeros(code.shape, tl.int32)
-    for block in range(0, size, BLOCK):
-        other = block + tl.arange(0, BLOCK)
-        same = tl.gather(code, other, 0)[:, None] == code[None, :]
-        votes += _count(same & (tl.gather(mask.to(tl.int32), other, 0) > 0)[:, None])
-    return votes
+def _border(lower, upper, there, k):
+    """Codes of the k-th smallest upper bound, and of the (k+1)-th smallest lower one, NO_CODE
+    where there is none; found bit by bit from the top."""
+    most = tl.where(there, _codes(upper), NO_CODE)
+    least = tl.where(there, _codes(lower), NO_CODE)
+    bit = tl.full([], 1 << 31, tl.uint32)
+    farthest = tl.zeros([], tl.uint32)
+    other = tl.zeros([], tl.uint32)
+    for _ in range(32):
+        # Two numbers below 2^16 in one sum.
+        below = (most < (farthest | bit)).to(tl.int32)
+        below += (least < (other | bit)).to(tl.int32) << 16
+        total = tl.sum(below, axis=0)
+        farthest = tl.where((total & 0xFFFF) < k, farthest | bit, farthest)
+        other = tl.where((total >> 16) <= k, other | bit, other)
+        bit = bit >> 1
+    # The k-th neighbour is no farther than `farthest`, so what surely is cannot be one. With k
+    # others surely or possibly nearer than `other`, what surely is below it is among the k.
+    near = there & (least <= farthest)
+    return near, near & (most < other), farthest, other
 
 
 @triton.jit
@@ -82,28 +88,62 @@ def _answers(fields, number: tl.constexpr, kind: tl.constexpr):
 
 
 @triton.jit
-def _decide_target(code, near, least, most, fields, query):
+def _votes_of(own, weight, number, total, open):
+    """How many votes a class has for certain, and how many it may have."""
+    votes = tl.sum(tl.where(own == number, weight, 0), axis=0)
+    surely = votes & 0xFFFF
+    perhaps = votes >> 16
+    return surely + tl.maximum(open - (total - perhaps), 0), surely + tl.minimum(perhaps, open)
+
+
+@triton.jit
+def _standing(own, weight, total, open):
+    """The class that surely has most votes, of equals the smallest, how many these are, and the
+    most that any other may have; class by class, since few are among a query's candidates."""
+    winner = tl.full([], NO_CLASS, tl.int32)
+    best = tl.full([], -1, tl.int32)
+    first = tl.full([], -1, tl.int32)  # the most that a class may have, whose, and the second most
+    whose = winner
+    second = first
+    number = tl.min(own, axis=0)
+    while number < NO_CLASS:
+        least, most = _votes_of(own, weight, number, total, open)
+        winner = tl.where(least > best, number, winner)
+        best = tl.maximum(best, least)
+        second = tl.maximum(second, tl.minimum(first, most))
+        whose = tl.where(most > first, number, whose)
+        first = tl.maximum(first, most)
+        number = tl.min(tl.where(own > number, own, NO_CLASS), axis=0)
+    return winner, best, tl.where(whose == winner, second, first)
+
+
+@triton.jit
+def _decide_target(own, weight, total, open, fields, query):
     """Whether the bounds on each class's votes tell if the target wins; its vote is then stored."""
     target = tl.load(_answers(fields, TARGET, tl.int32) + query)
-    own = near & (code == target)
-    others = near & (code != target)
-    own_least = tl.max(tl.where(own, least, 0), axis=0)
-    own_most = tl.max(tl.where(own, most, 0), axis=0)
-    # Of equal counts the smaller class is ahead.
-    never = _any(others & (least + (code < target).to(tl.int32) > own_most))
-    perhaps_not = _any(others & (own_least + (target < code).to(tl.int32) <= most))
-    decided = never | (perhaps_not == 0)
+    own_least, own_most = _votes_of(own, weight, target, total, open)
+    never = 0
+    perhaps_not = 0
+    number = tl.min(own, axis=0)
+    while number < NO_CLASS:
+        least, most = _votes_of(own, weight, number, total, open)
+        # Of equal counts the smaller class is ahead.
+        ahead = (number < target).to(tl.int32)
+        behind = (target < number).to(tl.int32)
+        never |= ((number != target) & (least + ahead > own_most)).to(tl.int32)
+        perhaps_not |= ((number != target) & (own_least + behind <= most)).to(tl.int32)
+        number = tl.min(tl.where(own > number, own, NO_CLASS), axis=0)
+    decided = (never > 0) | (perhaps_not == 0)
     if decided:
-        tl.store(_answers(fields, VOTES, tl.int32) + query, tl.where(never, UNKNOWN, target))
+        tl.store(_answers(fields, VOTES, tl.int32) + query, tl.where(never > 0, UNKNOWN, target))
     return decided
 
 
 @triton.jit
-def _decide_winner(code, near, least, most, fields, query):
+def _decide_winner(own, weight, total, open, fields, query):
     """Whether the bounds on each class's votes give one that wins alone; it is then stored."""
-    best = tl.max(tl.where(near, least, -1), axis=0)
-    winner = tl.min(tl.where(near & (least == best), code, NO_CLASS), axis=0)
-    decided = best > tl.max(tl.where(near & (code != winner), most, -1), axis=0)
+    winner, best, rival = _standing(own, weight, total, open)
+    decided = best > rival
     if decided:
         tl.store(_answers(fields, VOTES, tl.int32) + query, winner)
         tl.store(_answers(fields, TIED, tl.int8) + query, 0)
@@ -111,55 +151,226 @@ def _decide_winner(code, near, least, most, fields, query):
 
 
 @triton.jit
-def _replace_by_distances(
-    slots, total, query_row, queries, support, fields,
-    PAIRS: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr, INNER: tl.constexpr,
+def _decide(row, certain, possible, k, codes, fields, query, ONE: tl.constexpr):
+    """Whether the vote is the same whichever of the possible candidates complete the k; it is then
+    stored."""
+    near = certain | possible
+    total = _count(possible)
+    open = k - _count(certain)
+    own = tl.load(codes + row, mask=near, other=NO_CLASS)
+    weight = certain.to(tl.int32) | (possible.to(tl.int32) << 16)
+    if ONE:
+        decided = _decide_target(own, weight, total, open, fields, query)
+    else:
+        decided = _decide_winner(own, weight, total, open, fields, query)
+    return decided
+
+
+@triton.jit
+def _found(keys, slot, mask, CAPACITY: tl.constexpr):
+    """The distances that were stored for a list's slots."""
+    bits = tl.load(keys + CAPACITY // 2 + slot, mask=mask, other=0)
+    return bits.to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def _query(fields, query_rows, queries, query):
+    """Where a query's row of a layer begins."""
+    row = tl.load(query_rows + query)
+    return tl.load(fields + 1).to(queries.dtype) + row * tl.load(fields + 2)
+
+
+@triton.jit
+def _rescored(
+    keys, chosen, row, lower, upper, query_rows, queries, support, fields, scales, query_norm, query,
+    CAPACITY: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
-    """The first `total` of `slots` (int64) hold rows of the support, and then the bits of the
-    distances from the query to them; see `exact.distances`."""
-    x = tl.load(fields + 1).to(queries.dtype) + query_row * tl.load(fields + 2)
+    """The bounds, of chosen candidates by float32 distances; the list holds rows, and these."""
+    slot = tl.cumsum(chosen.to(tl.int32), axis=0) - 1
+    total = _count(chosen)
+    tl.debug_barrier()  # every warp has read what is now overwritten
+    tl.store(keys + slot, row.to(tl.int64), mask=chosen)
+    tl.debug_barrier()
+    x = _query(fields, query_rows, queries, query)
     rows = tl.load(fields + 3).to(support.dtype)
     stride = tl.load(fields + 4)
-    leaves = tl.load(fields + 5).to(tl.pointer_type(tl.int32))
-    count = tl.load(fields + 6).to(tl.int32)
-    terms = tl.load(fields + 7).to(tl.int32)
+    width = tl.load(fields + 5).to(tl.int32)
+    PAIRS: tl.constexpr = rescore.PAIRS * WARPS
     for block in range(0, total, PAIRS):
-        slot = block + tl.arange(0, PAIRS)
-        there = slot < total
-        y = rows + tl.load(slots + slot, mask=there, other=0) * stride
-        distance = distances(x, y, there, leaves, count, terms, PAIRS, LANES, DEPTH, INNER)
-        tl.debug_barrier()  # every warp has read its rows
-        tl.store(slots + slot, distance.to(tl.int64, bitcast=True), mask=there)
+        number = block + tl.arange(0, PAIRS)
+        there = number < total
+        y = rows + tl.load(keys + number, mask=there, other=0) * stride
+        distance = rescore.distances(x, y, there, width, PAIRS, rescore.LANES)
+        to = keys + CAPACITY // 2 + number
+        tl.store(to, distance.to(tl.int64, bitcast=True), mask=there)
     tl.debug_barrier()
+    distance = _found(keys, slot, chosen, CAPACITY)
+    scale = tl.load(scales + tl.load(fields))
+    norm = tl.load(query_norm).to(tl.float64)
+    least, most = rescore.lower_and_upper(distance, width, scale, norm)
+    known = chosen & (distance < float("inf"))
+    lower = tl.where(known, -bounds.above(-least), lower)
+    return lower, tl.where(known, bounds.above(most), upper)
 
 
 @triton.jit
-def _rank(distance, row, possible, size, BLOCK: tl.constexpr):
-    """How many of the possible candidates come before each, in the order (distance, row)."""
-    rank = tl.zeros(row.shape, tl.int32)
-    for block in range(0, size, BLOCK):
-        other = block + tl.arange(0, BLOCK)
-        its = tl.gather(distance, other, 0)[:, None]
-        its_row = tl.gather(row, other, 0)[:, None]
-        before = (its < distance[None, :]) | ((its == distance[None, :]) & (its_row < row[None, :]))
-        rank += _count(before & (tl.gather(possible.to(tl.int32), other, 0) > 0)[:, None])
-    return rank
+def _candidates(
+    keys, first, size, norms, bound, query_norm, query_residual, ENTRIES: tl.constexpr,
+    DIFFERENCES: tl.constexpr,
+):  # fmt: skip
+    """Keys of a list from the `first` on, which of them are there, and float32 bounds of their
+    true scores; `query_norm` and `query_residual` are addresses."""
+    entry = first + tl.arange(0, ENTRIES)
+    there = entry < size
+    key = tl.load(keys + entry, mask=there, other=0)
+    norm = tl.load(norms + position_of(key), mask=there, other=0)
+    lower, upper = bounds.lower_and_upper(
+        score_of(key), norm, bound, tl.load(query_norm).to(tl.float64),
+        tl.load(query_residual).to(tl.float64), DIFFERENCES,
+    )  # fmt: skip
+    return key, there, -bounds.above(-lower), bounds.above(upper)
 
 
 @triton.jit
-def _store_vote(code, chosen, size, fields, query, ONE: tl.constexpr, BLOCK: tl.constexpr):
-    """The vote of the `chosen` candidates, the k nearest."""
-    votes = tl.where(chosen, _votes_of(code, chosen, size, BLOCK), -1)
-    top = chosen & (votes == tl.max(votes, axis=0))
-    first = tl.min(tl.where(top, code, NO_CLASS), axis=0)
-    if ONE:
-        target = tl.load(_answers(fields, TARGET, tl.int32) + query)
-        vote = tl.where(first == target, first, UNKNOWN)
-        tl.store(_answers(fields, VOTES, tl.int32) + query, vote)
+def _shortened(
+    keys, size, norms, bound, query_norm, query_residual, k, CAPACITY: tl.constexpr,
+    WINDOW: tl.constexpr, DIFFERENCES: tl.constexpr,
+):  # fmt: skip
+    """How long a list is without those that the k of least scores prove not to be neighbours."""
+    entry = tl.arange(0, CAPACITY)
+    every = tl.load(keys + entry, mask=entry < size, other=0) >> 32
+    best = kth_score(every.to(tl.int32)[None, :], (entry < size)[None, :], k)
+    best = tl.max(tl.max(best, axis=1), axis=0)
+    proven = tl.full([], float("-inf"), tl.float32)
+    for first in range(0, size, WINDOW):
+        key, there, _, upper = _candidates(
+            keys, first, size, norms, bound, query_norm, query_residual, WINDOW, DIFFERENCES
+        )
+        among = there & ((key >> 32).to(tl.int32) <= best)
+        proven = tl.maximum(proven, tl.max(tl.where(among, upper, float("-inf")), axis=0))
+    length = tl.full([], 0, tl.int32)
+    for first in range(0, size, WINDOW):
+        key, there, lower, _ = _candidates(
+            keys, first, size, norms, bound, query_norm, query_residual, WINDOW, DIFFERENCES
+        )
+        near = there & (lower <= proven)
+        tl.debug_barrier()  # every warp has read what is now overwritten
+        to = keys + length + tl.cumsum(near.to(tl.int32), axis=0) - 1
+        tl.store(to, key, mask=near)
+        length += _count(near)
+    tl.debug_barrier()
+    return length
+
+
+@triton.jit
+def _parted(
+    keys, size, order, codes, norms, bound, query_norm, query_residual, scales, query_rows, queries,
+    support, fields, query, k, ENTRIES: tl.constexpr, CAPACITY: tl.constexpr,
+    DIFFERENCES: tl.constexpr, ONE: tl.constexpr, ROWS: tl.constexpr, RESCORED: tl.constexpr,
+    WARPS: tl.constexpr,
+):  # fmt: skip
+    """Of a list of at most ENTRIES: whether its vote is known, which is then stored; and of its
+    rows those that are certain and those that are near, how many of each. These are left at its
+    beginning, the certain ones first, if its first half has room for them."""
+    entry = tl.arange(0, ENTRIES)
+    key, there, lower, upper = _candidates(
+        keys, 0, size, norms, bound, query_norm, query_residual, ENTRIES, DIFFERENCES
+    )
+    row = tl.load(order + position_of(key), mask=there, other=0).to(tl.int32)
+    near = there
+    certain = entry < 0
+    scored = entry < 0
+    decided = size < 0
+    going = size > 0
+    while going:
+        near, certain, farthest, other = _border(lower, upper, there, k)
+        going = size < 0
+        if ROWS:
+            certain = certain & (entry < 0)
+        else:
+            possible = near & (certain == 0)
+            decided = _decide(row, certain, possible, k, codes, fields, query, ONE)
+            if RESCORED:
+                waiting = possible & (scored == 0)
+                going = (decided == 0) & (_count(waiting) > 0)
+                if going:
+                    if _count(scored) == 0:
+                        apart = rescore.spread(tl.load(query_norm).to(tl.float64))
+                        lower = -bounds.above(apart - lower.to(tl.float64))
+                    # Those that reach the border: when it is known, few of the rest are open.
+                    middle = 0.5 * _value(farthest) + 0.5 * _value(other)
+                    chosen = waiting & (lower <= middle) & (middle <= upper)
+                    if _count(chosen) == 0:
+                        chosen = waiting
+                    lower, upper = _rescored(
+                        keys, chosen, row, lower, upper, query_rows, queries, support, fields,
+                        scales, query_norm, query, CAPACITY, WARPS,
+                    )  # fmt: skip
+                    scored = scored | chosen
+    count = _count(near)
+    sure = _count(certain)
+    if decided == 0:
+        both = certain.to(tl.int32) | ((near & (certain == 0)).to(tl.int32) << 16)
+        before = tl.cumsum(both, axis=0) - both
+        slot = tl.where(certain, before & 0xFFFF, sure + (before >> 16))
+        tl.debug_barrier()  # every warp has read what is now overwritten
+        tl.store(keys + slot, row.to(tl.int64), mask=near)
+    return decided, sure, count
+
+
+@triton.jit
+def _measured(
+    keys, sure, count, query_rows, queries, support, fields, query, CAPACITY: tl.constexpr,
+    PAIRS: tl.constexpr, LANES: tl.constexpr, HALVINGS: tl.constexpr, INNER: tl.constexpr,
+):  # fmt: skip
+    """The definition's distances to the rows at `sure` to `count` of a list, in its second half."""
+    x = _query(fields, query_rows, queries, query)
+    rows = tl.load(fields + 3).to(support.dtype)
+    stride = tl.load(fields + 4)
+    width = tl.load(fields + 5).to(tl.int32)
+    halvings = tl.load(fields + 6).to(tl.int32)
+    for block in range(sure, count, PAIRS):
+        slot = block + tl.arange(0, PAIRS)
+        there = slot < count
+        y = rows + tl.load(keys + slot, mask=there, other=0) * stride
+        distance = distances(x, y, there, width, halvings, LANES, HALVINGS, INNER)
+        to = keys + CAPACITY // 2 + slot
+        tl.store(to, distance.to(tl.int64, bitcast=True), mask=there)
+
+
+@triton.jit
+def _chosen(
+    keys, sure, count, codes, fields, query, k, ENTRIES: tl.constexpr, CAPACITY: tl.constexpr,
+    BLOCK: tl.constexpr, ONE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """The answer by the certain rows, `sure` many, and the first of the others, up to `count`, in
+    the order (distance, row)."""
+    slot = tl.arange(0, ENTRIES)
+    possible = (slot >= sure) & (slot < count)
+    row = tl.load(keys + slot, mask=slot < count, other=0)
+    distance = _found(keys, slot, possible, CAPACITY)
+    rank = tl.zeros(slot.shape, tl.int32)
+    for block in range(sure, count, BLOCK):
+        other = (block + tl.arange(0, BLOCK))[:, None]
+        its_row = tl.load(keys + other, mask=other < count, other=0)
+        its = _found(keys, other, other < count, CAPACITY)
+        tied = (its == distance[None, :]) & (its_row < row[None, :])
+        rank += _count((other < count) & ((its < distance[None, :]) | tied))
+    chosen = (slot < sure) | (possible & (rank < k - sure))
+    if ROWS:
+        at = query * k + rank
+        tl.store(_answers(fields, DISTANCES, tl.float64) + at, distance, mask=chosen)
+        tl.store(_answers(fields, NEIGHBOURS, tl.int64) + at, row, mask=chosen)
     else:
-        tl.store(_answers(fields, VOTES, tl.int32) + query, first)
-        tied = _any(top & (code != first)).to(tl.int8)
-        tl.store(_answers(fields, TIED, tl.int8) + query, tied)
+        own = tl.load(codes + row, mask=chosen, other=NO_CLASS)
+        winner, votes, rival = _standing(own, chosen.to(tl.int32), 0, 0)
+        if ONE:
+            target = tl.load(_answers(fields, TARGET, tl.int32) + query)
+            winner = tl.where(winner == target, winner, UNKNOWN)
+            tl.store(_answers(fields, VOTES, tl.int32) + query, winner)
+        else:
+            tl.store(_answers(fields, VOTES, tl.int32) + query, winner)
+            tl.store(_answers(fields, TIED, tl.int8) + query, (votes == rival).to(tl.int8))
 
 
 @triton.jit(
@@ -168,73 +379,67 @@ def _store_vote(code, chosen, size, fields, query, ONE: tl.constexpr, BLOCK: tl.
 )
 def settle_kernel(
     queries, support, table, query_rows, order, codes, keys, sizes, cuts, query_norms,
-    query_residuals, norms, bound, padded, support_rows, k, CAPACITY: tl.constexpr,
+    query_residuals, norms, bound, scales, padded, support_rows, k, CAPACITY: tl.constexpr,
     BLOCK: tl.constexpr, DIFFERENCES: tl.constexpr, ONE: tl.constexpr, ROWS: tl.constexpr,
-    PAIRS: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr, BOUND: tl.constexpr,
-    INNER: tl.constexpr,
+    PAIRS: tl.constexpr, LANES: tl.constexpr, HALVINGS: tl.constexpr, BOUND: tl.constexpr,
+    INNER: tl.constexpr, RESCORED: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """ONE: is the vote the target? ROWS: the neighbours themselves, not votes. INNER: of the
-    largest inner products."""
+    largest inner products. RESCORED: by float32 distances first."""
     fields = table + tl.program_id(1) * FIELDS
     layer = tl.load(fields)
     query = tl.program_id(0).to(tl.int64)
     number = layer * padded + query
     keys += number * CAPACITY
+    norms += layer * support_rows
+    bound += layer * BOUND
     size = tl.load(sizes + number)
     cut = tl.load(cuts + number)
     # A cut beyond float32 leaves out what it should not; with fewer than k something is wrong.
     whole = (cut > float("-inf")) & (cut < float("inf")) & (size >= k)
-    if not whole:
-        tl.store(cuts + number, float("-inf"))  # slowly rather than wrongly
-    else:
-        entry = tl.arange(0, CAPACITY)
-        there = entry < size
-        key = tl.load(keys + entry, mask=there, other=0)
-        row = tl.load(order + position_of(key), mask=there, other=0).to(tl.int32)
-        norm = tl.load(norms + layer * support_rows + position_of(key), mask=there, other=0)
-        lower, upper = bounds.lower_and_upper(
-            score_of(key), norm, bound + layer * BOUND,
-            tl.load(query_norms + number).to(tl.float64),
-            tl.load(query_residuals + number).to(tl.float64), DIFFERENCES,
-        )  # fmt: skip
-        near, certain = _near_and_certain(lower, upper, there, size, k, BLOCK)
-        if ROWS:
-            certain = certain & (entry < 0)
-        possible = near & (certain == 0)
-        open = k - _count(certain)
-        decided = False
-        if not ROWS:
-            code = tl.load(codes + row, mask=there, other=-1)
-            # Of each candidate's class, how many votes it surely has and how many it may have.
-            surely = _votes_of(code, certain, size, BLOCK)
-            perhaps = _votes_of(code, possible, size, BLOCK)
-            least = surely + tl.maximum(open - (_count(possible) - perhaps), 0)
-            most = surely + tl.minimum(perhaps, open)
-            if ONE:
-                decided = _decide_target(code, near, least, most, fields, query)
-            else:
-                decided = _decide_winner(code, near, least, most, fields, query)
-        if not decided:
-            # The list is read and serves for what no register has room for meanwhile.
-            slot = tl.cumsum(possible.to(tl.int32), axis=0) - 1
-            tl.debug_barrier()
-            tl.store(keys + slot, row.to(tl.int64), mask=possible)
-            tl.debug_barrier()
-            _replace_by_distances(
-                keys, _count(possible), tl.load(query_rows + query), queries, support, fields,
-                PAIRS, LANES, DEPTH, INNER,
+    decided = size < 0
+    sure = tl.full([], 0, tl.int32)
+    count = tl.full([], CAPACITY, tl.int32)
+    query_norm = query_norms + number
+    query_residual = query_residuals + number
+    if whole:
+        if size > CAPACITY // 4:
+            size = _shortened(
+                keys, size, norms, bound, query_norm, query_residual, k, CAPACITY, CAPACITY // 4,
+                DIFFERENCES,
             )  # fmt: skip
-            bits = tl.load(keys + slot, mask=possible, other=0)
-            distance = tl.where(possible, bits.to(tl.float64, bitcast=True), float("inf"))
-            rank = _rank(distance, row, possible, size, BLOCK)
-            chosen = certain | (possible & (rank < open))
-            if ROWS:
-                at = query * k + rank
-                tl.store(_answers(fields, DISTANCES, tl.float64) + at, distance, mask=chosen)
-                tl.store(_answers(fields, NEIGHBOURS, tl.int64) + at, row, mask=chosen)
+        if size <= CAPACITY // 4:
+            decided, sure, count = _parted(
+                keys, size, order, codes, norms, bound, query_norm, query_residual, scales,
+                query_rows, queries, support, fields, query, k, CAPACITY // 4, CAPACITY,
+                DIFFERENCES, ONE, ROWS, RESCORED, WARPS,
+            )  # fmt: skip
+        elif size <= CAPACITY // 2:
+            decided, sure, count = _parted(
+                keys, size, order, codes, norms, bound, query_norm, query_residual, scales,
+                query_rows, queries, support, fields, query, k, CAPACITY // 2, CAPACITY,
+                DIFFERENCES, ONE, ROWS, False, WARPS,
+            )  # fmt: skip
+    if decided == 0:
+        if count > CAPACITY // 2:
+            tl.store(cuts + number, float("-inf"))  # slowly rather than wrongly
+        else:
+            tl.debug_barrier()
+            _measured(
+                keys, sure, count, query_rows, queries, support, fields, query, CAPACITY,
+                PAIRS * WARPS, LANES, HALVINGS, INNER,
+            )  # fmt: skip
+            tl.debug_barrier()
+            if count <= CAPACITY // 4:
+                _chosen(
+                    keys, sure, count, codes, fields, query, k, CAPACITY // 4, CAPACITY, BLOCK, ONE,
+                    ROWS,
+                )  # fmt: skip
             else:
-                code = tl.load(codes + row, mask=there, other=-1)
-                _store_vote(code, chosen, size, fields, query, ONE, BLOCK)
+                _chosen(
+                    keys, sure, count, codes, fields, query, k, CAPACITY // 2, CAPACITY, BLOCK, ONE,
+                    ROWS,
+                )  # fmt: skip
 
 
 def settle(
@@ -247,13 +452,14 @@ def settle(
     query_residuals: torch.Tensor,
     norms: torch.Tensor,
     bound: torch.Tensor,
+    scales: torch.Tensor,
     k: int,
     *,
     differences: bool,
     inner_products: bool = False,
 ) -> None:
     """The votes of the layers' queries, where lists are whole, whose keys are then lost; the others
-    are left.
+    are left, and those with more near candidates than half of a list, which are given up.
 
     Args:
         layers: queries (N, D), support (M, D) and answers of each. Answers are alike in all layers:
@@ -264,27 +470,29 @@ def settle(
         order: (M,) int64, the support's row at each position.
         codes: (M,) int32, the classes of the support's rows.
         query_norms, query_residuals, norms, bound: as `Lists.tighten` takes them.
+        scales: (L,) float64, powers of two: norms and bounds are of rows that were scaled so.
     """
-    tables: dict[tuple[int, ...], list[list[int]]] = {}
-    folds = [
-        fold(support.shape[1], support.device) for _, support, _ in layers
-    ]  # held till launched
-    for number, ((queries, support, answers), by) in enumerate(zip(layers, folds, strict=True)):
+    tables: dict[tuple[exact.Fold, bool], list[list[int]]] = {}
+    rows = "rows" in layers[0][2]
+    for number, (queries, support, answers) in enumerate(layers):
         addresses = [answers[name].data_ptr() if name in answers else 0 for name in ANSWERS]
-        tables.setdefault((by.pairs, by.lanes, by.depth), []).append(
+        width = support.shape[1]
+        rescored = rescore.serves(queries, support) and not (differences or inner_products or rows)
+        tables.setdefault((exact.fold(width), rescored), []).append(
             [
                 number, queries.data_ptr(), queries.stride(0), support.data_ptr(),
-                support.stride(0), by.leaves.data_ptr(), by.count, by.terms, *addresses,
+                support.stride(0), width, exact.halvings(width), *addresses,
             ]
         )  # fmt: skip
     queries, support, answers = layers[0]
-    warps = CAPACITIES[lists.capacity]
-    for (pairs, lanes, depth), rows in tables.items():
-        table = on_device(rows, support.device)
-        settle_kernel[(len(query_rows), len(rows))](
+    warps = warps_for(lists.capacity)
+    for (by, rescored), entries in tables.items():
+        table = on_device(entries, support.device)
+        settle_kernel[(len(query_rows), len(entries))](
             queries, support, table, query_rows, order, codes, lists.keys, lists.sizes, lists.cuts,
-            query_norms, query_residuals, norms, bound, lists.keys.shape[1], norms.shape[1], k,
-            CAPACITY=lists.capacity, BLOCK=BLOCK, DIFFERENCES=differences, ONE="target" in answers,
-            ROWS="rows" in answers, PAIRS=pairs, LANES=lanes, DEPTH=depth, BOUND=bounds.LENGTH,
-            INNER=inner_products, num_warps=warps, maxnreg=REGISTERS[warps], enable_fp_fusion=False,
+            query_norms, query_residuals, norms, bound, scales, lists.keys.shape[1],
+            norms.shape[1], k, CAPACITY=lists.capacity, BLOCK=BLOCK, DIFFERENCES=differences,
+            ONE="target" in answers, ROWS=rows, PAIRS=by.pairs, LANES=by.lanes,
+            HALVINGS=by.halvings, BOUND=bounds.LENGTH, INNER=inner_products, RESCORED=rescored,
+            WARPS=warps, num_warps=warps, maxnreg=REGISTERS, enable_fp_fusion=False,
         )  # fmt: skip
