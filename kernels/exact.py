@@ -30,9 +30,9 @@ class Fold:
     halvings: int
 
 
-# For widths up to 128, 131,072 and 16 million. A sum waits for its equal at each halving, so that
-# the more there are the fewer rows have room in registers.
-SHAPES = (Fold(8, 16, 3), Fold(2, 32, 12), Fold(1, 32, 19))
+# For widths up to 128, 131,072, 16 million, as the filter takes them, and 67 million. A sum waits
+# for its equal at each halving, so that the more there are the fewer rows have room in registers.
+SHAPES = (Fold(8, 16, 3), Fold(2, 32, 12), Fold(1, 32, 19), Fold(1, 32, 21))
 
 
 def fold(width: int) -> Fold:
@@ -74,9 +74,7 @@ def _terms(x, y, there, own, INNER: tl.constexpr):
 
 
 @triton.jit
-def _leaves(
-    x, y, there, lane, width, first, limit, HALVINGS: tl.constexpr, INNER: tl.constexpr
-):
+def _leaves(x, y, there, lane, width, first, limit, HALVINGS: tl.constexpr, INNER: tl.constexpr):
     """(P, lanes): what so many halvings add to the terms from `first` on, of lanes below `limit`.
     Beyond it the definition's middle term had waited, and nought is added."""
     if HALVINGS == 0:
@@ -90,9 +88,7 @@ def _leaves(
 
 
 @triton.jit
-def _sums(
-    x, y, there, lane, width, halvings, number, HALVINGS: tl.constexpr, INNER: tl.constexpr
-):
+def _sums(x, y, there, lane, width, halvings, number, HALVINGS: tl.constexpr, INNER: tl.constexpr):
     """(P, lanes): the same from the `number`-th of the tree's leaves on. Of a number each bit is a
     halving, the earliest the lowest."""
     if HALVINGS <= UNROLLED:

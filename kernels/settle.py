@@ -182,8 +182,8 @@ def _query(fields, query_rows, queries, query):
 
 @triton.jit
 def _rescored(
-    keys, chosen, row, lower, upper, query_rows, queries, support, fields, scales, query_norm, query,
-    CAPACITY: tl.constexpr, WARPS: tl.constexpr,
+    keys, chosen, row, lower, upper, query_rows, queries, support, fields, scales, query_norm,
+    query, CAPACITY: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """The bounds, of chosen candidates by float32 distances; the list holds rows, and these."""
     slot = tl.cumsum(chosen.to(tl.int32), axis=0) - 1

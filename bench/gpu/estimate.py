@@ -10,7 +10,8 @@ import math
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,15 @@ from pdepth.bench.gpu.rehearsal import CAPABILITY, SHARED_MEMORY
 from pdepth.bench.gpu.replay import Cost, Instruction
 from pdepth.bench.gpu.table import WIDTHS
 from pdepth.bench.pages import render
-from pdepth.kernels import filter
+from pdepth.kernels import exact, filter, rescore, settle
 from pdepth.kernels.search import support_chunks
 
 PAGE = Path("docs", "gpu.md")
 LIST = 128  # candidates of a usual list, and of its bundles
 BITS = 32  # of a score, found one by one
-BLOCK = 8  # candidates that settlement compares at a time
+CLASSES = 10  # of a query's candidates
+OPEN = {4096: 13, 65_536: 54}  # candidates that the bounds leave open, by width: simulated
+HELD, FROM_MEMORY = 50e6, 4.3e12  # bytes of the second cache, and a second from beyond it
 
 
 @dataclass(frozen=True)
@@ -107,37 +110,117 @@ def of_lists(rows: int) -> tuple[float, float]:
     return by_tighten[0] + by_unpack[0], by_tighten[1] + by_unpack[1]
 
 
-def of_bounds(width: int, rows: int) -> tuple[float, float]:
-    """Seconds of settlement where the bounds decide; what is not decided comes on top."""
-    pairs = 64 if width <= 128 else 8 if width <= 1024 else 1
-    own = code(
-        "settle",
-        lambda c: (
-            c["CAPACITY"] == 512
-            and c["PAIRS"] == pairs
-            and not (c["DIFFERENCES"] or c["ONE"] or c["ROWS"])
-        ),
+def of_settlement(width: int, rows: int, left_open: int) -> tuple[float, float]:
+    """Seconds of settlement, where so many of each query's candidates are left open by bounds.
+
+    Of wide rows half of these lie around the border and are rescored, which decides the vote; all
+    that are open of narrow ones have float64 distances computed.
+    """
+    by = exact.fold(width)
+    rescored = width > rescore.ABOVE
+    names = {"CAPACITY": 512, "LANES": by.lanes, "HALVINGS": by.halvings, "RESCORED": rescored}
+    names |= dict.fromkeys(("DIFFERENCES", "ONE", "ROWS", "INNER"), False)
+    own = code("settle", lambda constants: names.items() <= constants.items())
+    loops = _settling(own.instructions)
+    trips = dict.fromkeys(loops, 0)
+    trips |= {head: -(-BITS // part.bits) for head, part in loops.items() if part.name == "border"}
+    trips |= {head: CLASSES for head, part in loops.items() if part.name == "classes"}
+    if not rescored:
+        counts = {"pairs": -(-left_open // by.pairs), "rank": -(-left_open // settle.BLOCK)}
+        counts["fold"] = math.ceil(math.log2(max(2, -(-width >> by.halvings))))
+        if not left_open:
+            counts = {}
+    else:
+        counts = {"turns": 1}
+        if left_open:
+            # Two turns of half of the rows each take as long as one of all and one of none.
+            blocks = -(-left_open // 2 // rescore.PAIRS.value)
+            columns = -(-width // (rescore.SECTION.value * rescore.LANES.value))
+            counts = {"turns": 2, "blocks": -(-blocks // 2), "columns": columns}
+    trips |= {head: counts[part.name] for head, part in loops.items() if part.name in counts}
+    least, most = own.seconds(replay.replay(own.instructions, [*trips.values()]), rows)
+    read = rows * width * 4 * (left_open // 2 if rescored else left_open)
+    memory = read / FROM_MEMORY if rows * width * 4 > HELD else 0.0
+    return max(least, memory), max(most, memory)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A loop of settlement: what it does, and bits that one turn finds, of a search for a bound."""
+
+    name: str
+    bits: int = 0
+
+
+def _settling(instructions: Sequence[Instruction]) -> dict[int, Part]:
+    """Of each loop of settlement where it begins and what it does, if a usual list comes by."""
+    loops = replay.loops(instructions)
+    counts = {
+        head: Counter(each.operation for each in instructions if head <= each.at <= end)
+        for head, end in loops.items()
+    }
+    around = {
+        head: [h for h, e in loops.items() if h < head and loops[head] <= e][::-1] for head in loops
+    }
+    innermost = [head for head in loops if not any(head in outer for outer in around.values())]
+    parts = dict.fromkeys(loops, Part("other"))
+    searches = [h for h in innermost if counts[h]["REDUX"] and not counts[h]["LDG"]]
+    length = {h: counts[h].total() for h in loops}
+    # Each of these there is twice, and of a usual list threads hold the fewest candidates.
+    border = min(
+        (h for h in searches if length[h] > 100), key=lambda h: length[h] / counts[h]["REDUX"]
     )
-    trips = [-(-LIST // BLOCK)] * 4
-    rest = [0] * (len(replay.loops(own.instructions)) - len(trips))
-    return own.seconds(replay.replay(own.instructions, [*trips, *rest]), rows)
+    parts[border] = Part("border", counts[border]["REDUX"])
+    classes = [h for h in searches if length[h] < 100 and counts[h]["REDUX"] > 1]
+    shortest = min(length[h] for h in classes)
+    parts |= {h: Part("classes") for h in classes if length[h] == shortest}
+    ranks = [h for h in innermost if counts[h]["DSETP"] >= 32 and counts[h]["LDG"]]
+    parts[min(ranks, key=length.__getitem__)] = Part("rank")
+    for head in innermost:
+        if counts[head]["FMUL"] >= rescore.SECTION.value:
+            names = ("columns", "blocks", "turns")
+            parts |= {h: Part(n) for h, n in zip([head, *around[head]], names, strict=False)}
+    for head in loops:
+        count = counts[head]
+        if (
+            count["DMUL"] >= 16
+            and count["SHFL"]
+            and count["STG"] == 1
+            and not count["REDUX"] + count["FMUL"]
+        ):
+            parts[head] = Part("pairs")
+            parts |= {h: Part("fold") for h in innermost if head in around[h] and counts[h]["SHFL"]}
+    return parts
 
 
 def table() -> str:
     """Milliseconds and rates by width, in Markdown."""
     lines = [
-        "| D | rows | filter, ms | lists, ms | settle where bounds decide, ms | TFLOP/s |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| D | rows | filter, ms | lists, ms | settle where bounds decide, ms | TFLOP/s "
+        "| open | settle, ms | TFLOP/s |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for width in sorted(WIDTHS):
         rows = 50_000 if width <= 4096 else 20_000
-        steps = [of_filter(width, rows), of_lists(rows), of_bounds(width, rows)]
-        least, most = (sum(each[i] for each in steps) for i in (0, 1))
-        work = 2e-12 * rows * rows * width
-        cells = [f"{width:,}", f"{rows:,}", *(_span(*(1e3 * s for s in each)) for each in steps)]
-        cells.append(_span(work / most, work / least))
+        steps = [of_filter(width, rows), of_lists(rows)]
+        left_open = OPEN.get(width, OPEN[min(OPEN)])
+        decided, settled = (of_settlement(width, rows, n) for n in (0, left_open))
+        cells = [f"{width:,}", f"{rows:,}", *map(_milliseconds, [*steps, decided])]
+        cells += [_rate(width, rows, [*steps, decided]), f"{left_open}", _milliseconds(settled)]
+        cells.append(_rate(width, rows, [*steps, settled]))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _milliseconds(seconds: tuple[float, float]) -> str:
+    return _span(*(1e3 * each for each in seconds))
+
+
+def _rate(width: int, rows: int, steps: Sequence[tuple[float, float]]) -> str:
+    """TFLOP/s of all steps."""
+    least, most = (sum(each[i] for each in steps) for i in (0, 1))
+    work = 2e-12 * rows * rows * width
+    return _span(work / most, work / least)
 
 
 def _span(low: float, high: float) -> str:

@@ -129,12 +129,13 @@ def loops(instructions: Sequence[Instruction]) -> dict[int, int]:
 
 def replay(instructions: Sequence[Instruction], trips: Sequence[int]) -> Cost:
     """One warp, each loop gone through so many times; one of none is jumped over, where a branch
-    can."""
+    can and leaves no other out."""
     ends = loops(instructions)
     if len(ends) != len(trips):
         raise ValueError(f"trips: expected {len(ends)} of them, got {len(trips)}.")
     times = dict(zip(ends, trips, strict=True))
     left, places = times.copy(), {each.at: i for i, each in enumerate(instructions)}
+    reached = _Reached(instructions, places, {head for head, count in times.items() if count})
     cost, ready, at = Cost(), [0.0] * 8, 0
     while at < len(instructions):
         now = instructions[at]
@@ -152,8 +153,41 @@ def replay(instructions: Sequence[Instruction], trips: Sequence[int]) -> Cost:
         cost.clocks += max(1, now.stall) + (BARRIER if operation == "BAR" else 0)
         if operation == "EXIT" and not now.text.startswith("@"):
             break
-        at = _next(now, at, places, ends, times, left)
+        reached.now(now.at)
+        at = _next(now, at, places, ends, times, left, reached)
     return cost
+
+
+class _Reached:
+    """Which of the loops that are to be gone through lie ahead, and have not been met."""
+
+    def __init__(
+        self, instructions: Sequence[Instruction], places: Mapping[int, int], wanted: set[int]
+    ) -> None:
+        self._instructions, self._places, self._wanted = instructions, places, wanted
+        self._ahead: dict[int, set[int]] = {}
+
+    def now(self, at: int) -> None:
+        """An instruction is met."""
+        self._wanted.discard(at)
+
+    def ahead(self, at: int) -> set[int]:
+        """Of the instruction that is `at`-th."""
+        if at not in self._ahead:
+            met, waiting = set(), [at]
+            while waiting:
+                i = waiting.pop()
+                while i < len(self._instructions) and i not in met:
+                    met.add(i)
+                    each = self._instructions[i]
+                    conditional = each.text.startswith("@")
+                    if each.target is not None:
+                        waiting.append(self._places[each.target])
+                    if each.operation in ("BRA", "EXIT") and not conditional:
+                        break
+                    i += 1
+            self._ahead[at] = {self._instructions[i].at for i in met}
+        return self._ahead[at] & self._wanted
 
 
 def _next(
@@ -163,6 +197,7 @@ def _next(
     ends: Mapping[int, int],
     times: Mapping[int, int],
     left: dict[int, int],
+    reached: _Reached,
 ) -> int:
     target = now.target
     if target is None:
@@ -173,7 +208,12 @@ def _next(
             return places[target]
         left[target] = times[target]
     elif target > now.at:
+        if not now.text.startswith("@"):
+            return places[target]
+        there, here = reached.ahead(places[target]), reached.ahead(at + 1)
+        if there != here:
+            return places[target] if here < there else at + 1
         over = [times[head] for head, end in ends.items() if now.at < head and end < target]
-        if (over and not any(over)) or not now.text.startswith("@"):
+        if over and not any(over):
             return places[target]
     return at + 1

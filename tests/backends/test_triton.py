@@ -28,7 +28,7 @@ from helpers.device import DEVICE, on_device
 if (reason := backend.unavailable()) is not None:
     pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
 
-from pdepth.kernels import complete, filter, search, settle
+from pdepth.kernels import complete, filter, rescore, search, settle
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 BLOCKS = 13
@@ -375,12 +375,8 @@ def test_more_layers_take_no_more_launches(monkeypatch: pytest.MonkeyPatch) -> N
 def test_distances_that_are_not_asked_for_are_not_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of 30 neighbours 29 are certain; two rows are equally far."""
-    if not backend.interpreted():
-        pytest.skip("nobody can count inside a kernel")
-    calls = []
-    whole = settle.distances
-    monkeypatch.setattr(settle, "distances", lambda *given: calls.append(1) or whole(*given))
+    """Of 30 neighbours 29 are certain; two rows are equally far, in float32 and in float64."""
+    computed = counted(monkeypatch)
     rows = np.zeros((40, 1040), dtype="f4")
     rows[np.arange(40), np.arange(40)] = 1 + 0.1 * np.arange(40)
     rows[30, 30] = rows[29, 29]
@@ -390,7 +386,72 @@ def test_distances_that_are_not_asked_for_are_not_computed(
     wanted = definition.probe_votes(rows, labels, query, k=30)
     assert first_difference(found.votes, wanted.votes) is None
     assert first_difference(found.tied, wanted.tied) is None
-    assert len(calls) == 2
+    assert computed == {"settle": 2, "rescore": 2}
+
+
+def clusters(rng: np.random.Generator, rows: int, width: int, apart: int, noise: float) -> Any:
+    """Rows around few points: near one another, and far from where the scores are rounded."""
+    points = 30 * rng.standard_normal((apart, width))
+    return points[rng.integers(0, apart, rows)] + noise * rng.standard_normal((rows, width))
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_rows_at_the_border_are_rescored_and_few_computed(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64, which is not rescored, all that the bounds leave open are."""
+    computed = counted(monkeypatch)
+    rng = np.random.default_rng(3)
+    rows, labels = cast(clusters(rng, 154, 300, 2, 3.0), kind), rng.integers(0, 4, 150)
+    wide = np.asarray(definition.as_rows(rows))
+    wanted = definition.probe_votes(wide[:150], labels, wide[150:], k=15)
+    for values in (rows, wide):
+        found = pdepth.probe_votes(values[:150], labels, values[150:], k=15, backend="triton")
+        assert first_difference(found.votes, wanted.votes) is None
+        assert first_difference(found.tied, wanted.tied) is None
+        if values is rows:
+            rescored = computed.pop("rescore")
+            assert computed.pop("settle") <= 4
+            computed.update(settle=0, rescore=0)
+    assert computed["rescore"] == 0
+    if kind == "float32":  # bfloat16 rows lose nothing when they are packed
+        assert 20 < rescored < 0.6 * computed["settle"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "completed"), [(140, 0), (230, 0), (330, 1)])
+@pytest.mark.parametrize("width", [100, 200])
+def test_long_lists_are_settled(
+    rows: int, completed: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of up to a quarter and half of their room; beyond, float64 differences take their place."""
+    asked = []
+    by_differences = search.Search._by_differences
+
+    def seen(self: Any, layer: Any, answer: Any, queries: Any) -> Any:
+        asked.append(len(queries))
+        return by_differences(self, layer, answer, queries)
+
+    monkeypatch.setattr(search.Search, "_by_differences", seen)
+    rng = np.random.default_rng(rows)
+    values = 30 + 1e-3 * rng.standard_normal((rows + 1, width)).astype("f4")
+    values[:30] *= -1  # and the others are far from their centre
+    labels = rng.integers(0, 4, rows)
+    found = pdepth.probe_votes(values[:rows], labels, values[rows:], backend="triton")
+    wanted = definition.probe_votes(values[:rows], labels, values[rows:])
+    assert first_difference(found.votes, wanted.votes) is None
+    assert first_difference(found.tied, wanted.tied) is None
+    assert asked == [completed]
+    target = np.array([found.votes[0]])
+    depth = pdepth.depth_from_embeddings(
+        [values[:rows]], labels, target, queries=[values[rows:]], backend="triton"
+    )
+    assert depth.depth.tolist() == [0]
+    near = pdepth.kneighbors(values[:rows], values[rows:], backend="triton")
+    for mine, expected in zip(
+        near, definition.kneighbors(values[:rows], values[rows:]), strict=True
+    ):
+        assert first_difference(mine, expected) is None
 
 
 @pytest.mark.slow
@@ -462,6 +523,23 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)
     assert refused() == "triton is not installed: pip install triton."
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many distances settlement computes in float64, and in float32."""
+    if not backend.interpreted():
+        pytest.skip("nobody can count inside a kernel")
+    computed = {"settle": 0, "rescore": 0}
+    for name, module in (("settle", settle), ("rescore", rescore)):
+
+        def distances(
+            *given: Any, name: str = name, whole: Callable[..., Any] = module.distances
+        ) -> Any:
+            computed[name] += int(given[2].handle.data.sum())
+            return whole(*given)
+
+        monkeypatch.setattr(module, "distances", distances)
+    return computed
 
 
 def _watch(monkeypatch: pytest.MonkeyPatch, seen: Callable[[Any, tuple[Any, ...]], object]) -> None:

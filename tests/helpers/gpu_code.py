@@ -57,7 +57,7 @@ POINTERS = {
     **dict.fromkeys(("query_norms", "query_residuals"), "fp32"),
     **dict.fromkeys(("proven", "bound", "centres", "scales", "scale"), "fp64"),
     **dict.fromkeys(("distances", "lengths", "shares"), "fp64"),
-    **dict.fromkeys(("sizes", "codes", "leaves", "target", "votes"), "i32"),
+    **dict.fromkeys(("sizes", "codes", "target", "votes"), "i32"),
     **dict.fromkeys(("firsts", "entries", "counts"), "i32"),
     **dict.fromkeys(("keys", "table", "order", "query_rows", "hashes"), "i64"),
     **dict.fromkeys(("places", "begins", "largest"), "i64"),
@@ -89,7 +89,7 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
             options,
             "fp32",
         )
-    for capacity, warps in lists.CAPACITIES.items():
+    for capacity in lists.CAPACITIES:
         for size in {tile.bundle for tile in filter.TILES}:
             sizes = {"BUNDLE": size, "BLOCK": bundles.BLOCK, "QUERIES": 1}
             yield bundles.unpack_kernel, {**sizes, "CAPACITY": capacity}, plain, "fp32"
@@ -101,30 +101,35 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
             yield (
                 lists.tighten_kernel,
                 {**constants, "QUERIES": 1, "DIFFERENCES": by_differences},
-                {"num_warps": capacity // (32 * lists.HELD), "enable_fp_fusion": False},
+                {"num_warps": lists.warps_for(capacity), "enable_fp_fusion": False},
                 "fp32",
             )
             inner = (False,) if by_differences else (False, True)
-            for shape, answers, of_products in product(
-                exact.SHAPES, ("votes", "one", "rows"), inner
+            for by, answers, of_products, rescored in product(
+                exact.SHAPES, ("votes", "one", "rows"), inner, (False, True)
             ):
-                pairs, lanes, depth, _ = shape
+                if by is exact.SHAPES[-1] and not by_differences:
+                    continue  # beyond the filter's columns
+                narrow = by is exact.SHAPES[0]
+                if rescored and (narrow or by_differences or of_products or answers == "rows"):
+                    continue
+                warps = lists.warps_for(capacity)
                 yield (
                     settle.settle_kernel,
                     {
-                        **{"CAPACITY": capacity, "BLOCK": settle.BLOCK},
-                        **{"DIFFERENCES": by_differences},
+                        **{"CAPACITY": capacity, "BLOCK": settle.BLOCK, "WARPS": warps},
+                        **{"DIFFERENCES": by_differences, "RESCORED": rescored},
                         **{"ONE": answers == "one", "ROWS": answers == "rows"},
-                        **{"PAIRS": pairs, "LANES": lanes, "DEPTH": depth},
+                        **{"PAIRS": by.pairs, "LANES": by.lanes, "HALVINGS": by.halvings},
                         **{"BOUND": bounds.LENGTH, "INNER": of_products},
                     },
-                    {**plain, "num_warps": warps, "maxnreg": lists.REGISTERS[warps]},
+                    {**plain, "num_warps": warps, "maxnreg": settle.REGISTERS},
                     "fp32",
                 )
-    for pairs, lanes, depth, warps in exact.SHAPES:
-        for inner in (False, True):
-            constants = {"PAIRS": pairs, "LANES": lanes, "DEPTH": depth, "INNER": inner}
-            yield complete.distances_kernel, constants, {**plain, "num_warps": warps}, "fp32"
+    for by, inner in product(exact.SHAPES, (False, True)):
+        sizes = {"PAIRS": complete.WARPS * by.pairs, "LANES": by.lanes, "HALVINGS": by.halvings}
+        options = {**plain, "num_warps": complete.WARPS}
+        yield complete.distances_kernel, {**sizes, "INNER": inner}, options, "fp32"
 
 
 def representative() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]]:
@@ -133,7 +138,7 @@ def representative() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
     for configuration in configurations():
         kernel, constants, _, kind = configuration
         name = kernel.__name__.removesuffix("_kernel")
-        wide = constants.get("SECTION", 1) > 0 and constants.get("PAIRS", 1) == 1
+        wide = constants.get("SECTION", 1) > 0 and constants.get("RESCORED", True)
         wide = wide and not constants.get("DESCRIPTORS")
         if name in ("filter", "settle", "prepare") and kind == "fp32" and wide:
             chosen.setdefault(name, configuration)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 @pytest.mark.slow
 def test_exact_ways_agree_with_one_another() -> None:
     rng = np.random.default_rng(5)
-    for width in (1, 2, 127, 128, 129, 1000, 1025, 2049, 20011):
+    for width in (1, 2, 127, 128, 129, 1000, 1025, 2049, 20011, 140_001):
         for dtype in ("float32", "bfloat16", "float16", "float64", "uint8", "int64"):
             if width > 2000 and dtype != "float32":
                 continue
@@ -40,11 +40,21 @@ def test_exact_ways_agree_with_one_another() -> None:
             assert first_difference(result.cpu(), np.stack(expected)) is None, (width, dtype)
 
 
-def test_a_fold_takes_each_term_once() -> None:
-    for width in (1, 2, 5, 129, 1025, 65536, 70001):
-        by = exact.fold(width, DEVICE)
-        offsets, limits = by.leaves.cpu().numpy()
-        taken = np.concatenate(
-            [np.arange(at, at + size) for at, size in zip(offsets, limits, strict=True)]
-        )
-        assert np.array_equal(np.sort(taken), np.arange(width))
+@pytest.mark.slow_if(width=[300])
+@pytest.mark.parametrize("width", [1, 2, 5, 16, 129, 300])
+def test_a_fold_takes_each_term_once(width: int) -> None:
+    """Each row has its one in another column."""
+    result = complete.distances(
+        torch.zeros(1, width, device=DEVICE), numbers(1), torch.eye(width, device=DEVICE),
+        torch.zeros(width, dtype=torch.bool, device=DEVICE),
+        torch.full((1,), -1, device=DEVICE), 0, width,
+    )  # fmt: skip
+    assert (result == 1).all()
+
+
+def test_every_width_has_a_fold() -> None:
+    """Whose lanes have room for what is left after the halvings that it makes."""
+    for width in (1, 128, 129, 65_536, 131_072, 131_073, 1 << 24, (1 << 24) + 1, 1 << 26):
+        by, made = exact.fold(width), exact.halvings(width)
+        assert -(-width // 2**made) <= by.lanes
+        assert made <= by.halvings
