@@ -13,10 +13,10 @@ import triton.language as tl
 
 from pdepth import certify
 from pdepth.kernels.bounds import SETTLEMENT
+from pdepth.kernels.exact import widened
 
 SECTION = tl.constexpr(8)  # terms that are added in float32
 PAIRS, LANES = tl.constexpr(4), tl.constexpr(32)  # rows that a warp has at a time, and columns
-ABOVE = 128  # columns: of narrower rows float64 takes no longer
 SUMS = certify.FilterStage(
     "float32 sections", multiple=1, step=1, section=2**62, chain=SECTION.value, norms_first=False
 )
@@ -25,12 +25,22 @@ RELATIVE = tl.constexpr(certify.MARGIN * certify.UNIT * SUMS.roundings(SECTION.v
 LOST = tl.constexpr(3 * certify.LOST)
 SPREAD = tl.constexpr(certify.ROUNDED_UP)  # of a measured norm
 NEGLIGIBLE = tl.constexpr(certify.NEGLIGIBLE**2)
-HELD = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.int16)
 
 
-def serves(queries: torch.Tensor, support: torch.Tensor) -> bool:
-    """Whether float32 holds every value of such rows, and they are wide."""
-    return support.shape[1] > ABOVE and {queries.dtype, support.dtype} <= set(HELD)
+@triton.jit
+def _narrow(values):
+    """Whether float32 holds every value of a type."""
+    return values.dtype.is_fp32() or values.dtype.primitive_bitwidth <= 16
+
+
+@triton.jit
+def _differences(a, b):
+    """float32 differences, each rounded once, or a little more than once."""
+    if _narrow(a) and _narrow(b):
+        difference = b.to(tl.float32) - a.to(tl.float32)
+    else:
+        difference = (widened(b) - widened(a)).to(tl.float32)
+    return difference
 
 
 @triton.jit
@@ -50,9 +60,9 @@ def distances(x, y, there, width, PAIRS: tl.constexpr, LANES: tl.constexpr):
         for part in tl.static_range(SECTION):
             first = block + part * LANES
             own = lane < width - first
-            a = tl.load(x + first, mask=own, other=0).to(tl.float32)
-            b = tl.load(y + first, mask=own & there, other=0).to(tl.float32)
-            difference = b - a
+            a = tl.load(x + first, mask=own, other=0)
+            b = tl.load(y + first, mask=own & there, other=0)
+            difference = _differences(a, b)
             section += difference * difference
         total += section.to(tl.float64)
     return tl.sum(total, axis=1)
@@ -81,7 +91,11 @@ def spread(query_norm):
 
 def reference(queries: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
     """(N, M) float64: `distances` in plain torch, but for the order of the sections' sum."""
-    difference = support.float()[None] - queries.float()[:, None]
+    if any(rows.dtype in (torch.float64, torch.int32, torch.int64) for rows in (queries, support)):
+        queries, support = queries.double(), support.double()
+    else:
+        queries, support = queries.float(), support.float()
+    difference = (support[None] - queries[:, None]).float()
     terms = difference * difference
     lanes, section = LANES.value, SECTION.value
     pad = -terms.shape[2] % (lanes * section)

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from pdepth.kernels import bounds, exact, rescore
-from pdepth.kernels.exact import distances
+from pdepth.kernels.exact import UNROLLED, distances
 from pdepth.kernels.lists import (
     Lists,
     kth_score,
@@ -30,7 +30,7 @@ from pdepth.kernels.stack import on_device
 
 UNKNOWN = tl.constexpr(-1)  # as a vote: some class other than the target
 BLOCK = 8  # distances compared with all others at a time
-REGISTERS = 128  # of a thread, at most
+REGISTERS = {1: 128, 2: 168, 4: 168}  # of a thread, at most, by warps
 # Of a layer in the table: its place among the lists; address and stride of queries and of support;
 # its width and the halvings of its fold; and the addresses of its answers.
 ANSWERS = ("target", "votes", "tied", "distances", "rows")
@@ -195,7 +195,10 @@ def _rescored(
     rows = tl.load(fields + 3).to(support.dtype)
     stride = tl.load(fields + 4)
     width = tl.load(fields + 5).to(tl.int32)
-    PAIRS: tl.constexpr = rescore.PAIRS * WARPS
+    LONG: tl.constexpr = max(
+        queries.dtype.element_ty.primitive_bitwidth, support.dtype.element_ty.primitive_bitwidth
+    )
+    PAIRS: tl.constexpr = rescore.PAIRS * WARPS // (2 if LONG > 32 else 1)
     for block in range(0, total, PAIRS):
         number = block + tl.arange(0, PAIRS)
         there = number < total
@@ -382,10 +385,12 @@ def settle_kernel(
     query_residuals, norms, bound, scales, padded, support_rows, k, CAPACITY: tl.constexpr,
     BLOCK: tl.constexpr, DIFFERENCES: tl.constexpr, ONE: tl.constexpr, ROWS: tl.constexpr,
     PAIRS: tl.constexpr, LANES: tl.constexpr, HALVINGS: tl.constexpr, BOUND: tl.constexpr,
-    INNER: tl.constexpr, RESCORED: tl.constexpr, WARPS: tl.constexpr,
+    INNER: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """ONE: is the vote the target? ROWS: the neighbours themselves, not votes. INNER: of the
-    largest inner products. RESCORED: by float32 distances first."""
+    largest inner products."""
+    # Narrow rows take no longer in float64; and a score may be as good as a distance in float32.
+    RESCORED: tl.constexpr = HALVINGS > UNROLLED and not (DIFFERENCES or ROWS or INNER)
     fields = table + tl.program_id(1) * FIELDS
     layer = tl.load(fields)
     query = tl.program_id(0).to(tl.int64)
@@ -472,13 +477,11 @@ def settle(
         query_norms, query_residuals, norms, bound: as `Lists.tighten` takes them.
         scales: (L,) float64, powers of two: norms and bounds are of rows that were scaled so.
     """
-    tables: dict[tuple[exact.Fold, bool], list[list[int]]] = {}
-    rows = "rows" in layers[0][2]
+    tables: dict[exact.Fold, list[list[int]]] = {}
     for number, (queries, support, answers) in enumerate(layers):
         addresses = [answers[name].data_ptr() if name in answers else 0 for name in ANSWERS]
         width = support.shape[1]
-        rescored = rescore.serves(queries, support) and not (differences or inner_products or rows)
-        tables.setdefault((exact.fold(width), rescored), []).append(
+        tables.setdefault(exact.fold(width), []).append(
             [
                 number, queries.data_ptr(), queries.stride(0), support.data_ptr(),
                 support.stride(0), width, exact.halvings(width), *addresses,
@@ -486,13 +489,13 @@ def settle(
         )  # fmt: skip
     queries, support, answers = layers[0]
     warps = warps_for(lists.capacity)
-    for (by, rescored), entries in tables.items():
-        table = on_device(entries, support.device)
-        settle_kernel[(len(query_rows), len(entries))](
+    for by, rows in tables.items():
+        table = on_device(rows, support.device)
+        settle_kernel[(len(query_rows), len(rows))](
             queries, support, table, query_rows, order, codes, lists.keys, lists.sizes, lists.cuts,
             query_norms, query_residuals, norms, bound, scales, lists.keys.shape[1],
             norms.shape[1], k, CAPACITY=lists.capacity, BLOCK=BLOCK, DIFFERENCES=differences,
-            ONE="target" in answers, ROWS=rows, PAIRS=by.pairs, LANES=by.lanes,
-            HALVINGS=by.halvings, BOUND=bounds.LENGTH, INNER=inner_products, RESCORED=rescored,
-            WARPS=warps, num_warps=warps, maxnreg=REGISTERS, enable_fp_fusion=False,
+            ONE="target" in answers, ROWS="rows" in answers, PAIRS=by.pairs, LANES=by.lanes,
+            HALVINGS=by.halvings, BOUND=bounds.LENGTH, INNER=inner_products, WARPS=warps,
+            num_warps=warps, maxnreg=REGISTERS[warps], enable_fp_fusion=False,
         )  # fmt: skip

@@ -94,12 +94,12 @@ be no higher than the next score.
 
 **Rescoring.** On a GPU, rows of a wide layer whose scores lie around the border between the k
 nearest and the rest have their squared distances summed again, of the rows as they are: differences
-and squares in float32, sections of eight of these in float32, and the sections' sums in float64,
-whose roundings are fewer than one of float32's. That is the bound of differences, without residuals:
-rows whose values float32 does not hold are not rescored. Such a distance bounds its row's score by
-|x|. The query's stored norm stands for |x|, so that all rescored rows are off by the same, half of
-what its square is above |x|^2, which is at most ROUNDED_UP of the square: so much is taken off the
-lower bounds of rows that have nothing but a score.
+rounded to float32, squares in it, sections of eight of these likewise, and the sections' sums in
+float64, as differences are of values that float32 does not hold; float64's roundings are fewer than
+one of float32's. That is the bound of differences, without residuals. Such a distance bounds its
+row's score by |x|. The query's stored norm stands for |x|, so that all rescored rows are off by the
+same, half of what its square is above |x|^2, which is at most ROUNDED_UP of the square: so much is
+taken off the lower bounds of rows that have nothing but a score.
 
 **Leaves.** Rows are grouped into leaves; a leaf's box is the least and the largest packed value of
 its rows in each column, exactly. The score of the box is the sum over columns of max(least - x^,

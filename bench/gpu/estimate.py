@@ -117,8 +117,8 @@ def of_settlement(width: int, rows: int, left_open: int) -> tuple[float, float]:
     that are open of narrow ones have float64 distances computed.
     """
     by = exact.fold(width)
-    rescored = width > rescore.ABOVE
-    names = {"CAPACITY": 512, "LANES": by.lanes, "HALVINGS": by.halvings, "RESCORED": rescored}
+    rescored = by.halvings > exact.UNROLLED.value
+    names = {"CAPACITY": 512, "LANES": by.lanes, "HALVINGS": by.halvings}
     names |= dict.fromkeys(("DIFFERENCES", "ONE", "ROWS", "INNER"), False)
     own = code("settle", lambda constants: names.items() <= constants.items())
     loops = _settling(own.instructions)

@@ -105,25 +105,20 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
                 "fp32",
             )
             inner = (False,) if by_differences else (False, True)
-            for by, answers, of_products, rescored in product(
-                exact.SHAPES, ("votes", "one", "rows"), inner, (False, True)
-            ):
+            for by, answers, of_products in product(exact.SHAPES, ("votes", "one", "rows"), inner):
                 if by is exact.SHAPES[-1] and not by_differences:
                     continue  # beyond the filter's columns
-                narrow = by is exact.SHAPES[0]
-                if rescored and (narrow or by_differences or of_products or answers == "rows"):
-                    continue
                 warps = lists.warps_for(capacity)
                 yield (
                     settle.settle_kernel,
                     {
                         **{"CAPACITY": capacity, "BLOCK": settle.BLOCK, "WARPS": warps},
-                        **{"DIFFERENCES": by_differences, "RESCORED": rescored},
+                        **{"DIFFERENCES": by_differences},
                         **{"ONE": answers == "one", "ROWS": answers == "rows"},
                         **{"PAIRS": by.pairs, "LANES": by.lanes, "HALVINGS": by.halvings},
                         **{"BOUND": bounds.LENGTH, "INNER": of_products},
                     },
-                    {**plain, "num_warps": warps, "maxnreg": settle.REGISTERS},
+                    {**plain, "num_warps": warps, "maxnreg": settle.REGISTERS[warps]},
                     "fp32",
                 )
     for by, inner in product(exact.SHAPES, (False, True)):
@@ -138,8 +133,9 @@ def representative() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
     for configuration in configurations():
         kernel, constants, _, kind = configuration
         name = kernel.__name__.removesuffix("_kernel")
-        wide = constants.get("SECTION", 1) > 0 and constants.get("RESCORED", True)
-        wide = wide and not constants.get("DESCRIPTORS")
+        wide = constants.get("SECTION", 1) > 0 and not constants.get("DESCRIPTORS")
+        wide = wide and constants.get("HALVINGS", 99) > exact.UNROLLED.value
+        wide = wide and not constants.get("DIFFERENCES")
         if name in ("filter", "settle", "prepare") and kind == "fp32" and wide:
             chosen.setdefault(name, configuration)
     yield from chosen.values()
