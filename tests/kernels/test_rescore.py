@@ -78,16 +78,6 @@ def proven(distances: torch.Tensor, norm: float, scale: float, width: int) -> An
     return to[:, : distances.numel()].unflatten(1, distances.shape).cpu().numpy()
 
 
-def lost(width: int) -> tuple[Any, Any]:
-    """Support and query: beside a 1 the other terms of its section are just too small to move the
-    sum, and what is beyond the 1 just too little to move the difference."""
-    column = np.arange(width)
-    first = column // rescore.LANES.value % rescore.SECTION.value == 0
-    row = np.where(first, 1.0, 2.0**-12 * (1 - 2.0**-20))
-    query = np.where(first, -(2.0**-24), 0.0)
-    return row[None], query[None]
-
-
 def shares(pair: tuple[Any, Any]) -> Any:
     """Error / bound of each distance: above 1 the bound is broken."""
     support, queries = (np.asarray(rows, np.float32).astype(np.float64) for rows in pair)
@@ -107,7 +97,9 @@ def shares(pair: tuple[Any, Any]) -> Any:
 
 def test_rows_made_for_it_come_near_the_bound_and_none_breaks_it() -> None:
     """A bound four times smaller would be broken."""
-    worst = max(shares(lost(width)).max() for width in (256, 300, 1300))
+    sizes = rescore.LANES.value, rescore.SECTION.value
+    made = [adversaries.lost_sections(width, *sizes) for width in (256, 300, 1300)]
+    worst = max(shares(pair).max() for pair in made)
     assert 0.5 < worst <= 1
     for seed in range(2):
         for name, pair in adversaries.attacks(seed):
