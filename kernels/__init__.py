@@ -11,6 +11,7 @@ bundles.py       scores that join the lists together
 lists.py         each query's candidates, and the cut below which a row becomes one
 bounds.py        what a score proves: pdepth.certify on the device
 settle.py        from candidates to votes
+rescore.py       distances in float32, with what they prove
 exact.py         a distance as the definition sums it
 complete.py      all distances
 

@@ -273,8 +273,8 @@ def _parted(
     WARPS: tl.constexpr,
 ):  # fmt: skip
     """Of a list of at most ENTRIES: whether its vote is known, which is then stored; and of its
-    rows those that are certain and those that are near, how many of each. These are left at its
-    beginning, the certain ones first, if its first half has room for them."""
+    rows those that are certain and those that are near, how many of each. If it is not known these
+    are left at its beginning, the certain ones first."""
     entry = tl.arange(0, ENTRIES)
     key, there, lower, upper = _candidates(
         keys, 0, size, norms, bound, query_norm, query_residual, ENTRIES, DIFFERENCES
@@ -405,8 +405,7 @@ def settle_kernel(
     decided = size < 0
     sure = tl.full([], 0, tl.int32)
     count = tl.full([], CAPACITY, tl.int32)
-    query_norm = query_norms + number
-    query_residual = query_residuals + number
+    query_norm, query_residual = query_norms + number, query_residuals + number
     if whole:
         if size > CAPACITY // 4:
             size = _shortened(
