@@ -30,7 +30,6 @@ from pdepth.kernels.stack import on_device
 
 UNKNOWN = tl.constexpr(-1)  # as a vote: some class other than the target
 BLOCK = 8  # distances compared with all others at a time
-REGISTERS = {1: 128, 2: 168, 4: 168}  # of a thread, at most, by warps
 # Of a layer in the table: its place among the lists; address and stride of queries and of support;
 # its width and the halvings of its fold; and the addresses of its answers.
 ANSWERS = ("target", "votes", "tied", "distances", "rows")
@@ -64,8 +63,7 @@ def _border(lower, upper, there, k):
     most = tl.where(there, _codes(upper), NO_CODE)
     least = tl.where(there, _codes(lower), NO_CODE)
     bit = tl.full([], 1 << 31, tl.uint32)
-    farthest = tl.zeros([], tl.uint32)
-    other = tl.zeros([], tl.uint32)
+    farthest, other = tl.zeros([], tl.uint32), tl.zeros([], tl.uint32)
     for _ in range(32):
         # Two numbers below 2^16 in one sum.
         below = (most < (farthest | bit)).to(tl.int32)
@@ -102,9 +100,8 @@ def _standing(own, weight, total, open):
     most that any other may have; class by class, since few are among a query's candidates."""
     winner = tl.full([], NO_CLASS, tl.int32)
     best = tl.full([], -1, tl.int32)
-    first = tl.full([], -1, tl.int32)  # the most that a class may have, whose, and the second most
-    whose = winner
-    second = first
+    # The most that a class may have, whose, and the second most.
+    first, whose, second = best, winner, best
     number = tl.min(own, axis=0)
     while number < NO_CLASS:
         least, most = _votes_of(own, weight, number, total, open)
@@ -122,8 +119,7 @@ def _decide_target(own, weight, total, open, fields, query):
     """Whether the bounds on each class's votes tell if the target wins; its vote is then stored."""
     target = tl.load(_answers(fields, TARGET, tl.int32) + query)
     own_least, own_most = _votes_of(own, weight, target, total, open)
-    never = 0
-    perhaps_not = 0
+    never, perhaps_not = 0, 0
     number = tl.min(own, axis=0)
     while number < NO_CLASS:
         least, most = _votes_of(own, weight, number, total, open)
@@ -370,10 +366,9 @@ def _chosen(
         if ONE:
             target = tl.load(_answers(fields, TARGET, tl.int32) + query)
             winner = tl.where(winner == target, winner, UNKNOWN)
-            tl.store(_answers(fields, VOTES, tl.int32) + query, winner)
         else:
-            tl.store(_answers(fields, VOTES, tl.int32) + query, winner)
             tl.store(_answers(fields, TIED, tl.int8) + query, (votes == rival).to(tl.int8))
+        tl.store(_answers(fields, VOTES, tl.int32) + query, winner)
 
 
 @triton.jit(
@@ -446,6 +441,11 @@ def settle_kernel(
                 )  # fmt: skip
 
 
+def registers_for(warps: int, by: exact.Fold) -> int:
+    """Of a thread, at most: few enough for sixteen warps, where the assembler spills none so."""
+    return 128 if warps == 1 and by.pairs > 1 else 168
+
+
 def settle(
     layers: Sequence[tuple[torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]]],
     query_rows: torch.Tensor,
@@ -496,5 +496,5 @@ def settle(
             norms.shape[1], k, CAPACITY=lists.capacity, BLOCK=BLOCK, DIFFERENCES=differences,
             ONE="target" in answers, ROWS="rows" in answers, PAIRS=by.pairs, LANES=by.lanes,
             HALVINGS=by.halvings, BOUND=bounds.LENGTH, INNER=inner_products, WARPS=warps,
-            num_warps=warps, maxnreg=REGISTERS[warps], enable_fp_fusion=False,
+            num_warps=warps, maxnreg=registers_for(warps, by), enable_fp_fusion=False,
         )  # fmt: skip

@@ -118,7 +118,7 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
                         **{"PAIRS": by.pairs, "LANES": by.lanes, "HALVINGS": by.halvings},
                         **{"BOUND": bounds.LENGTH, "INNER": of_products},
                     },
-                    {**plain, "num_warps": warps, "maxnreg": settle.REGISTERS[warps]},
+                    {**plain, "num_warps": warps, "maxnreg": settle.registers_for(warps, by)},
                     "fp32",
                 )
     for by, inner in product(exact.SHAPES, (False, True)):
