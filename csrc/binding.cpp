@@ -307,6 +307,7 @@ double run(const std::vector<LayerRows>& layers,
                         others ? matrix_of(*others, norms) : support->support->rows, !others});
     check_layers(read, codes, classes, query_rows, queries);
     const int64_t answers = static_cast<int64_t>(layers.size()) * queries;
+    const bool nearest = votes && rows;
     require_size(target, queries, "target");
     require_size(within, queries, "within");
     require_size(votes, answers, "votes");
@@ -316,12 +317,14 @@ double run(const std::vector<LayerRows>& layers,
         require(rows && distances, "rows, distances: expected both or neither.");
         require_size(distances, rows->size(), "distances");
         require_size(upper, rows->size(), "upper");
-        if (!upper) require_size(rows, answers * k, "rows");
+        if (!upper && !nearest) require_size(rows, answers * k, "rows");
     }
-    const int64_t width = upper && rows && answers ? rows->size() / answers : k;
+    const int64_t width = (upper || nearest) && rows && answers ? rows->size() / answers : k;
     require(!upper || (rows && width >= k && rows->size() == answers * width && !votes && !within),
             "upper: expected with rows and distances alone, at least k of each query.");
-    require(!target || (votes && !tied && !counts && !rows), "target: expected with votes alone.");
+    require(!nearest || (width >= 1 && width <= k && rows->size() == answers * width),
+            "rows: expected 1 to k of each query beside votes.");
+    require(!target || (votes && !tied && !counts), "target: expected with votes, and rows at most.");
     require(!within || (rows && !votes), "within: expected with rows and distances alone.");
     const Level& chosen = level_named(level);
     const Question question{codes.data(),          classes,    k,
@@ -332,10 +335,10 @@ double run(const std::vector<LayerRows>& layers,
     out.votes = data_or_null(votes);
     out.tied = reinterpret_cast<uint8_t*>(data_or_null(tied));
     out.counts = data_or_null(counts);
-    out.distances = data_or_null(distances);
-    out.rows = data_or_null(rows);
+    (nearest ? out.nearest_distances : out.distances) = data_or_null(distances);
+    (nearest ? out.nearest_rows : out.rows) = data_or_null(rows);
     out.upper = data_or_null(upper);
-    out.width = width;
+    (nearest ? out.nearest : out.width) = width;
     const Progress report = [&](int64_t layer, double fraction, int64_t count) {
         py::gil_scoped_acquire held;
         check_signals();

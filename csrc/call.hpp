@@ -54,6 +54,10 @@ struct Answers {
     // A row kEnd is after the last.
     double* upper = nullptr;
     int64_t width = 0;           // k without it
+    // (L, N, nearest) of the nearest rows alone, as `distances` and `rows`, beside votes.
+    double* nearest_distances = nullptr;
+    int64_t* nearest_rows = nullptr;
+    int64_t nearest = 0;         // 1 to k, with these
 };
 
 // How far the present layer is: called on the calling thread, some ten times a second.

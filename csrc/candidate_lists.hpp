@@ -171,6 +171,14 @@ public:
                bound_.bounds(limits_[q], gap.next, norm, residual).lower;
     }
 
+    // Calls take(i) for the candidates of number i that may be among the `count` best.
+    template <class Take>
+    void each_near(int64_t q, int64_t count, Take take) const {
+        const float cut = cut_at(q, best_of(q, count).upper);
+        for (int64_t i = 0; i < size_[q]; i++)
+            if (less_errors(q, scores(q)[i], positions(q)[i]) < cut) take(i);
+    }
+
 private:
     static constexpr int32_t kMostDrops = 128;  // of one query's list, before it is given up
 

@@ -24,6 +24,12 @@ public:
             parting_.drop_farther();
             if (bounded()) return;
         }
+        decide();
+        if (session_.answers.nearest_rows) order_nearest(session_, query_, score_of_, s_);
+    }
+
+private:
+    void decide() {
         part();
         if (decided()) return;
         SettledQuery settled(session_, query_, s_);
@@ -36,7 +42,6 @@ public:
         settled.add_nearest(open_);
     }
 
-private:
     void part() { open_ = parting_.part(session_.question.codes, session_.answers.rows); }
 
     // Answers with bounds of distances, where that tells enough.
@@ -116,6 +121,39 @@ private:
 void answer_from_candidates(const Session& session, int64_t query, const ScoreOfDistance& score_of,
                             Scratch& s) {
     Certificate(session, query, score_of, s).answer();
+}
+
+void order_nearest(const Session& session, int64_t query, const ScoreOfDistance& score_of,
+                   Scratch& s) {
+    const int64_t count = session.answers.nearest;
+    Parting(s, count).drop_farther();
+    std::vector<Candidate>& candidates = s.candidates;
+    std::sort(candidates.begin(), candidates.end(),
+              [](const Candidate& a, const Candidate& b) { return a.lower < b.lower; });
+    const SettledQuery settled(session, query, s);
+    s.neighbours.clear();
+    std::vector<double>& farthest = s.sorted;  // a heap of the `count` least upper bounds
+    farthest.clear();
+    for (auto c = candidates.begin(); c != candidates.end(); ++c) {
+        const bool enough = static_cast<int64_t>(farthest.size()) == count;
+        if (enough && c->lower > farthest.front()) break;
+        if (candidates.end() - c > SettledQuery::kAhead)
+            settled.prefetch((c + SettledQuery::kAhead)->row);
+        if (!c->known) c->value = settled.value(c->row);
+        s.neighbours.push_back({c->value, c->row});
+        if (score_of.factor == 0) continue;
+        const double upper = std::min(c->upper, score_of.at(c->value).upper);
+        if (enough) {
+            if (!(upper < farthest.front())) continue;
+            std::pop_heap(farthest.begin(), farthest.end());
+            farthest.back() = upper;
+        } else {
+            farthest.push_back(upper);
+        }
+        std::push_heap(farthest.begin(), farthest.end());
+    }
+    s.nearest_first.keep(s.neighbours, count);
+    write_nearest(session, query, s);
 }
 
 }  // namespace pdepth

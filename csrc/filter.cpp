@@ -349,20 +349,26 @@ private:
         const float best = lists_.tighten(q);
         if (!lists_.complete(q)) return;
         const int64_t k = session_.question.k, query = numbers_[q], count = lists_.size(q);
-        if (count >= k && !session_.answers.rows && lists_.has_gap(q, best))
-            return answer_best(q, best, s);
         const uint32_t* const positions = lists_.positions(q);
+        const auto take = [&](int64_t i) {
+            const Interval score = lists_.bounds(q, i);
+            s.candidates.push_back({score.lower, score.upper, order_[positions[i]]});
+        };
+        const ScoreOfDistance score_of =
+            bound_.score_of_distance(lists_.limits(q), session_.reading->scale);
+        s.candidates.clear();
+        if (count >= k && !session_.answers.rows && lists_.has_gap(q, best)) {
+            answer_best(q, best, s);
+            if (!session_.answers.nearest_rows) return;
+            lists_.each_near(q, session_.answers.nearest, take);
+            return order_nearest(session_, query, score_of, s);
+        }
         if (session_.answers.rows && !session_.answers.upper && few_more(count)) {
             s.lists.push_back({query, std::min(k, count), positions, count});
             return;
         }
-        s.candidates.clear();
-        for (int64_t i = 0; i < count; i++) {
-            const Interval score = lists_.bounds(q, i);
-            s.candidates.push_back({score.lower, score.upper, order_[positions[i]]});
-        }
-        answer_from_candidates(session_, query,
-                               bound_.score_of_distance(lists_.limits(q), session_.reading->scale), s);
+        for (int64_t i = 0; i < count; i++) take(i);
+        answer_from_candidates(session_, query, score_of, s);
     }
 
     Session& session_;

@@ -75,7 +75,8 @@ PYBIND11_MODULE(_native, m) {
           py::arg("distances").noconvert(), py::arg("level"), py::arg("threads"));
     m.def("run", &run,
           "Answers all queries at each layer, into the arrays passed. With `target`, a vote is that\n"
-          "class or -1. `first_stage` names the filter stage to begin with; None: a rule chooses.\n"
+          "class or -1. Beside votes, distances and rows are of any number of the nearest, up to k.\n"
+          "`first_stage` names the filter stage to begin with; None: a rule chooses.\n"
           "Returns the seconds of all threads for float64 distances.",
           py::kw_only(), py::arg("layers"), py::arg("codes"), py::arg("classes"), py::arg("k"),
           py::arg("exclude_self"), py::arg("query_rows"), py::arg("queries"), py::arg("target"),

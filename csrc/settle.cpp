@@ -111,6 +111,16 @@ void answer_winner(const Session& session, int64_t query, int32_t winner) {
     if (out.tied) out.tied[at] = 0;
 }
 
+void write_nearest(const Session& session, int64_t query, const Scratch& s) {
+    const Answers& out = session.answers;
+    if (!out.nearest_rows) return;
+    const int64_t at = (session.index * session.question.queries + query) * out.nearest;
+    for (int64_t j = 0; j < out.nearest; j++) {
+        out.nearest_distances[at + j] = s.neighbours[j].distance;
+        out.nearest_rows[at + j] = s.neighbours[j].row;
+    }
+}
+
 SettledQuery::SettledQuery(const Session& session, int64_t query, Scratch& s)
     : session_(session), query_(query), s_(s), start_(Clock::now()) {
     widen_query(session, query, s.query.data());
@@ -168,6 +178,7 @@ void settle_completely(Session& session, const std::vector<int64_t>& queries) {
         }
         s.settling += Clock::now() - start;
         add_nearest(session, query, session.question.k, s);
+        write_nearest(session, query, s);
         session.done++;
     });
 }

@@ -14,6 +14,9 @@ void answer(const Session& session, int64_t query, const Ballot& ballot);
 // A class that wins alone, whatever the counts; kUnknown where the target does not win.
 void answer_winner(const Session& session, int64_t query, int32_t winner);
 
+// Where the call asks for the nearest rows beside votes: the first of s.neighbours, which are in order.
+void write_nearest(const Session& session, int64_t query, const Scratch& s);
+
 // Has a row of the support on its way from memory.
 void prefetch(const Matrix& support, int64_t row);
 

@@ -7,6 +7,7 @@ from pdepth import moved
 from pdepth.arrays.sources import open_source
 from pdepth.backends import availability as backends
 from pdepth.io.embedding_store import EmbeddingStore, open_store
+from pdepth.io.neighbor_file import KeptNeighbors, open_neighbors
 from pdepth.result import DepthResult, Votes
 from pdepth.search.index import Index
 from pdepth.votes import depth_from_embeddings, depth_from_votes, kneighbors, probe_votes
@@ -25,6 +26,7 @@ __all__ = [
     "EmbeddingStore",
     "ForwardPass",
     "Index",
+    "KeptNeighbors",
     "Plan",
     "Votes",
     "backends",
@@ -32,6 +34,7 @@ __all__ = [
     "depth_from_embeddings",
     "depth_from_votes",
     "kneighbors",
+    "open_neighbors",
     "open_source",
     "open_store",
     "plan",

@@ -39,6 +39,7 @@ from pdepth.io.journal import PROBES, Journal
 from pdepth.progress import Observer, ProbeMeter, fastest, watch
 from pdepth.result import SKIPPED, DepthResult
 from pdepth.search.backward import ProbeSearch, Targets, open_here
+from pdepth.search.nearest import Labelled, NearestTable
 from pdepth.votes import VotingOptions
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def prediction_depth(
     temperature: float | None = None,
     reference: Any = "prediction",
     return_counts: bool = False,
+    return_neighbors: int | None = None,
     backend: str = "auto",
     device: str | torch.device | None = None,
     memory: int | str | None = None,
@@ -150,6 +152,9 @@ def prediction_depth(
         16 bytes a row and probe more, and float64 copies of embeddings on a CUDA device.
     reference: what votes have to equal: "prediction", "label", "last_probe" or (N,) integers.
     return_counts: keep in the result which votes were tied and their margins; no early exit then.
+    return_neighbors: keep in the result so many of the nearest rows of each query, at each probe
+        where it is searched, and all counts: `DepthResult.neighbors`. With a `run_dir` they are on
+        its disk, else in memory.
     backend, num_threads: of the search, as in `depth_from_embeddings`.
     device: where the forward pass runs; None leaves the model where it is.
     memory: most that embeddings and search may take, in bytes or as "8GiB"; None: what is free.
@@ -179,7 +184,7 @@ def prediction_depth(
     before the work. A `run_dir` of another model, data, k or version is a ValueError that says what
     has changed; one that another process uses, a BlockingIOError.
     """
-    voting = arguments.check_voting(k, weights, temperature)
+    voting = arguments.check_voting(k, weights, temperature, return_neighbors)
     options = arguments.check_search(voting, metric, True, num_threads, None)
     arguments.check_reference(reference)
     batch_size = arguments.check_int(batch_size, "batch_size")
@@ -202,7 +207,7 @@ def prediction_depth(
     ):
         job = Job.inspect(
             model, probe_options, support, queries,
-            data=data, batch_size=batch_size, metric=metric, k=voting.k, budget=budget,
+            data=data, batch_size=batch_size, metric=metric, voting=voting, budget=budget,
             backend=backend if cluster is None else "cpu", observer=observer,
         )  # fmt: skip
         reference = _of_read_rows(reference, job)
@@ -219,6 +224,7 @@ def prediction_depth(
                 "reference": _reference_name(reference),
                 "early_exit": str(early_exit),
                 "return_counts": str(return_counts),
+                "return_neighbors": str(voting.nearest),
             }
             journal = stack.enter_context(closing(Journal(run_dir, about)))
         on_disk = WorkersSpill.of(spill, run_dir, origin)
@@ -228,11 +234,13 @@ def prediction_depth(
         embeddings, reading = start.anew() if journal is None else start.with_journal(journal)
         problem = _problem_of(job, reading, options)
         targets = Targets.of(problem, reading.predictions, reading.labels[-1], reference)
+        table = NearestTable.of(voting, len(job.layout.probes), problem.num_queries, run_dir)
 
         search = ProbeSearch(
             len(job.layout.probes), problem.num_queries, voting, backend,
             early_exit=early_exit, target=targets.codes,
             keep="margins" if return_counts else "", journal=journal,
+            table=table,
             open_voter=open_here if there is None else there.open_voter,
         )  # fmt: skip
         meter = ProbeMeter(
@@ -244,14 +252,9 @@ def prediction_depth(
             meta["metric"] = metric
         probes = list(zip(job.layout.names, job.layout.widths, strict=True))
         results = search.results(
-            problem.classes,
-            targets,
-            probes,
-            job.own_rows,
-            meta | voting.meta,
-            job.numbers,
-            job.readers[-1].checksums,
-        )
+            Labelled(problem.classes, problem.codes, metric, job.support_numbers), targets, probes,
+            job.own_rows, meta | voting.meta, job.numbers, job.readers[-1].checksums,
+        )  # fmt: skip
         meter.finish(_searched([results] if not isinstance(results, dict) else [*results.values()]))
     return results
 
@@ -372,7 +375,7 @@ def fingerprint_of_network(model: nn.Module) -> str:
 def _problem_of(job: Job, reading: Reading, options: SearchOptions) -> Problem:
     """The problem of a job, without rows yet."""
     labels = reading.labels[0]
-    arguments.check_k(job.k, len(labels), leave_one_out=job.own_rows)
+    options.voting.check_rows(len(labels), leave_one_out=job.own_rows)
     classes, codes = arguments.encode_labels(labels, len(labels))
     return Problem(
         probes=(),

@@ -35,6 +35,7 @@ from pdepth.embeddings.spilling import (
     row_seconds_of,
     spill_folder,
 )
+from pdepth.io.neighbor_file import neighbors_nbytes
 from pdepth.progress import fastest, format_seconds
 from pdepth.votes import probe_votes
 
@@ -84,6 +85,8 @@ class Plan:
         spill: what does not fit into memory on disk, taken or not: its bytes, and what it saves;
             None where all fits, or is kept.
         cluster: the same job on workers; None where none were asked for.
+        neighbors: bytes of the nearest rows and counts that are kept: of memory, or of the disk in
+            a run's directory.
     """
 
     probes: tuple[str, ...]
@@ -104,6 +107,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     spill: Spill | None = None
     cluster: ClusterPlan | None = None
+    neighbors: int = 0
 
     @property
     def seconds(self) -> float | None:
@@ -135,6 +139,8 @@ class Plan:
             lines["disk"] = f"{human(self.written)} written, {human(self.read)} read"
             if self._disk_seconds is not None:
                 lines["disk"] += f", {format_seconds(self._disk_seconds)}"
+        if self.neighbors:
+            lines["neighbours"] = f"{human(self.neighbors)} of nearest rows and counts"
         if self.seconds is not None:
             lines["forward"] += f", {format_seconds(self.forward_seconds or 0.0)}"
             lines["search"] += f", {format_seconds(self.search_seconds or 0.0)}"
@@ -163,6 +169,7 @@ def plan(
     processor: Any = None,
     skip_unreadable: bool = False,
     k: int | Sequence[int] = 30,
+    return_neighbors: int | None = None,
     metric: str = "sqeuclidean",
     backend: str = "auto",
     device: str | torch.device | None = None,
@@ -193,7 +200,7 @@ def plan(
     Raises as `prediction_depth` before its work; ValueError for a dataset that does not say how
     many rows it has.
     """
-    voting = arguments.check_voting(k)
+    voting = arguments.check_voting(k, return_neighbors=return_neighbors)
     options = arguments.check_search(voting, metric, True, num_threads, None)
     batch_size = arguments.check_int(batch_size, "batch_size")
     backend_named(backend)
@@ -206,7 +213,7 @@ def plan(
         job = Job.inspect(
             model, probe_options, support, queries,
             data=DataOptions(label_column, processor, skip_unreadable), batch_size=batch_size,
-            metric=metric, k=voting.k, budget=budget, backend=backend,
+            metric=metric, voting=voting, budget=budget, backend=backend,
         )  # fmt: skip
         if rows is not None:
             job.readers[0].rows = arguments.check_int(rows, "rows")
@@ -231,6 +238,7 @@ def plan(
             times = (None, None) if rates is None else (rates.forward, rates.product)
             cost = priced(job, spill, spill_folder(spill, run_dir), *times)
         bill = _bill(job, kept, cost, options.num_threads, rates)
+        bill = _with_neighbors(bill, voting, in_memory=run_dir is None)
         if max_width is None and _beyond(bill, fits=kept or job.fits):
             bill = replace(bill, narrower=_narrower(job, bill))
         if cluster is not None:
@@ -240,6 +248,15 @@ def plan(
             on_workers = _on_cluster(job, cluster, voting, room, fast, speed)
             bill = replace(bill, cluster=on_workers)
     return bill
+
+
+def _with_neighbors(bill: Plan, voting: Voting, in_memory: bool) -> Plan:
+    """The bill with what is kept of neighbours. The last probe tells how many classes there are."""
+    if not voting.nearest:
+        return bill
+    rows = bill.support if bill.queries is None else bill.queries
+    size = neighbors_nbytes(voting, rows, len(bill.probes), bill.widths[-1])
+    return replace(bill, neighbors=size, memory=bill.memory + (size if in_memory else 0))
 
 
 def _check_cluster(cluster: Cluster | None, bandwidth: str | None) -> float | None:

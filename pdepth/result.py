@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pdepth.arrays import arguments
 from pdepth.arrays.rows import is_torch
 from pdepth.io import tables
+from pdepth.io.neighbor_file import KeptNeighbors
 from pdepth.native import default_arithmetic
 
 FORMAT = 1  # of the Parquet file; raised when an older pdepth could not read it
@@ -36,13 +37,17 @@ class Votes:
         classes: (C,) the distinct labels of the support, ascending.
         tied: bool, shaped like `votes`: the winner shared the top count and won as the smallest.
         counts: (N, C) or (L, N, C): how many of the k neighbours had each class, or the float64 sum
-            of their weights; None without return_counts.
+            of their weights; None without return_counts and return_neighbors.
+        distances, rows: (N, K) or (L, N, K), the first columns of what `pdepth.kneighbors` returns;
+            None without return_neighbors.
     """
 
     votes: Any
     classes: Any
     tied: Any
     counts: Any = None
+    distances: Any = None
+    rows: Any = None
 
     @property
     def margins(self) -> Any:
@@ -116,6 +121,8 @@ class DepthResult:
             0..N-1.
         checksums: (N,) uint64, of the examples' inputs as the network got them; None where they
             were not taken: without a `run_dir` or a store.
+        neighbors: the nearest support rows at each probe and all counts; None without
+            return_neighbors. `save` leaves them out: they have a file of their own.
 
     Raises:
         ValueError: shapes that do not fit together, or a probe name used twice.
@@ -138,6 +145,7 @@ class DepthResult:
     meta: dict[str, str] = field(default_factory=dict)
     rows: NDArray[np.int64] | None = None
     checksums: NDArray[np.uint64] | None = None
+    neighbors: KeptNeighbors | None = None
 
     def __post_init__(self) -> None:
         n, probes = len(self.depth), len(self.probes)
@@ -161,6 +169,11 @@ class DepthResult:
                     f"{name}: expected shape {shape} for {n} examples and {probes} probes, got "
                     f"{np.shape(value)}."
                 )
+        if self.neighbors is not None and self.neighbors.rows.shape[:2] != (probes, n):
+            raise ValueError(
+                f"neighbors: expected those of {n} examples and {probes} probes, got "
+                f"{self.neighbors!r}."
+            )
         if len(set(self.probes)) != probes:
             twice = next(p for p in self.probes if self.probes.count(p) > 1)
             raise ValueError(f"probes: expected distinct names, got {twice!r} twice.")

@@ -19,6 +19,7 @@ from pdepth.io.embedding_store import EmbeddingStore
 from pdepth.progress import ProbeProgress
 from pdepth.result import DepthResult, Votes, depth_of
 from pdepth.search.backward import ProbeSearch, Targets, open_session
+from pdepth.search.nearest import Labelled, NearestTable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -34,6 +35,7 @@ class VotingOptions(TypedDict, total=False):
     num_threads: int | None
     memory: int | str | None
     return_counts: bool
+    return_neighbors: int | None
 
 
 class VoteOptions(VotingOptions, total=False):
@@ -86,6 +88,7 @@ def probe_votes(
     num_threads: int | None = None,
     memory: int | str | None = None,
     return_counts: bool = False,
+    return_neighbors: int | None = None,
     cluster: str | Cluster | None = None,
 ) -> Votes | dict[int, Votes]:
     """Compute the k-NN majority votes of queries at one probe or several, as the definition says.
@@ -121,6 +124,8 @@ def probe_votes(
             work: a chunk of the support, the one that is read ahead, and a query chunk. None: half
             of what is free. Where reading is the limit, the logger `pdepth` says so (INFO).
         return_counts: also return how many votes each class had, which gives the votes' margins.
+        return_neighbors: also return so many of the nearest rows, in order, with their distances,
+            and all counts; of any number up to k, votes are certified all the same.
         cluster: search on a Ray cluster (extra `ray`), whose workers have some rows of the support
             each: "auto", an address or a `pdepth.cluster.Cluster`. The same votes to the bit; paths
             have to be readable there. memory and num_threads are then this process's own.
@@ -134,7 +139,7 @@ def probe_votes(
         FileNotFoundError: there is nothing at a path.
         MemoryError: `memory` does not suffice for one row of a source.
     """
-    voting = arguments.check_voting(k, weights, temperature)
+    voting = arguments.check_voting(k, weights, temperature, return_neighbors)
     options = arguments.check_search(voting, metric, exclude_self, num_threads, memory)
     backend_named(backend)
     search: ProbeSearch | None = None
@@ -142,7 +147,7 @@ def probe_votes(
     with voters_of(cluster, backend) as open_voter:
         for problem in problems(support, queries, labels, options, query_rows=query_rows):
             if search is None:
-                keep = "counts" if return_counts else ""
+                keep = "counts" if return_counts or voting.nearest else ""
                 search = ProbeSearch(
                     len(problem.probes), problem.num_queries, voting, backend, keep=keep,
                     open_voter=open_voter,
@@ -255,6 +260,7 @@ def depth_from_embeddings(
     num_threads: int | None = None,
     memory: int | str | None = None,
     return_counts: bool = False,
+    return_neighbors: int | None = None,
     probes: Sequence[str] | None = None,
     query_labels: Any = None,
     progress: ProbeProgress | None = None,
@@ -276,6 +282,8 @@ def depth_from_embeddings(
             the last probe's vote, whatever the network says; or (N,) integers.
         return_counts: keep in the result which votes were tied and their margins; all votes are
             searched then.
+        return_neighbors: keep in the result so many of the nearest rows of each query, at each
+            probe where it is searched, and all counts: `DepthResult.neighbors`.
         probes: names, one a probe; by default the mapping's keys, or "probe 0" and so on.
         query_labels: (N,) the queries' own labels, kept in the result; with `queries=None` they
             are those of the support.
@@ -287,7 +295,7 @@ def depth_from_embeddings(
     Raises:
         ValueError, TypeError: for wrong arguments, before any work.
     """
-    voting = arguments.check_voting(k, weights, temperature)
+    voting = arguments.check_voting(k, weights, temperature, return_neighbors)
     options = arguments.check_search(voting, metric, exclude_self, num_threads, memory)
     arguments.check_reference(reference)
     backend_named(backend)
@@ -317,7 +325,7 @@ def depth_from_embeddings(
             support, queries, labels, options, query_rows=query_rows, names=probes
         ):
             if search is None:
-                classes = problem.classes
+                labelled = Labelled(problem.classes, problem.codes, metric)
                 targets = Targets.of(problem, predictions, query_labels, reference)
                 search = ProbeSearch(
                     len(problem.probes),
@@ -327,6 +335,7 @@ def depth_from_embeddings(
                     early_exit=early_exit,
                     target=targets.codes,
                     keep="margins" if return_counts else "",
+                    table=NearestTable.of(voting, len(problem.probes), problem.num_queries),
                     open_voter=open_voter,
                 )
             search.search(problem, len(widths), progress=progress)
@@ -334,7 +343,7 @@ def depth_from_embeddings(
     assert search is not None  # a call without a probe is refused
     del problem  # and its arrays, before results are made
     leave_one_out = queries is None and exclude_self
-    return search.results(classes, targets, widths, leave_one_out, meta | voting.meta)
+    return search.results(labelled, targets, widths, leave_one_out, meta | voting.meta)
 
 
 def _of_store(

@@ -42,28 +42,35 @@ class Voting:
     """How neighbours vote.
 
     ks: every number of neighbours that is answered. several: whether the caller passed a sequence.
-    weights, temperature: of `definition.vote_weights`.
+    weights, temperature: of `definition.vote_weights`. nearest: how many of the nearest rows are
+    answered beside the votes and all counts; 0 for neither.
     """
 
     ks: tuple[int, ...]
     several: bool
     weights: str
     temperature: float
+    nearest: int = 0
 
     @classmethod
-    def plain(cls, k: int) -> Voting:
+    def plain(cls, k: int, nearest: int = 0) -> Voting:
         """One vote for each of k neighbours."""
-        return cls((k,), False, "uniform", definition.TEMPERATURE)
+        return cls((k,), False, "uniform", definition.TEMPERATURE, nearest)
 
     @property
     def k(self) -> int:
         """The largest number of neighbours, which one search finds for all."""
-        return max(self.ks)
+        return max(*self.ks, self.nearest)
 
     @property
     def is_plain(self) -> bool:
         """Whether a backend's own votes answer it: one k, one vote a neighbour."""
-        return len(self.ks) == 1 and self.weights == "uniform"
+        return len(self.ks) == 1 and self.weights == "uniform" and self.nearest <= self.ks[0]
+
+    def check_rows(self, rows: int, *, leave_one_out: bool) -> None:
+        """A query has so many neighbours among `rows` rows."""
+        check_k(max(self.ks), rows, leave_one_out=leave_one_out)
+        check_k(self.nearest, rows, leave_one_out=leave_one_out, name="return_neighbors")
 
     @property
     def meta(self) -> dict[str, str]:
@@ -75,8 +82,10 @@ class Voting:
 
 
 @native.default_arithmetic()  # of the temperature
-def check_voting(k: Any, weights: Any = "uniform", temperature: Any = None) -> Voting:
-    """`k` as one number or several, and the weights of votes."""
+def check_voting(
+    k: Any, weights: Any = "uniform", temperature: Any = None, return_neighbors: Any = None
+) -> Voting:
+    """`k` as one number or several, the weights of votes, and how many neighbours are kept."""
     several = isinstance(k, list | tuple | range) or (isinstance(k, np.ndarray) and k.ndim == 1)
     ks = tuple([check_int(value, "k") for value in k]) if several else (check_int(k, "k"),)
     if not ks:
@@ -85,15 +94,16 @@ def check_voting(k: Any, weights: Any = "uniform", temperature: Any = None) -> V
         twice = next(value for value in ks if ks.count(value) > 1)
         raise ValueError(f"k: expected distinct integers, got {twice} twice.")
     check_choice(weights, "weights", WEIGHTS)
+    nearest = 0 if return_neighbors is None else check_int(return_neighbors, "return_neighbors")
     if temperature is None:
-        return Voting(ks, several, weights, definition.TEMPERATURE)
+        return Voting(ks, several, weights, definition.TEMPERATURE, nearest)
     if weights != "exp":
         raise ValueError(f"temperature: expected None unless weights='exp', got {temperature!r}.")
     if isinstance(temperature, bool) or not isinstance(temperature, int | float | np.number):
         raise TypeError(f"temperature: expected a number, got {temperature!r}.")
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature: expected a positive finite number, got {temperature}.")
-    return Voting(ks, several, weights, float(temperature))
+    return Voting(ks, several, weights, float(temperature), nearest)
 
 
 @dataclass(frozen=True)
@@ -155,12 +165,14 @@ def check_threads(num_threads: Any) -> int:
     return checked
 
 
-def check_k(k: int, rows: int, *, leave_one_out: bool) -> None:
+def check_k(k: int, rows: int, *, leave_one_out: bool, name: str = "k") -> None:
     """A query has k neighbours among `rows` rows."""
     most = rows - leave_one_out
     if k > most:
         rest = ", less the row that is left out" if leave_one_out else ""
-        raise ValueError(f"k: expected at most {most} (support has {rows} rows{rest}), got {k}.")
+        raise ValueError(
+            f"{name}: expected at most {most} (support has {rows} rows{rest}), got {k}."
+        )
 
 
 def check_integers(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,25 @@ class EncodedVotes:
 
     votes: (L, N) int32 or `UNKNOWN`. With all votes searched also `tied` (L, N) bool, and `counts`
     (L, N, C), int32 or, where votes have weights, float64; or in their place `margins` (L, N).
+    distances, rows: (L, N, K) of the nearest rows, as `Neighbors`, where they were asked for.
     """
 
     votes: NDArray[np.int32]
     tied: NDArray[np.bool_] | None = None
     counts: NDArray[Any] | None = None
     margins: NDArray[Any] | None = None
+    distances: NDArray[np.float64] | None = None
+    rows: NDArray[np.int64] | None = None
+
+    def with_nearest(self, neighbors: Neighbors, nearest: int) -> EncodedVotes:
+        """With the first of the neighbours (n, k) at one probe."""
+        distances, rows = neighbors[0][None, :, :nearest], neighbors[1][None, :, :nearest]
+        return replace(self, distances=distances.copy(), rows=rows.copy())
+
+    def of_products(self) -> EncodedVotes:
+        """With inner products for distances, which are these with their signs turned."""
+        assert self.distances is not None
+        return replace(self, distances=-self.distances)
 
     def unknown_like(self, probes: int, queries: int) -> EncodedVotes:
         """The same arrays for so many probes and queries, with nothing known."""

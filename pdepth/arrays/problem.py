@@ -283,7 +283,7 @@ def problem_of(
     else:
         query_rows = arguments.check_query_rows(query_rows, rows)
         count = len(query_rows)
-    arguments.check_k(options.voting.k, rows, leave_one_out=own_rows and options.exclude_self)
+    options.voting.check_rows(rows, leave_one_out=own_rows and options.exclude_self)
     check_one_device(probes)
     return Problem(
         probes=probes,

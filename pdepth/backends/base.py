@@ -27,12 +27,13 @@ class Session(Protocol):
         target: NDArray[np.int32] | None = None,
         *,
         counts: bool = False,
+        nearest: int = 0,
     ) -> EncodedVotes:
         """Votes (L, n) of the queries at some probes.
 
         With `target` (n,), votes that equal it, and `UNKNOWN` for all others: this takes less proof
-        than the vote itself. counts: also how many
-        votes each class had, which goes with no target.
+        than the vote itself. counts: also how many votes each class had, which goes with no target.
+        nearest: with counts, also so many of the nearest rows, at most k, as `neighbors` has them.
         """
 
     def neighbors(

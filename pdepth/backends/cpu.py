@@ -82,6 +82,7 @@ class CpuSession:
         target: NDArray[np.int32] | None = None,
         *,
         counts: bool = False,
+        nearest: int = 0,
     ) -> EncodedVotes:
         """All probes in one native call."""
         shape = (len(probes), self._problem.num_queries if queries is None else len(queries))
@@ -89,11 +90,10 @@ class CpuSession:
             votes=np.full(shape, UNKNOWN, np.int32),
             tied=None if target is not None else np.empty(shape, np.bool_),
             counts=np.empty((*shape, len(self._problem.classes)), np.int32) if counts else None,
+            distances=np.empty((*shape, nearest)) if nearest else None,
+            rows=np.empty((*shape, nearest), np.int64) if nearest else None,
         )
-        self._run(
-            probes, queries, target=target, votes=answer.votes, tied=answer.tied,
-            counts=answer.counts,
-        )  # fmt: skip
+        self._run(probes, queries, target=target, **dict(answer.arrays()))
         return answer
 
     def neighbors(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,18 +51,24 @@ class ReferenceSession:
         target: NDArray[np.int32] | None = None,
         *,
         counts: bool = False,
+        nearest: int = 0,
     ) -> EncodedVotes:
         tables = [self._table(probe, queries) for probe in probes]
         votes = np.stack([table.votes for table in tables]).astype(np.int32)
         if target is not None:
             return EncodedVotes(np.where(votes == target, votes, UNKNOWN).astype(np.int32))
-        return EncodedVotes(
+        answer = EncodedVotes(
             votes=votes,
             tied=np.stack([table.tied for table in tables]),
             counts=np.stack([table.counts for table in tables]).astype(np.int32)
             if counts
             else None,
         )
+        if not nearest:
+            return answer
+        lists = [self.neighbors(probe, queries) for probe in probes]
+        distances, rows = (np.stack(each)[..., :nearest] for each in zip(*lists, strict=True))
+        return replace(answer, distances=distances, rows=rows)
 
     @default_arithmetic()
     def neighbors(

@@ -123,12 +123,15 @@ class TritonSession:
         target: NDArray[np.int32] | None = None,
         *,
         counts: bool = False,
+        nearest: int = 0,
     ) -> EncodedVotes:
-        """All probes in one launch a step, as far as they fit."""
+        """All probes in one launch a step, as far as they fit; with counts one after the other."""
         from pdepth.kernels.search import Answer
 
         if counts:
-            return EncodedVotes.concatenated([self._counted(probe, queries) for probe in probes])
+            return EncodedVotes.concatenated(
+                [self._counted(probe, queries, nearest) for probe in probes]
+            )
         pairs, rows = self._chosen(probes, queries)
         votes = self._empty(len(probes), len(rows), dtype="int32")
         if target is None:
@@ -158,13 +161,18 @@ class TritonSession:
         """The k nearest rows themselves."""
         return Bounds.exact(self.neighbors(probe))
 
-    def _counted(self, probe: int, queries: NDArray[np.int64] | None) -> EncodedVotes:
-        """A probe's votes, and how many each class had."""
+    def _counted(self, probe: int, queries: NDArray[np.int64] | None, nearest: int) -> EncodedVotes:
+        """A probe's votes, how many each class had, and the nearest rows."""
         from pdepth.kernels.search import class_counts, majority
 
-        codes = self._codes[self._neighbors(probe, queries)[1]]
+        neighbors = self._neighbors(probe, queries)
+        codes = self._codes[neighbors[1]]
         counts = class_counts(codes, len(self._problem.classes))
-        return EncodedVotes(*(a[None].cpu().numpy() for a in (*majority(codes), counts)))
+        votes = EncodedVotes(*(a[None].cpu().numpy() for a in (*majority(codes), counts)))
+        if not nearest:
+            return votes
+        distances, rows = (each[:, :nearest].cpu().numpy() for each in neighbors)
+        return votes.with_nearest((distances, rows), nearest)
 
     def _neighbors(
         self, probe: int, queries: NDArray[np.int64] | None

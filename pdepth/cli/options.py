@@ -113,6 +113,15 @@ Keep = Annotated[
         "store is never replaced.",
     ),
 ]
+KeepNeighbors = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="K",
+        help="Keep so many of each row's nearest support rows at each probe, and all counts of its "
+        "neighbours' classes; 8, say.",
+    ),
+]
 Spill = Annotated[
     str | None,
     typer.Option(

@@ -23,6 +23,7 @@ from pdepth.cli.options import (
     ImageSize,
     Input,
     Keep,
+    KeepNeighbors,
     Ks,
     LabelColumn,
     Layers,
@@ -90,6 +91,7 @@ def run(
     backend: Backend = "auto",
     memory: Memory = None,
     keep_embeddings: Keep = None,
+    keep_neighbors: KeepNeighbors = None,
     spill: Spill = None,
     early_exit: Annotated[
         bool,
@@ -128,7 +130,8 @@ def run(
     """Measure the prediction depth of a dataset under a trained network.
 
     Writes depth.parquet and depth.png to --out; of several k, depth-k5.parquet and so on, and
-    depth-by-k.png. The same command resumes a run that was interrupted.
+    depth-by-k.png; with --keep-neighbors also neighbors.pdepth. The same command resumes a run that
+    was interrupted.
 
     \b
     Examples:
@@ -145,7 +148,7 @@ def run(
     arguments.check_choice(metric, "--metric", arguments.METRICS)
     arguments.check_choice(vote_weights, "--vote-weights", arguments.WEIGHTS)
     arguments.check_choice(reference, "--reference", arguments.REFERENCES)
-    arguments.check_voting(list(ks), vote_weights, temperature)
+    arguments.check_voting(list(ks), vote_weights, temperature, keep_neighbors)
     if not show_probes:
         _check_folder(support, out, ks, overwrite, dry_run)
     there = parse_cluster(cluster, workers, cpus, gpus, memory_per_worker)
@@ -178,6 +181,7 @@ def run(
         batch_size=batch_size,
         num_threads=threads,
         keep_embeddings=keep_embeddings,
+        return_neighbors=keep_neighbors,
         spill=spill,
         label_column=opened.label_column,
         processor=opened.processor,
@@ -226,9 +230,9 @@ def _check_folder(
     if support is None or (out is None and not dry_run):
         raise ValueError("--support and --out: expected DATA and DIR, got none (or --show-probes).")
     if out is not None and not dry_run:
-        from pdepth.report.folder import check_out, result_names
+        from pdepth.report.folder import check_out, run_names
 
-        check_out(out, result_names(ks), overwrite=overwrite)
+        check_out(out, run_names(ks), overwrite=overwrite)
     require("pyarrow", "pdepth run", "tables")
 
 

@@ -88,7 +88,8 @@ def foreseen(asked: Asked, workers: int) -> Traffic:
         each = row_bytes + (NUMBER_BYTES if asked.own_rows else 0)
         traffic.queries += active * each * receivers
         traffic.lists += active * list_bytes(row_bytes, asked.voting, asked.metric) * (workers - 1)
-        traffic.votes += active * VOTE_BYTES * len(asked.voting.ks)
+        nearest = asked.voting.nearest * (DISTANCE_BYTES + ROW_BYTES)
+        traffic.votes += active * (VOTE_BYTES * len(asked.voting.ks) + nearest)
     return traffic
 
 
@@ -101,8 +102,8 @@ def most_candidates(row_bytes: int, k: int) -> int:
 
 def candidates_for(row_bytes: int, voting: Voting, metric: str) -> int:
     """Of a query, at most, in a list of bounds that votes are proven by; 0 where lists are of the
-    k nearest rows. Of counts they always are."""
-    if not voting.is_plain or metric == "inner_product":
+    k nearest rows. Of counts, and where rows are kept, they always are."""
+    if not voting.is_plain or voting.nearest or metric == "inner_product":
         return 0
     return most_candidates(row_bytes, voting.k)
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pdepth.arrays import arguments
+from pdepth.arrays.arguments import Voting
 from pdepth.arrays.memory import DEVICE_SHARE, Budget, free_on
 from pdepth.backends import triton
 from pdepth.embeddings.batch import Inputs
@@ -61,7 +61,7 @@ class Job:
         data: DataOptions,
         batch_size: int,
         metric: str,
-        k: int,
+        voting: Voting,
         budget: Budget,
         backend: str,
         observer: Observer = lambda event: None,
@@ -71,7 +71,7 @@ class Job:
         if queries is not None:
             readers.append(Batches(queries, "queries", batch_size, data))
         if readers[0].rows is not None:
-            arguments.check_k(k, readers[0].rows, leave_one_out=queries is None)
+            voting.check_rows(readers[0].rows, leave_one_out=queries is None)
         varies = any(reader.varies for reader in readers)
         layout = inspect(model, options, readers[0].first.inputs, varies=varies)
         if queries is not None:
@@ -80,7 +80,7 @@ class Job:
             observer(Event("note", note))
         for doubt in layout.doubts:
             warnings.warn(f"model: {doubt}.", stacklevel=3)  # whoever called prediction_depth
-        job = cls(model, layout, readers, metric, k, budget, observer=observer)
+        job = cls(model, layout, readers, metric, voting.k, budget, observer=observer)
         return job.at_home(backend)
 
     def at_home(self, backend: str) -> Job:
@@ -113,8 +113,12 @@ class Job:
     @property
     def numbers(self) -> NDArray[np.int64] | None:
         """(N,) the queries' row numbers in their data, where some rows were skipped; else None."""
-        readable = self.readers[-1].readable
-        return None if readable is None or not readable.reasons else readable.rows
+        return _numbers(self.readers[-1])
+
+    @property
+    def support_numbers(self) -> NDArray[np.int64] | None:
+        """(M,) likewise of the support."""
+        return _numbers(self.readers[0])
 
     @property
     def fits(self) -> bool:
@@ -274,6 +278,11 @@ def span_rows(
         for place, number in enumerate(probes)
     ]
     return SpanRows(probes[0], rows, queries, memory)
+
+
+def _numbers(reader: Batches) -> NDArray[np.int64] | None:
+    readable = reader.readable
+    return None if readable is None or not readable.reasons else readable.rows
 
 
 def _check_alike(layout: Layout, support: Inputs, queries: Inputs) -> None:

@@ -18,11 +18,12 @@ from pdepth.io import tables
 from pdepth.io.atomic import remove_folder, remove_leftovers, replacing
 from pdepth.io.journal import ABOUT, KIND, PROBES, READING
 from pdepth.io.locks import LOCK, locked
+from pdepth.io.neighbor_file import save_neighbors
 from pdepth.result import DepthResult
 
 TABLE, PICTURE, SUPPORT_TABLE = "depth.parquet", "depth.png", "support.parquet"
 TABLE_OF_K, PICTURE_BY_K = "depth-k{}.parquet", "depth-by-k.png"
-SKIPPED_ROWS = "skipped.csv"
+SKIPPED_ROWS, NEIGHBORS = "skipped.csv", "neighbors.pdepth"
 ENSEMBLE, GROUPS_PICTURE = "ensemble.parquet", "groups.png"
 UNFINISHED = ".unfinished"  # the journal of a run, until it has ended
 
@@ -34,6 +35,11 @@ def result_names(ks: Sequence[int]) -> tuple[str, ...]:
     if len(ks) == 1:
         return TABLE, PICTURE
     return (*(TABLE_OF_K.format(k) for k in ks), PICTURE_BY_K)
+
+
+def run_names(ks: Sequence[int]) -> tuple[str, ...]:
+    """Return the names of all files that a run of these k may write or remove."""
+    return (*result_names(ks), NEIGHBORS)
 
 
 def check_out(out: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
@@ -109,7 +115,8 @@ def _journal_within(run_dir: Path) -> Iterator[Path]:
 def write_results(
     results: Mapping[int, DepthResult], out: Path, images: Any = None, class_names: Any = None
 ) -> list[Path]:
-    """Write a table for each k, and one picture where matplotlib is installed.
+    """Write a table for each k, the neighbours that were kept, and one picture where matplotlib is
+    installed.
 
     Args:
         results: by k; of one k or several.
@@ -123,7 +130,11 @@ def write_results(
     *written, picture = (out / name for name in result_names(list(results)))
     for result, table in zip(results.values(), written, strict=True):
         result.save(table)
-    written = [*write_skipped(next(iter(results.values())).skipped, out), *written]
+    written = [
+        *write_skipped(next(iter(results.values())).skipped, out),
+        *written,
+        *_write_neighbors(results, out),
+    ]
     if not _can_draw():
         picture.unlink(missing_ok=True)  # one of older results must not stay beside new ones
         return written
@@ -134,6 +145,16 @@ def write_results(
     else:
         plot(next(iter(results.values())), picture, images, class_names)
     return [*written, picture]
+
+
+def _write_neighbors(results: Mapping[int, DepthResult], out: Path) -> list[Path]:
+    path = out / NEIGHBORS
+    kept = {k: result.neighbors for k, result in results.items() if result.neighbors is not None}
+    if not kept:
+        path.unlink(missing_ok=True)  # one of older results must not stay beside new ones
+        return []
+    save_neighbors(kept, path)
+    return [path]
 
 
 def write_skipped(skipped: Mapping[str, Mapping[int, str]], out: Path) -> list[Path]:

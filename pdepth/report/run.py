@@ -52,6 +52,7 @@ class RunOptions:
     skip_unreadable: bool = False
     spill: str | os.PathLike[str] | None = None
     cluster: Cluster | None = None
+    return_neighbors: int | None = None
 
     def of_probes(self) -> ProbeOptions:
         """Those that say where a network is probed."""
@@ -79,6 +80,7 @@ class RunOptions:
             "processor": self.processor,
             "skip_unreadable": self.skip_unreadable,
             "spill": self.spill,
+            "return_neighbors": self.return_neighbors,
         }
 
     def of_depth(self) -> dict[str, Any]:
@@ -138,7 +140,7 @@ def run_to_folder(
     Raises what `pdepth.prediction_depth` raises, too; nothing new is left in the folder then.
     """
     out, options = Path(out), options or RunOptions()
-    folder.check_out(out, folder.result_names(options.k), overwrite=overwrite)
+    folder.check_out(out, folder.run_names(options.k), overwrite=overwrite)
     with folder.resumable(out) as run_dir:
 
         def measure() -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,13 @@ from pdepth.io.journal import Journal
 from pdepth.progress import ChunkProgress, ProbeProgress
 from pdepth.result import DepthResult, Votes, depth_of, margins
 from pdepth.search.chunks import ChunkedSession, KeptLists
+from pdepth.search.nearest import Arrays, Labelled, NearestTable, nearest_of
 from pdepth.search.reader import Reader
-from pdepth.search.voting import search_votes
+from pdepth.search.voting import only_target, search_votes
 
 NO_CLASS = -2  # the code of a label that no support row has: no vote equals it
 QUERY_CHUNK = 1 << 14  # queries whose votes are in one file of a journal
+NEAREST = "nearest-{:03}-{:05}"  # in a journal: what is kept of a query chunk at a probe
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,8 @@ class Voter(Protocol):
     ) -> list[EncodedVotes]:
         """The votes (L, n) of each k at some probes; with targets (K, n), those that equal them.
 
-        queries: by their numbers among the problem's, ascending. counts: of all classes, too.
+        queries: by their numbers among the problem's, ascending. counts: of all classes, too; with
+        a voting that asks for the nearest rows, those come with the first k's votes.
         """
 
 
@@ -125,7 +128,12 @@ class SessionVoter:
                 )  # fmt: skip
             whole = len(queries) == problem.num_queries
             target = None if targets is None else targets[0]
-            return [session.votes(probes, None if whole else queries, target, counts=counts)]
+            return [
+                session.votes(
+                    probes, None if whole else queries, target, counts=counts,
+                    nearest=self._voting.nearest,
+                )
+            ]  # fmt: skip
 
 
 @contextmanager
@@ -140,6 +148,13 @@ def open_here(
     chosen = backend_named(backend, problem.device)
     with open_session(problem, chosen, progress, kept) as session:
         yield SessionVoter(session, problem, voting)
+
+
+class Found(NamedTuple):
+    """What some queries' search gave: the votes of each k, and what is kept of their neighbours."""
+
+    votes: list[EncodedVotes]
+    nearest: Arrays | None = None
 
 
 class ProbeSearch:
@@ -161,19 +176,23 @@ class ProbeSearch:
         target: NDArray[np.int32] | None = None,
         keep: str = "",
         journal: Journal | None = None,
+        table: NearestTable | None = None,
         open_voter: OpenVoter = open_here,
     ) -> None:
         """probes: of an iterator, its first problem's. early_exit: search from the last probe to
         the first, and only whether votes equal the codes `target` (N,), or the last probe's
         votes where it is None; not with `keep`. keep: "counts", "margins" or neither. journal:
-        keeps votes as they come, and has those of an interrupted run. open_voter: who answers.
+        keeps votes as they come, and has those of an interrupted run. table: takes the nearest rows
+        and all counts, where the voting asks for them; without it they stay with the votes, of
+        "counts". open_voter: who answers.
         """
         self._shape, self._open_voter = (probes, queries), open_voter
         self._voting, self._backend = voting, backend
         self._early_exit = early_exit and not keep  # counts are of all votes
-        self._keep, self._journal = keep, journal
+        self._keep, self._journal, self._table = keep, journal, table
         self._targets = None if target is None else np.stack([target] * len(voting.ks))
         self._matching = np.ones((len(voting.ks), queries), np.bool_)
+        self._products = False  # known from the first problem on
         self.votes: list[EncodedVotes] = []
         self.active = np.arange(queries)
 
@@ -189,6 +208,7 @@ class ProbeSearch:
         queries: (n,) the problem's queries by their numbers here, ascending; None for all.
         """
         report = None if progress is None else ChunkProgress(progress, first)
+        self._products = problem.metric == "inner_product"
         kept = None
         if self._journal is not None:
             end = first + len(problem.probes)
@@ -210,7 +230,12 @@ class ProbeSearch:
         """
         if self._early_exit:
             yield from ([probe] for probe in reversed(range(probes)))
-        elif self._journal is None and self._keep != "margins" and self._voting.is_plain:
+        elif (
+            self._journal is None
+            and self._table is None
+            and self._keep != "margins"
+            and self._voting.is_plain
+        ):
             yield range(probes)
         else:
             yield from ([probe] for probe in range(probes))
@@ -228,36 +253,47 @@ class ProbeSearch:
         done = 0
         for chunk in self._query_chunks():
             active = self.active[chunk]
-            votes = self._known(first + probes[0], active)
-            if votes is None:
+            found = self._known(first + probes[0], active)
+            if found is None:
                 if report is not None:
                     report.total, report.done = len(self.active), done
-                votes = self._votes(voter, probes, places[chunk], active, report)
-                if self._journal is not None:
-                    self._journal.write_votes(
-                        first + probes[0], int(active[0]) // QUERY_CHUNK, active, votes
-                    )
-            self._put(first + probes[0], active, votes)
+                found = self._found(voter, probes, places[chunk], active, report)
+                self._write(first + probes[0], active, found)
+            self._put(first + probes[0], active, found)
             done += len(active)
         if self._early_exit:
             self._drop(first + probes[0])
 
-    def _votes(
+    def _found(
         self,
         voter: Voter,
         probes: Sequence[int],
         places: NDArray[np.int64],
         active: NDArray[np.int64],
         report: ChunkProgress | None,
-    ) -> list[EncodedVotes]:
+    ) -> Found:
         """The votes of each k; places: of the active queries among the problem's."""
         targets = None
         if self._early_exit and self._targets is not None:
             targets = np.where(self._matching, self._targets, NO_CLASS)[:, active]
-        votes = voter.votes(probes, places, targets, counts=bool(self._keep), progress=report)
+        kept = self._voting.nearest > 0  # with counts, of which no target spares any
+        votes = voter.votes(
+            probes, places, None if kept else targets, counts=bool(self._keep) or kept,
+            progress=report,
+        )  # fmt: skip
+        if kept and self._products:
+            votes[0] = votes[0].of_products()
+        nearest = None
+        if self._table is not None:
+            nearest = nearest_of(votes, self._voting)
+            votes = [replace(v, distances=None, rows=None) for v in votes]
+            if targets is not None:
+                return Found([*map(only_target, votes, targets)], nearest)
         if self._keep == "margins":
             votes = [replace(v, counts=None, margins=margins(v.counts)) for v in votes]
-        return votes
+        elif self._keep != "counts":
+            votes = [replace(v, counts=None) for v in votes]
+        return Found(votes, nearest)
 
     def _query_chunks(self) -> list[slice | NDArray[np.intp]]:
         """Places among the active: all, or of those that a journal keeps in one file."""
@@ -266,21 +302,39 @@ class ProbeSearch:
         begins = np.flatnonzero(np.diff(self.active // QUERY_CHUNK, prepend=-1))
         return list(np.split(np.arange(len(self.active)), begins[1:]))
 
-    def _known(self, probe: int, active: NDArray[np.int64]) -> list[EncodedVotes] | None:
+    def _write(self, probe: int, active: NDArray[np.int64], found: Found) -> None:
+        """Have the journal keep what was found; votes are last, so that they do not stand alone."""
+        if self._journal is None:
+            return
+        chunk = int(active[0]) // QUERY_CHUNK
+        if found.nearest is not None:
+            arrays = {"queries": active, **found.nearest}
+            self._journal.write(NEAREST.format(probe, chunk), arrays)
+        self._journal.write_votes(probe, chunk, active, found.votes)
+
+    def _known(self, probe: int, active: NDArray[np.int64]) -> Found | None:
+        """What the journal has of these queries."""
         if self._journal is None:
             return None
-        return self._journal.read_votes(probe, int(active[0]) // QUERY_CHUNK, active)
+        chunk = int(active[0]) // QUERY_CHUNK
+        votes = self._journal.read_votes(probe, chunk, active)
+        if votes is None or self._table is None:
+            return votes if votes is None else Found(votes)
+        nearest = self._journal.read(NEAREST.format(probe, chunk))
+        if nearest is None or not np.array_equal(nearest.pop("queries"), active):
+            return None
+        return Found(votes, nearest)
 
     def recall(self, probe: int) -> bool:
         """Take one probe's votes from the journal, if it has those of all active queries."""
         known = []
         for chunk in self._query_chunks():
-            votes = self._known(probe, self.active[chunk])
-            if votes is None:
+            found = self._known(probe, self.active[chunk])
+            if found is None:
                 return False
-            known.append((self.active[chunk], votes))
-        for active, votes in known:
-            self._put(probe, active, votes)
+            known.append((self.active[chunk], found))
+        for active, found in known:
+            self._put(probe, active, found)
         if self._early_exit:
             self._drop(probe)
         return True
@@ -292,7 +346,10 @@ class ProbeSearch:
             return None
         return KeptLists.first_probe(self._journal, end, self.active)
 
-    def _put(self, first: int, queries: NDArray[np.int64], votes: list[EncodedVotes]) -> None:
+    def _put(self, first: int, queries: NDArray[np.int64], found: Found) -> None:
+        votes = found.votes
+        if self._table is not None and found.nearest is not None:
+            self._table.put(first, queries, found.nearest)
         if not self.votes:
             if len(queries) == self._shape[1] and len(votes[0].votes) == self._shape[0]:
                 self.votes = votes
@@ -326,12 +383,16 @@ class ProbeSearch:
         def put(array: NDArray[Any] | None) -> Any:
             return to_device(array[0] if single and array is not None else array, device)
 
+        nearest = put(self.votes[0].distances), put(self.votes[0].rows)  # of all k
+
         results = {
             k: Votes(
                 votes=put(classes[encoded.votes]),
                 classes=to_device(classes, device),
                 tied=put(encoded.tied),
                 counts=put(encoded.counts),
+                distances=nearest[0],
+                rows=nearest[1],
             )
             for k, encoded in zip(self._voting.ks, self.votes, strict=True)
         }
@@ -339,7 +400,7 @@ class ProbeSearch:
 
     def results(
         self,
-        classes: NDArray[np.int64],
+        support: Labelled,
         targets: Targets,
         probes: Sequence[tuple[str, int]],
         leave_one_out: bool,
@@ -348,7 +409,8 @@ class ProbeSearch:
         checksums: NDArray[np.uint64] | None = None,
     ) -> DepthResult | dict[int, DepthResult]:
         """The depths; for several k, a dict of them by k. probes: names and widths."""
-        results = {}
+        results, classes, table = {}, support.classes, self._table
+        names = tuple([name for name, _ in probes])
         for k, encoded in zip(self._voting.ks, self.votes, strict=True):
             codes: NDArray[np.int32] = encoded.votes[-1] if targets.codes is None else targets.codes
             known = encoded.votes != UNKNOWN
@@ -361,7 +423,7 @@ class ProbeSearch:
                 known=known,
                 predictions=targets.predictions,
                 labels=targets.labels,
-                probes=tuple([name for name, _ in probes]),
+                probes=names,
                 k=k,
                 widths=tuple([width for _, width in probes]),
                 leave_one_out=leave_one_out,
@@ -372,6 +434,7 @@ class ProbeSearch:
                 meta=dict(meta),
                 rows=rows,
                 checksums=checksums,
+                neighbors=None if table is None else table.kept(k, names, support),
             )
         return results if self._voting.several else results[self._voting.ks[0]]
 

@@ -49,7 +49,6 @@ class ChunkedSession:
     ) -> None:
         self._problem, self._backend, self._reader = problem, backend, reader
         self._progress, self._kept = progress, kept
-        self._voting = Voting.plain(problem.k)
         # Of a shared reading: the rows of the queries that it was for, and their lists by probe.
         self._shared: tuple[NDArray[np.int64], dict[int, Neighbors]] | None = None
 
@@ -60,19 +59,20 @@ class ChunkedSession:
         target: NDArray[np.int32] | None = None,
         *,
         counts: bool = False,
+        nearest: int = 0,
     ) -> EncodedVotes:
         """One probe after the other."""
         queries = np.arange(self._problem.num_queries) if queries is None else queries
-        parts = []
+        voting, parts = Voting.plain(self._problem.k, nearest), []
         for probe in probes:
             work = ProbeQueries(self._problem, probe, queries)
             if work.fit:
                 with self._loaded(work) as session:
-                    parts.append(session.votes([0], None, target, counts=counts))
+                    parts.append(session.votes([0], None, target, counts=counts, nearest=nearest))
                 continue
             votes = EncodedVotes.concatenated(
                 [
-                    votes_of_neighbors(lists, self._problem, self._voting, counts=counts)[0]
+                    votes_of_neighbors(lists, self._problem, voting, counts=counts)[0]
                     for lists in self._lists(work)
                 ],
                 axis=1,

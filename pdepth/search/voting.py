@@ -79,7 +79,8 @@ def count_votes(
 def votes_of_neighbors(
     neighbors: Neighbors, problem: Problem, voting: Voting, *, counts: bool = False
 ) -> list[EncodedVotes]:
-    """The votes (1, n) of each k from the lists (n, k) of one probe; with all counts if asked."""
+    """The votes (1, n) of each k from the lists (n, k) of one probe; with all counts if asked, and
+    those of the first k with the nearest rows."""
     distances, rows = neighbors
     if problem.metric == "inner_product":
         distances = 2 * distances  # as `definition.vote_weights` takes products
@@ -91,10 +92,13 @@ def votes_of_neighbors(
         num_threads=problem.num_threads, counts=counts,
     )  # fmt: skip
     each = [slice(i, i + 1) for i in range(len(voting.ks))]
-    return [
+    votes = [
         EncodedVotes(answer.votes[k], answer.tied[k], answer.counts[k] if counts else None)
         for k in each
     ]
+    if voting.nearest:
+        votes[0] = votes[0].with_nearest(neighbors, voting.nearest)
+    return votes
 
 
 def search_votes(

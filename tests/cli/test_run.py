@@ -116,12 +116,13 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
         "--vote-weights", "exp", "--temperature", "0.1", "--reference", "label",
         "--keep-embeddings", tmp_path / "kept", "--pool", "0=mean", "--pool", "2.*=max",
         "--no-input", "--max-width", 64, "--output", "-1", "--skip-unreadable",
-        "--spill", "auto", "--cluster", "host:6379", "--workers", 2,
+        "--spill", "auto", "--cluster", "host:6379", "--workers", 2, "--keep-neighbors", 4,
     )  # fmt: skip
     assert sentence == "Error: far enough\n"
     assert passed == {
         "rows": 60,
         "queries": None,
+        "return_neighbors": 4,
         "keep_embeddings": tmp_path / "kept",
         "k": 7,
         "layers": "0, 2",

@@ -29,6 +29,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"k": [3, 5, 31], "return_counts": True},
     {"metric": "cosine", "weights": "exp"},
     {"metric": "inner_product", "reference": "label"},
+    {"return_neighbors": 3},
 )
 
 

@@ -150,6 +150,8 @@ def test_a_network_that_does_not_repeat_cannot_go_on(
         {"memory": ROW * 80},
         {"memory": ROW * 50, "k": (2, 5), "weights": "distance"},
         {"k": (2, 5), "early_exit": False},
+        {"return_neighbors": 3},
+        {"memory": ROW * 50, "k": (2, 5), "return_neighbors": 6},
     ],
 )
 def test_a_run_goes_on_from_wherever_it_was_cut(
@@ -167,7 +169,7 @@ def test_a_run_goes_on_from_wherever_it_was_cut(
         write(self, name, arrays)
 
     monkeypatch.setattr(Journal, "write", cut)
-    for after in range(40):
+    for after in range(120):
         remaining[0] = after % 4  # some further each time
         try:
             result = depth(queries=QUERIES, run_dir=tmp_path / "run", **options)

@@ -195,6 +195,23 @@ def assert_exact(problem: Case, oracle: definition.VoteTable, **engine_options: 
     return len(oracle.votes)
 
 
+def assert_nearest(problem: Case, nearest: int, **engine_options: Any) -> int:
+    """Votes, counts and so many of the nearest rows, in one answer, are the oracle's; returns how
+    many votes that were."""
+    found = pdepth.probe_votes(
+        problem.support, problem.labels, problem.queries,
+        return_neighbors=nearest, **problem.options, **engine_options,
+    )  # fmt: skip
+    oracle = oracle_of(problem)
+    for name in ("votes", "tied", "counts"):
+        where = first_difference(getattr(found, name), getattr(oracle, name))
+        assert where is None, f"{problem.name}, {nearest} of k: {name} differ first at {where}"
+    distances, rows = (each[:, :nearest] for each in neighbors_of(problem))
+    assert first_difference(found.rows, rows) is None, f"{problem.name}, {nearest} of k"
+    assert first_difference(found.distances, distances) is None, f"{problem.name}, {nearest} of k"
+    return len(oracle.votes)
+
+
 @lru_cache(maxsize=64)
 def oracle_of(problem: Case) -> definition.VoteTable:
     """The votes of the definition."""

@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
-from pdepth import open_store
+from pdepth import open_neighbors, open_store
 from pdepth.analysis import networks as network_members
 from pdepth.analysis.ensemble import Ensemble, Member
 from pdepth.analysis.ensemble_file import add_networks
@@ -91,14 +92,16 @@ class Crash:
 
 
 def run(path: Path) -> None:
-    options = RunOptions(k=(K,), batch_size=BATCH, num_threads=1)
+    options = RunOptions(k=(K,), batch_size=BATCH, num_threads=1, return_neighbors=3)
     try:
         run_to_folder(network(), SUPPORT, QUERIES, path / "out", options, progress=False)
     except FileExistsError:  # the crash came after the results
         assert not (path / "out" / results_folder.UNFINISHED).exists()
-    same(DepthResult.load(path / "out/depth.parquet"), expected())
+    result = DepthResult.load(path / "out/depth.parquet")
+    neighbors = open_neighbors(path / "out/neighbors.pdepth")
+    same(replace(result, neighbors=neighbors), expected(neighbors=3))
     left = {name for name in os.listdir(path / "out") if not name.endswith(".removed")}
-    assert left <= {"depth.parquet", ".lock"}, left
+    assert left <= {"depth.parquet", "neighbors.pdepth", ".lock"}, left
 
 
 def overwrite(path: Path) -> None:
@@ -166,13 +169,14 @@ CASES = {
 LABELS = SUPPORT.tensors[1].clone()
 LABELS[40:70] = (LABELS[40:70] + 1) % 3
 OTHER = TensorDataset(SUPPORT.tensors[0], LABELS)
-_EXPECTED: list[Any] = []
+_EXPECTED: dict[int | None, Any] = {}
 
 
-def expected() -> Any:
-    if not _EXPECTED:
-        _EXPECTED.append(depth(queries=QUERIES, num_threads=1))
-    return _EXPECTED[0]
+def expected(neighbors: int | None = None) -> Any:
+    if neighbors not in _EXPECTED:
+        result = depth(queries=QUERIES, num_threads=1, return_neighbors=neighbors)
+        _EXPECTED[neighbors] = result
+    return _EXPECTED[neighbors]
 
 
 def check_store(path: Path) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pdepth.io.neighbor_file import KeptNeighbors
 from pdepth.result import DepthResult, Votes
 
 
@@ -16,7 +17,7 @@ def same_votes(got: Any, expected: Any) -> None:
             same_votes(got[k], expected[k])
         return
     assert isinstance(got, Votes)
-    for name in ("votes", "classes", "tied", "counts"):
+    for name in ("votes", "classes", "tied", "counts", "distances", "rows"):
         of_one, of_many = getattr(expected, name), getattr(got, name)
         assert (of_one is None) == (of_many is None), name
         if of_one is not None:
@@ -35,4 +36,17 @@ def same_depths(got: Any, expected: Any) -> None:
         assert (of_one is None) == (of_many is None), name
         if of_one is not None:
             np.testing.assert_array_equal(of_many, of_one, strict=True)
+    same_neighbors(got.neighbors, expected.neighbors)
     assert (got.probes, got.widths, got.meta) == (expected.probes, expected.widths, expected.meta)
+
+
+def same_neighbors(got: KeptNeighbors | None, expected: KeptNeighbors | None) -> None:
+    if got is None or expected is None:
+        assert got is expected
+        return
+    for name in ("distances", "rows", "ranked", "counts", "classes", "codes", "row_numbers"):
+        of_one, of_many = getattr(expected, name), getattr(got, name)
+        assert (of_one is None) == (of_many is None), name
+        if of_one is not None:
+            np.testing.assert_array_equal(np.asarray(of_many), np.asarray(of_one), strict=True)
+    assert (got.k, got.probes, got.metric) == (expected.k, expected.probes, expected.metric)

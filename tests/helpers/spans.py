@@ -11,6 +11,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 from pdepth.depth import prediction_depth
 
+from helpers.same import same_neighbors
+
 K, BATCH = 5, 16
 WIDTHS = (6, 40, 30, 20, 3)
 ROW = 4 * sum(WIDTHS)  # bytes of a row at all probes
@@ -52,6 +54,7 @@ def same(result: Any, expected: Any) -> None:
     for name in ("tied", "margins", "reference_values"):
         if getattr(expected, name) is not None:
             np.testing.assert_array_equal(getattr(result, name), getattr(expected, name), name)
+    same_neighbors(result.neighbors, expected.neighbors)
     assert (result.probes, result.widths, result.k) == (
         expected.probes,
         expected.widths,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from pdepth import open_neighbors
 from pdepth.cluster import Cluster
 from pdepth.depth import prediction_depth
 from pdepth.embeddings.placement import ProbeOptions
@@ -18,6 +19,8 @@ from pdepth.report import folder
 from pdepth.report.probes import describe_probes
 from pdepth.report.run import RunOptions, plan_run, run_to_folder
 from pdepth.result import DepthResult
+
+from helpers.same import same_neighbors
 
 pytest.importorskip("pyarrow")
 
@@ -57,6 +60,43 @@ def test_a_run_writes_what_prediction_depth_returns(tmp_path: Path, model: nn.Mo
     assert again.written == run.written
 
 
+@pytest.mark.parametrize("ks", [(5,), (3, 5)])
+def test_neighbours_have_a_file_of_their_own(
+    ks: tuple[int, ...], tmp_path: Path, model: nn.Module
+) -> None:
+    """A later run without them takes it away, if it may replace results."""
+    data, out = (rows(40, 0), rows(10, 1)), tmp_path / "out"
+    options = RunOptions(k=ks, return_neighbors=4)
+    run = run_to_folder(model, *data, out, options, progress=False)
+    assert out / folder.NEIGHBORS in run.written
+    for k in ks:
+        expected = prediction_depth(model, *data, k=list(ks), return_neighbors=4, progress=False)[k]
+        same_neighbors(open_neighbors(out / folder.NEIGHBORS, k), expected.neighbors)
+        same_neighbors(run.results[k].neighbors, expected.neighbors)
+    for path in run.written:
+        if path.name != folder.NEIGHBORS:
+            path.unlink()
+    with pytest.raises(FileExistsError, match=r"got .*out with neighbors.pdepth; pass --overwrite"):
+        run_to_folder(model, *data, out, RunOptions(k=ks), progress=False)
+    run_to_folder(model, *data, out, RunOptions(k=ks), overwrite=True, progress=False)
+    assert not (out / folder.NEIGHBORS).exists()
+
+
+def test_a_plan_has_the_bytes_of_neighbours(tmp_path: Path, model: nn.Module) -> None:
+    """In a run's folder on the disk, else in memory."""
+    data, options = (rows(40, 0), rows(10, 1)), RunOptions(k=(5,), return_neighbors=4)
+    run_to_folder(model, *data, tmp_path / "out", options, progress=False)
+    plans = [
+        plan_run(model, *data, options, out)
+        for options, out in ((options, tmp_path / "o"), (options, None), (RunOptions(k=(5,)), None))
+    ]
+    size = 10 * 3 * (4 * 12 + 3 * 2)
+    assert [plan.neighbors for plan in plans] == [size, size, 0]
+    assert [plan.memory - plans[0].memory for plan in plans] == [0, size, 0]
+    assert size < (tmp_path / "out" / folder.NEIGHBORS).stat().st_size < size + 4096
+    assert "neighbours  1.6 kB of nearest rows and counts" in str(plans[0]).splitlines()
+
+
 def test_a_wrong_argument_leaves_no_folder(tmp_path: Path, model: nn.Module) -> None:
     with pytest.raises(ValueError, match="k: expected at most 39"):
         run_to_folder(model, rows(40, 0), None, tmp_path / "o", RunOptions(k=(50,)), progress=False)
@@ -67,7 +107,7 @@ def test_every_option_reaches_prediction_depth_and_plan(model: nn.Module) -> Non
     changed = RunOptions(
         ("0",), (3,), "cosine", "exp", 0.1, "label", False, "cpu", "cpu", 1, 2, 3,
         label_column="y", pool={"0": "max"}, input=False, max_width=8, output=1,
-        skip_unreadable=True, spill="auto", cluster=Cluster("host:6379"),
+        skip_unreadable=True, spill="auto", cluster=Cluster("host:6379"), return_neighbors=3,
     )  # fmt: skip
     depth, plan = changed.of_depth(), changed.of_plan()
     assert depth == {
@@ -76,6 +116,7 @@ def test_every_option_reaches_prediction_depth_and_plan(model: nn.Module) -> Non
         "batch_size": 2, "num_threads": 3, "keep_embeddings": None, "label_column": "y",
         "processor": None, "pool": {"0": "max"}, "input": False, "max_width": 8, "output": 1,
         "skip_unreadable": True, "spill": "auto", "cluster": Cluster("host:6379"),
+        "return_neighbors": 3,
     }  # fmt: skip
     assert changed.of_probes() == ProbeOptions(("0",), {"0": "max"}, False, 8, 1)
     apart = {"weights", "temperature", "reference", "early_exit", "cluster"}
