@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pdepth.analysis.forward_pass import ForwardPass, capture
     from pdepth.depth import prediction_depth
     from pdepth.planning import Plan, plan
+    from pdepth.report.explain import explain
+    from pdepth.report.explanation import Explanation
     from pdepth.report.figures.depth import plot
 
 moved.register()
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DepthResult",
     "EmbeddingStore",
+    "Explanation",
     "ForwardPass",
     "Index",
     "KeptNeighbors",
@@ -33,6 +36,7 @@ __all__ = [
     "capture",
     "depth_from_embeddings",
     "depth_from_votes",
+    "explain",
     "kneighbors",
     "open_neighbors",
     "open_source",
@@ -50,6 +54,8 @@ _LATER = {
     "Plan": "pdepth.planning",
     "plan": "pdepth.planning",
     "plot": "pdepth.report.figures.depth",
+    "Explanation": "pdepth.report.explanation",
+    "explain": "pdepth.report.explain",
 }
 
 

@@ -1,5 +1,5 @@
-"""The command line: `pdepth demo`, `run`, `ensemble`, `report`, `view`,
-`compare`, `plan` and `bench`.
+"""The command line: `pdepth demo`, `run`, `ensemble`, `report`, `view`, `explain`, `compare`,
+`plan` and `bench`.
 
 A command is a function in a file of its own: it parses its options, calls the library and prints.
 To add one, write `pdepth/cli/NAME.py` with a function `NAME`, its options from
@@ -21,12 +21,13 @@ from pdepth.cli.compare import compare
 from pdepth.cli.demo import demo
 from pdepth.cli.ensemble import ensemble
 from pdepth.cli.errors import one_line_errors
+from pdepth.cli.explain import explain
 from pdepth.cli.plan import plan
 from pdepth.cli.report import report
 from pdepth.cli.run import run
 from pdepth.cli.view import view
 
-COMMANDS = (demo, run, ensemble, report, view, compare, plan, bench)
+COMMANDS = (demo, run, ensemble, report, view, explain, compare, plan, bench)
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -22,23 +22,27 @@ def demo(
 
     It learns scikit-learn's digits: 1,797 real images, each moved to a random place.
     Writes depth.parquet and depth.png (500 held-out images) and support.parquet (the 1,297
-    training images, each left out of its own vote).
+    training images, each left out of its own vote), and the neighbours of both for pdepth explain.
 
     Example: pdepth demo --out digits
     """
     from pdepth.report import folder
 
-    names = (folder.TABLE, folder.PICTURE, folder.SUPPORT_TABLE)
+    names = (*folder.run_names([30]), folder.SUPPORT_TABLE, f"support-{folder.NEIGHBORS}")
     folder.check_out(out, names, overwrite=overwrite)
     for module in ("matplotlib", "pyarrow", "sklearn"):
         require(module, "The demo", "demo")
     start = time.monotonic()
     from pdepth.demo import run_demo
+    from pdepth.report.explain import neighbors_of
 
     result = run_demo(progress=not quiet)
     written = folder.write_results({result.held_out.k: result.held_out}, out, result.images)
     written.append(out / folder.SUPPORT_TABLE)
     result.support.save(written[-1])
+    assert result.support.neighbors is not None
+    written.append(neighbors_of(written[-1]))
+    result.support.neighbors.save(written[-1])
     if not quiet:
         print_results([result.support, result.held_out])
         print_cost(start)

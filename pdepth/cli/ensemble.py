@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pdepth.arrays import arguments
-from pdepth.cli.opening import DataSpecs, open_data
 from pdepth.cli.options import (
     AsImageFolder,
     BatchSize,
@@ -42,6 +41,7 @@ from pdepth.cli.options import (
 )
 from pdepth.cli.output import print_cost, print_skipped, print_written
 from pdepth.optional import require
+from pdepth.report.opening import DataSpecs, open_data
 
 if TYPE_CHECKING:
     import numpy as np

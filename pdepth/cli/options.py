@@ -119,7 +119,7 @@ KeepNeighbors = Annotated[
         min=1,
         metavar="K",
         help="Keep so many of each row's nearest support rows at each probe, and all counts of its "
-        "neighbours' classes; 8, say.",
+        "neighbours' classes, for pdepth explain; 8, say.",
     ),
 ]
 Spill = Annotated[

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from pdepth.cli.opening import DataSpecs, open_data
 from pdepth.cli.options import (
     AsImageFolder,
     Backend,
@@ -41,6 +40,7 @@ from pdepth.cli.options import (
     parse_output,
     parse_pools,
 )
+from pdepth.report.opening import DataSpecs, open_data
 
 
 def plan(

@@ -10,7 +10,6 @@ import typer
 
 from pdepth import __version__
 from pdepth.arrays import arguments
-from pdepth.cli.opening import DataSpecs, OpenedData, open_data
 from pdepth.cli.options import (
     AsImageFolder,
     Backend,
@@ -51,6 +50,7 @@ from pdepth.cli.options import (
 )
 from pdepth.cli.output import print_cost, print_results, print_skipped, print_written
 from pdepth.optional import require
+from pdepth.report.opening import DataSpecs, OpenedData, open_data
 
 if TYPE_CHECKING:
     from torch import nn
@@ -156,6 +156,7 @@ def run(
     start = time.monotonic()
     from pdepth import inputs
     from pdepth.report import pictures
+    from pdepth.report.record import RunRecord
     from pdepth.report.run import RunOptions, plan_run, run_to_folder
 
     specs = DataSpecs(
@@ -197,6 +198,7 @@ def run(
         typer.echo(plan_run(network, opened.support, opened.queries, options, out))
         return
     assert out is not None
+    record = RunRecord.of(model, weights, ema, specs, opened, options)
     finished = run_to_folder(
         network,
         opened.support,
@@ -208,6 +210,7 @@ def run(
             "support": inputs.absolute_spec(support),
             "queries": inputs.absolute_spec(queries) if queries else "",
             "pdepth": __version__,
+            **record.to_meta(),
             **pictures.image_meta(
                 opened.support,
                 opened.images,

@@ -14,6 +14,8 @@ from pdepth.demo.network import LAYERS, train
 from pdepth.depth import prediction_depth
 from pdepth.result import DepthResult
 
+NEIGHBORS = 8  # that are kept for `pdepth explain`
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -43,7 +45,13 @@ def run_demo(progress: bool = True) -> Demo:
 
     def measure(queries: TensorDataset | None) -> DepthResult:
         result = prediction_depth(
-            model, support, queries, layers=LAYERS, early_exit=False, progress=progress
+            model,
+            support,
+            queries,
+            layers=LAYERS,
+            early_exit=False,
+            return_neighbors=NEIGHBORS,
+            progress=progress,
         )
         return replace(result, meta={**result.meta, **meta})
 

@@ -21,7 +21,7 @@ from pdepth.inputs.datasets import (
 )
 from pdepth.inputs.images import DatasetImages, ImageDataset, ImageOptions
 from pdepth.inputs.labels import read_class_names
-from pdepth.inputs.models import is_pretrained, load_model
+from pdepth.inputs.models import is_pretrained, load_model, model_runs_code
 from pdepth.inputs.networks import network_of
 from pdepth.inputs.pretrained import load_processor, network_classes, reads_images
 from pdepth.inputs.python_files import call_function, load_function
@@ -49,6 +49,7 @@ __all__ = [
     "load_model",
     "load_processor",
     "load_state",
+    "model_runs_code",
     "network_classes",
     "network_of",
     "read_checkpoint",

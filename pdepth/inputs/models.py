@@ -69,6 +69,11 @@ def is_pretrained(spec: str) -> bool:
     return split_spec(spec, "MODEL", MODEL_FORMS)[0] == PRETRAINED
 
 
+def model_runs_code(spec: str) -> bool:
+    """Whether opening MODEL runs a Python file."""
+    return split_spec(spec, "MODEL", MODEL_FORMS)[0] == PYTHON
+
+
 def _users_model(spec: str) -> nn.Module:
     model = call_function(spec, "MODEL")
     try:

@@ -27,15 +27,37 @@ BuiltIn = Mapping[str, Callable[[DepthResult | Ensemble], Any]]
 
 @dataclass(frozen=True)
 class Images:
-    """images: N pictures, or None; names: of the classes, or None; note: why there are none."""
+    """images: N pictures, or None; names: of the classes, or None; note: why there are none. texts:
+    N texts in their place, where the data has such."""
 
     images: Any = None
     names: Sequence[str] | None = None
     note: str = ""
+    texts: Any = None
 
 
 class Texts(ValueError):
-    """Data that has no images to show."""
+    """Data that has no images to show, but texts."""
+
+    def __init__(self, sentence: str, texts: TextRows) -> None:
+        super().__init__(sentence)
+        self.texts = texts
+
+
+class TextRows:
+    """The texts of some rows of a dataset, each read when it is indexed."""
+
+    def __init__(self, dataset: inputs.TextDataset, numbers: NDArray[np.int64]) -> None:
+        self._dataset, self._numbers = dataset, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, example: int) -> str:
+        row = self._dataset[int(self._numbers[example])]
+        return " / ".join(
+            str(text) for name, text in row.items() if name != self._dataset.label_column
+        )
 
 
 def image_meta(
@@ -94,8 +116,8 @@ def find_images(
             return Images(names=names, note=note)
         opened = _open(spec, names, result)
         return Images(opened.images, names or opened.names)
-    except Texts:
-        return Images(names=names)
+    except Texts as error:
+        return Images(names=names, texts=error.texts)
     except (ValueError, TypeError, OSError, ImportError) as error:
         note = f"There are no pictures: {error} Pass --images DATA to say where they are now."
         return Images(names=names, note=note)
@@ -134,7 +156,10 @@ def _open(spec: str, names: Sequence[str] | None, result: DepthResult | Ensemble
                 f"{len(differing)} of {len(examples)} rows, the first of them row {differing[0]}."
             )
     if isinstance(dataset, inputs.TextDataset):
-        raise Texts(f"images: expected images in {spec}, got texts; leave out --images.")
+        raise Texts(
+            f"images: expected images in {spec}, got texts; leave out --images.",
+            TextRows(dataset, _read_rows(result)),
+        )
     images = result_images(result, data)
     if images is None:
         raise ValueError(

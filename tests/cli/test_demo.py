@@ -21,7 +21,18 @@ def test_demo(tmp_path):
     result = invoke("demo", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert torch.equal(before, torch.get_rng_state())
-    assert sorted(os.listdir(tmp_path)) == ["depth.parquet", "depth.png", "support.parquet"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "depth.parquet",
+        "depth.png",
+        "neighbors.pdepth",
+        "support-neighbors.pdepth",
+        "support.parquet",
+    ]
+    for table in (tmp_path, tmp_path / "support.parquet"):
+        said = invoke("explain", table, 0, 3, "--out", tmp_path / "why", "--overwrite")
+        assert said.exit_code == 0, said.output
+        assert said.stderr == ""  # pictures are found
+        assert said.stdout.startswith("row 0, label ")
     held_out = DepthResult.load(tmp_path / "depth.parquet")
     support = DepthResult.load(tmp_path / "support.parquet")
     assert (len(held_out), len(support)) == (500, 1297)

@@ -397,6 +397,6 @@ def _about(result: DepthResult) -> dict[str, str]:
     kept = {
         name: text
         for name, text in result.meta.items()
-        if text and name != "class_names" and not name.startswith(SKIPPED)
+        if text and name not in ("class_names", "record") and not name.startswith(SKIPPED)
     }
     return about | {heading(name): text for name, text in kept.items()}
