@@ -331,3 +331,25 @@ def test_weights_that_were_moved(nets: Path, tmp_path: Path) -> None:
     assert RunRecord.of_meta(record.to_meta()) == record
     with pytest.raises(FileNotFoundError, match="moved.pt"):
         record.open(f"{nets}:net", f"{nets}:support")
+
+
+def test_texts_are_shown_as_texts(tmp_path: Path) -> None:
+    """Of held-out data both sides, where the run names them."""
+    from pdepth.report.shown import shown_inputs
+
+    for side, count in (("support", 12), ("queries", 4)):
+        lines = [f"{side} number {row},{row % 2}" for row in range(count)]
+        (tmp_path / f"{side}.csv").write_text("\n".join(["text,label", *lines]))
+    values, labels = np.arange(12.0)[:, None], np.arange(12) % 2
+    result = pdepth.depth_from_embeddings(
+        [values], labels, labels[:4], [values[:4]], k=3, query_labels=labels[:4],
+        early_exit=False, return_neighbors=2,
+    )  # fmt: skip
+    meta = {side: f"csv:{tmp_path / side}.csv" for side in ("support", "queries")}
+    result = replace(result, meta=meta)
+    out = tmp_path / "out"
+    folder.write_results({3: result}, out)
+    shown = shown_inputs(out, pdepth.explain(out, [2]), (None, None), {})
+    assert shown.note == ""
+    assert dict(shown.queries) == {2: "queries number 2"}
+    assert dict(shown.support) == {row: f"support number {row}" for row in (1, 2)}

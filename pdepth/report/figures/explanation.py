@@ -179,7 +179,7 @@ def _counts(
         begin += size
         said.append(f"{class_name(int(label), names, LETTERS)}: {count:.4g}")
     text = ", ".join(said[:3]) + (f", {len(said) - 3} more" if said[3:] else "")
-    canvas.write((x, y + 0.48), "\n".join(textwrap.wrap(text, 36)), 7.5)
+    canvas.write((x, y + 0.48), "\n".join(textwrap.wrap(text, 40)), 7.5)
 
 
 class _Canvas:
