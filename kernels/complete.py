@@ -11,6 +11,7 @@ from pdepth.kernels.exact import distances as exact_distances
 from pdepth.kernels.exact import fold, halvings
 
 WARPS = 4  # of a program
+REGISTERS = 128  # of a thread: left to itself, the assembler takes fewer and spills some
 
 
 @triton.jit(
@@ -64,7 +65,7 @@ def distances(
     distances_kernel[(len(query_rows), triton.cdiv(rows, pairs))](
         queries, queries.stride(0), query_rows, support, support.stride(0), left_out, selves, first,
         rows, width, halvings(width), result, PAIRS=pairs, LANES=by.lanes, HALVINGS=by.halvings,
-        INNER=inner_products, num_warps=WARPS, enable_fp_fusion=False,
+        INNER=inner_products, num_warps=WARPS, maxnreg=REGISTERS, enable_fp_fusion=False,
     )  # fmt: skip
     return result
 

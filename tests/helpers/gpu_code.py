@@ -123,7 +123,7 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
                 )
     for by, inner in product(exact.SHAPES, (False, True)):
         sizes = {"PAIRS": complete.WARPS * by.pairs, "LANES": by.lanes, "HALVINGS": by.halvings}
-        options = {**plain, "num_warps": complete.WARPS}
+        options = {**plain, "num_warps": complete.WARPS, "maxnreg": complete.REGISTERS}
         yield complete.distances_kernel, {**sizes, "INNER": inner}, options, "fp32"
 
 
