@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,27 @@ class DepthResult:
         return (
             f"DepthResult({len(self)} {kind} examples, {len(self.probes)} probes, k={self.k}, "
             f"{int(self.undefined.sum())} undefined)"
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: where examples settle, probe by probe."""
+        settled, accuracy = self.settled(), np.full(len(self.probes), np.nan)
+        if self.labels is not None and len(self):
+            accuracy = self.probe_accuracy()
+        rows = []
+        for name, share, count in zip(
+            [*self.probes, "undefined"], [*accuracy, np.nan], settled.tolist(), strict=True
+        ):
+            width = 100 * count / max(1, settled.max())
+            rows.append(
+                f"<tr><th>{escape(name)}</th><td>{'' if np.isnan(share) else f'{share:.1%}'}</td>"
+                f"<td>{count:,}</td><td><div style='width:{width:.0f}px;height:.8em;"
+                "background:#0072B2'></div></td></tr>"
+            )
+        head = "".join(f"<th>{text}</th>" for text in ("probe", "k-NN accuracy", "settle here", ""))
+        return (
+            f"<table><caption>{escape(repr(self))}</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{''.join(rows)}</tbody></table>"
         )
 
     @property

@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 
 from pdepth.arrays.problem import checked_rows
 from pdepth.compat.shared.fitted import FittedRows
+from pdepth.compat.shared.neighbor_ids import neighbor_ids
 from pdepth.compat.shared.radius import DistanceIndex, squared_radius
 from pdepth.native import default_arithmetic, default_threads
 from pdepth.optional import require_tested
@@ -308,8 +309,9 @@ def write_depth(
     ids: Sequence[str] | None = None,
     groups: Any = None,
     prefix: str = "",
+    support_ids: Sequence[str] | None = None,
 ) -> None:
-    """Write a result into sample fields: depth, undefined, votes and, optionally, groups.
+    """Write a result into sample fields: depth, undefined, votes and, optionally, more.
 
     The fields: "depth", integers; "undefined", booleans; "votes", a list of each sample's votes in
     the order of probes, -1 where one is not known (FiftyOne's lists of integers have no None).
@@ -320,6 +322,9 @@ def write_depth(
         ids: N sample ids, those of the examples; None where the samples are the examples, in order.
         groups: (N,) strings or integers, for the field "group".
         prefix: of the fields' names.
+        support_ids: (M,) sample ids of the support, for the field "neighbors": the ids of each
+            example's nearest rows at the last probe, of a result that kept them.
+            None: those of the examples, where they are the support; else no such field.
 
     Raises:
         ValueError: there are not N ids or groups, or an id occurs twice or is of no sample; nothing
@@ -345,6 +350,11 @@ def write_depth(
     }
     if groups is not None:
         fields["group"] = np.asarray(groups).tolist()
+    if support_ids is None and result.leave_one_out and result.neighbors is not None:
+        whole = len(result) == len(result.neighbors.codes)
+        support_ids = sample_ids if whole else None
+    if support_ids is not None:
+        fields["neighbors"] = neighbor_ids(result, [str(value) for value in support_ids])
     for name, values in fields.items():
         samples.set_values(
             prefix + name, dict(zip(sample_ids, values, strict=True)), key_field="id"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pdepth.report.names import ClassNames, class_name
 from pdepth.result import AGAINST, DepthResult
 
 NEAREST = 8  # neighbours of each probe that are shown
+SHOWN = 10  # examples in a notebook
 AGAIN = "run it again with --keep-neighbors 8"
 
 
@@ -92,6 +94,37 @@ class Explanation:
         }
         named = {name: (values, None) for name, values in columns.items()}
         return tables.frame(named, "Explanation.to_pandas")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: of each example a line a probe, with its vote and neighbours;
+        bold are those that agree. Of the first `SHOWN` examples."""
+        kept, votes = self.neighbors, self.votes()
+        tables = []
+        for example in range(min(SHOWN, len(self.rows))):
+            lines = []
+            for probe in np.flatnonzero(kept.searched[:, example]):
+                agreed = self.reference[example]
+                labels = kept.labels_of(kept.rows[probe, example]).tolist()
+                near = ", ".join(
+                    f"<b>{label}</b>&nbsp;({row})" if label == agreed else f"{label}&nbsp;({row})"
+                    for label, row in zip(
+                        labels, self.neighbor_rows[probe, example].tolist(), strict=True
+                    )
+                )
+                vote = f"{votes[probe, example]} ({kept.counts[probe, example, 0]:g})"
+                lines.append(
+                    f"<tr><th>{escape(kept.probes[probe])}</th><td>{vote}</td><td>{near}</td></tr>"
+                )
+            depth = "undefined" if self.result.undefined[example] else self.result.depth[example]
+            tables.append(
+                f"<table><caption>Row {self.rows[example]}: depth {depth}, votes compared with "
+                f"{self.reference[example]}</caption><thead><tr><th>probe</th><th>vote (of "
+                f"{kept.k})</th><th>nearest: label (row)</th></tr></thead><tbody>{''.join(lines)}"
+                "</tbody></table>"
+            )
+        if len(self.rows) > SHOWN:
+            tables.append(f"<p>{len(self.rows) - SHOWN:,} more examples.</p>")
+        return "".join([*tables, *(f"<p>{escape(remark)}</p>" for remark in self.remarks())])
 
     def votes(self) -> NDArray[np.int64]:
         """(L, n) the running vote: the class with most of the k votes; -1 where not searched."""

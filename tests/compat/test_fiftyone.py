@@ -364,6 +364,14 @@ def test_depth_in_sample_fields(dataset: Any) -> None:
     )
     dataset.reload()
     assert len(dataset.first()["votes"]) == 3
+    assert not dataset.has_field("neighbors")
+    rng = np.random.default_rng(1)
+    layer = rng.standard_normal((ROWS, 4))
+    labels = np.arange(ROWS) % 3
+    kept = pdepth.depth_from_embeddings([layer], labels, labels, k=5, return_neighbors=2)
+    write_depth(dataset, kept)
+    _, rows = pdepth.kneighbors(layer, k=2)
+    assert dataset.values("neighbors") == [[ids[row] for row in nearest] for nearest in rows]
 
 
 def test_depth_is_not_written_halfway(dataset: Any) -> None:

@@ -353,3 +353,18 @@ def test_texts_are_shown_as_texts(tmp_path: Path) -> None:
     assert shown.note == ""
     assert dict(shown.queries) == {2: "queries number 2"}
     assert dict(shown.support) == {row: f"support number {row}" for row in (1, 2)}
+
+
+def test_a_notebook_shows_each_example() -> None:
+    rng = np.random.default_rng(0)
+    support, labels = {"<a>": rng.standard_normal((60, 4))}, np.arange(60) % 3
+    found = pdepth.depth_from_embeddings(support, labels, labels, k=5, return_neighbors=2)
+    explanation = pdepth.explain(found, range(12))
+    html = explanation._repr_html_()
+    assert html.count("<table>") == 10
+    assert "2 more examples" in html
+    assert "<th>&lt;a&gt;</th>" in html
+    for rank in range(2):
+        row = int(explanation.neighbor_rows[0, 0, rank])
+        text = f"<b>{labels[row]}</b>" if labels[row] == labels[0] else f"{labels[row]}"
+        assert f"{text}&nbsp;({row})" in html
