@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pdepth.report.explain import explain
     from pdepth.report.explanation import Explanation
     from pdepth.report.figures.depth import plot
+    from pdepth.report.label_issues import label_issues
 
 moved.register()
 
@@ -38,6 +39,7 @@ __all__ = [
     "depth_from_votes",
     "explain",
     "kneighbors",
+    "label_issues",
     "open_neighbors",
     "open_source",
     "open_store",
@@ -56,6 +58,7 @@ _LATER = {
     "plot": "pdepth.report.figures.depth",
     "Explanation": "pdepth.report.explanation",
     "explain": "pdepth.report.explain",
+    "label_issues": "pdepth.report.label_issues",
 }
 
 

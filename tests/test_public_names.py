@@ -26,6 +26,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "depth_from_embeddings",
         "depth_from_votes",
         "kneighbors",
+        "label_issues",
         "open_neighbors",
         "open_source",
         "open_store",

@@ -1,4 +1,4 @@
-"""Digits with labels that are wrong: predicting from a middle probe, and finding the wrong ones.
+"""Digits with labels that are wrong: predicting from a middle probe.
 
     python bench/studies/noise.py             measure, store, render into docs/analysis.md
     python bench/studies/noise.py --render    the page's tables, as stored
@@ -7,16 +7,10 @@ The demo's network and its moved digits. Of 1,297 images, by a shuffle of the se
 network and vote, 200 choose the probe; of both kinds a share has one of the nine other classes for
 its label, drawn once. Accuracy is that on the last 500 images, whose labels are right. EPOCHS are
 enough for the network to learn most wrong labels by heart; nothing else was chosen by its outcome.
-
-cleanlab ranks by `get_label_quality_scores` (its default, self-confidence) of probabilities. As in
-its tutorials they are those of a logistic regression, cross-validated, on features scaled to unit
-variance; here on the last hidden layer, and on all probes side by side.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import sys
 import tempfile
@@ -30,7 +24,7 @@ from numpy.typing import NDArray
 from torch.utils.data import TensorDataset
 
 from pdepth import demo, prediction_depth, probe_votes
-from pdepth.analysis.middle import MiddleProbeClassifier, mislabelled, precision_recall
+from pdepth.analysis.middle import MiddleProbeClassifier
 from pdepth.bench.common import HOME, RESULTS, describe, machine
 from pdepth.bench.pages import publish
 from pdepth.io.embedding_store import open_store
@@ -43,7 +37,7 @@ NAME, STORED, PAGE = (
 SEEDS, SHARES, EPOCHS, K = range(5), (0.0, 0.2, 0.4), 60, 30
 CHOOSING = 200
 T95 = 2.776  # of Student's distribution with len(SEEDS) - 1 degrees of freedom
-PACKAGES = ("cleanlab", "scikit-learn", "numpy", "torch")
+PACKAGES = ("scikit-learn", "numpy", "torch")
 TRAIN, NETWORK = "network, on its own training labels", "network"
 BEST, MIX = "`MiddleProbeClassifier`, best", "`MiddleProbeClassifier`, mix"
 LAST = "k-NN at the last hidden layer"
@@ -58,7 +52,7 @@ def planted(labels: NDArray[Any], share: float, rng: np.random.Generator) -> NDA
 
 
 def one_run(share: float, seed: int, folder: Path) -> dict[str, Any]:
-    """Accuracies, the probes chosen, and average precisions."""
+    """Accuracies, and the probes chosen."""
     x, truth = demo.moved_digits().tensors
     rng = np.random.default_rng([seed, round(100 * share)])
     order = rng.permutation(demo.SUPPORT)
@@ -101,53 +95,7 @@ def one_run(share: float, seed: int, folder: Path) -> dict[str, Any]:
     support, test = (embeddings[name][-2] for name in ("support", "test"))
     last = probe_votes(support, labels["support"], test, k=K).votes
     accuracy[LAST] = float((last == labels["test"]).mean())
-    run = {"share": share, "seed": seed, "accuracy": accuracy, "probes": probes, "average": {}}
-    wrong = labels["support"] != truth[splits["support"]].numpy()
-    if wrong.any():
-        given = embeddings["support"], labels["support"]
-        scores = pdepth_scores(*given, probes[BEST][0]) | cleanlab_scores(*given, seed)
-        run["average"] = {
-            name: precision_recall(score, wrong).average for name, score in scores.items()
-        }
-    return run
-
-
-def pdepth_scores(support: list[Any], labels: NDArray[Any], probe: int) -> dict[str, Any]:
-    """Suspicion of each label, from votes that leave its row out; the largest is the worst."""
-    votes = probe_votes(support, labels, k=K, return_counts=True)
-    suspects = mislabelled(votes, labels)
-    return {
-        "neighbours of all probes against the label": suspects.against,
-        "depth against the label": suspects.depth,
-        "the mean of both": suspects.both,
-        "neighbours of the chosen probe against the label": 1
-        - votes.counts[probe][np.arange(len(labels)), np.searchsorted(votes.classes, labels)] / K,
-    }
-
-
-def cleanlab_scores(support: list[Any], labels: NDArray[Any], seed: int) -> dict[str, Any]:
-    """The same by cleanlab; empty where it is not installed."""
-    if importlib.util.find_spec("cleanlab") is None:
-        return {}
-    rank = importlib.import_module("cleanlab.rank")
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    flat = [rows.reshape(len(rows), -1) for rows in support]
-    features = {"the last hidden layer": flat[-2], "all probes": np.concatenate(flat, axis=1)}
-    scores = {}
-    for name, rows in features.items():
-        probabilities = cross_val_predict(
-            make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
-            rows,
-            labels,
-            cv=StratifiedKFold(5, shuffle=True, random_state=seed),
-            method="predict_proba",
-        )
-        scores[f"cleanlab on {name}"] = -rank.get_label_quality_scores(labels, probabilities)
-    return scores
+    return {"share": share, "seed": seed, "accuracy": accuracy, "probes": probes}
 
 
 def measure() -> dict[str, Any]:
@@ -166,25 +114,22 @@ def interval(values: list[float]) -> str:
     return f"{100 * mean(values):.1f} ± {100 * half:.1f}"
 
 
-def rows_of(runs: list[dict[str, Any]], measure: str, shares: list[float]) -> list[str]:
+def rows_of(runs: list[dict[str, Any]], shares: list[float]) -> list[str]:
     by_share = {share: [run for run in runs if run["share"] == share] for share in shares}
     return [
         f"| {name} | "
-        + " | ".join(interval([run[measure][name] for run in by_share[share]]) for share in shares)
+        + " | ".join(
+            interval([run["accuracy"][name] for run in by_share[share]]) for share in shares
+        )
         + " |"
-        for name in by_share[shares[-1]][0][measure]
+        for name in by_share[shares[-1]][0]["accuracy"]
     ]
 
 
 def table(stored: dict[str, Any]) -> str:
     runs = stored["runs"]
     shares = sorted({run["share"] for run in runs})
-    noisy = [share for share in shares if share]
-    heads = [
-        "| % | " + " | ".join(f"{100 * share:.0f} % wrong" for share in columns) + " |\n"
-        f"| --- |{' ---: |' * len(columns)}"
-        for columns in (shares, noisy)
-    ]
+    head = "| % | " + " | ".join(f"{100 * share:.0f} % wrong" for share in shares) + " |"
     differences = [
         f"| {name} less the network | "
         + " | ".join(
@@ -211,17 +156,12 @@ def table(stored: dict[str, Any]) -> str:
             f"labels of training), mean of {len(SEEDS)} seeds with its 95 % interval; k = "
             f"{stored['k']}, {stored['epochs']} epochs. {describe(stored['machine'])}.",
             "",
-            heads[0],
-            *rows_of(runs, "accuracy", shares),
+            head,
+            f"| --- |{' ---: |' * len(shares)}",
+            *rows_of(runs, shares),
             *differences,
             "",
             "The best probe, of 0 (the input) to 5 (the softmax), a seed each: " + picked + ".",
-            "",
-            "Average precision of finding the wrong labels among 1,097, likewise; by chance it is "
-            "the share of the wrong.",
-            "",
-            heads[1],
-            *rows_of(runs, "average", noisy),
         ]
     )
 

@@ -2,7 +2,7 @@
 
     frame = table(result, ids=names, **outputs.measures())
     write(frame, "examples.csv")  # or .parquet, .jsonl
-    write(label_issues(result), "issues.csv")
+    write(pdepth.label_issues(run).to_pandas(), "issues.csv")
     write(cartography(training), "td_metrics.jsonl")
 
 Needs pandas, and pyarrow for `.parquet`: the extra `tables`. FiftyOne's sample fields are written
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,16 +22,16 @@ import numpy as np
 from pdepth.analysis.checks import check_shape, check_values
 from pdepth.analysis.suspect_labels import label_issues
 from pdepth.analysis.training import forgetting
-from pdepth.io.atomic import check_suffix, replacing
+from pdepth.io.atomic import check_replaceable, check_suffix, replacing
 from pdepth.optional import require
 from pdepth.result import DepthResult
 
 if TYPE_CHECKING:
     from pdepth.analysis.training import Training
 
-__all__ = ["cartography", "label_issues", "table", "write"]
+__all__ = ["cartography", "check_new", "label_issues", "table", "write"]
 
-SUFFIXES = (".parquet", ".csv", ".jsonl")
+SUFFIXES = (".parquet", ".csv", ".json", ".jsonl")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what it begins with, in a spreadsheet
 
 
@@ -87,12 +88,28 @@ def cartography(training: Training) -> Any:
     )
 
 
-def write(frame: Any, path: str | os.PathLike[str]) -> None:
-    """Write a DataFrame to a .parquet, .csv or .jsonl file, whole or not at all.
+def check_new(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """The path of a file that `write` may write.
 
-    A .jsonl file has one object per line, floats to the last bit, and null for missing values, NaN
-    and infinity. The index is not written. In a .csv file, text that a spreadsheet would take for a
-    formula (it begins with one of = + - @, a tab or a line's end) has an apostrophe before it.
+    Raises:
+        ValueError: another suffix. FileExistsError: it is there, and not to be replaced.
+        FileNotFoundError: its folder is not.
+    """
+    check_suffix(path, SUFFIXES)
+    if check_replaceable(path).exists() and not overwrite:
+        raise FileExistsError(
+            f"out: expected a new file, got {path}, which exists; pass --overwrite to replace it."
+        )
+    return Path(path)
+
+
+def write(frame: Any, path: str | os.PathLike[str]) -> None:
+    """Write a DataFrame to a .parquet, .csv, .json or .jsonl file, whole or not at all.
+
+    A .json file is a list with an object a row, a .jsonl file has one a line; floats to the last
+    bit, and null for missing values, NaN and infinity. The index is not written. In a .csv file,
+    text that a spreadsheet would take for a formula (it begins with one of = + - @, a tab or a
+    line's end) has an apostrophe before it.
 
     Raises:
         ValueError: another suffix.
@@ -111,7 +128,10 @@ def write(frame: Any, path: str | os.PathLike[str]) -> None:
                 json.dumps({name: _json_value(value) for name, value in record.items()})
                 for record in records
             ]
-            temporary.write_text("".join(line + "\n" for line in lines))
+            if suffix == ".json":
+                temporary.write_text("[" + ",\n".join(lines) + "]\n")
+            else:
+                temporary.write_text("".join(line + "\n" for line in lines))
 
 
 def _without_formulas(frame: Any) -> Any:

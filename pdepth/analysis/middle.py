@@ -8,10 +8,8 @@ depend on the input lowers every probe's agreement with them alike.
     middle = MiddleProbeClassifier(k=30).fit(support, labels, held_out, held_out_labels)
     middle.predict(queries)  # by the votes of middle.probes_
 
-    suspicion = mislabelled(probe_votes(support, labels, return_counts=True), labels)
-    precision_recall(suspicion.against, is_wrong).average
-
-`mislabelled` is implemented in `pdepth.analysis.suspect_labels`.
+    issues = pdepth.label_issues(probe_votes(support, labels, return_counts=True), labels)
+    precision_recall(issues.score, is_wrong).average
 """
 
 from __future__ import annotations

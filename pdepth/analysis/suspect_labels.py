@@ -1,17 +1,14 @@
-"""Rank suspect labels: which given labels do the votes of neighbours contradict?
-
-Two functions, for the two forms in which votes come, over one rule:
-
-    label_issues(result)                # a DepthResult: cleanlab's columns, as a DataFrame
-    mislabelled(votes, labels)          # Votes with counts: scores, the greatest first
+"""Former scores of suspect labels, deprecated: `pdepth.label_issues` ranks better.
 
 The rule is the depth of the votes against the given label: the first probe from which on every vote
 is the label, L where the last vote is not. A network that learnt a wrong label gives it late. Where
 the counts of votes are known, the share of neighbours that contradict the label is a second score.
+Both functions will be removed in version 0.3.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +24,10 @@ from pdepth.result import DepthResult, Votes
 from pdepth.votes import depth_from_votes
 
 __all__ = ["Suspicion", "label_depth", "label_issues", "mislabelled"]
+
+
+def _deprecated(name: str, instead: str) -> None:
+    warnings.warn(f"{name} is deprecated; use {instead}.", DeprecationWarning, stacklevel=3)
 
 
 def label_depth(votes: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -54,6 +55,8 @@ class Suspicion:
 def mislabelled(votes: Votes, labels: Any) -> Suspicion:
     """Evidence against each label of the support, by votes that leave each row out.
 
+    Deprecated: `pdepth.label_issues(votes, labels).score` finds more of the wrong ones.
+
     Args:
         votes: with counts, of several probes: `probe_votes(support, labels, return_counts=True)`.
         labels: (M,) those of the support.
@@ -62,6 +65,7 @@ def mislabelled(votes: Votes, labels: Any) -> Suspicion:
         ValueError: no counts, counts of a single array or of weighted votes, or a label that is no
             class of the votes.
     """
+    _deprecated("mislabelled", "pdepth.label_issues(votes, labels).score")
     counts, classes = to_numpy(check_counts(votes)), to_numpy(votes.classes)
     if counts.ndim != 3:
         raise ValueError(
@@ -86,6 +90,8 @@ def mislabelled(votes: Votes, labels: Any) -> Suspicion:
 def label_issues(result: DepthResult, *, ids: Any = None, threshold: float = 0.0) -> Any:
     """Labels that the probes contradict, in the columns of cleanlab's `CleanLearning`.
 
+    Deprecated: `pdepth.label_issues(result).to_cleanlab()` has these columns, of a better score.
+
     Columns: `id`, if given; `is_label_issue`, whether label_quality is at most `threshold`;
     `label_quality`, 1 - d / L, where d is the depth of the votes against the given label: 1 where
     every probe votes for the label, 0 where the last does not; `given_label`; `predicted_label`,
@@ -99,6 +105,7 @@ def label_issues(result: DepthResult, *, ids: Any = None, threshold: float = 0.0
         ValueError: a result without labels; one whose votes early exit left unknown, unless its
             `reference` is "label"; a threshold that is not from 0 to below 1.
     """
+    _deprecated("this label_issues", "pdepth.label_issues(result).to_cleanlab()")
     pandas = require("pandas", "label_issues", "tables")
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold: expected a number from 0 to below 1, got {threshold}.")

@@ -25,6 +25,7 @@ from scipy import sparse
 from scipy.spatial.distance import euclidean
 
 from pdepth import probe_votes
+from pdepth.analysis.label_errors import LabelIssues, find_issues
 from pdepth.arrays import arguments
 from pdepth.arrays.convert import to_numpy
 from pdepth.arrays.sources import is_single
@@ -196,6 +197,13 @@ class LabelQuality:
         if weigh_by == "uniform" or not accuracy.any():
             return np.asarray(self.scores.T.mean(axis=1))
         return np.asarray((self.scores.T * (accuracy / sum(accuracy))).sum(axis=1))
+
+    def issues(self, threshold: float | None = None) -> LabelIssues:
+        """Rank the labels as `pdepth.label_issues` does, which finds more of the wrong ones.
+
+        `to_cleanlab()` of what is returned has cleanlab's columns. Labels are places in `classes`.
+        """
+        return find_issues(self.counts, self.labels, threshold)
 
 
 def label_quality(

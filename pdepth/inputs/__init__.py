@@ -16,6 +16,7 @@ from pdepth.inputs.datasets import (
     has_named_rows,
     known_labels,
     load_data,
+    row_paths,
     runs_code,
     unwrap_loader,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "read_class_names",
     "read_state",
     "reads_images",
+    "row_paths",
     "runs_code",
     "unwrap_loader",
 ]

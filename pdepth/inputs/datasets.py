@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pdepth.inputs.archives import open_archive
-from pdepth.inputs.folders import open_image_folder
+from pdepth.inputs.folders import open_image_folder, printable
 from pdepth.inputs.images import DatasetImages, ImageDataset, ImageOptions
 from pdepth.inputs.python_files import PYTHON, call_function, split_spec
 from pdepth.inputs.tables import TableOptions, open_saved_dataset, open_table
@@ -128,6 +129,20 @@ def known_labels(data: Data) -> NDArray[np.int64] | None:
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         labels: NDArray[np.int64] = dataset.tensors[1].cpu().numpy()
         return labels
+    return None
+
+
+def row_paths(data: Data) -> Sequence[str] | None:
+    """Return the files (N,) of a dataset's rows, where each is a file of its own, or None.
+
+    Those of folders of images, torchvision's ImageFolder and DatasetFolder among them.
+    """
+    dataset = unwrap_loader(data)
+    if isinstance(dataset, ImageDataset):
+        return None if dataset.paths is None else [printable(path) for path in dataset.paths]
+    samples = getattr(dataset, "samples", None)  # (path, class) each
+    if isinstance(samples, list) and all(isinstance(sample, tuple) for sample in samples):
+        return [printable(os.fspath(path)) for path, _ in samples]
     return None
 
 

@@ -74,7 +74,7 @@ def open_image_folder(
         return open_image(io.BytesIO(Path(files[row]).read_bytes()))
 
     return ImageDataset(
-        read, labels, lambda row: f"Image {printable(files[row])}", options, names, row_label
+        read, labels, lambda row: f"Image {printable(files[row])}", options, names, row_label, files
     )
 
 

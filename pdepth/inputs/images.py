@@ -109,6 +109,7 @@ class ImageDataset(Dataset[Any]):
         options: how an image becomes a tensor.
         class_names: a name by class, or None.
         label_column: the name of the label in a row that is a mapping.
+        paths: (N,) names of the rows' files, where each has one, as the file system has them.
     """
 
     def __init__(
@@ -119,8 +120,9 @@ class ImageDataset(Dataset[Any]):
         options: ImageOptions,
         class_names: Sequence[str] | None = None,
         label_column: str = LABEL,
+        paths: Sequence[str] | None = None,
     ) -> None:
-        self.label_column = label_column
+        self.label_column, self.paths = label_column, paths
         self.labels, self.options, self.class_names = labels, options, class_names
         self._read, self._row_name = read, row_name
 

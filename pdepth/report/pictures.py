@@ -103,7 +103,7 @@ def find_images(
     if spec is not None:
         opened = _open(spec, names, result)
         return Images(opened.images, names or opened.names)
-    spec = _named_data(result)
+    spec = named_data(result)
     if spec is None:
         return Images(names=names)
     if built_in is not None and spec in built_in:
@@ -123,7 +123,7 @@ def find_images(
         return Images(names=names, note=note)
 
 
-def _named_data(result: DepthResult | Ensemble) -> str | None:
+def named_data(result: DepthResult | Ensemble) -> str | None:
     """The data that a result names as its own."""
     meta = result.meta
     if isinstance(result, DepthResult):
@@ -132,8 +132,18 @@ def _named_data(result: DepthResult | Ensemble) -> str | None:
     return meta.get("data") or None
 
 
-def _open(spec: str, names: Sequence[str] | None, result: DepthResult | Ensemble) -> Images:
-    """The images of DATA, whose rows and labels are those of a result; `names`: of its classes."""
+def open_data(
+    spec: str, names: Sequence[str] | None, result: DepthResult | Ensemble, what: str = "images"
+) -> inputs.Data:
+    """Open DATA, whose rows and labels are those of a result, as the run that measured it did.
+
+    Args:
+        names: of the classes, or None.
+        what: the argument that an error names.
+
+    Raises:
+        ValueError: it has other rows or labels; and what `pdepth.inputs.load_data` raises.
+    """
     size = int(result.meta[IMAGE_SIZE]) if IMAGE_SIZE in result.meta else None
     data = inputs.load_data(
         spec,
@@ -145,16 +155,23 @@ def _open(spec: str, names: Sequence[str] | None, result: DepthResult | Ensemble
     dataset = inputs.unwrap_loader(data)
     count = data_rows(result)
     if hasattr(dataset, "__len__") and len(dataset) != count:
-        raise ValueError(f"images: expected {count} rows in {spec}, got {len(dataset)}.")
+        raise ValueError(f"{what}: expected {count} rows in {spec}, got {len(dataset)}.")
     if result.labels is not None:
         numbers = _read_rows(result)
         examples, labels = _labels(data, numbers)
         differing = numbers[examples[labels != result.labels[examples]]]
         if len(differing):
             raise ValueError(
-                f"images: expected the labels of the results in {spec}, got others in "
+                f"{what}: expected the labels of the results in {spec}, got others in "
                 f"{len(differing)} of {len(examples)} rows, the first of them row {differing[0]}."
             )
+    return data
+
+
+def _open(spec: str, names: Sequence[str] | None, result: DepthResult | Ensemble) -> Images:
+    """The images of DATA, whose rows and labels are those of a result; `names`: of its classes."""
+    data = open_data(spec, names, result)
+    dataset = inputs.unwrap_loader(data)
     if isinstance(dataset, inputs.TextDataset):
         raise Texts(
             f"images: expected images in {spec}, got texts; leave out --images.",

@@ -9,7 +9,8 @@ import numpy as np
 
 from pdepth.analysis.groups import CORNERS
 from pdepth.analysis.ranks import correlate
-from pdepth.report.tables import table_by_k
+from pdepth.report.names import class_name
+from pdepth.report.tables import format_number, table_by_k
 from pdepth.result import AGAINST, DepthResult
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from pdepth.analysis.ensemble import Ensemble
     from pdepth.analysis.groups import Groups
+    from pdepth.analysis.label_errors import LabelIssues
     from pdepth.analysis.runs import RunComparison
 
 BAR_WIDTH = 24  # columns of the longest bar
@@ -76,6 +78,33 @@ def print_by_k(results: Mapping[int, DepthResult], console: Console) -> None:
     for row in content.rows:
         table.add_row(*row)
     console.print(table)
+
+
+def print_label_issues(issues: LabelIssues, console: Console, top: int = 20) -> None:
+    """Print the `top` likeliest label errors, and how many there are."""
+    from rich.text import Text
+
+    order = issues.ranked[: min(top, int(issues.is_issue.sum()))]
+    if len(order):
+        table = _new_table(f"The {len(order):,} likeliest label errors")
+        table.add_column("row", justify="right")
+        for heading in (*(["path"] if issues.paths else []), "label", "suggested"):
+            table.add_column(heading, overflow="fold")
+        table.add_column("score", justify="right")
+        for place in order:
+            path = [Text(issues.paths[place])] if issues.paths else []
+            classes = (issues.label[place], issues.suggested[place])
+            names = [Text(class_name(int(label), issues.class_names)) for label in classes]
+            table.add_row(
+                f"{issues.rows[place]}", *path, *names, format_number(issues.score[place], ".2f")
+            )
+        console.print(table)
+    console.print(
+        f"{int(issues.is_issue.sum()):,} of {len(issues):,} labels have a score of at least "
+        f"{issues.threshold:g}.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def print_ensemble(ensemble: Ensemble, groups: Groups | None, console: Console) -> None:

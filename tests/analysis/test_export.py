@@ -17,6 +17,7 @@ from pdepth.analysis import export
 from pdepth.result import DepthResult
 
 pandas = pytest.importorskip("pandas")
+pytestmark = pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning")
 
 
 def result(seed: int = 0, n: int = 50) -> DepthResult:
@@ -89,7 +90,7 @@ def test_label_issues_have_the_columns_of_cleanlab() -> None:
         )  # labels are int16 there
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl", "JSONL"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "json", "jsonl", "JSONL"])
 def test_write_is_read_back(tmp_path: Path, suffix: str) -> None:
     names = [f"ü, {i}" for i in range(50)]
     frame = export.table(result(), ids=names, margin=np.linspace(0, 1, 50) / 3)
@@ -100,6 +101,8 @@ def test_write_is_read_back(tmp_path: Path, suffix: str) -> None:
         actual = pandas.read_csv(path, float_precision="round_trip")  # as pandas 3 reads
     elif suffix == "parquet":
         actual = pandas.read_parquet(path)
+    elif suffix == "json":
+        actual = pandas.DataFrame(json.loads(path.read_text()))
     else:
         actual = pandas.DataFrame([json.loads(line) for line in path.read_text().splitlines()])
     assert list(actual) == list(frame)
@@ -139,7 +142,8 @@ def test_lines_of_json_say_null_for_what_they_cannot_hold(tmp_path: Path) -> Non
 def test_mistakes(tmp_path: Path) -> None:
     original = result()
     with pytest.raises(
-        ValueError, match=r"path: expected a suffix of .parquet, .csv, .jsonl, got '.*table\.xlsx'"
+        ValueError,
+        match=r"path: expected a suffix of .parquet, .csv, .json, .jsonl, got '.*table\.xlsx'",
     ):
         export.write(export.table(original), tmp_path / "table.xlsx")
     assert not os.listdir(tmp_path)

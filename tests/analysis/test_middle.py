@@ -98,6 +98,7 @@ def test_of_equals_the_fewest_probes_then_the_first() -> None:
     assert middle.choose_probes(accuracy, "mix") == range(2, 3)
 
 
+@pytest.mark.filterwarnings("ignore:mislabelled is deprecated")
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
 def test_what_speaks_against_a_label(kind: Any) -> None:
     own = chunks(LABELS)[0]
@@ -177,6 +178,7 @@ def test_hubs(kind: Any) -> None:
     assert np.isnan(neighbourhood.hubs(np.eye(3), k=2).skewness)
 
 
+@pytest.mark.filterwarnings("ignore:mislabelled is deprecated")
 @pytest.mark.parametrize(
     ("call", "error", "sentence"),
     [

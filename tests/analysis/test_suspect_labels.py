@@ -13,6 +13,7 @@ from pdepth.analysis import export, middle, suspect_labels
 from pdepth.result import DepthResult, Votes
 
 pytest.importorskip("pandas")
+pytestmark = pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning")
 
 LAYERS, ROWS, K = 5, 200, 7
 RNG = np.random.default_rng(3)
@@ -75,3 +76,10 @@ def test_counts_of_one_array_are_refused() -> None:
     votes = pdepth.probe_votes(SUPPORT[0], LABELS, k=K, return_counts=True)
     with pytest.raises(ValueError, match=r"votes: expected counts \(L, M, C\) of several probes"):
         middle.mislabelled(votes, LABELS)
+
+
+def test_both_say_what_to_use_in_their_place() -> None:
+    with pytest.warns(DeprecationWarning, match=r"mislabelled is deprecated; use pdepth.label_iss"):
+        middle.mislabelled(VOTES, LABELS)
+    with pytest.warns(DeprecationWarning, match=r"use pdepth.label_issues\(result\).to_cleanlab"):
+        export.label_issues(result_of(VOTES))

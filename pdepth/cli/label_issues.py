@@ -1,0 +1,82 @@
+"""`pdepth label-issues`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pdepth.cli.options import Quiet
+from pdepth.cli.output import print_written
+
+FILE = "label-issues.csv"
+
+
+def label_issues(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="The --out of pdepth run or demo, a Parquet file in it, or a store of embeddings.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The list: .csv, .json, .jsonl or .parquet; default: label-issues.csv in RUN.",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Score from which on a label is an issue.", show_default="as measured, see docs"
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The run's --keep-embeddings, from which votes are cast; default: where the run "
+            "kept them.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Where the examples' files are, as in pdepth run; default: where the run read "
+            "them.",
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, help="How many issues are printed.")] = 20,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier list.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the labels that are likely wrong, the likeliest first, and a label in place of each.
+
+    Every row's label is compared with the votes of all probes. A run with early exit lacks some of
+    them: they are cast from the embeddings that it kept (--keep-embeddings), without the network.
+    The list has every row, with a flag for those at or above the threshold.
+
+    \b
+    Examples:
+      pdepth run nets.py:net --support imagefolder:train --keep-embeddings kept --out depths
+      pdepth label-issues depths
+      pdepth label-issues depths --out suspects.json --threshold 0.7
+    """
+    from pdepth.analysis.export import check_new, write
+    from pdepth.report.label_issues import label_issues as find
+    from pdepth.report.terminal import print_label_issues
+
+    path = check_new(out or (run if run.is_dir() else run.parent) / FILE, overwrite=overwrite)
+    issues = find(run, threshold=threshold, store=store, data=data)
+    write(issues.to_pandas(), path)
+    if not quiet:
+        from rich.console import Console
+
+        print_label_issues(issues, Console(), top)
+        print_written([path])

@@ -1,0 +1,210 @@
+"""`pdepth.label_issues`: likely label errors of a run, a store, a result or votes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pdepth import inputs
+from pdepth.analysis.label_errors import (
+    LabelIssues,
+    check_threshold,
+    counts_of_result,
+    counts_of_votes,
+    find_issues,
+)
+from pdepth.arrays import arguments
+from pdepth.io.embedding_store import EmbeddingStore, is_store, open_store
+from pdepth.report.folder import read_results
+from pdepth.report.pictures import CLASS_NAMES, named_data, open_data
+from pdepth.report.run import EMBEDDINGS
+from pdepth.result import DepthResult, Votes
+from pdepth.votes import probe_votes
+
+FOLDER = "imagefolder:"  # of DATA whose rows are files
+
+
+def label_issues(
+    source: Any,
+    labels: Any = None,
+    *,
+    threshold: float | None = None,
+    store: str | os.PathLike[str] | EmbeddingStore | None = None,
+    data: str | None = None,
+    k: int = 30,
+    metric: str = "sqeuclidean",
+    num_threads: int | None = None,
+    memory: int | str | None = None,
+) -> LabelIssues:
+    """Rank labels by how far the votes of all probes are against them.
+
+    Args:
+        source: a run's folder or a Parquet file in it; a store of embeddings, or its folder; a
+            DepthResult; or Votes with counts, of several probes.
+        labels: (N,) integers, of Votes; of anything else in place of its own.
+        threshold: the score from which on a label is an issue; None for
+            `pdepth.analysis.label_errors.THRESHOLD`.
+        store: of a result, the embeddings that its run kept (`keep_embeddings`), from which votes
+            are cast: those that early exit left out, and all counts, which results do not hold.
+            None: where the run's record says that it kept them, if they are there still. Without
+            a store a result needs all votes, and each counts as that of all k neighbours.
+        data: DATA as in `pdepth.inputs.load_data`, whose rows are files; None: the folder of
+            images that the run read, if it did.
+        k, metric: of votes cast from a store alone; a result has its own.
+        num_threads, memory: of votes cast from a store, as in `pdepth.probe_votes`.
+
+    Raises:
+        ValueError: no labels; votes that early exit left unknown, and no store; a store or data of
+            other rows. FileNotFoundError: nothing at a path.
+    """
+    limit = check_threshold(threshold)
+    if isinstance(source, str | os.PathLike):
+        source = _opened(Path(source))
+    search = {"num_threads": num_threads, "memory": memory}
+    if isinstance(source, DepthResult):
+        return _of_result(source, labels, limit, _store_of(source, store), data, search)
+    for name, value in (("store", store), ("data", data)):
+        if value is not None:
+            raise TypeError(f"{name}: expected None beside a {type(source).__name__}, got {value}.")
+    if isinstance(source, EmbeddingStore):
+        labels = source.asked.labels if labels is None else labels
+        counts = counts_of_store(source, source.support.labels, k=k, metric=metric, **search)
+    elif isinstance(source, Votes):
+        if labels is None:
+            raise TypeError("labels: expected (N,) integers beside Votes, got None.")
+        counts = counts_of_votes(source)
+    else:
+        raise TypeError(
+            "source: expected a run's folder, a store, a DepthResult or Votes, got "
+            f"{type(source).__name__}."
+        )
+    return find_issues(counts, labels, limit)
+
+
+def counts_of_store(store: EmbeddingStore, labels: Any, **search: Any) -> Iterator[Any]:
+    """Counts (N, C) of a store's queries, or else of its own rows, of one probe after the other.
+
+    labels: (M,) of the support. search: options of `pdepth.probe_votes`.
+    """
+    queries = None if store.queries is None else store.queries.embeddings
+    for probe in store.probes:
+        store.check(probe)
+        asked = None if queries is None else queries[probe]
+        support = store.support.embeddings[probe]
+        yield probe_votes(support, labels, asked, return_counts=True, **search).counts
+
+
+def _of_result(
+    result: DepthResult,
+    labels: Any,
+    threshold: float,
+    store: EmbeddingStore | None,
+    data: str | None,
+    search: Mapping[str, Any],
+) -> LabelIssues:
+    if labels is not None:
+        labels = arguments.check_integers(labels, "labels", len(result))
+    elif result.labels is None:
+        raise ValueError("label_issues: expected a result with labels, got one without.")
+    if store is not None:
+        own = result.labels if labels is None else labels
+        support = own if result.leave_one_out else store.support.labels
+        metric = result.meta.get("metric", "sqeuclidean")
+        counts = counts_of_store(store, support, k=result.k, metric=metric, **search)
+    elif result.known.all():
+        counts = counts_of_result(result)
+    else:
+        raise ValueError(
+            "label_issues: expected a result with every vote, got unknown votes after early exit, "
+            f"and no embeddings to cast them from; {_again(result)}."
+        )
+    found = find_issues(counts, result.labels if labels is None else labels, threshold)
+    names = json.loads(result.meta[CLASS_NAMES]) if CLASS_NAMES in result.meta else None
+    paths = _paths_of(result, names, data)
+    return replace(found, rows=result.row_numbers, paths=paths, class_names=names)
+
+
+def _opened(path: Path) -> Any:
+    """What lies at a path: a store, or the one result of a run."""
+    if is_store(path):
+        return open_store(path)
+    results = read_results(path)
+    if isinstance(results, dict):
+        names = " or ".join(f"depth-k{k}.parquet" for k in sorted(results))
+        raise ValueError(f"RUN: expected results of one k, got {len(results)}; pass {names} there.")
+    if not isinstance(results, DepthResult):
+        raise ValueError(f"RUN: expected what pdepth run writes, got an ensemble in {path}.")
+    return results
+
+
+def _store_of(
+    result: DepthResult, store: str | os.PathLike[str] | EmbeddingStore | None
+) -> EmbeddingStore | None:
+    """The store that is passed, or else the one that a run's record names, if it is there.
+
+    Raises ValueError where its rows are not those of the result.
+    """
+    if store is None:
+        noted = result.meta.get(EMBEDDINGS)
+        if noted is None or not is_store(noted):
+            return None
+        store = noted
+    opened = store if isinstance(store, EmbeddingStore) else open_store(store)
+    rows = opened.asked
+    if (opened.queries is None) != result.leave_one_out or opened.probes != result.probes:
+        raise ValueError(f"store: expected the embeddings of this run, got {opened}.")
+    for name, ours, theirs in (
+        ("labels", result.labels, rows.labels),
+        ("predictions", result.predictions, rows.predictions),
+    ):
+        if ours is not None and not np.array_equal(ours, theirs):
+            raise ValueError(
+                f"store: expected the {name} of this run in {opened.path}, got others."
+            )
+    return opened
+
+
+def _again(result: DepthResult) -> str:
+    """What keeps what is missing: the command of a run, or the argument of a call."""
+    if "model" not in result.meta or "support" not in result.meta:
+        return "pass early_exit=False or keep_embeddings=DIR to prediction_depth"
+    words = ["pdepth", "run", result.meta["model"], "--support", result.meta["support"]]
+    if result.meta.get("queries"):
+        words += ["--queries", result.meta["queries"]]
+    words += ["-k", str(result.k), "--keep-embeddings", "DIR", "--out", "NEW"]
+    return f"run {shlex.join(words)} with the other options of the first run"
+
+
+def _paths_of(
+    result: DepthResult, names: Sequence[str] | None, data: str | None
+) -> list[str] | None:
+    """The files of a result's examples: of `data`, or of the folder of images that it names.
+
+    A folder that has changed since is no reason to fail: a warning says so.
+    """
+    spec = data or named_data(result) or ""
+    if data is None and not spec.startswith(FOLDER):
+        return None
+    try:
+        paths = inputs.row_paths(open_data(spec, names, result, "data"))
+    except (ValueError, OSError, ImportError) as error:
+        if data is not None:
+            raise
+        warnings.warn(
+            f"label_issues: no paths: {error} Pass data= (--data) to say where they are now.",
+            stacklevel=3,
+        )
+        return None
+    if paths is None:
+        if data is not None:
+            raise ValueError(f"data: expected rows that are files, got none in {data}.")
+        return None
+    return [paths[row] for row in result.row_numbers]
