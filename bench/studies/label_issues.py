@@ -99,7 +99,7 @@ def planted(truth: NDArray[np.int64], cell: Cell) -> NDArray[np.int64]:
     labels = truth.copy()
     wrong = rng.permutation(len(labels))[: round(cell.share * len(labels))]
     labels[wrong] += rng.integers(1, 10, len(wrong)) if cell.noise == UNIFORM else 1
-    return labels % 10
+    return np.remainder(labels, 10, dtype=np.int64)
 
 
 @cache
@@ -201,7 +201,7 @@ def observed(cell: Cell) -> dict[str, NDArray[Any]]:
     return found
 
 
-OURS, VOTES = "`pdepth.label_issues`", "`pdepth.label_issues`, of votes without counts"
+OURS = "`pdepth.label_issues`"
 FORMER, DEPTH = "the mean of depth and neighbours against the label", "depth against the label"
 CLEANLAB = "cleanlab, self-confidence out of sample"
 LOGISTIC = "cleanlab, logistic regression on the last hidden layer"
@@ -240,15 +240,13 @@ def scores_of(found: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
     votes = counts.argmax(axis=2)
     depth = depth_from_votes(votes, labels)[0] / len(votes)
     against = 1 - counts[:, rows, labels].mean(axis=0) / K
-    single = (votes[:, :, None] == np.arange(10)).astype(np.int8)
     nearest = kneighbors(hidden, k=10, metric="cosine")[1]
     knn = KNeighborsClassifier(11).fit(hidden, labels).predict_proba(hidden)  # as Datalab has it
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     regression = cross_val_predict(model, hidden, labels, cv=folds, method="predict_proba")
     return {
-        OURS: find_issues(counts, labels).score,
-        VOTES: find_issues(single, labels).score,
+        OURS: find_issues(counts, range(10), labels).score,
         FORMER: (against + depth) / 2,
         DEPTH: depth,
         CLEANLAB: -get_label_quality_scores(labels, found["held_out"]),
@@ -274,7 +272,7 @@ def decisions(found: dict[str, NDArray[Any]], wrong: NDArray[np.bool_]) -> dict[
 
     counts = counts_of(found["neighbors"], found["labels"])
     flagged = {
-        OURS: find_issues(counts, found["labels"]).is_issue,
+        OURS: find_issues(counts, range(10), found["labels"]).is_issue,
         CLEANLAB: find_label_issues(found["labels"], found["held_out"], n_jobs=1),
     }
     return {
@@ -292,7 +290,7 @@ def measured(cell: Cell) -> dict[str, Any]:
     found = observed(cell)
     labels, truth = found["labels"], found["truth"]
     wrong = labels != truth
-    issues = find_issues(counts_of(found["neighbors"], labels), labels)
+    issues = find_issues(counts_of(found["neighbors"], labels), range(10), labels)
     return asdict(cell) | {
         "seconds": round(float(found["seconds"])),
         "fitted": float((found["predictions"] == labels).mean()),
@@ -332,7 +330,7 @@ def lines_of_table() -> Iterator[tuple[str, Value | None]]:
     """Each line's name and its number of a cell; a heading has none."""
     for measure, title in MEASURES.items():
         yield f"*{title}*", None
-        for name in (OURS, VOTES, FORMER, DEPTH, CLEANLAB, LOGISTIC, KNN, SIMIFEAT, MARGIN):
+        for name in (OURS, FORMER, DEPTH, CLEANLAB, LOGISTIC, KNN, SIMIFEAT, MARGIN):
             yield name, at("scores", name, measure)
         for name in (FORMER, CLEANLAB):
             ours, theirs = (at("scores", each, measure) for each in (OURS, name))

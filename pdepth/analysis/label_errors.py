@@ -1,26 +1,19 @@
 """Likely label errors: labels that the votes of all probes are against.
 
-Each probe's k neighbours of a row give it shares of votes, s_l(c). Rows with one label have a usual
-profile of shares there, their mean; with a little of every class, so that no logarithm is infinite:
+A row's k neighbours at probe l give it shares of votes, s_l(c) for class c. Rows with label j have
+a usual profile there, their mean share for each class; with a little for every class, so that no
+logarithm is infinite:
 
-    p_l(c | j) = (mean of s_l(c) over rows with label j + 1/32) / (1 + C/32)
+    p_l(c | j) = (mean of s_l(c) over the rows with label j + 1/32) / (1 + C/32)
 
-Which label's profile a row's votes fit, all probes together, and how much better another one fits
-than that of the given label y. Profiles that differ much anyway would hide an error between their
-labels, so half of what a usual row would show (the Kullback-Leibler divergence) is taken off:
+A probe says little of labels where the rows' own ones have few of the votes, and as little where
+they have nearly all, since the network has learnt them by heart there, right or wrong. So it counts
+by the mean share a_l of all rows' own labels, and a label y by how much better another one fits:
 
-    e(j) = 1/L sum over l, c of s_l(c) log p_l(c | j)
-    D(y, j) = 1/L sum over l, c of p_l(c | y) log (p_l(c | y) / p_l(c | j))
-    d = max over j != y of e(j) - e(y) + D(y, j) / 2
+    w_l   = a_l (1 - a_l) / sum over probes of the same
+    score = max over j != y of sum over l, c of w_l s_l(c) log (p_l(c | j) / p_l(c | y))
 
-A network that has learnt its wrong labels by heart gives them at its last probes, as it does the
-right ones: that moves all d alike. So d is compared with that of all rows: with the median, and
-with the tenth from below, the rows whose labels are borne out best:
-
-    score = (d - median) / max(median - tenth, |median| / 10)
-
-0 is a usual label; from 1 on, as far above the median as the tenth is below it, a label is an
-issue. The j of the largest e(j) + D(y, j) / 2 is suggested in its place.
+From 0 on another label, which is the one suggested, fits a row's votes at least as well as its own.
 
 Sums of votes are whole numbers and logarithms are rounded to 2^-30, so that sums over classes are
 exact: scores are the same in any order of the rows, and of any backend.
@@ -28,26 +21,24 @@ exact: scores are the same in any order of the rows, and of any backend.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.analysis.vote_counts import check_counts
 from pdepth.arrays import arguments
 from pdepth.arrays.convert import to_numpy
 from pdepth.native import default_arithmetic
 from pdepth.optional import require
-from pdepth.result import DepthResult, Votes
 
 __all__ = ["THRESHOLD", "LabelIssues", "find_issues"]
 
-THRESHOLD = 1.0
+THRESHOLD = 0.0
 SMOOTHING = 1 / 32  # of a share of votes, for each class
-TENTH = 0.1  # of the rows, and of the median where the lowest tenth is no lower
 UNIT = 2.0**30  # logarithms are whole numbers of its inverse
+LEAST = 1 / UNIT  # weight of a probe: should all have none, all count alike
 CHUNK = 1 << 13  # rows whose votes are multiplied at a time
 
 
@@ -56,7 +47,7 @@ class LabelIssues:
     """How likely the labels of N examples are wrong, in the examples' order.
 
     Attributes:
-        score: (N,) float64; 0 is usual, the greatest the likeliest error.
+        score: (N,) float64, the greatest the likeliest error.
         label: (N,) int64, the given labels.
         suggested: (N,) int64, the other label that fits best; where there is no other, the same.
         threshold: the score from which on a label is an issue.
@@ -113,14 +104,14 @@ class LabelIssues:
     def to_cleanlab(self) -> Any:
         """A pandas DataFrame in the order and the columns of cleanlab's `CleanLearning`.
 
-        is_label_issue, label_quality (1 / (1 + exp(score - 1)): low is bad), given_label,
+        is_label_issue, label_quality (1 / (1 + exp(score)): low is bad), given_label,
         predicted_label, which is the suggested one.
         """
         pandas = require("pandas", "LabelIssues.to_cleanlab", "tables")
         return pandas.DataFrame(
             {
                 "is_label_issue": self.is_issue,
-                "label_quality": 1 / (1 + np.exp(self.score - 1)),
+                "label_quality": 1 / (1 + np.exp(self.score)),
                 "given_label": self.label,
                 "predicted_label": self.suggested,
             }
@@ -133,13 +124,15 @@ class LabelIssues:
 
 
 @default_arithmetic()
-def find_issues(counts: Iterable[Any], labels: Any, threshold: float | None = None) -> LabelIssues:
+def find_issues(
+    counts: Iterable[Any], classes: Any, labels: Any, threshold: float | None = None
+) -> LabelIssues:
     """Score the labels of N rows; the module's docstring has the formula.
 
     Args:
         counts: (N, C) whole numbers, the votes of each class, of one probe after the other; in each
             as many for every row.
-        labels: (N,) integers.
+        classes: (C,) of the columns, ascending. labels: (N,) integers.
         threshold: the score from which on a label is an issue; None for `THRESHOLD`.
 
     Raises:
@@ -147,22 +140,27 @@ def find_issues(counts: Iterable[Any], labels: Any, threshold: float | None = No
     """
     limit = check_threshold(threshold)
     given = arguments.check_integers(labels, "labels")
-    classes, codes = np.unique(given, return_inverse=True)
-    fit, rows = _fit(counts, codes, len(classes)), np.arange(len(given))
-    if len(classes) == 1:
-        return LabelIssues(np.zeros(len(given)), given, given, limit, rows)
+    present, codes = np.unique(given, return_inverse=True)
+    columns, known = arguments.codes_of(present, np.asarray(to_numpy(classes)))
+    fit = _fit(counts, codes, np.where(known, columns, -1))
+    rows = np.arange(len(given))
+    if len(present) == 1:
+        return LabelIssues(np.full(len(given), -np.inf), given, given, limit, rows)
     own = fit[rows, codes]
     fit[rows, codes] = -np.inf
     best = fit.argmax(axis=1)
-    against = fit[rows, best] - own
-    low, median = np.quantile(against, (TENTH, 0.5), method="inverted_cdf")
-    spread = max(median - low, abs(median) * TENTH, 1 / UNIT)
-    return LabelIssues((against - median) / spread, given, classes[best], limit, rows)
+    return LabelIssues(fit[rows, best] - own, given, present[best], limit, rows)
 
 
-def _fit(counts: Iterable[Any], codes: NDArray[np.intp], labels: int) -> NDArray[np.float64]:
-    """How well each label's profile fits (N, labels), e(j) + D(y, j) / 2; codes: (N,) of y."""
-    fit, half, probes = np.zeros((len(codes), labels)), np.zeros((labels, labels)), 0
+def _fit(
+    counts: Iterable[Any], codes: NDArray[np.intp], columns: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """How well each label's profile fits (N, labels), weighted over probes.
+
+    codes: (N,) of the given labels. columns: (labels,) of their votes in counts, -1 without any.
+    """
+    labels = len(columns)
+    fit, total, with_column = np.zeros((len(codes), labels)), 0.0, columns >= 0
     order = np.argsort(codes, kind="stable")
     starts = np.searchsorted(codes[order], np.arange(labels))
     for each in counts:
@@ -172,21 +170,17 @@ def _fit(counts: Iterable[Any], codes: NDArray[np.intp], labels: int) -> NDArray
         shares = sums / sums.sum(axis=1, keepdims=True)
         profiles = (shares + SMOOTHING) / (1 + SMOOTHING * votes.shape[1])
         logarithms = np.rint(np.log(profiles) * UNIT)
-        crossed = profiles @ (logarithms.T / UNIT)
-        half += (np.diag(crossed)[:, None] - crossed) / 2
-        for rows in _chunks(len(votes)):
-            fit[rows] += votes[rows].astype(np.float64) @ logarithms.T / (k * UNIT)
-        probes += 1
-    if not probes:
+        own = int(sums[with_column, columns[with_column]].sum()) / int(sums.sum())
+        weight = own * (1 - own) + LEAST
+        for begin in range(0, len(votes), CHUNK):
+            rows = slice(begin, begin + CHUNK)
+            products = votes[rows].astype(np.float64) @ logarithms.T  # exact
+            fit[rows] += products * (weight / (k * UNIT))
+        total += weight
+    if not total:
         raise ValueError("counts: expected those of at least one probe, got none.")
-    for rows in _chunks(len(codes)):
-        fit[rows] = (fit[rows] + half[codes[rows]]) / probes
+    fit /= total
     return fit
-
-
-def _chunks(rows: int) -> Iterator[slice]:
-    for begin in range(0, rows, CHUNK):
-        yield slice(begin, begin + CHUNK)
 
 
 def _check_probe(counts: Any, rows: int) -> NDArray[Any]:
@@ -211,16 +205,3 @@ def check_threshold(threshold: float | None) -> float:
     if not np.isfinite(threshold):
         raise ValueError(f"threshold: expected a finite number, got {threshold}.")
     return float(threshold)
-
-
-def counts_of_votes(votes: Votes) -> Iterator[NDArray[Any]]:
-    """Counts (N, C) of each probe, of votes with counts of one array or of several."""
-    counts = to_numpy(check_counts(votes))
-    yield from counts[None] if counts.ndim == 2 else counts
-
-
-def counts_of_result(result: DepthResult) -> Iterator[NDArray[np.int8]]:
-    """Counts (N, C) of each probe, in which the winner's vote is the only one."""
-    classes = np.unique(result.votes)
-    for votes in result.votes:
-        yield (votes[:, None] == classes).astype(np.int8)

@@ -18,7 +18,7 @@ def label_issues(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="The --out of pdepth run or demo, a Parquet file in it, or a store of embeddings.",
+            help="The --out of pdepth run, a Parquet file in it, or a store of embeddings.",
         ),
     ],
     out: Annotated[
@@ -30,16 +30,13 @@ def label_issues(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(
-            help="Score from which on a label is an issue.", show_default="as measured, see docs"
-        ),
+        typer.Option(help="Score from which on a label is an issue.", show_default="0"),
     ] = None,
     store: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="The run's --keep-embeddings, from which votes are cast; default: where the run "
-            "kept them.",
+            help="The run's --keep-embeddings; default: where the run kept them.",
         ),
     ] = None,
     data: Annotated[
@@ -58,15 +55,15 @@ def label_issues(
 ) -> None:
     """List the labels that are likely wrong, the likeliest first, and a label in place of each.
 
-    Every row's label is compared with the votes of all probes. A run with early exit lacks some of
-    them: they are cast from the embeddings that it kept (--keep-embeddings), without the network.
-    The list has every row, with a flag for those at or above the threshold.
+    Every row's label is compared with the votes of all probes, which are counted from the
+    embeddings that the run kept (--keep-embeddings), without the network. The list has every row,
+    with a flag for those at or above the threshold.
 
     \b
     Examples:
       pdepth run nets.py:net --support imagefolder:train --keep-embeddings kept --out depths
       pdepth label-issues depths
-      pdepth label-issues depths --out suspects.json --threshold 0.7
+      pdepth label-issues depths --out suspects.json --threshold 0.1
     """
     from pdepth.analysis.export import check_new, write
     from pdepth.report.label_issues import label_issues as find

@@ -203,7 +203,7 @@ class LabelQuality:
 
         `to_cleanlab()` of what is returned has cleanlab's columns. Labels are places in `classes`.
         """
-        return find_issues(self.counts, self.labels, threshold)
+        return find_issues(self.counts, np.arange(len(self.classes)), self.labels, threshold)
 
 
 def label_quality(

@@ -14,14 +14,10 @@ from typing import Any
 import numpy as np
 
 from pdepth import inputs
-from pdepth.analysis.label_errors import (
-    LabelIssues,
-    check_threshold,
-    counts_of_result,
-    counts_of_votes,
-    find_issues,
-)
+from pdepth.analysis.label_errors import LabelIssues, check_threshold, find_issues
+from pdepth.analysis.vote_counts import check_counts
 from pdepth.arrays import arguments
+from pdepth.arrays.convert import to_numpy
 from pdepth.io.embedding_store import EmbeddingStore, is_store, open_store
 from pdepth.report.folder import read_results
 from pdepth.report.pictures import CLASS_NAMES, named_data, open_data
@@ -53,17 +49,16 @@ def label_issues(
         threshold: the score from which on a label is an issue; None for
             `pdepth.analysis.label_errors.THRESHOLD`.
         store: of a result, the embeddings that its run kept (`keep_embeddings`), from which votes
-            are cast: those that early exit left out, and all counts, which results do not hold.
-            None: where the run's record says that it kept them, if they are there still. Without
-            a store a result needs all votes, and each counts as that of all k neighbours.
+            are cast: results do not hold how many each class had, nor those that early exit left
+            out. None: where the run's record says that it kept them.
         data: DATA as in `pdepth.inputs.load_data`, whose rows are files; None: the folder of
             images that the run read, if it did.
         k, metric: of votes cast from a store alone; a result has its own.
         num_threads, memory: of votes cast from a store, as in `pdepth.probe_votes`.
 
     Raises:
-        ValueError: no labels; votes that early exit left unknown, and no store; a store or data of
-            other rows. FileNotFoundError: nothing at a path.
+        ValueError: no labels; a result without a store; a store or data of other rows.
+        FileNotFoundError: nothing at a path.
     """
     limit = check_threshold(threshold)
     if isinstance(source, str | os.PathLike):
@@ -76,30 +71,35 @@ def label_issues(
             raise TypeError(f"{name}: expected None beside a {type(source).__name__}, got {value}.")
     if isinstance(source, EmbeddingStore):
         labels = source.asked.labels if labels is None else labels
-        counts = counts_of_store(source, source.support.labels, k=k, metric=metric, **search)
-    elif isinstance(source, Votes):
-        if labels is None:
-            raise TypeError("labels: expected (N,) integers beside Votes, got None.")
-        counts = counts_of_votes(source)
-    else:
+        return _of_store(source, source.support.labels, labels, limit, k=k, metric=metric, **search)
+    if not isinstance(source, Votes):
         raise TypeError(
             "source: expected a run's folder, a store, a DepthResult or Votes, got "
             f"{type(source).__name__}."
         )
-    return find_issues(counts, labels, limit)
+    if labels is None:
+        raise TypeError("labels: expected (N,) integers beside Votes, got None.")
+    counts = to_numpy(check_counts(source))
+    return find_issues(counts if counts.ndim == 3 else counts[None], source.classes, labels, limit)
 
 
-def counts_of_store(store: EmbeddingStore, labels: Any, **search: Any) -> Iterator[Any]:
-    """Counts (N, C) of a store's queries, or else of its own rows, of one probe after the other.
+def _of_store(
+    store: EmbeddingStore, support_labels: Any, labels: Any, threshold: float, **search: Any
+) -> LabelIssues:
+    """Of a store's queries, or else of its own rows, whose votes are cast probe by probe.
 
-    labels: (M,) of the support. search: options of `pdepth.probe_votes`.
+    support_labels: (M,). labels: (N,) of the rows asked. search: options of `pdepth.probe_votes`.
     """
     queries = None if store.queries is None else store.queries.embeddings
-    for probe in store.probes:
-        store.check(probe)
-        asked = None if queries is None else queries[probe]
-        support = store.support.embeddings[probe]
-        yield probe_votes(support, labels, asked, return_counts=True, **search).counts
+
+    def counts() -> Iterator[Any]:
+        for probe in store.probes:
+            store.check(probe)
+            asked = None if queries is None else queries[probe]
+            support = store.support.embeddings[probe]
+            yield probe_votes(support, support_labels, asked, return_counts=True, **search).counts
+
+    return find_issues(counts(), np.unique(support_labels), labels, threshold)
 
 
 def _of_result(
@@ -110,23 +110,19 @@ def _of_result(
     data: str | None,
     search: Mapping[str, Any],
 ) -> LabelIssues:
+    own = result.labels
     if labels is not None:
-        labels = arguments.check_integers(labels, "labels", len(result))
-    elif result.labels is None:
+        own = arguments.check_integers(labels, "labels", len(result))
+    if own is None:
         raise ValueError("label_issues: expected a result with labels, got one without.")
-    if store is not None:
-        own = result.labels if labels is None else labels
-        support = own if result.leave_one_out else store.support.labels
-        metric = result.meta.get("metric", "sqeuclidean")
-        counts = counts_of_store(store, support, k=result.k, metric=metric, **search)
-    elif result.known.all():
-        counts = counts_of_result(result)
-    else:
+    if store is None:
         raise ValueError(
-            "label_issues: expected a result with every vote, got unknown votes after early exit, "
-            f"and no embeddings to cast them from; {_again(result)}."
+            "label_issues: expected the embeddings that the run kept, to count votes from, got "
+            f"none; {_again(result)}."
         )
-    found = find_issues(counts, result.labels if labels is None else labels, threshold)
+    metric = result.meta.get("metric", "sqeuclidean")
+    voting = own if result.leave_one_out else store.support.labels
+    found = _of_store(store, voting, own, threshold, k=result.k, metric=metric, **search)
     names = json.loads(result.meta[CLASS_NAMES]) if CLASS_NAMES in result.meta else None
     paths = _paths_of(result, names, data)
     return replace(found, rows=result.row_numbers, paths=paths, class_names=names)
@@ -175,7 +171,7 @@ def _store_of(
 def _again(result: DepthResult) -> str:
     """What keeps what is missing: the command of a run, or the argument of a call."""
     if "model" not in result.meta or "support" not in result.meta:
-        return "pass early_exit=False or keep_embeddings=DIR to prediction_depth"
+        return "pass keep_embeddings=DIR to prediction_depth, and store=DIR here"
     words = ["pdepth", "run", result.meta["model"], "--support", result.meta["support"]]
     if result.meta.get("queries"):
         words += ["--queries", result.meta["queries"]]

@@ -18,6 +18,7 @@ from pdepth.bench.studies import (
     cluster,
     compat,
     findings,
+    label_issues,
     libraries,
     memory,
     networks,
@@ -27,7 +28,8 @@ from pdepth.bench.studies import (
 )
 
 STUDIES = (
-    *(checks, cifar10, cluster, compat, findings, libraries, memory, networks, noise),
+    *(checks, cifar10, cluster, compat, findings, label_issues, libraries, memory),
+    *(networks, noise),
     *(placements, presets),
 )
 

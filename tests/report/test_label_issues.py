@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -18,6 +20,7 @@ import pdepth
 from pdepth import inputs
 from pdepth.io.embedding_store import open_store
 from pdepth.report.run import RunOptions, run_to_folder
+from pdepth.report.terminal import print_label_issues
 
 for module in ("pyarrow", "pandas", "PIL", "torchvision"):
     pytest.importorskip(module)
@@ -75,7 +78,7 @@ def test_a_store_that_has_moved_is_passed(tmp_path: Path) -> None:
     run(tmp_path / "run", keep_embeddings=tmp_path / "kept")
     expected = pdepth.label_issues(tmp_path / "run").score.tolist()
     shutil.move(tmp_path / "kept", tmp_path / "moved")
-    with pytest.raises(ValueError, match="and no embeddings to cast them from; run pdepth run"):
+    with pytest.raises(ValueError, match="got none; run pdepth run net.py:net"):
         pdepth.label_issues(tmp_path / "run")
     moved = pdepth.label_issues(tmp_path / "run", store=tmp_path / "moved")
     assert moved.score.tolist() == expected
@@ -83,23 +86,18 @@ def test_a_store_that_has_moved_is_passed(tmp_path: Path) -> None:
 
 def test_without_a_store_the_command_is_named_that_keeps_one(tmp_path: Path) -> None:
     result = run(tmp_path / "run")
-    with pytest.raises(ValueError, match="early exit") as raised:
+    with pytest.raises(
+        ValueError, match="label_issues: expected the embeddings that the run kept"
+    ) as raised:
         pdepth.label_issues(tmp_path / "run")
     assert (
         "pdepth run net.py:net --support 'npz:train data.npz' -k 5 --keep-embeddings DIR --out NEW"
         in str(raised.value)
     )
-    with pytest.raises(ValueError, match="pass early_exit=False or keep_embeddings=DIR"):
+    with pytest.raises(ValueError, match="pass keep_embeddings=DIR to prediction_depth"):
         pdepth.label_issues(dataclasses.replace(result, meta={}))
     with pytest.raises(ValueError, match="expected a result with labels, got one without"):
         pdepth.label_issues(dataclasses.replace(result, labels=None))
-
-
-def test_a_run_with_all_votes_needs_no_store(tmp_path: Path) -> None:
-    result = run(tmp_path / "run", early_exit=False)
-    found = pdepth.label_issues(tmp_path / "run")
-    assert len(found) == len(result)
-    assert found.ranked[0] == 0
 
 
 def test_a_store_of_other_rows_is_refused(tmp_path: Path) -> None:
@@ -116,11 +114,12 @@ def test_a_store_of_other_rows_is_refused(tmp_path: Path) -> None:
 
 
 def test_results_of_several_k_are_told_apart(tmp_path: Path) -> None:
-    options = RunOptions(k=(3, 5), early_exit=False)
+    options = RunOptions(k=(3, 5), keep_embeddings=tmp_path / "kept")
     run_to_folder(network(), tensors(60, 0), None, tmp_path / "run", options, progress=False)
     with pytest.raises(ValueError, match=r"pass depth-k3.parquet or depth-k5.parquet there"):
         pdepth.label_issues(tmp_path / "run")
-    assert len(pdepth.label_issues(tmp_path / "run" / "depth-k5.parquet")) == 60
+    found = pdepth.label_issues(tmp_path / "run" / "depth-k5.parquet")
+    assert found.score.tolist() == pdepth.label_issues(tmp_path / "kept", k=5).score.tolist()
     with pytest.raises(FileNotFoundError, match="RESULTS: expected a folder or a Parquet file"):
         pdepth.label_issues(tmp_path / "none")
 
@@ -139,42 +138,46 @@ def image_folder(root: Path) -> list[Path]:
     return files
 
 
-def result_of(folder: Path, rows: Any = None) -> pdepth.DepthResult:
-    spec = f"imagefolder:{folder}"
-    labels = np.array([0, 0, 0, 1, 1, 1])
-    rows = np.arange(6) if rows is None else rows
-    votes = np.tile(labels[rows], (2, 1))
-    return pdepth.DepthResult(
-        np.zeros(len(rows), int), np.zeros(len(rows), bool), votes, np.ones(votes.shape, bool),
-        labels[rows], labels[rows], ("a", "b"), 3, leave_one_out=True, rows=rows,
-        meta={"support": spec, "class_names": '["[b]cat", "dog"]'},
-    )  # fmt: skip
+def of_images(tmp_path: Path) -> tuple[pdepth.DepthResult, Any]:
+    """A result of the images' folder, and its store."""
+    spec = f"imagefolder:{tmp_path / 'data'}"
+    data = inputs.load_data(spec)
+    result = pdepth.prediction_depth(
+        network(), data, k=2, keep_embeddings=tmp_path / "kept", progress=False
+    )
+    meta = {"support": spec, "class_names": '["[b]cat", "dog"]'}
+    return dataclasses.replace(result, meta=meta), open_store(tmp_path / "kept")
 
 
 def test_paths_are_those_of_the_folder_of_images(tmp_path: Path) -> None:
     files = image_folder(tmp_path / "data")
-    found = pdepth.label_issues(result_of(tmp_path / "data"))
+    result, store = of_images(tmp_path)
+    found = pdepth.label_issues(result, store=store)
     assert found.paths == [str(file) for file in files]
     assert found.class_names == ["[b]cat", "dog"]
     table = found.to_pandas()
     assert table["path"].tolist() == [str(files[row]) for row in table["row"]]
     assert set(table["label_name"]) == {"[b]cat", "dog"}
-    data = inputs.load_data(f"imagefolder:{tmp_path / 'data'}")
-    assert inputs.row_paths(data) == found.paths
+    console = Console(file=StringIO(), width=200)
+    print_label_issues(dataclasses.replace(found, threshold=-1e9), console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(str(file) in printed for file in files)
+    assert "[b]cat  " in printed
 
 
 def test_paths_of_a_folder_that_has_moved(tmp_path: Path) -> None:
     image_folder(tmp_path / "data")
-    result = result_of(tmp_path / "data")
+    result, store = of_images(tmp_path)
     shutil.move(tmp_path / "data", tmp_path / "new")
     with pytest.warns(UserWarning, match="label_issues: no paths: DATA imagefolder: expected an"):
-        assert pdepth.label_issues(result).paths is None
-    found = pdepth.label_issues(result, data=f"imagefolder:{tmp_path / 'new'}")
+        assert pdepth.label_issues(result, store=store).paths is None
+    new = f"imagefolder:{tmp_path / 'new'}"
+    found = pdepth.label_issues(result, store=store, data=new)
     assert found.paths is not None
     assert found.paths[0].startswith(str(tmp_path / "new"))
     (tmp_path / "new" / "dog" / "2.png").unlink()
     with pytest.raises(ValueError, match="data: expected 6 rows in imagefolder:.*, got 5"):
-        pdepth.label_issues(result, data=f"imagefolder:{tmp_path / 'new'}")
+        pdepth.label_issues(result, store=store, data=new)
 
 
 def test_paths_of_a_users_own_image_folder() -> None:
