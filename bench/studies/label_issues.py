@@ -2,7 +2,8 @@
 
     python bench/studies/label_issues.py                      every cell that is not stored yet
     python bench/studies/label_issues.py digits               those of one kind of data
-    python bench/studies/label_issues.py cifar10 --seconds N  until N seconds of processor time
+    python bench/studies/label_issues.py cifar10 --seconds N  within N seconds of processor time; 0:
+                                                              of what networks gave already
     python bench/studies/label_issues.py --again              scores anew, of what networks gave
     python bench/studies/label_issues.py --render             the page's tables, as stored
 
@@ -99,7 +100,8 @@ def planted(truth: NDArray[np.int64], cell: Cell) -> NDArray[np.int64]:
     labels = truth.copy()
     wrong = rng.permutation(len(labels))[: round(cell.share * len(labels))]
     labels[wrong] += rng.integers(1, 10, len(wrong)) if cell.noise == UNIFORM else 1
-    return np.remainder(labels, 10, dtype=np.int64)
+    noisy: NDArray[np.int64] = labels % 10
+    return noisy
 
 
 @cache
@@ -202,13 +204,14 @@ def observed(cell: Cell) -> dict[str, NDArray[Any]]:
 
 
 OURS = "`pdepth.label_issues`"
-FORMER, DEPTH = "the mean of depth and neighbours against the label", "depth against the label"
+FORMER, DEPTH = "depth and neighbours against the label, the former score", "depth alone"
 CLEANLAB = "cleanlab, self-confidence out of sample"
 LOGISTIC = "cleanlab, logistic regression on the last hidden layer"
 KNN, SIMIFEAT = "cleanlab, k-NN of the last hidden layer", "SimiFeat-like votes"
 MARGIN = "confidence margin out of sample"
+SHORT = {FORMER: "the former score", CLEANLAB: "cleanlab, self-confidence"}
 MEASURES = {"average": "average precision", "planted": "precision at the planted number"}
-T95 = {2: 12.706, 3: 4.303}  # of Student's distribution, by the number of seeds
+T95 = 4.303  # of Student's distribution with SEEDS - 1 degrees of freedom
 
 
 def counts_of(neighbors: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -334,7 +337,7 @@ def lines_of_table() -> Iterator[tuple[str, Value | None]]:
             yield name, at("scores", name, measure)
         for name in (FORMER, CLEANLAB):
             ours, theirs = (at("scores", each, measure) for each in (OURS, name))
-            yield f"{OURS} less {name}", less(ours, theirs)
+            yield f"{OURS} less {SHORT[name]}", less(ours, theirs)
     yield "*what is flagged by default*", None
     for name in (OURS, CLEANLAB):
         for what in ("precision", "recall"):
@@ -346,11 +349,10 @@ def lines_of_table() -> Iterator[tuple[str, Value | None]]:
 
 
 def entry(values: list[float]) -> str:
-    """The mean in per cent, with half of its 95 % interval where there are several seeds."""
-    text = f"{100 * mean(values):.1f}"
-    if len(values) > 1:
-        text += f" ± {100 * T95[len(values)] * stdev(values) / len(values) ** 0.5:.1f}"
-    return text if len(values) == SEEDS else f"{text} ({len(values)})"
+    """The mean in per cent, with half of its 95 % interval where there are all seeds."""
+    if len(values) < SEEDS:
+        return f"{100 * mean(values):.1f} ({len(values)})"
+    return f"{100 * mean(values):.1f} ± {100 * T95 * stdev(values) / SEEDS**0.5:.1f}"
 
 
 def stored_cells(stored: dict[str, Any]) -> dict[Cell, dict[str, Any]]:
@@ -400,8 +402,8 @@ def main(arguments: list[str] | None = None) -> None:
         anew = options.again and cell.file.exists()
         if not wanted or (cell in kept and not anew):
             continue
-        if time.process_time() - begin > options.seconds:
-            break
+        if not cell.file.exists() and time.process_time() - begin >= options.seconds:
+            continue
         kept[cell] = measured(cell)
         records = [kept[each] for each in cells() if each in kept]
         save({"machine": machine(*PACKAGES), "cells": records}, STORED)

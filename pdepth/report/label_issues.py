@@ -160,8 +160,9 @@ def _store_of(
     for name, ours, theirs in (
         ("labels", result.labels, rows.labels),
         ("predictions", result.predictions, rows.predictions),
+        ("inputs", result.checksums, rows.checksums),
     ):
-        if ours is not None and not np.array_equal(ours, theirs):
+        if ours is not None and theirs is not None and not np.array_equal(ours, theirs):
             raise ValueError(
                 f"store: expected the {name} of this run in {opened.path}, got others."
             )

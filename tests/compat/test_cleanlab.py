@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn import datasets, neighbors
 
+import pdepth
 from pdepth import definition
 from pdepth.compat import cleanlab as compat
 from pdepth.compat.shared.fitted import FittedRows
@@ -422,6 +423,10 @@ def test_label_quality_is_cleanlabs_of_these_shares(digits: Any, theirs: Any) ->
         )
         assert (result.overall(way) == expected).all()
     assert np.isin(result.overall().argsort()[:90], wrong).mean() > 0.9
+    votes = pdepth.probe_votes(probes, labels, k=15, return_counts=True)
+    ours = result.issues()
+    assert ours.score.tolist() == pdepth.label_issues(votes, labels).score.tolist()
+    assert np.isin(ours.ranked[:90], wrong).mean() > 0.9
     # The second probe has no equally near rows, so scikit-learn's shares are the same.
     plain = neighbors.KNeighborsClassifier(15, algorithm="brute").fit(probes[1], labels)
     near = plain.kneighbors(return_distance=False)

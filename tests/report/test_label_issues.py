@@ -105,8 +105,9 @@ def test_a_store_of_other_rows_is_refused(tmp_path: Path) -> None:
     for other in (
         dataclasses.replace(result, labels=np.roll(result.labels, 1)),
         dataclasses.replace(result, predictions=np.roll(result.predictions, 1)),
+        dataclasses.replace(result, checksums=np.roll(result.checksums, 1)),
     ):
-        with pytest.raises(ValueError, match="store: expected the (labels|predictions) of this ru"):
+        with pytest.raises(ValueError, match="store: expected the (labels|predictions|inputs) of"):
             pdepth.label_issues(other)
     run(tmp_path / "held out", tensors(60, 0), keep_embeddings=tmp_path / "kept 2")
     with pytest.raises(ValueError, match="store: expected the embeddings of this run, got Embedd"):
