@@ -18,7 +18,7 @@ def label_issues(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="The --out of pdepth run, a Parquet file in it, or a store of embeddings.",
+            help="The --out of pdepth run or demo, a Parquet file in it, or a store.",
         ),
     ],
     out: Annotated[
@@ -56,8 +56,9 @@ def label_issues(
     """List the labels that are likely wrong, the likeliest first, and a label in place of each.
 
     Every row's label is compared with the votes of all probes, which are counted from the
-    embeddings that the run kept (--keep-embeddings), without the network. The list has every row,
-    with a flag for those at or above the threshold.
+    embeddings that the run kept (--keep-embeddings), without the network, or from all its
+    neighbours (--keep-neighbors with --all-votes). The list has every row, with a flag for those
+    at or above the threshold.
 
     \b
     Examples:

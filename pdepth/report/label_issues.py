@@ -19,9 +19,11 @@ from pdepth.analysis.vote_counts import check_counts
 from pdepth.arrays import arguments
 from pdepth.arrays.convert import to_numpy
 from pdepth.io.embedding_store import EmbeddingStore, is_store, open_store
-from pdepth.report.folder import read_results
+from pdepth.io.neighbor_file import KeptNeighbors, open_neighbors
+from pdepth.report.explain import check_of_result, run_of
 from pdepth.report.pictures import CLASS_NAMES, named_data, open_data
-from pdepth.report.run import EMBEDDINGS
+from pdepth.report.record import RunRecord
+from pdepth.report.searched import store_of_run
 from pdepth.result import DepthResult, Votes
 from pdepth.votes import probe_votes
 
@@ -43,22 +45,22 @@ def label_issues(
     """Rank labels by how far the votes of all probes are against them.
 
     Args:
-        source: a run's folder or a Parquet file in it; a store of embeddings, or its folder; a
-            DepthResult; or Votes with counts, of several probes.
+        source: a run's folder or a Parquet file in it, with its neighbours or its store; a store of
+            embeddings, or its folder; a DepthResult; or Votes with counts, of several probes.
         labels: (N,) integers, of Votes; of anything else in place of its own.
         threshold: the score from which on a label is an issue; None for
             `pdepth.analysis.label_errors.THRESHOLD`.
         store: of a result, the embeddings that its run kept (`keep_embeddings`), from which votes
-            are cast: results do not hold how many each class had, nor those that early exit left
-            out. None: where the run's record says that it kept them.
+            are cast, where it did not keep the neighbours of all rows at all probes. None: where
+            the run's record says that they are.
         data: DATA as in `pdepth.inputs.load_data`, whose rows are files; None: the folder of
             images that the run read, if it did.
         k, metric: of votes cast from a store alone; a result has its own.
         num_threads, memory: of votes cast from a store, as in `pdepth.probe_votes`.
 
     Raises:
-        ValueError: no labels; a result without a store; a store or data of other rows.
-        FileNotFoundError: nothing at a path.
+        ValueError: no labels; a result without neighbours or a store; a store or data of other
+            rows. FileNotFoundError: nothing at a path.
     """
     limit = check_threshold(threshold)
     if isinstance(source, str | os.PathLike):
@@ -115,30 +117,40 @@ def _of_result(
         own = arguments.check_integers(labels, "labels", len(result))
     if own is None:
         raise ValueError("label_issues: expected a result with labels, got one without.")
-    if store is None:
+    kept = result.neighbors
+    if labels is None and _has_all(kept):
+        assert kept is not None
+        counts = iter(kept.class_counts())
+        found = find_issues(counts, kept.classes, own, threshold)
+    elif store is not None:
+        metric = result.meta.get("metric", "sqeuclidean")
+        voting = own if result.leave_one_out else store.support.labels
+        found = _of_store(store, voting, own, threshold, k=result.k, metric=metric, **search)
+    else:
         raise ValueError(
-            "label_issues: expected the embeddings that the run kept, to count votes from, got "
-            f"none; {_again(result)}."
+            "label_issues: expected a run that kept its embeddings, or all its neighbours, to "
+            f"count votes from, got neither; {_again(result)}."
         )
-    metric = result.meta.get("metric", "sqeuclidean")
-    voting = own if result.leave_one_out else store.support.labels
-    found = _of_store(store, voting, own, threshold, k=result.k, metric=metric, **search)
     names = json.loads(result.meta[CLASS_NAMES]) if CLASS_NAMES in result.meta else None
     paths = _paths_of(result, names, data)
     return replace(found, rows=result.row_numbers, paths=paths, class_names=names)
 
 
 def _opened(path: Path) -> Any:
-    """What lies at a path: a store, or the one result of a run."""
+    """What lies at a path: a store, or the result of a run, of several k that of the largest."""
     if is_store(path):
         return open_store(path)
-    results = read_results(path)
-    if isinstance(results, dict):
-        names = " or ".join(f"depth-k{k}.parquet" for k in sorted(results))
-        raise ValueError(f"RUN: expected results of one k, got {len(results)}; pass {names} there.")
-    if not isinstance(results, DepthResult):
-        raise ValueError(f"RUN: expected what pdepth run writes, got an ensemble in {path}.")
-    return results
+    result, file = run_of(path)
+    if not file.is_file():
+        return result
+    kept = open_neighbors(file, result.k)
+    check_of_result(kept, result, file)
+    return replace(result, neighbors=kept)
+
+
+def _has_all(kept: KeptNeighbors | None) -> bool:
+    """Whether all whole votes were counted, as early exit and weights do not."""
+    return kept is not None and kept.counts.dtype.kind in "iu" and bool(kept.searched.all())
 
 
 def _store_of(
@@ -149,10 +161,9 @@ def _store_of(
     Raises ValueError where its rows are not those of the result.
     """
     if store is None:
-        noted = result.meta.get(EMBEDDINGS)
-        if noted is None or not is_store(noted):
+        store = store_of_run(result)
+        if store is None:
             return None
-        store = noted
     opened = store if isinstance(store, EmbeddingStore) else open_store(store)
     rows = opened.asked
     if (opened.queries is None) != result.leave_one_out or opened.probes != result.probes:
@@ -174,6 +185,9 @@ def _again(result: DepthResult) -> str:
     if "model" not in result.meta or "support" not in result.meta:
         return "pass keep_embeddings=DIR to prediction_depth, and store=DIR here"
     words = ["pdepth", "run", result.meta["model"], "--support", result.meta["support"]]
+    record = RunRecord.of_meta(result.meta)
+    if record is not None and record.weights is not None:
+        words += ["--weights", record.weights]
     if result.meta.get("queries"):
         words += ["--queries", result.meta["queries"]]
     words += ["-k", str(result.k), "--keep-embeddings", "DIR", "--out", "NEW"]

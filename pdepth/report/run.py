@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from pdepth.embeddings.placement import Layers, Pools, ProbeOptions
     from pdepth.progress import Observer
 
-EMBEDDINGS = "embeddings"  # in the meta of results: the store that the run kept
-
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -158,11 +156,8 @@ def run_to_folder(
             remove_folder(run_dir)
             measured = measure()
         by_k = measured if isinstance(measured, dict) else {options.k[0]: measured}
-        kept = options.keep_embeddings
-        noted = {} if kept is None else {EMBEDDINGS: str(Path(kept).absolute())}
         results = {
-            k: replace(result, meta={**result.meta, **noted, **(meta or {})})
-            for k, result in by_k.items()
+            k: replace(result, meta={**result.meta, **(meta or {})}) for k, result in by_k.items()
         }
         images = names = None
         if len(results) == 1:  # the picture of several k shows no images

@@ -19,6 +19,7 @@ from torch.utils.data import TensorDataset
 import pdepth
 from pdepth import inputs
 from pdepth.io.embedding_store import open_store
+from pdepth.report.record import RunRecord
 from pdepth.report.run import RunOptions, run_to_folder
 from pdepth.report.terminal import print_label_issues
 
@@ -42,9 +43,11 @@ def tensors(rows: int, seed: int) -> TensorDataset:
 
 
 def run(out: Path, queries: Any = None, **options: Any) -> pdepth.DepthResult:
+    named = {"model": "net.py:net", "support": "npz:train data.npz"}
+    kept = {"keep_embeddings": str(options.get("keep_embeddings", out / "none"))}
     finished = run_to_folder(
         network(), tensors(60, 0), queries, out, RunOptions(k=(K,), **options), progress=False,
-        meta={"model": "net.py:net", "support": "npz:train data.npz"},
+        meta=named | RunRecord(**named, options=kept).to_meta(),
     )  # fmt: skip
     return finished.results[K]
 
@@ -78,7 +81,7 @@ def test_a_store_that_has_moved_is_passed(tmp_path: Path) -> None:
     run(tmp_path / "run", keep_embeddings=tmp_path / "kept")
     expected = pdepth.label_issues(tmp_path / "run").score.tolist()
     shutil.move(tmp_path / "kept", tmp_path / "moved")
-    with pytest.raises(ValueError, match="got none; run pdepth run net.py:net"):
+    with pytest.raises(ValueError, match="got neither; run pdepth run net.py:net"):
         pdepth.label_issues(tmp_path / "run")
     moved = pdepth.label_issues(tmp_path / "run", store=tmp_path / "moved")
     assert moved.score.tolist() == expected
@@ -86,9 +89,7 @@ def test_a_store_that_has_moved_is_passed(tmp_path: Path) -> None:
 
 def test_without_a_store_the_command_is_named_that_keeps_one(tmp_path: Path) -> None:
     result = run(tmp_path / "run")
-    with pytest.raises(
-        ValueError, match="label_issues: expected the embeddings that the run kept"
-    ) as raised:
+    with pytest.raises(ValueError, match="expected a run that kept its embeddings") as raised:
         pdepth.label_issues(tmp_path / "run")
     assert (
         "pdepth run net.py:net --support 'npz:train data.npz' -k 5 --keep-embeddings DIR --out NEW"
@@ -114,13 +115,25 @@ def test_a_store_of_other_rows_is_refused(tmp_path: Path) -> None:
         pdepth.label_issues(result, store=tmp_path / "kept 2")
 
 
-def test_results_of_several_k_are_told_apart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held_out", [False, True])
+def test_all_votes_of_kept_neighbours_need_no_store(tmp_path: Path, held_out: bool) -> None:
+    queries = tensors(30, 1) if held_out else None
+    run(tmp_path / "kept", queries, keep_embeddings=tmp_path / "store")
+    expected = pdepth.label_issues(tmp_path / "kept").score.tolist()
+    result = run(tmp_path / "run", queries, early_exit=False, return_neighbors=2)
+    for source in (tmp_path / "run", tmp_path / "run" / "depth.parquet", result):
+        assert pdepth.label_issues(source).score.tolist() == expected
+    run(tmp_path / "early", queries, return_neighbors=2)
+    with pytest.raises(ValueError, match="expected a run that kept its embeddings"):
+        pdepth.label_issues(tmp_path / "early")
+
+
+def test_of_several_k_the_largest_is_taken(tmp_path: Path) -> None:
     options = RunOptions(k=(3, 5), keep_embeddings=tmp_path / "kept")
     run_to_folder(network(), tensors(60, 0), None, tmp_path / "run", options, progress=False)
-    with pytest.raises(ValueError, match=r"pass depth-k3.parquet or depth-k5.parquet there"):
-        pdepth.label_issues(tmp_path / "run")
-    found = pdepth.label_issues(tmp_path / "run" / "depth-k5.parquet")
-    assert found.score.tolist() == pdepth.label_issues(tmp_path / "kept", k=5).score.tolist()
+    for k, source in ((5, tmp_path / "run"), (3, tmp_path / "run" / "depth-k3.parquet")):
+        expected = pdepth.label_issues(tmp_path / "kept", k=k).score.tolist()
+        assert pdepth.label_issues(source, store=tmp_path / "kept").score.tolist() == expected
     with pytest.raises(FileNotFoundError, match="RESULTS: expected a folder or a Parquet file"):
         pdepth.label_issues(tmp_path / "none")
 
