@@ -373,7 +373,7 @@ def _chosen(
 
 @triton.jit(
     do_not_specialize=["padded", "support_rows", "k"],
-    do_not_specialize_on_alignment=["queries", "support", "query_rows", "codes"],
+    do_not_specialize_on_alignment=["queries", "support", "query_rows", "codes", "scales"],
 )
 def settle_kernel(
     queries, support, table, query_rows, order, codes, keys, sizes, cuts, query_norms,
