@@ -1,8 +1,10 @@
 """The triton backend's kernels, one and its host function a file; installed as `pdepth.kernels`.
 
 search.py        the kernels in turn: layers and queries in, votes or neighbours out
+products.py      the filter in 16 bits, for layers that share a launch
+support.py       a support that is packed, and may be kept
 stack.py         rows of several layers, for one launch
-centre.py        a point near a layer's rows
+measure.py       a layer's largest value, a point near its rows, and hashes of them
 prepare.py       rows centred, scaled and rounded to float16, and what is known of each
 duplicates.py    equal rows, of which only the first can vote
 filter.py        products by the matrix units, and their configurations

@@ -20,14 +20,23 @@ ROUNDINGS = tl.constexpr(2)  # of the sum, times float32's unit roundoff
 LOST = tl.constexpr(3)
 LARGEST = tl.constexpr(4)  # at least the norm of any support row
 CENTRE = tl.constexpr(5)  # of inner products: at least the norm of the scaled centre; else below 0
+SPAN = tl.constexpr(6)  # the largest absolute value of a support row, before it is packed
+SCALE = tl.constexpr(7)  # a power of two, by which rows were multiplied
 LENGTH = 8
+
+
+def constants(
+    stage: certify.FilterStage, width: int, negligible: float
+) -> tuple[float, float, float]:
+    """NEGLIGIBLE, ROUNDINGS and LOST of products."""
+    roundings = certify.UNIT * stage.roundings(width)
+    return negligible, roundings, 3 * certify.LOST * (stage.columns(width) + 8)
 
 
 def of_products(bound: certify.Products) -> torch.Tensor:
     """(LENGTH,) float64, on the CPU; the packed rows give LARGEST, and RELATIVE if it grows."""
-    products = certify.UNIT * bound.stage.roundings(bound.width)
-    lost = 3 * certify.LOST * (bound.stage.columns(bound.width) + 8)
-    return _padded([bound.relative, bound.negligible, products, lost, 0.0, -1.0])
+    own = constants(bound.stage, bound.width, bound.negligible)
+    return _padded([bound.relative, *own, 0.0, -1.0])
 
 
 def of_differences(bound: certify.Differences) -> torch.Tensor:

@@ -1,8 +1,7 @@
 """Equal rows of the support: all but the first k + 1 can be left out, since none of them votes.
 
 A layer whose rows are all equal, or a softmax that is the same for many examples, would
-otherwise fill every query's list with ties. Hashes find them; the kernel that reads all values for
-that notes the largest, too.
+otherwise fill every query's list with ties. Hashes find them.
 """
 
 from __future__ import annotations
@@ -17,31 +16,7 @@ from pdepth.kernels.stack import Stack, rows_of
 ROWS, BLOCK = 16, 64  # of a program; columns at a time
 
 
-@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["source"])
-def hash_kernel(source, table, count, hashes, largest, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    layer = tl.program_id(1).to(tl.int64)
-    rows, stride, width = rows_of(source, table, layer)
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    total = tl.zeros([ROWS, BLOCK], tl.int64)
-    most = tl.zeros([ROWS, BLOCK], tl.float64)
-    for begin in range(0, width, BLOCK):
-        column = begin + tl.arange(0, BLOCK)
-        inside = (row < count)[:, None] & (column < width)[None, :]
-        value = tl.load(rows + row[:, None] * stride + column[None, :], mask=inside, other=0)
-        value = widened(value)
-        most = tl.maximum(most, tl.abs(value))
-        # Mixed with its place, so that rows of the same values in another order differ.
-        word = value.to(tl.int64, bitcast=True)
-        word += column.to(tl.int64)[None, :] * 0x1E3779B97F4A7C15
-        word = (word ^ (word >> 30)) * 0x3F58476D1CE4E5B9
-        word = (word ^ (word >> 27)) * 0x14D049BB133111EB
-        total += tl.where(inside, word ^ (word >> 31), 0)
-    tl.store(hashes + layer * count + row, tl.sum(total, axis=1), mask=row < count)
-    # Numbers that are not negative are ordered as their bits.
-    tl.atomic_max(largest + layer, tl.max(most).to(tl.int64, bitcast=True), sem="relaxed")
-
-
-@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["source"])
+@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["source", "table"])
 def same_kernel(source, table, count, order, hashes, same, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """Whether a row equals the one before it in the order of the hashes."""
     layer = tl.program_id(1).to(tl.int64)
@@ -64,31 +39,28 @@ def same_kernel(source, table, count, order, hashes, same, ROWS: tl.constexpr, B
     tl.store(same + first + at, alike, mask=at < count)
 
 
-def surplus(stack: Stack, keep: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of each layer (M, D) that equal at least `keep` earlier ones, bit by bit.
+def earlier(stack: Stack, hashes: torch.Tensor) -> torch.Tensor:
+    """(L, M) int64: how many earlier rows of its layer each row equals, bit by bit.
 
-    Rows whose hashes collide may be spared; none is marked that should not be.
+    Rows whose hashes collide may have fewer; none has more.
 
-    Returns:
-        (L, M) bool, and the largest absolute value of each layer, (L,) float64.
+    Args:
+        hashes: (L, M) int64, as `measure.measure` gives them.
     """
-    layers, count, device = len(stack), len(stack.any), stack.any.device
-    hashes = torch.empty((layers, count), dtype=torch.int64, device=device)
-    same = torch.empty((layers, count), dtype=torch.bool, device=device)
-    largest = torch.zeros(layers, dtype=torch.int64, device=device)
-    grid = (triton.cdiv(count, ROWS), layers)
-    options = {"ROWS": ROWS, "BLOCK": BLOCK, "num_warps": 4, "enable_fp_fusion": False}
-    hash_kernel[grid](stack.any, stack.table, count, hashes, largest, **options)
+    layers, count = hashes.shape
+    same = torch.empty((layers, count), dtype=torch.bool, device=hashes.device)
     order = torch.sort(hashes, dim=1, stable=True).indices
-    same_kernel[grid](stack.any, stack.table, count, order, hashes, same, **options)
-    place = torch.arange(count, device=device).expand(layers, count)
+    same_kernel[(triton.cdiv(count, ROWS), layers)](
+        stack.any, stack.table, count, order, hashes, same, ROWS=ROWS, BLOCK=BLOCK, num_warps=4,
+        enable_fp_fusion=False,
+    )  # fmt: skip
+    place = torch.arange(count, device=hashes.device).expand(layers, count)
     first = torch.where(same, 0, place).cummax(1).values  # of each run of equal rows
-    result = torch.empty_like(same).scatter_(1, order, place - first >= keep)
-    return result, largest.view(torch.float64)
+    return torch.empty_like(order).scatter_(1, order, place - first)
 
 
-def surplus_reference(source: torch.Tensor, keep: int) -> torch.Tensor:
-    """`surplus` in plain torch: every row against every earlier one."""
+def earlier_reference(source: torch.Tensor) -> torch.Tensor:
+    """(M,) int64, of one layer: `earlier` in plain torch, every row against every earlier one."""
     rows = source.double()
     equal = (rows[:, None].view(torch.int64) == rows[None].view(torch.int64)).all(dim=2)
-    return equal.tril(-1).sum(dim=1) >= keep
+    return equal.tril(-1).sum(dim=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -60,6 +60,7 @@ NARROW = tuple(
     for queries, columns, warps in ((128, 64, 4), (128, 128, 8), (64, 256, 4))
 )
 TILES = (*NARROW, LARGE, WIDE)
+WHOLE = replace(WIDE, bundle=1)  # of supports whose rows all join the lists, in one launch
 
 
 def tile_for(width: int, device: torch.device) -> Tile:
@@ -234,14 +235,13 @@ def scan(
         to = lists.keys, lists.keys, lists.sizes
     else:
         to = bundles.firsts, bundles.members.view(torch.int64), bundles.counts
-    layers = range(len(table))
-    for i in [slice(layer, layer + 1) for layer in layers] if tile.descriptors else [slice(None)]:
-        arrays = half_norms[i], lists.cuts[i], *(array[i] for array in to), table[i]
+    arrays: tuple[torch.Tensor, ...] = (half_norms, lists.cuts, *to, table)
+    layers = [arrays]
+    if tile.descriptors:
+        layers = [tuple(each[i : i + 1] for each in arrays) for i in range(len(table))]
+    for own in layers:
         # In a context of its own: the allocator of the caller's launches stays.
-        copy_context().run(
-            lambda arrays: _launch((packed_queries, packed_support, *arrays), tile, first, rows),
-            arrays,
-        )
+        copy_context().run(_launch, (packed_queries, packed_support, *own), tile, first, rows)
     if bundles is not None:
         bundles.unpack(lists, tile.support // tile.bundle)
 

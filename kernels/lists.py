@@ -23,9 +23,19 @@ MOST_NEIGHBOURS = 256
 HELD = 16  # entries that a thread has of a list that is tightened; of a usual one half of them
 
 
-def capacity_for(k: int) -> int:
-    """Room for the candidates of a chunk that is GROWTH times as long as all before it."""
-    return next(size for size in CAPACITIES if 16 * k <= size or size == max(CAPACITIES))
+WHOLE = 1024  # rows of a support at most, for lists that hold all of them
+
+
+def hold_all(rows: int) -> bool:
+    """Whether lists have room for every row of such a support."""
+    return rows <= WHOLE
+
+
+def capacity_for(k: int, rows: int | None = None) -> int:
+    """Room for all rows of a small support, or else for the candidates of a chunk that is GROWTH
+    times as long as all before it."""
+    least = rows if rows is not None and hold_all(rows) else 16 * k
+    return next(size for size in CAPACITIES if least <= size or size == max(CAPACITIES))
 
 
 def warps_for(capacity: int) -> int:
@@ -179,7 +189,9 @@ def tighten_kernel(
     norms += layer * support_rows
     size = tl.load(sizes + query, mask=inside, other=0)
     cut = tl.load(cuts + query, mask=inside, other=float("-inf"))
-    kept = (cut > float("-inf")) & (size <= CAPACITY)
+    # Where a support row is not held by 16 bits, nothing is known of it.
+    most = tl.where(tl.load(bound + bounds.LARGEST) < float("inf"), CAPACITY, -1)
+    kept = (cut > float("-inf")) & (size <= most)
     longest = tl.max(tl.where(kept, size, -1))
     if longest > WINDOW:
         cut, size = _tightened(
@@ -206,17 +218,31 @@ class Lists:
         proven: (L, Q) float64, at least the k-th neighbour's true score.
         selves: (L, Q) int32, the query's own position in the support, which is left out, or
             NOWHERE.
+        norms, residuals: (L, Q) float32, of the packed queries, where these are packed.
     """
 
     def __init__(self, layers: int, queries: int, capacity: int, device: torch.device) -> None:
-        def full(value: float, dtype: torch.dtype) -> torch.Tensor:
-            return torch.full((layers, queries), value, dtype=dtype, device=device)
+        self._allocate(layers, queries, capacity, device)
+        self.sizes.fill_(0)
+        self.cuts.fill_(float("inf"))
+        self.proven.fill_(float("inf"))
+        self.selves.fill_(NOWHERE)
 
-        self.keys = torch.empty((layers, queries, capacity), dtype=torch.int64, device=device)
-        self.sizes = full(0, torch.int32)
-        self.cuts = full(float("inf"), torch.float32)
-        self.proven = full(float("inf"), torch.float64)
-        self.selves = full(NOWHERE, torch.int32)
+    def _allocate(self, layers: int, queries: int, capacity: int, device: torch.device) -> None:
+        def empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
+
+        self.keys = empty(layers, queries, capacity, dtype=torch.int64)
+        self.proven = empty(layers, queries, dtype=torch.float64)
+        self.sizes, self.selves = empty(2, layers, queries, dtype=torch.int32)
+        self.cuts, self.norms, self.residuals = empty(3, layers, queries, dtype=torch.float32)
+
+    @classmethod
+    def unset(cls, layers: int, queries: int, capacity: int, device: torch.device) -> Lists:
+        """Lists whose queries `prepare` has yet to fill in."""
+        lists = cls.__new__(cls)
+        lists._allocate(layers, queries, capacity, device)
+        return lists
 
     @property
     def capacity(self) -> int:

@@ -6,29 +6,29 @@ All layers have the same number of support rows and the same queries; their widt
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import accumulate, pairwise
+from functools import cached_property
 
+import numpy as np
 import torch
 
 from pdepth import certify
 from pdepth.kernels import (
     bounds,
-    centre,
     complete,
     differences,
     duplicates,
     filter,
+    measure,
     prepare,
     settle,
 )
-from pdepth.kernels.bundles import Bundles, bytes_of
-from pdepth.kernels.lists import MOST_NEIGHBOURS, NOWHERE, Lists, capacity_for
-from pdepth.kernels.stack import Stack, on_device
+from pdepth.kernels.lists import MOST_NEIGHBOURS, NOWHERE, Lists, capacity_for, hold_all
+from pdepth.kernels.products import Products, support_chunks
+from pdepth.kernels.stack import Stack, sent_once
+from pdepth.kernels.support import Support, places_of
 
-FIRST, GROWTH = 256, 4  # rows of the support's first chunk, and how much longer each next one is
 SCRATCH = 1 << 30  # bytes for lists and distances
 Chunk = slice | torch.Tensor  # of the queries: side by side, or by their numbers
 MOST_COLUMNS = 1 << 24  # of the filter, whose offsets within a tile have 32 bits
@@ -69,20 +69,10 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One layer's rows, and what is measured of them before they are compared.
-
-    Attributes:
-        support, queries: (M, D) and (N, D), of one type or two.
-        surplus: (M,) bool, rows with k + 1 equals before them: they never vote.
-        scale: (1,) float64, a power of two.
-        filtered: whether the filter stages serve: their lists hold k, and its values are in range.
-    """
+    """One layer's rows: support (M, D) and queries (N, D), of one type or two."""
 
     support: torch.Tensor
     queries: torch.Tensor
-    surplus: torch.Tensor
-    scale: torch.Tensor
-    filtered: bool
 
     @property
     def width(self) -> int:
@@ -106,6 +96,7 @@ class Search:
             its sign turned.
         k: beyond lists.MOST_NEIGHBOURS all distances are computed in float64, and sorted.
         scratch: bytes for lists, and for all distances of some queries, at a time.
+        kept: of each layer, its support as `support.pack` gives it.
     """
 
     def __init__(
@@ -119,73 +110,110 @@ class Search:
         scratch: int = SCRATCH,
         *,
         inner_products: bool = False,
+        kept: Sequence[Support] | None = None,
     ) -> None:
         self.inner_products = inner_products
         self.rows, self.selves, self.codes, self.k = rows, selves, codes, k
         self.scratch = scratch
         self.device = codes.device
         self.count = len(codes)
-        self.everyone = torch.arange(len(rows), device=self.device)
-        self.capacity = capacity_for(k)
-        places = torch.arange(self.count, device=self.device)
-        self.order = places * _step(self.count) % self.count
-        self.positions = torch.empty_like(self.order)
-        self.positions[self.order] = places
-        self.supports = Stack(supports)
-        shared = all(map(operator.is_, supports, queries))
-        self.queries = self.supports if shared else Stack(queries)
-        surplus, largest = duplicates.surplus(self.supports, k + 1)
-        # Of the packed support, where rows lie in the order of their positions.
-        self.left_out = surplus[:, self.order]
-        self.begins = [0, *accumulate(self.supports.widths)][:-1]  # of each layer's centre
-        self.centres = centre.centres(
-            self.supports, self.order, on_device(self.begins, self.device)
-        )
-        # The host waits once, for all layers: which power of two brings their values into range?
-        # A centre is among the values, so that none is farther from it than twice the largest.
-        farthest = 2 if centre.moves(self.supports.any.dtype) else 1
-        known = [farthest * top for top in largest.tolist()]
-        filtered = [
-            k <= MOST_NEIGHBOURS and (top == 0 or 2.0**-400 < top < 2.0**400) for top in known
-        ]
-        scales = [
-            prepare.LARGEST / 2.0 ** math.frexp(top)[1] if inside else 1.0
-            for top, inside in zip(known, filtered, strict=True)
-        ]
-        self.scales = on_device(scales, self.device, torch.float64)
-        self.layers = [
-            Layer(*each)
-            for each in zip(supports, queries, surplus, self.scales.split(1), filtered, strict=True)
-        ]
+        self.capacity = capacity_for(k, self.count)
+        self.order, self.positions = places_of(self.count, self.device)
+        self.layers = [Layer(*each) for each in zip(supports, queries, strict=True)]
+        self._sent: dict[str, torch.Tensor] = {}
+        by_products = [i for i, layer in enumerate(self.layers) if self._by_products(layer)]
+        tiles = [filter.WHOLE] * len(by_products)
+        if not hold_all(self.count):
+            widths = [self.layers[i].width for i in by_products]
+            tiles = filter.tiles_for(widths, len(rows), self.count, self.device)
+        self._stages = []
+        for tile in dict.fromkeys(tiles):
+            numbers = [i for i, own in zip(by_products, tiles, strict=True) if own == tile]
+            packed = None if kept is None else [kept[i] for i in numbers]
+            self._stages.append(Products(self, tile, numbers, packed))
+
+    @cached_property
+    def everyone(self) -> torch.Tensor:
+        """(n,) int64, the queries' numbers."""
+        return torch.arange(len(self.rows), device=self.device)
 
     def answer(self, answers: Sequence[Answer]) -> None:
         """Fill the answers, one a layer."""
-        remaining: list[Chunk] = [slice(None)] * len(self.layers)
-        by_products = [i for i, layer in enumerate(self.layers) if self._by_products(layer)]
-        tiles = filter.tiles_for(
-            [self.layers[i].width for i in by_products], len(self.rows), self.count, self.device
-        )
-        for tile in dict.fromkeys(tiles):
-            numbers = [i for i, own in zip(by_products, tiles, strict=True) if own == tile]
-            stage = _Products(self, tile, numbers)
-            given_up = stage.answer([answers[i] for i in numbers])
-            for i, queries in zip(numbers, given_up, strict=True):
+        self.finish(answers, self.launch(answers))
+
+    def launch(self, answers: Sequence[Answer]) -> list[list[torch.Tensor]]:
+        """Fill what the 16-bit filter stage answers; `finish` takes what this returns.
+
+        The host waits for nothing. Called once more with the same answers, it launches the same
+        kernels and sends nothing: a CUDA graph can hold it, and `finish` comes after the graph.
+        """
+        with sent_once(self._sent):
+            return [
+                stage.launch(self, [answers[i] for i in stage.numbers]) for stage in self._stages
+            ]
+
+    def finish(self, answers: Sequence[Answer], launched: list[list[torch.Tensor]]) -> None:
+        """Read which queries were given up, and fill those of layers without that stage, too."""
+        remaining: list[Chunk | None] = [slice(None)] * len(self.layers)
+        known: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for stage, cuts in zip(self._stages, launched, strict=True):
+            given_up = self._given_up(cuts)
+            for i, queries in zip(stage.numbers, given_up, strict=True):
                 remaining[i] = queries
-            del stage  # before the next has its own memory
-        for layer, answer, rest in zip(self.layers, answers, remaining, strict=True):
-            by_differences = layer.filtered and not self.inner_products
-            left = self._by_differences(layer, answer, rest) if by_differences else rest
-            self._completely(layer, answer, left)
+            if stage.surplus is not None and any(each is not None for each in given_up):
+                assert stage.bound is not None
+                known |= self._known(stage.numbers, stage.surplus, stage.bound)
+        known |= self._measured([i for i, rest in enumerate(remaining) if isinstance(rest, slice)])
+        for i, (layer, answer, rest) in enumerate(
+            zip(self.layers, answers, remaining, strict=True)
+        ):
+            if rest is None:
+                continue
+            surplus, scale = known.get(i, (None, None))
+            if surplus is not None and scale is not None and not self.inner_products:
+                rest = self._by_differences(layer, answer, rest, surplus, scale)
+            self._completely(layer, answer, rest, surplus)
 
     def _by_products(self, layer: Layer) -> bool:
-        """Whether the 16-bit filter stage takes a layer; narrow ones are left to differences."""
-        least = 0 if self.inner_products else differences.UP_TO
-        return layer.filtered and least < layer.width <= MOST_COLUMNS
+        """Whether the 16-bit filter stage takes a layer; narrow ones are left to differences,
+        unless lists hold all that is near."""
+        least = 0 if self.inner_products or hold_all(self.count) else differences.UP_TO
+        return self.k <= MOST_NEIGHBOURS and least < layer.width <= MOST_COLUMNS
 
-    def _by_differences(self, layer: Layer, answer: Answer, queries: Chunk) -> torch.Tensor:
+    def _given_up(self, cuts: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+        """The queries of each layer whose cuts say so, or None; the host waits."""
+        lost = np.concatenate([each.cpu().numpy() for each in cuts], axis=1) == -math.inf
+        return [
+            torch.from_numpy(numbers).to(self.device) if len(numbers) else None
+            for numbers in map(np.flatnonzero, lost[:, : len(self.rows)])
+        ]
+
+    def _known(
+        self, numbers: Sequence[int], surplus: torch.Tensor, bound: torch.Tensor
+    ) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """By the layers' numbers: (M,) bool, rows that never vote, and (1,) float64, the scale."""
+        scales = prepare.scales(bound[:, bounds.SPAN.value])
+        return dict(zip(numbers, zip(surplus, scales.split(1), strict=True), strict=True))
+
+    def _measured(self, numbers: Sequence[int]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """The same of layers that no other stage has measured, where lists serve."""
+        if not numbers or self.k > MOST_NEIGHBOURS:
+            return {}
+        stack = Stack([self.layers[i].support for i in numbers])
+        bound = self.empty(len(numbers), bounds.LENGTH, dtype=torch.float64).zero_()
+        hashes = self.empty(len(numbers), self.count, dtype=torch.int64)
+        measure.measure(stack, bound, hashes)
+        return self._known(numbers, duplicates.earlier(stack, hashes) > self.k, bound)
+
+    def _by_differences(
+        self,
+        layer: Layer,
+        answer: Answer,
+        queries: Chunk,
+        surplus: torch.Tensor,
+        scale: torch.Tensor,
+    ) -> torch.Tensor:
         """The float64 filter stage over some of a layer's queries; returns those it gave up."""
-        if isinstance(queries, torch.Tensor) and not len(queries):
-            return queries
         bound = bounds.of_differences(certify.Differences(differences.SUMS, layer.width, 0.0)).to(
             self.device
         )
@@ -199,26 +227,30 @@ class Search:
             nothing = self.empty(1, padded).zero_()
             for first, count in support_chunks(self.count):
                 differences.scan(
-                    layer.queries, rows, layer.support, self.order, layer.surplus, layer.scale,
+                    layer.queries, rows, layer.support, self.order, surplus, scale,
                     lists, first=first, rows=count,
                 )  # fmt: skip
                 lists.tighten(self.k, nothing, nothing, norms, bound[None], differences=True)
             own = answer.at(chunk)
             settle.settle(
                 [(layer.queries, layer.support, own.arrays())], rows, self.order, self.codes,
-                lists, nothing, nothing, norms, bound[None], layer.scale, self.k, differences=True,
+                lists, nothing, nothing, norms, bound[None], self.k, differences=True,
             )  # fmt: skip
             overflowed = lists.given_up()[0, : len(rows)]
             answer.update(chunk, own, ~overflowed)
             given_up.append(self.everyone[chunk][overflowed])
         return torch.cat(given_up)
 
-    def _completely(self, layer: Layer, answer: Answer, queries: Chunk) -> None:
+    def _completely(
+        self, layer: Layer, answer: Answer, queries: Chunk, surplus: torch.Tensor | None
+    ) -> None:
         """Every distance in float64."""
+        if surplus is None:
+            surplus = self.empty(self.count, dtype=torch.bool).zero_()
         tile = self.scratch // 40  # sorting takes a distance's and a row's bytes some times over
         for chunk in self.chunks(queries, max(1, tile // self.count)):
             distances, rows = complete.nearest(
-                layer.queries, self.rows[chunk], layer.support, layer.surplus, self.selves[chunk],
+                layer.queries, self.rows[chunk], layer.support, surplus, self.selves[chunk],
                 self.k, tile, inner_products=self.inner_products,
             )  # fmt: skip
             fill(answer, chunk, distances, rows, self.codes)
@@ -241,122 +273,6 @@ class Search:
         lists.cuts[:, len(own) :] = -math.inf
         own = self.positions[own.clamp(min=0)].where(own >= 0, NOWHERE)
         lists.selves[:, : len(own)] = own.to(torch.int32)
-        return lists
-
-
-class _Products:
-    """The 16-bit filter stage over the layers of a search that share a tile.
-
-    Holds the packed support of all of them, and a chunk of the queries at a time.
-    """
-
-    def __init__(self, search: Search, tile: filter.Tile, numbers: Sequence[int]) -> None:
-        self.search, self.tile = search, tile
-        self.layers = [search.layers[i] for i in numbers]
-        self.sums = filter.sums_of(tile)
-        layers, device = len(numbers), search.device
-        columns = [self.sums.columns(layer.width) for layer in self.layers]
-        rows = -(-search.count // tile.support) * tile.support
-        self.most = self._queries_at_a_time()
-        self.packed_support = search.empty(rows * sum(columns), dtype=torch.float16)
-        self.packed_queries = search.empty(self.most * sum(columns), dtype=torch.float16)
-        self.half_norms, self.norms, residuals = search.empty(3, layers, rows)
-        self.query_halves, self.query_norms, self.query_residuals = search.empty(
-            3, layers, self.most
-        )
-        begins = [0, *accumulate(columns)]
-        places = list(zip(columns, begins, [search.begins[i] for i in numbers], strict=False))
-        self.table, of_support, self.of_queries = on_device(
-            [
-                [[wide // tile.columns, self.most * at, rows * at] for wide, at, _ in places],
-                [[wide // prepare.BLOCK, rows * at, middle] for wide, at, middle in places],
-                [[wide // prepare.BLOCK, self.most * at, middle] for wide, at, middle in places],
-            ],
-            device,
-        )
-        supports = search.supports.select(numbers)
-        shared = search.queries is search.supports
-        self.queries = supports if shared else search.queries.select(numbers)
-        self.which = on_device(numbers, device)
-        self.scales = search.scales[self.which]
-        prepare.prepare(
-            supports, search.order, of_support, search.centres, self.scales, self.packed_support,
-            self.half_norms, self.norms, residuals, inner_products=search.inner_products,
-        )  # fmt: skip
-        self.half_norms[:, : search.count].masked_fill_(search.left_out[self.which], math.inf)
-        self.bound = self._bounds(residuals)
-
-    def _queries_at_a_time(self) -> int:
-        """A multiple of the tile's, whose lists fit: chunks as equal as may be."""
-        count, height = len(self.search.rows), self.tile.queries
-        size = bytes_of(self.search.capacity, self.tile.bundle) * len(self.layers)
-        most = max(height, self.search.scratch // size) // height * height
-        chunks = -(-count // most)
-        return -(-count // (chunks * height)) * height
-
-    def _bounds(self, residuals: torch.Tensor) -> torch.Tensor:
-        """(L, bounds.LENGTH) float64, from what was measured while the support was packed."""
-        products = [
-            certify.Products(self.sums, layer.width, 0.0, prepare.NEGLIGIBLE)
-            for layer in self.layers
-        ]
-        bound = on_device(torch.stack([*map(bounds.of_products, products)]), self.search.device)
-        norms = self.norms[:, : self.search.count].double()
-        residuals = residuals[:, : self.search.count]
-        shares = (residuals / norms).where(residuals > prepare.NEGLIGIBLE, 0.0)
-        bound[:, bounds.RELATIVE.value] = shares.amax(dim=1)
-        bound[:, bounds.LARGEST.value] = norms.amax(dim=1)
-        if self.search.inner_products:
-            parts = self.search.centres.split(self.search.supports.widths)
-            lengths = torch.stack([part.norm() for part in parts])[self.which]
-            bound[:, bounds.CENTRE.value] = prepare.ROUNDED_UP.value * self.scales * lengths
-        return bound
-
-    def answer(self, answers: Sequence[Answer]) -> list[torch.Tensor]:
-        """Fill the answers; returns the queries that the stage gave up, of each layer."""
-        search, given_up = self.search, []
-        for chunk in search.chunks(slice(None), self.most):
-            rows = search.rows[chunk]
-            lists = self._candidates(chunk, rows)
-            settle.settle(
-                [
-                    (layer.queries, layer.support, answer.at(chunk).arrays())
-                    for layer, answer in zip(self.layers, answers, strict=True)
-                ],
-                rows, search.order, search.codes, lists, self.query_norms, self.query_residuals,
-                self.norms, self.bound, self.scales, search.k, differences=False,
-                inner_products=search.inner_products,
-            )  # fmt: skip
-            given_up.append(lists.given_up()[:, : len(rows)])
-            del lists  # before the next chunk has its own
-        layer_of, queries = torch.cat(given_up, dim=1).nonzero(as_tuple=True)
-        counts = [0] * len(self.layers)
-        if len(queries):
-            counts = layer_of.bincount(minlength=len(self.layers)).tolist()
-        return list(queries.split(counts))
-
-    def _candidates(self, chunk: Chunk, rows: torch.Tensor) -> Lists:
-        """The lists of a chunk of queries, after all of the support."""
-        search, tile = self.search, self.tile
-        lists = search.lists(len(self.layers), self.most, chunk)
-        bundles = Bundles(lists, tile.bundle) if tile.bundle > 1 else None
-        prepare.prepare(
-            self.queries, rows, self.of_queries, search.centres, self.scales, self.packed_queries,
-            self.query_halves, self.query_norms, self.query_residuals,
-        )  # fmt: skip
-        lists.cuts.masked_fill_(self.query_norms == math.inf, -math.inf)
-        # Never: there is a scale for all rows.
-        beyond = self.bound[:, bounds.LARGEST.value, None] == math.inf
-        lists.cuts.masked_fill_(beyond, -math.inf)
-        for first, count in support_chunks(search.count):
-            filter.scan(
-                self.packed_queries, self.packed_support, self.half_norms, lists, bundles,
-                self.table, tile, first=first, rows=count,
-            )  # fmt: skip
-            lists.tighten(
-                search.k, self.query_norms, self.query_residuals, self.norms, self.bound,
-                differences=False,
-            )  # fmt: skip
         return lists
 
 
@@ -398,19 +314,3 @@ def class_counts(codes: torch.Tensor, classes: int) -> torch.Tensor:
     first = classes * torch.arange(len(codes), device=codes.device)
     counts = (codes + first[:, None]).flatten().bincount(minlength=len(codes) * classes)
     return counts.int().view(len(codes), classes)
-
-
-def support_chunks(rows: int) -> list[tuple[int, int]]:
-    """First position and length of each chunk of the support, after which cuts are lowered."""
-    ends = [0, min(FIRST, rows)]
-    while ends[-1] < rows:
-        ends.append(min(ends[-1] * GROWTH, rows))
-    return [(first, end - first) for first, end in pairwise(ends)]
-
-
-def _step(rows: int) -> int:
-    """Positions take the rows this far apart, wrapping around: it shares no factor with `rows`."""
-    step = int(0.6180339887498949 * rows) | 1
-    while math.gcd(step, rows) != 1:
-        step += 1
-    return step

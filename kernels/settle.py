@@ -178,7 +178,7 @@ def _query(fields, query_rows, queries, query):
 
 @triton.jit
 def _rescored(
-    keys, chosen, row, lower, upper, query_rows, queries, support, fields, scales, query_norm,
+    keys, chosen, row, lower, upper, query_rows, queries, support, fields, bound, query_norm,
     query, CAPACITY: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """The bounds, of chosen candidates by float32 distances; the list holds rows, and these."""
@@ -204,7 +204,7 @@ def _rescored(
         tl.store(to, distance.to(tl.int64, bitcast=True), mask=there)
     tl.debug_barrier()
     distance = _found(keys, slot, chosen, CAPACITY)
-    scale = tl.load(scales + tl.load(fields))
+    scale = tl.load(bound + bounds.SCALE)
     norm = tl.load(query_norm).to(tl.float64)
     least, most = rescore.lower_and_upper(distance, width, scale, norm)
     known = chosen & (distance < float("inf"))
@@ -263,7 +263,7 @@ def _shortened(
 
 @triton.jit
 def _parted(
-    keys, size, order, codes, norms, bound, query_norm, query_residual, scales, query_rows, queries,
+    keys, size, order, codes, norms, bound, query_norm, query_residual, query_rows, queries,
     support, fields, query, k, ENTRIES: tl.constexpr, CAPACITY: tl.constexpr,
     DIFFERENCES: tl.constexpr, ONE: tl.constexpr, ROWS: tl.constexpr, RESCORED: tl.constexpr,
     WARPS: tl.constexpr,
@@ -303,7 +303,7 @@ def _parted(
                         chosen = waiting
                     lower, upper = _rescored(
                         keys, chosen, row, lower, upper, query_rows, queries, support, fields,
-                        scales, query_norm, query, CAPACITY, WARPS,
+                        bound, query_norm, query, CAPACITY, WARPS,
                     )  # fmt: skip
                     scored = scored | chosen
     count = _count(near)
@@ -373,11 +373,11 @@ def _chosen(
 
 @triton.jit(
     do_not_specialize=["padded", "support_rows", "k"],
-    do_not_specialize_on_alignment=["queries", "support", "query_rows", "codes", "scales"],
+    do_not_specialize_on_alignment=["queries", "support", "query_rows", "codes"],
 )
 def settle_kernel(
     queries, support, table, query_rows, order, codes, keys, sizes, cuts, query_norms,
-    query_residuals, norms, bound, scales, padded, support_rows, k, CAPACITY: tl.constexpr,
+    query_residuals, norms, bound, padded, support_rows, k, CAPACITY: tl.constexpr,
     BLOCK: tl.constexpr, DIFFERENCES: tl.constexpr, ONE: tl.constexpr, ROWS: tl.constexpr,
     PAIRS: tl.constexpr, LANES: tl.constexpr, HALVINGS: tl.constexpr, BOUND: tl.constexpr,
     INNER: tl.constexpr, WARPS: tl.constexpr,
@@ -409,13 +409,13 @@ def settle_kernel(
             )  # fmt: skip
         if size <= CAPACITY // 4:
             decided, sure, count = _parted(
-                keys, size, order, codes, norms, bound, query_norm, query_residual, scales,
+                keys, size, order, codes, norms, bound, query_norm, query_residual,
                 query_rows, queries, support, fields, query, k, CAPACITY // 4, CAPACITY,
                 DIFFERENCES, ONE, ROWS, RESCORED, WARPS,
             )  # fmt: skip
         elif size <= CAPACITY // 2:
             decided, sure, count = _parted(
-                keys, size, order, codes, norms, bound, query_norm, query_residual, scales,
+                keys, size, order, codes, norms, bound, query_norm, query_residual,
                 query_rows, queries, support, fields, query, k, CAPACITY // 2, CAPACITY,
                 DIFFERENCES, ONE, ROWS, False, WARPS,
             )  # fmt: skip
@@ -456,7 +456,6 @@ def settle(
     query_residuals: torch.Tensor,
     norms: torch.Tensor,
     bound: torch.Tensor,
-    scales: torch.Tensor,
     k: int,
     *,
     differences: bool,
@@ -473,8 +472,8 @@ def settle(
         query_rows: (n,) int64 rows of the queries.
         order: (M,) int64, the support's row at each position.
         codes: (M,) int32, the classes of the support's rows.
-        query_norms, query_residuals, norms, bound: as `Lists.tighten` takes them.
-        scales: (L,) float64, powers of two: norms and bounds are of rows that were scaled so.
+        query_norms, query_residuals, norms, bound: as `Lists.tighten` takes them; those of products
+            are of rows that were multiplied by SCALE.
     """
     tables: dict[exact.Fold, list[list[int]]] = {}
     for number, (queries, support, answers) in enumerate(layers):
@@ -492,7 +491,7 @@ def settle(
         table = on_device(rows, support.device)
         settle_kernel[(len(query_rows), len(rows))](
             queries, support, table, query_rows, order, codes, lists.keys, lists.sizes, lists.cuts,
-            query_norms, query_residuals, norms, bound, scales, lists.keys.shape[1],
+            query_norms, query_residuals, norms, bound, lists.keys.shape[1],
             norms.shape[1], k, CAPACITY=lists.capacity, BLOCK=BLOCK, DIFFERENCES=differences,
             ONE="target" in answers, ROWS="rows" in answers, PAIRS=by.pairs, LANES=by.lanes,
             HALVINGS=by.halvings, BOUND=bounds.LENGTH, INNER=inner_products, WARPS=warps,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -10,10 +12,39 @@ import triton
 import triton.language as tl
 
 FIELDS = tl.constexpr(3)  # of a layer in the table: address, stride, width
+# Of a layer in a table of places: its packed columns in blocks of `prepare.BLOCK`, and where its
+# packed rows and its centre begin.
+PLACES = tl.constexpr(3)
+
+
+_sent: ContextVar[dict[str, torch.Tensor] | None] = ContextVar("sent", default=None)
+
+
+@contextmanager
+def sent_once(tables: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Within, what is in `tables` is not sent to the device again, and what is sent joins it.
+
+    Launches that are repeated then send nothing, so that a CUDA graph can hold them.
+    """
+    token = _sent.set(tables)
+    try:
+        yield
+    finally:
+        _sent.reset(token)
 
 
 def on_device(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Numbers of the host on the device; the host does not wait for the device."""
+    tables = _sent.get()
+    if tables is None or isinstance(values, torch.Tensor):
+        return _sent_now(values, device, dtype)
+    key = f"{dtype} {values}"
+    if key not in tables:
+        tables[key] = _sent_now(values, device, dtype)
+    return tables[key]
+
+
+def _sent_now(values: Any, device: torch.device, dtype: torch.dtype | None) -> torch.Tensor:
     tensor = torch.as_tensor(values, dtype=dtype, device="cpu")  # whatever torch's default is
     if device.type == "cuda":
         tensor = tensor.pin_memory()
@@ -28,11 +59,11 @@ class Stack:
         table: (L, FIELDS) int64, on the device.
     """
 
-    def __init__(self, layers: Sequence[torch.Tensor]) -> None:
+    def __init__(self, layers: Sequence[torch.Tensor], table: torch.Tensor | None = None) -> None:
+        """table: where `fields` have been sent already."""
         self.layers = tuple(layers)
         assert len({rows.dtype for rows in layers}) == 1  # a kernel sees addresses alone
-        fields = [[rows.data_ptr(), rows.stride(0), rows.shape[1]] for rows in self.layers]
-        self.table = on_device(fields, self.any.device)
+        self.table = on_device(fields(layers), self.any.device) if table is None else table
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -46,9 +77,10 @@ class Stack:
     def widths(self) -> list[int]:
         return [rows.shape[1] for rows in self.layers]
 
-    def select(self, numbers: Sequence[int]) -> Stack:
-        """The layers of these numbers."""
-        return self if len(numbers) == len(self) else Stack([self.layers[i] for i in numbers])
+
+def fields(layers: Sequence[torch.Tensor]) -> list[list[int]]:
+    """A stack's table: address, stride and width of each layer's rows."""
+    return [[rows.data_ptr(), rows.stride(0), rows.shape[1]] for rows in layers]
 
 
 @triton.jit

@@ -165,3 +165,11 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
         return tensor.fill_(1 if tensor.dtype == torch.bool else torch.iinfo(tensor.dtype).max // 3)
 
     monkeypatch.setattr(torch, "empty", filled)
+
+
+@pytest.fixture
+def large_supports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lists of the GPU engine hold all rows: small supports go the way of large ones."""
+    from pdepth.kernels import lists  # asked for where there is Triton alone
+
+    monkeypatch.setattr(lists, "WHOLE", 0)

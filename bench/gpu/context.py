@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import torch
 
 from pdepth.bench.suite.shapes import CLASSES, K
+from pdepth.kernels import lists
 from pdepth.kernels.search import Answer, Search
 
 ROUNDS = 5
 LIMIT = 400  # seconds, after which a long part begins nothing new
+SMALL_ROWS = lists.WHOLE
 Say = Callable[[str], None]
 
 
@@ -112,6 +116,14 @@ class Bench:
                 if number:  # the first compiles and warms
                     times.setdefault(name, []).append(taken)
         return {**{name: median(each) for name, each in times.items()}, **errors}
+
+
+@contextmanager
+def small_supports() -> Iterator[None]:
+    """Supports up to SMALL_ROWS are small, as they are but in a tiny run, where they stand for
+    large ones."""
+    with mock.patch.object(lists, "WHOLE", SMALL_ROWS):
+        yield
 
 
 def search(

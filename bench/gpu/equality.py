@@ -27,7 +27,7 @@ from pdepth.arrays.problem import ProbeRows
 from pdepth.arrays.rows import rows_of
 from pdepth.backends.room import least_room
 from pdepth.backends.triton import TritonSession
-from pdepth.bench.gpu.context import Bench
+from pdepth.bench.gpu.context import SMALL_ROWS, Bench, small_supports
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -42,6 +42,7 @@ EACH = (5, 50, 100, 200, 700, 1500)  # one for each kernel that a width chooses
 PLACES = ("device", "host", "unaligned", "together")
 WAYS = ("device", "early exit", "chunks", "counts", "products")
 NEIGHBOURS = (30, 61, 200)  # one for each capacity of lists
+SMALL = "small"  # as a way: of a support whose lists hold all of its rows
 BESIDE = (10, 40, 200, 1500)  # widths of the layers that are searched together with another
 
 
@@ -71,7 +72,11 @@ def cases() -> list[Case]:
     answers = [Case(width, "float32", 30, way) for width, way in product((50, 700, 1500), WAYS)]
     widest = [Case(4200, "float32", k, "device") for k in NEIGHBOURS]  # beyond a single section
     complete = Case(60, "float32", 300, "device")  # more neighbours than any list holds
-    return list(dict.fromkeys([*types, *lists, *answers, *widest, complete]))
+    small = [
+        Case(WIDTHS[number % 3][number // 3], dtype, NEIGHBOURS[number % 3], SMALL)
+        for number, dtype in enumerate(TYPES)
+    ]
+    return list(dict.fromkeys([*types, *lists, *answers, *widest, complete, *small]))
 
 
 @dataclass
@@ -103,7 +108,8 @@ def problem_of(seed: int, number: int, tiny: bool) -> tuple[str, Case, Problem]:
     """The problem of a number, and what it is in words."""
     rng = np.random.default_rng([seed, number])
     case = cases()[number]
-    rows = 60 + 2 * case.k if tiny else int(rng.integers(2_000, 6_001)) | 1
+    least, most = (case.k + 2, SMALL_ROWS) if case.way == SMALL else (2_000, 6_001)
+    rows = 60 + 2 * case.k if tiny else int(rng.integers(least, most)) | 1
     leaving = case.way == "early exit"  # of few queries some have to reach the second layer
     count = (12 if leaving else 3) if tiny else int(rng.integers(100, 301)) | 1
     width = max(1, case.width)
@@ -234,6 +240,9 @@ def _host(values: Any) -> NDArray[Any]:
 
 def _on_device(bench: Bench, way: str, problem: Problem, wanted: Arrays) -> Arrays:
     """The triton backend's answers by one way."""
+    if way == SMALL:
+        with small_supports():
+            return _arrays(_votes_by(bench, "device", problem))
     if way == "early exit":
         return _depths(problem, wanted["predictions"], "triton")
     if way == "together":

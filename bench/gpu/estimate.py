@@ -82,7 +82,7 @@ def of_filter(width: int, rows: int) -> tuple[float, float]:
     ):
         tile = filter.tile_for(width, torch.device("cpu"))
     names = {"TILE_Q": tile.queries, "TILE_S": tile.support, "TILE_D": tile.columns}
-    names |= {"SECTION": tile.section, "CAPACITY": 512}
+    names |= {"SECTION": tile.section, "CAPACITY": 512, "BUNDLE": tile.bundle}
     own = code("filter", lambda constants: names.items() <= constants.items())
     blocks = -(-width // tile.columns)
     within = [blocks] if tile.section else []

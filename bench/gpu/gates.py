@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from pdepth.bench.gpu.context import Bench
 from pdepth.kernels import filter, prepare
 from pdepth.kernels.bundles import Bundles
 from pdepth.kernels.lists import Lists, scores_of
-from pdepth.kernels.stack import Stack, on_device
+from pdepth.kernels.support import pack
 
 
 def tests(bench: Bench) -> None:
@@ -68,19 +67,13 @@ def bound(bench: Bench) -> None:
 
 
 def _packed(rows: torch.Tensor, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows (n, columns) float16, half squared norms and norms (1, n) as a search packs them: of a
-    size at which what the bound adds for tiny residuals is next to nothing."""
-    count, width, device = *rows.shape, rows.device
-    packed = torch.empty(count, columns, dtype=torch.float16, device=device)
-    halves, norms, residuals = torch.empty(3, 1, count, device=device)
-    scale = prepare.LARGEST / 2.0 ** math.frexp(float(rows.abs().max()))[1]
-    prepare.prepare(
-        Stack([rows]), torch.arange(count, device=device),
-        on_device([[columns // prepare.BLOCK, 0, 0]], device),
-        torch.zeros(width, dtype=torch.float64, device=device),
-        on_device([scale], device, torch.float64), packed, halves, norms, residuals,
-    )  # fmt: skip
-    return packed, halves, norms
+    """Rows (n, D) as a search packs them, at a size at which what the bound adds for tiny residuals
+    is next to nothing, but not moved: (n, columns) float16, half squared norms and norms (1, n)."""
+    packed = pack(rows, centred=False).packed
+    held = packed.rows.view(packed.norms.shape[1], -1)[: len(rows)]
+    more = columns - held.shape[1]
+    held = torch.nn.functional.pad(held, (0, more)) if more > 0 else held[:, :columns]
+    return held.contiguous(), packed.half_norms[:, : len(rows)], packed.norms[:, : len(rows)]
 
 
 def _sums_to_lose(bench: Bench, rows: int, width: int) -> Iterator[tuple[str, torch.Tensor]]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import pdepth
-from pdepth.bench.gpu.context import LIMIT, Bench, search
+from pdepth.bench.gpu.context import LIMIT, Bench, search, small_supports
 from pdepth.bench.gpu.rivals import rivals
 from pdepth.bench.suite.shapes import CLASSES, NETWORKS
 from pdepth.kernels import filter
@@ -76,7 +76,8 @@ def networks(bench: Bench) -> None:
     own = np.random.default_rng(0).integers(0, CLASSES, small)
     rows = np.arange(2 if bench.tiny else small)
     job = partial(pdepth.probe_votes, layers, own, query_rows=rows, backend="triton")
-    taken = bench.interleaved({"small job": job}, rounds=20)
+    with small_supports():
+        taken = bench.interleaved({"small job": job}, rounds=20)
     bench.results[f"{small} x {small} x {len(layers)} layers"] = taken
     bench.say(f"{small:,} x {small:,} x {len(layers)} layers, one call: {taken}")
 

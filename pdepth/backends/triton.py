@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ def unavailable() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed: pip install triton."
     if interpreted():
-        return None
+        return _not_interpreted()
     import torch
 
     if torch.version.hip is not None:
@@ -49,6 +50,20 @@ def unavailable() -> str | None:
     return None
 
 
+def _not_interpreted() -> str | None:
+    """Why kernels cannot be interpreted, or None: NumPy 2.4 refuses what Triton 3.6 asks of it."""
+    import triton
+
+    pair = triton.__version__, np.__version__
+    old, new = (tuple(map(int, version.split(".")[:2])) for version in pair)
+    if old >= (3, 7) or new < (2, 4):
+        return None
+    return (
+        f"Triton {pair[0]} does not interpret kernels with NumPy {pair[1]}; "
+        "pip install 'triton>=3.7', or 'numpy<2.4'."
+    )
+
+
 def interpreted() -> bool:
     """Whether Triton runs its kernels on the CPU, one program after the other, for tests."""
     return os.environ.get(INTERPRET, "0") not in ("", "0")
@@ -57,13 +72,15 @@ def interpreted() -> bool:
 def hold(
     rows: Rows, metric: str, memory: int, before: Any = None, packing: Any = None
 ) -> tuple[Rows, Any]:
-    """The rows, copied to the device once."""
+    """The rows, copied to the device once, and what is packed of them there."""
+    from pdepth.backends.packed import PackedSupport
     from pdepth.backends.transfer import as_tensor
 
+    packed = PackedSupport(memory, inner_products=metric == "inner_product")
     if rows.on_device or interpreted():
-        return rows, None
+        return rows, packed
     rows = rows.divided()
-    return Rows(as_tensor(rows).to("cuda"), rows.type), None
+    return Rows(as_tensor(rows).to("cuda"), rows.type), packed
 
 
 @contextmanager
@@ -232,6 +249,7 @@ class TritonSession:
         then: Sequence[ProbeRows],
     ) -> Search:
         """Probes that fit together; those after them that fit beside are copied meanwhile."""
+        from pdepth.kernels.lists import MOST_NEIGHBOURS
         from pdepth.kernels.search import Search
 
         supports = [self._copies.take(pair.support) for pair in pairs]
@@ -247,9 +265,13 @@ class TritonSession:
             for side in (pair.support, pair.queries):
                 if side is not None:
                     self._copies.expect(side)
+        kept = None
+        if self._problem.k <= MOST_NEIGHBOURS and all(pair.packed is not None for pair in pairs):
+            found = [pair.packed.of(rows) for pair, rows in zip(pairs, supports, strict=True)]
+            kept = found if all(each is not None for each in found) else None
         return Search(
             supports, queries, rows, selves, self._codes, self._problem.k, self._room.scratch,
-            inner_products=self._inner_products,
+            inner_products=self._inner_products, kept=kept,
         )  # fmt: skip
 
     def _in_chunks(
@@ -342,7 +364,7 @@ class TritonSession:
         some = any(p.queries is not None and len(numbers) < len(p.queries) for p in pairs)
         if not some or not any(p.queries and row_bytes_on_device(p.queries) for p in pairs):
             return pairs, self._put(numbers)
-        pairs = [ProbeRows(p.name, p.support, p.queries and p.queries[numbers]) for p in pairs]
+        pairs = [replace(p, queries=p.queries and p.queries[numbers]) for p in pairs]
         return pairs, torch.arange(len(numbers), device=self._device)
 
     def _put(self, array: NDArray[Any]) -> torch.Tensor:

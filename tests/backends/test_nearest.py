@@ -27,6 +27,8 @@ from helpers.cases import (
 )
 
 LEVELS = [name for name, runs in native.simd_levels().items() if runs]
+# those that have the stage of leading directions
+OF_DIRECTIONS = [name for name in ("avx2", "portable", "avxvnni", "avx512vnni") if name in LEVELS]
 
 
 def nearest_of(problem: Case, number: int) -> int:
@@ -58,18 +60,18 @@ def test_each_filter_stage(of_tier: Any, level: str, monkeypatch: pytest.MonkeyP
             assert_nearest(problem, nearest_of(problem, number))
 
 
-@pytest.mark.parametrize("width", [100, 500])
+@pytest.mark.parametrize("width", [130, 500])
+@pytest.mark.parametrize("name", OF_DIRECTIONS)
 def test_images_under_leading_directions(
-    width: int, level: str, monkeypatch: pytest.MonkeyPatch
+    name: str, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "directions" not in {stage["name"] for stage in _native.filter_stages(level)}:
-        pytest.skip(f"level {level} has no images")
+    monkeypatch.setenv("PDEPTH_SIMD", name)
     monkeypatch.setattr(cpu, "FIRST_STAGE", "directions")
     rng = np.random.default_rng(width)
-    values = rng.standard_normal((1300, 12)) @ rng.standard_normal((12, width))
+    values = rng.standard_normal((2400, 12)) @ rng.standard_normal((12, width))
     values += 0.05 * rng.standard_normal(values.shape)
-    labels = rng.integers(0, 3, 1200)
-    problem = Case(f"{width}", cast(values[:1200], "float32"), labels, values[1200:], {"k": 9})
+    labels = rng.integers(0, 3, 2300)
+    problem = Case(f"{width}", cast(values[:2300], "float32"), labels, values[2300:], {"k": 9})
     assert_nearest(problem, 4)
 
 

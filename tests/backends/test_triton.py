@@ -28,7 +28,7 @@ from helpers.device import DEVICE, on_device
 if (reason := backend.unavailable()) is not None:
     pytest.skip(f"no GPU engine here: {reason}", allow_module_level=True)
 
-from pdepth.kernels import complete, filter, rescore, search, settle
+from pdepth.kernels import complete, filter, lists, search
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 BLOCKS = 13
@@ -37,20 +37,24 @@ BLOCKS = 13
 @pytest.mark.fuzz
 @pytest.mark.slow_if(block=[0, 1, 3, 4, 5, 7, 8, 10])
 @pytest.mark.parametrize("block", range(BLOCKS))
-def test_fuzz(block: int, request: pytest.FixtureRequest) -> None:
-    """Every kind of layer, against the definition."""
+def test_fuzz(block: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of layer, against the definition; every other one as a large support."""
+    whole = lists.WHOLE
     share = -(-request.config.getoption("--triton-votes") // BLOCKS)
     compared, number = 0, block
     while compared < share:
         problem = case(number, small=True)
+        monkeypatch.setattr(lists, "WHOLE", whole if (block + number // BLOCKS) % 2 else 0)
         compared += assert_exact(problem, oracle_of(problem), backend="triton")
         number += BLOCKS
 
 
 @pytest.mark.slow_if(seed=list(range(3, 39)))
 @pytest.mark.parametrize("seed", range(39))
-def test_largest_inner_products(seed: int) -> None:
+def test_largest_inner_products(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products, rows and votes of the definition, with every kind of rows."""
+    if seed % 2:
+        monkeypatch.setattr(lists, "WHOLE", 0)
     problem = case(seed, small=True)
     options: dict[str, Any] = {"metric": "inner_product", **problem.options}
     with np.errstate(over="ignore", invalid="ignore"):
@@ -66,6 +70,7 @@ def test_largest_inner_products(seed: int) -> None:
     assert first_difference(votes.tied, table.tied) is None, problem.name
 
 
+@pytest.mark.usefixtures("large_supports")
 def test_layers_in_tiles_for_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in a launch of its own, by tensor descriptors."""
     monkeypatch.setattr(filter, "tile_for", lambda width, device: filter.LARGE)
@@ -78,6 +83,7 @@ def test_layers_in_tiles_for_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
         assert first_difference(votes, expected.votes) is None
 
 
+@pytest.mark.usefixtures("large_supports")
 @pytest.mark.parametrize("seed", range(2))
 def test_products_with_a_far_centre_are_rounded_by_more_than_their_order_allows(seed: int) -> None:
     """What float32 holds of a row's product with the centre hides which of two products is larger:
@@ -95,6 +101,7 @@ def test_products_with_a_far_centre_are_rounded_by_more_than_their_order_allows(
     assert first_difference(found[0], expected[0]) is None
 
 
+@pytest.mark.usefixtures("large_supports")
 @pytest.mark.slow
 @pytest.mark.parametrize("programs", [1, 1 << 20])
 def test_layers_of_every_width_together(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +132,7 @@ def test_many_chunks_and_lists_that_carry_over() -> None:
     assert first_difference(found.votes, wanted.votes) is None
 
 
+@pytest.mark.usefixtures("large_supports")
 @pytest.mark.slow
 def test_ties_without_end_reach_the_complete_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly one-hot rows, more equally far ones than a list holds, none equal to another."""
@@ -147,6 +155,7 @@ def test_ties_without_end_reach_the_complete_path(monkeypatch: pytest.MonkeyPatc
     assert asked
 
 
+@pytest.mark.usefixtures("large_supports")
 @pytest.mark.parametrize("own", [True, False])
 def test_supports_beyond_the_memory_come_in_chunks(
     own: bool, monkeypatch: pytest.MonkeyPatch
@@ -351,140 +360,6 @@ def test_directions_have_the_bits_of_the_definition() -> None:
         )
 
 
-@pytest.mark.slow
-def test_more_layers_take_no_more_launches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a width has too little work to fill the device by itself; but settlement has one for
-    each of three shapes, and layers up to 16 wide have their own."""
-    launched: list[str] = []
-    _watch(monkeypatch, lambda kernel, given: launched.append(kernel.__name__))
-    rng = np.random.default_rng(21)
-    labels, asked = rng.integers(0, 3, 300), np.array([0, 299])
-    widths = (90, 40, 300, 10)
-    layers = [rng.standard_normal((300, width)).astype("f4") for width in widths]
-    counts = []
-    for some in (layers[:2], layers):
-        launched.clear()
-        found = pdepth.probe_votes(some, labels, query_rows=asked, k=7, backend="triton")
-        counts.append(len(launched))
-    assert counts == [13, 19]
-    for layer, votes in zip(layers, found.votes, strict=True):
-        wanted = definition.probe_votes(layer, labels, query_rows=asked, k=7).votes
-        assert first_difference(votes, wanted) is None
-
-
-def test_distances_that_are_not_asked_for_are_not_computed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Of 30 neighbours 29 are certain; two rows are equally far, in float32 and in float64."""
-    computed = counted(monkeypatch)
-    rows = np.zeros((40, 1040), dtype="f4")
-    rows[np.arange(40), np.arange(40)] = 1 + 0.1 * np.arange(40)
-    rows[30, 30] = rows[29, 29]
-    labels = np.arange(40) % 2
-    query = np.zeros((1, 1040), dtype="f4")
-    found = pdepth.probe_votes(rows, labels, query, k=30, backend="triton")
-    wanted = definition.probe_votes(rows, labels, query, k=30)
-    assert first_difference(found.votes, wanted.votes) is None
-    assert first_difference(found.tied, wanted.tied) is None
-    assert computed == {"settle": 2, "rescore": 2}
-
-
-def clusters(rng: np.random.Generator, rows: int, width: int, apart: int, noise: float) -> Any:
-    """Rows around few points: near one another, and far from where the scores are rounded."""
-    points = 30 * rng.standard_normal((apart, width))
-    return points[rng.integers(0, apart, rows)] + noise * rng.standard_normal((rows, width))
-
-
-@pytest.mark.slow_if(kind=["bfloat16", "float64", "uint8"])
-@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float64", "uint8"])
-def test_rows_at_the_border_are_rescored_and_few_computed(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """For neighbours, which are not rescored, all that may be among them are computed."""
-    computed = counted(monkeypatch)
-    rng = np.random.default_rng(3)
-    values = clusters(rng, 154, 300, 2, 3.0)
-    rows = cast(np.clip(values + 128, 0, 255) if kind == "uint8" else values, kind)
-    labels = rng.integers(0, 4, 150)
-    wanted = definition.probe_votes(rows[:150], labels, rows[150:], k=15)
-    found = pdepth.probe_votes(rows[:150], labels, rows[150:], k=15, backend="triton")
-    assert first_difference(found.votes, wanted.votes) is None
-    assert first_difference(found.tied, wanted.tied) is None
-    if kind == "float32":  # the others lose less when they are packed
-        assert 20 < computed["rescore"] < 60
-    if kind != "uint8":  # whose distances are equal by the dozen
-        assert computed["settle"] <= 4
-    pdepth.kneighbors(rows[:150], rows[150:], k=15, backend="triton")
-    assert computed["settle"] > 60
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("rows", "completed"), [(140, 0), (230, 0), (330, 1)])
-@pytest.mark.parametrize("width", [100, 200])
-def test_long_lists_are_settled(
-    rows: int, completed: int, width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of up to a quarter and half of their room; beyond, float64 differences take their place."""
-    asked = []
-    by_differences = search.Search._by_differences
-
-    def seen(self: Any, layer: Any, answer: Any, queries: Any) -> Any:
-        asked.append(len(queries))
-        return by_differences(self, layer, answer, queries)
-
-    monkeypatch.setattr(search.Search, "_by_differences", seen)
-    rng = np.random.default_rng(rows)
-    values = 30 + 1e-3 * rng.standard_normal((rows + 1, width)).astype("f4")
-    values[:30] *= -1  # and the others are far from their centre
-    labels = rng.integers(0, 4, rows)
-    found = pdepth.probe_votes(values[:rows], labels, values[rows:], backend="triton")
-    wanted = definition.probe_votes(values[:rows], labels, values[rows:])
-    assert first_difference(found.votes, wanted.votes) is None
-    assert first_difference(found.tied, wanted.tied) is None
-    assert asked == [completed]
-    target = np.array([found.votes[0]])
-    depth = pdepth.depth_from_embeddings(
-        [values[:rows]], labels, target, queries=[values[rows:]], backend="triton"
-    )
-    assert depth.depth.tolist() == [0]
-    near = pdepth.kneighbors(values[:rows], values[rows:], backend="triton")
-    for mine, expected in zip(
-        near, definition.kneighbors(values[:rows], values[rows:]), strict=True
-    ):
-        assert first_difference(mine, expected) is None
-
-
-@pytest.mark.slow
-def test_no_kernel_is_compiled_for_an_address_that_the_next_layer_lacks(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Of arrays that share memory, odd layers' parts begin anywhere: they are named to Triton."""
-    odd: set[tuple[str, str]] = set()
-    launched: set[str] = set()
-
-    def seen(kernel: Any, given: tuple[Any, ...]) -> None:
-        named = kernel.kwargs["do_not_specialize_on_alignment"] or ()
-        launched.add(kernel.__name__)
-        for name, value in zip(kernel.arg_names, given, strict=False):
-            users = name in ("source", "queries", "support")
-            if isinstance(value, torch.Tensor) and value.data_ptr() % 16 and not users:
-                odd.update([(kernel.__name__, name)] if name not in named else [])
-
-    _watch(monkeypatch, seen)
-    rng = np.random.default_rng(19)
-    layers = [rng.integers(-2, 3, (131, width)).astype("f4") for width in (9, 40, 20, 11)]
-    labels, asked = rng.integers(0, 3, 131), np.array([0, 64, 130])
-    options: dict[str, Any] = {"query_rows": asked, "k": 7, "backend": "triton"}
-    pdepth.probe_votes(layers, labels, **options)
-    pdepth.depth_from_embeddings(layers, labels, labels[asked], **options)
-    saturated = np.eye(60)[np.tile(np.arange(60), 12)] + 1e-9 * rng.standard_normal((720, 60))
-    pdepth.probe_votes(saturated, np.arange(720) % 7, np.eye(60)[:2], backend="triton")
-    monkeypatch.setattr(room.Room, "rows", 40_000)
-    pdepth.probe_votes(layers[:1], labels, **options)
-    assert len(launched) == 11
-    assert not odd
-
-
 @pytest.mark.parametrize("kind", [cases.normal, cases.grid, cases.duplicates])
 def test_more_neighbours_than_a_list_holds(kind: Callable[..., Any]) -> None:
     """Every distance is computed: ties and equal rows in the definition's order."""
@@ -525,33 +400,28 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused() == "triton is not installed: pip install triton."
 
 
-def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How many distances settlement computes in float64, and in float32."""
-    if not backend.interpreted():
-        pytest.skip("nobody can count inside a kernel")
-    computed = {"settle": 0, "rescore": 0}
-    for name, module in (("settle", settle), ("rescore", rescore)):
-
-        def distances(
-            *given: Any, name: str = name, whole: Callable[..., Any] = module.distances
-        ) -> Any:
-            computed[name] += int(given[2].handle.data.sum())
-            return whole(*given)
-
-        monkeypatch.setattr(module, "distances", distances)
-    return computed
-
-
-def _watch(monkeypatch: pytest.MonkeyPatch, seen: Callable[[Any, tuple[Any, ...]], object]) -> None:
-    """Tell of each launch its kernel and arguments."""
-    if not backend.interpreted():
-        pytest.skip("launches are seen where they are interpreted")
-    from triton.runtime.interpreter import InterpretedFunction
-
-    run = InterpretedFunction.run
-
-    def told(kernel: Any, *given: Any, **options: Any) -> Any:
-        seen(kernel, given)
-        return run(kernel, *given, **options)
-
-    monkeypatch.setattr(InterpretedFunction, "run", told)
+@pytest.mark.parametrize(
+    ("versions", "refused"),
+    [
+        (("3.6.0", "2.4.0"), True),
+        (("3.6.0+git1", "2.10.1"), True),
+        (("3.6.0", "2.3.5"), False),
+        (("3.7.0", "2.4.6"), False),
+        (("3.10.0", "3.0.0"), False),
+    ],
+)
+def test_versions_that_do_not_interpret_together_are_named(
+    versions: tuple[str, str], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(backend.INTERPRET, "1")
+    monkeypatch.setattr("triton.__version__", versions[0])
+    monkeypatch.setattr(np, "__version__", versions[1])
+    if not refused:
+        assert backend.unavailable() is None
+        return
+    with pytest.raises(ValueError, match="'triton' is not available: ") as caught:
+        pdepth.probe_votes(np.zeros((40, 3)), np.zeros(40, int), backend="triton")
+    assert str(caught.value).endswith(
+        f"Triton {versions[0]} does not interpret kernels with NumPy {versions[1]}; "
+        "pip install 'triton>=3.7', or 'numpy<2.4'."
+    )

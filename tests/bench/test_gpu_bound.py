@@ -3,6 +3,7 @@ that lose four times as much do not."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ if (reason := backend.unavailable()) is not None:
 
 from pdepth.bench.gpu import context, gates
 from pdepth.kernels import filter, lists, prepare
-from pdepth.kernels.stack import Stack
 
 pytestmark = pytest.mark.slow
 TOGETHER = 16  # products of a step
@@ -50,16 +50,17 @@ def product(
     return total.astype(np.float64)
 
 
-def prepare_plainly(
-    stack: Stack, order: torch.Tensor, places: torch.Tensor, centres: torch.Tensor,
-    scales: torch.Tensor, packed: torch.Tensor, halves: torch.Tensor, norms: torch.Tensor,
-    residuals: torch.Tensor,
-) -> None:  # fmt: skip
-    """`prepare.prepare` without its kernel, whose interpretation takes minutes here."""
-    width = stack.widths[0]
-    rows, norm, residual = prepare.prepare_reference(stack.any, order, centres, scales)
-    packed.zero_()[:, :width] = rows
-    halves[0], norms[0], residuals[0] = norm.square() / 2, norm * (1 + 2.0**-20), residual
+def packed_plainly(rows: torch.Tensor, *, centred: bool) -> SimpleNamespace:
+    """`support.pack` without its kernels, whose interpretation takes minutes here."""
+    assert not centred
+    everyone = torch.arange(len(rows), device=rows.device)
+    centre = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    scale = prepare.scales(rows.abs().max().double()[None])
+    packed, norm, _ = prepare.prepare_reference(rows, everyone, centre, scale)
+    packed = torch.nn.functional.pad(packed, (0, -packed.shape[1] % 64))
+    halves, norms = (norm.square() / 2).float()[None], (norm * (1 + 2.0**-20)).float()[None]
+    known = SimpleNamespace(rows=packed.flatten(), half_norms=halves, norms=norms)
+    return SimpleNamespace(packed=known)
 
 
 def reading(bits: int, monkeypatch: pytest.MonkeyPatch) -> tuple[float, int]:
@@ -80,7 +81,7 @@ def reading(bits: int, monkeypatch: pytest.MonkeyPatch) -> tuple[float, int]:
         into.keys[0, :, :rows] = keys.to(into.keys.device)
 
     monkeypatch.setattr(gates.filter, "scan", scan)
-    monkeypatch.setattr(gates.prepare, "prepare", prepare_plainly)
+    monkeypatch.setattr(gates, "pack", packed_plainly)
     bench = context.Bench(DEVICE, True, lambda line: None)
     gates.bound(bench)
     return max(bench.results.values()), bench.differing

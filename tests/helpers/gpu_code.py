@@ -32,13 +32,13 @@ from triton.compiler import ASTSource
 from pdepth.kernels import (
     bounds,
     bundles,
-    centre,
     complete,
     differences,
     duplicates,
     exact,
     filter,
     lists,
+    measure,
     prepare,
     settle,
 )
@@ -51,16 +51,17 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
 BEGIN, END = "<!-- tests/helpers/gpu_code.py -->\n", "\n<!-- end of tests/helpers/gpu_code.py -->"
 CAPABILITIES = (80, 90)
 TYPES = ("fp16", "bf16", "fp32", "fp64", "u8", "i8", "i16", "i32", "i64")
+MOVED = ("fp32", "fp64", "i16", "i32", "i64")  # those whose rows are centred
 POINTERS = {
     **dict.fromkeys(("packed", "packed_queries", "packed_support"), "fp16"),
     **dict.fromkeys(("half_norms", "norms", "residuals", "cuts"), "fp32"),
     **dict.fromkeys(("query_norms", "query_residuals"), "fp32"),
     **dict.fromkeys(("proven", "bound", "centres", "scales", "scale"), "fp64"),
-    **dict.fromkeys(("distances", "lengths", "shares"), "fp64"),
-    **dict.fromkeys(("sizes", "codes", "target", "votes"), "i32"),
+    **{"distances": "fp64"},
+    **dict.fromkeys(("sizes", "codes", "target", "votes", "own"), "i32"),
     **dict.fromkeys(("firsts", "entries", "counts"), "i32"),
     **dict.fromkeys(("keys", "table", "order", "query_rows", "hashes"), "i64"),
-    **dict.fromkeys(("places", "begins", "largest"), "i64"),
+    **dict.fromkeys(("places", "constants", "positions"), "i64"),
     **dict.fromkeys(("left_out", "same"), "i1"),
 }
 ANYWHERE = ("source", "support", "queries")  # the user's arrays, at any address
@@ -70,16 +71,24 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
     """Kernel, constants, options, and the type of the user's rows."""
     plain = {"num_warps": 4, "enable_fp_fusion": False}
     for kind in TYPES:
-        sizes = {"ROWS": prepare.ROWS, "BLOCK": prepare.BLOCK}
+        moved: dict[str, Any] = {} if kind in MOVED else {"centres": None}
+        sizes = {"ROWS": prepare.ROWS, "BLOCK": prepare.BLOCK, "BOUND": bounds.LENGTH}
+        sizes |= {"TINY": prepare.NEGLIGIBLE, "MOVED": kind in MOVED, **moved}
         for inner in (False, True):
             yield prepare.prepare_kernel, {**sizes, "INNER": inner}, plain, kind
+        sizes = {"ROWS": measure.ROWS, "BLOCK": measure.BLOCK, "BOUND": bounds.LENGTH}
+        sizes |= {"SAMPLE": measure.SAMPLE, "SLICE": measure.SLICE}
+        options = {**plain, "maxnreg": measure.REGISTERS}
+        yield measure.measure_kernel, {**sizes, **moved}, options, kind  # of large supports
+        yield measure.measure_kernel, {**sizes, **moved, "hashes": None}, options, kind  # of small
+        if not moved:  # of narrow layers of large supports
+            yield measure.measure_kernel, {**sizes, "centres": None}, options, kind
         sizes = {"ROWS": duplicates.ROWS, "BLOCK": duplicates.BLOCK}
-        yield duplicates.hash_kernel, sizes, plain, kind
         yield duplicates.same_kernel, sizes, plain, kind
-        sizes = {"ROWS": centre.ROWS, "BLOCK": centre.BLOCK}
-        yield centre.lengths_kernel, sizes, plain, kind
-        yield centre.means_kernel, sizes, plain, kind
-    for capacity, tile in product(lists.CAPACITIES, filter.TILES):
+    for capacity, tile in [
+        *product(lists.CAPACITIES, filter.TILES),
+        *((capacity, filter.WHOLE) for capacity in lists.CAPACITIES if capacity <= lists.WHOLE),
+    ]:
         sizes = {"TILE_Q": tile.queries, "TILE_S": tile.support, "TILE_D": tile.columns}
         options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False}
         sizes |= {"BUNDLE": tile.bundle, "DESCRIPTORS": tile.descriptors}
@@ -159,7 +168,7 @@ def compiled(
             if name not in anywhere:
                 aligned[(i,)] = [["tt.divisibility", 16]]
         elif name == "selves":
-            signature[name] = "*i64" if kernel is complete.distances_kernel else "*i32"
+            signature[name] = "*i32" if kernel is lists.tighten_kernel else "*i64"
         else:
             signature[name] = "i32"
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}

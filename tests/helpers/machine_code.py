@@ -23,8 +23,7 @@ WORDS = {
 # times the rows of each; and columns.
 BOUNDED = {
     "prepare": {"computed * constant"},
-    "lengths": {"constant * program"},
-    "means": {"constant * program"},
+    "measure": {"computed * constant"},
     "filter": {"computed * constant", "computed * range"},
     "differences": {"computed * constant", "constant * program"},
     "settle": {"constant * program"},

@@ -22,6 +22,7 @@ ELSEWHERE = {
 }
 # a reason of a skip -> what would run the test
 REMEDIES = {
+    r"does not interpret kernels": "pip install 'triton>=3.7', or 'numpy<2.4'",
     r"no GPU engine here|no triton backend here|no backend ": "TRITON_INTERPRET=1, or "
     "a CUDA device of capability 8.0 and Triton",
     r"this machine lacks": "a CPU that has it",

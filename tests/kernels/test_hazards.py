@@ -20,6 +20,7 @@ import triton.language as tl
 
 import pdepth
 from pdepth import definition
+from pdepth.kernels import lists
 
 from helpers.cases import activations, first_difference
 from helpers.interleaved import Findings, one_query_a_program, watched
@@ -116,9 +117,14 @@ def problem(width: int, kind: str) -> tuple[Any, Any, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("large", [True, False])
 @pytest.mark.parametrize("kind", ["none", "ties"])
 @pytest.mark.parametrize("width", [5, 40, 100, 300, 1100])
-def test_programs_in_any_order_and_at_once_give_the_same_votes(width: int, kind: str) -> None:
+def test_programs_in_any_order_and_at_once_give_the_same_votes(
+    width: int, kind: str, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:
+        monkeypatch.setattr(lists, "WHOLE", 0)
     support, labels, queries = problem(width, kind)
     with watched(width) as findings, one_query_a_program() as seen:
         found = pdepth.probe_votes(support, labels, queries, k=7, backend="triton")
@@ -130,10 +136,11 @@ def test_programs_in_any_order_and_at_once_give_the_same_votes(width: int, kind:
     assert findings.twice == set()
     assert findings.overwritten <= OVERWRITES
     assert findings.switches > 100
-    assert seen == {"tighten_kernel"} | ({"unpack_kernel"} if width > 16 else set())
+    assert seen == {"tighten_kernel"} | ({"unpack_kernel"} if large and width > 16 else set())
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("large_supports")
 def test_a_list_that_is_reserved_without_an_atomic_operation_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("large_supports")
 def test_queries_in_chunks() -> None:
     """More than one tile's, with room for the lists of one: of layers that settle apart."""
     rng = np.random.default_rng(22)
