@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pdepth.cli.options import Quiet
+from pdepth.cli.options import Images, Quiet, Thumbnails
 from pdepth.cli.output import print_written
 
 
@@ -40,19 +40,8 @@ def compare(
             "and labels alone.",
         ),
     ] = False,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Where the pictures are; default: where the first run read them.",
-        ),
-    ] = None,
-    thumbnails: Annotated[
-        str,
-        typer.Option(
-            help="sample: some are in the page; all: the rest in a folder beside it; none."
-        ),
-    ] = "sample",
+    images: Images = None,
+    thumbnails: Thumbnails = "sample",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier comparison.")
     ] = False,

@@ -26,6 +26,24 @@ Weights = Annotated[
 Ema = Annotated[
     bool, typer.Option("--ema", help="Take the averaged weights (EMA) of a checkpoint.")
 ]
+Results = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RESULTS",
+        help="The --out of pdepth run, ensemble or demo, or one Parquet file in it.",
+    ),
+]
+Images = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="Where the pictures are, as in pdepth run; default: where the run read them.",
+    ),
+]
+Thumbnails = Annotated[
+    str,
+    typer.Option(help="sample: some are in the page; all: the rest in a folder beside it; none."),
+]
 LabelColumn = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Column of the labels.", show_default="label, or labels"),

@@ -7,35 +7,18 @@ from typing import Annotated
 
 import typer
 
-from pdepth.cli.options import Quiet
+from pdepth.cli.options import Images, Quiet, Results, Thumbnails
 from pdepth.cli.output import print_written
 
 
 def report(
-    results: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RESULTS",
-            help="The --out of pdepth run, ensemble or demo, or one Parquet file in it.",
-        ),
-    ],
+    results: Results,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="The page; default: report.html in RESULTS."),
     ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Where the pictures are, as in pdepth run; default: where the run read them.",
-        ),
-    ] = None,
-    thumbnails: Annotated[
-        str,
-        typer.Option(
-            help="sample: some are in the page; all: the rest in a folder beside it; none."
-        ),
-    ] = "sample",
+    images: Images = None,
+    thumbnails: Thumbnails = "sample",
     pdf: Annotated[
         bool,
         typer.Option("--pdf", help="Also each figure as a PDF for papers, in a folder beside it."),

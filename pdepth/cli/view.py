@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pdepth.cli.options import Images, Results
+
 
 def view(
-    results: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RESULTS",
-            help="The --out of pdepth run, ensemble or demo, or one Parquet file in it.",
-        ),
-    ],
-    images: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Where the pictures are, as in pdepth run; default: where the run read them.",
-        ),
-    ] = None,
+    results: Results,
+    images: Images = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Of this computer.", show_default="a free one")
     ] = 0,
