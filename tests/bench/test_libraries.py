@@ -129,7 +129,8 @@ def test_every_test_file_of_a_library_has_an_environment() -> None:
     files = {f"tests/compat/{path.name}" for path in (root / "tests/compat").glob("test_*.py")}
     # shared by several libraries, or needs scikit-learn alone: the project's own tests run them
     own = {
-        f"tests/compat/test_{name}.py" for name in ("shared", "presets", "fitted_index", "narrow")
+        f"tests/compat/test_{name}.py"
+        for name in ("shared", "presets", "fitted_index", "narrow", "neighbor_ids")
     }
     assert files - tests == own
     assert all((root / name).is_file() for name in tests if name.endswith(".py"))
