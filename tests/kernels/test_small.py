@@ -85,6 +85,7 @@ def test_a_call_takes_twenty_operations(monkeypatch: pytest.MonkeyPatch) -> None
         assert first_difference(votes, wanted) is None
 
 
+@pytest.mark.slow_if(scratch=[0])
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("scratch", [search.SCRATCH, 0])
 def test_a_second_launch_can_be_captured(scratch: int) -> None:
@@ -145,6 +146,8 @@ def test_large_supports_cannot_be_captured() -> None:
         job.search.launch(job.answers)
 
 
+@pytest.mark.slow_if(large=[True], metric=["cosine", "inner_product"])
+@pytest.mark.slow_if(large=[False], metric=["sqeuclidean"])
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("metric", ["sqeuclidean", "cosine", "inner_product"])
