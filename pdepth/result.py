@@ -182,6 +182,11 @@ class DepthResult:
     def __len__(self) -> int:
         return len(self.depth)
 
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """(N,) the classes that votes are compared with."""
+        return self.predictions if self.reference_values is None else self.reference_values
+
     def __repr__(self) -> str:
         kind = "leave-one-out" if self.leave_one_out else "held-out"
         return (
@@ -262,8 +267,7 @@ class DepthResult:
                 "stable: expected a result in which every vote is known, got one with early exit, "
                 "which knows each example's last run alone; pass early_exit=False."
             )
-        reference = self.predictions if self.reference_values is None else self.reference_values
-        return depth_of(self.votes == reference, stable)
+        return depth_of(self.votes == self.targets, stable)
 
     def settled(self) -> NDArray[np.int64]:
         """(L + 1,) int64: how many examples have depth 0..L-1; the last entry, the undefined."""

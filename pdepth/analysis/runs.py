@@ -99,6 +99,16 @@ class RunComparison:
         change: NDArray[np.float64] = self.depths[1] - self.depths[0]
         return change
 
+    @property
+    def deeper(self) -> int:
+        """Examples that are deeper on the second side."""
+        return int((self.change > 0).sum())
+
+    @property
+    def shallower(self) -> int:
+        """Examples that are shallower on the second side."""
+        return int((self.change < 0).sum())
+
     def largest(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Examples, by their places: those that became deeper by most, and shallower by most.
 
@@ -120,6 +130,14 @@ class RunComparison:
             return None
         shares = np.mean([result.probe_accuracy() for result in results], axis=0)
         return np.linspace(0, 1, probes) if probes > 1 else np.ones(1), shares
+
+    def known_accuracies(self, side: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """`accuracies` of the probes of which it is known; None where these are fewer than two."""
+        found = self.accuracies(side)
+        if found is None:
+            return None
+        known = ~np.isnan(found[1])
+        return (found[0][known], found[1][known]) if known.sum() > 1 else None
 
     def to_pandas(self) -> Any:
         """A pandas DataFrame with a line for each example. Needs the extra `tables`."""

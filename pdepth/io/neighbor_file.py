@@ -84,10 +84,10 @@ class KeptNeighbors:
         margins: NDArray[Any] = first - self.counts[..., 1].astype(kind)
         return margins
 
-    def class_counts(self, examples: Any = slice(None)) -> NDArray[Any]:
-        """(L, n, C): how many of the k neighbours of some examples had each class, or the sums of
-        their weights; of type int32 or float64."""
-        ranked, counts = self.ranked[:, examples], self.counts[:, examples]
+    def class_counts(self, examples: Any = slice(None), probes: Any = slice(None)) -> NDArray[Any]:
+        """(l, n, C): how many of the k neighbours of some examples had each class at some probes,
+        or the sums of their weights; of type int32 or float64."""
+        ranked, counts = (each[probes][:, examples] for each in (self.ranked, self.counts))
         kind = np.float64 if counts.dtype.kind == "f" else np.int32
         dense = np.zeros((*counts.shape[:-1], len(self.classes)), kind)
         np.put_along_axis(dense, ranked.astype(np.int64), counts.astype(kind), axis=-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pdepth.analysis.runs import RunComparison, compare
 from pdepth.arrays import arguments
 from pdepth.io.atomic import replacing
 from pdepth.optional import require
-from pdepth.report.folder import check_out, read_results
+from pdepth.report.folder import can_draw, check_out, read_runs
 from pdepth.report.html import page
 from pdepth.report.html.thumbnails import KINDS
 from pdepth.report.pictures import BuiltIn, find_images
@@ -116,11 +115,7 @@ def _named(side: Sequence[Path]) -> str:
 
 def _read(path: Path, k: int | None) -> DepthResult:
     """The result of a run; of several k the one that is asked for."""
-    found = read_results(path)
-    if isinstance(found, DepthResult):
-        found = {found.k: found}
-    if not isinstance(found, dict):
-        raise ValueError(f"RUN: expected a run of one network, got an ensemble in {path}.")
+    found = read_runs(path)
     present = ", ".join(map(str, sorted(found)))
     if k is None and len(found) > 1:
         raise ValueError(f"k: expected one of {present} in {path}, got none; pass --k.")
@@ -151,7 +146,7 @@ def _write(
 
 def _draw(comparison: RunComparison, folder: Path, images: Any, names: Any) -> list[Path]:
     """The figures that can be drawn."""
-    if importlib.util.find_spec("matplotlib") is None:
+    if not can_draw():
         return []
     from pdepth.report.figures.runs import plot_changes, plot_comparison
 

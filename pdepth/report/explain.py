@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.analysis.ensemble import Ensemble
 from pdepth.arrays import arguments
 from pdepth.io.embedding_store import EmbeddingStore, open_store
 from pdepth.io.neighbor_file import KeptNeighbors, open_neighbors
@@ -25,7 +24,7 @@ from pdepth.report.explanation import (
     explain_result,
     some_of,
 )
-from pdepth.report.folder import NEIGHBORS, TABLE, read_results
+from pdepth.report.folder import NEIGHBORS, TABLE, read_runs
 from pdepth.result import DepthResult
 from pdepth.votes import depth_from_embeddings
 
@@ -75,11 +74,9 @@ def explain(
             "source: expected a run's directory, a store or a DepthResult, got a "
             f"{type(source).__name__}."
         )
-    result, file = run_of(Path(source))
-    if file.is_file():
-        kept = open_neighbors(file, result.k)
-        check_of_result(kept, result, file)
-        return explain_result(replace(result, neighbors=kept), rows, k)
+    result = read_run(Path(source))
+    if result.neighbors is not None:
+        return explain_result(result, rows, k)
     from pdepth.report.searched import searched_again, store_of_run
 
     store = store_of_run(result)
@@ -93,13 +90,21 @@ def run_of(path: Path) -> tuple[DepthResult, Path]:
 
     Raises ValueError for an ensemble, and what `read_results` raises.
     """
-    results = read_results(path)
-    if isinstance(results, Ensemble):
-        raise ValueError(
-            f"RUN: expected results of pdepth run, got an ensemble at {path}; explain one network."
-        )
-    result = results if isinstance(results, DepthResult) else results[max(results)]
-    return result, neighbors_of(path)
+    results = read_runs(path)
+    return results[max(results)], neighbors_of(path)
+
+
+def read_run(path: Path) -> DepthResult:
+    """A run's result, of several k the largest, with the neighbours that it kept.
+
+    Raises ValueError for neighbours of another run, and what `run_of` and `open_neighbors` raise.
+    """
+    result, file = run_of(path)
+    if not file.is_file():
+        return result
+    kept = open_neighbors(file, result.k)
+    _check_of_result(kept, result, file)
+    return replace(result, neighbors=kept)
 
 
 def neighbors_of(path: Path) -> Path:
@@ -111,7 +116,7 @@ def neighbors_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}-{NEIGHBORS}")
 
 
-def check_of_result(kept: KeptNeighbors, result: DepthResult, file: Path) -> None:
+def _check_of_result(kept: KeptNeighbors, result: DepthResult, file: Path) -> None:
     """Raise ValueError for neighbours of other votes than the result's."""
     same = kept.probes == result.probes and kept.rows.shape[1] == len(result)
     if not same or (result.known & (kept.votes() != result.votes)).any():

@@ -69,8 +69,7 @@ class Explanation:
     @property
     def reference(self) -> NDArray[np.int64]:
         """(n,) the classes that votes are compared with: of the network, unless told otherwise."""
-        values = self.result.reference_values
-        return self.result.predictions if values is None else values
+        return self.result.targets
 
     def to_pandas(self) -> Any:
         """A pandas DataFrame with a line for each example, probe and rank that was searched.

@@ -135,7 +135,7 @@ def write_results(
         *written,
         *_write_neighbors(results, out),
     ]
-    if not _can_draw():
+    if not can_draw():
         picture.unlink(missing_ok=True)  # one of older results must not stay beside new ones
         return written
     from pdepth.report.figures.depth import plot
@@ -190,7 +190,7 @@ def write_groups(
     """
     picture = out / GROUPS_PICTURE
     picture.unlink(missing_ok=True)
-    if groups is None or not _can_draw():
+    if groups is None or not can_draw():
         return []
     from pdepth.report.figures.groups import plot_groups
 
@@ -228,6 +228,20 @@ def read_results(path: Path) -> Results:
     return {result.k: result for result in results}
 
 
+def read_runs(path: Path) -> dict[int, DepthResult]:
+    """What `read_results` reads of one network, by k.
+
+    Raises ValueError for an ensemble, and what `read_results` raises.
+    """
+    results = read_results(path)
+    if isinstance(results, Ensemble):
+        raise ValueError(
+            f"RUN: expected results of pdepth run, got an ensemble at {path}; name a run of one "
+            "network."
+        )
+    return {results.k: results} if isinstance(results, DepthResult) else results
+
+
 def _read_table(path: Path) -> DepthResult | Ensemble:
     if tables.about_of(path)[0] == Ensemble.__name__:
         return Ensemble.load(path)
@@ -257,5 +271,6 @@ def _describe_unfinished(path: Path, journal: Path) -> str:
     )
 
 
-def _can_draw() -> bool:
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None

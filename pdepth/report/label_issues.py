@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import warnings
@@ -19,9 +18,9 @@ from pdepth.analysis.vote_counts import check_counts
 from pdepth.arrays import arguments
 from pdepth.arrays.convert import to_numpy
 from pdepth.io.embedding_store import EmbeddingStore, is_store, open_store
-from pdepth.io.neighbor_file import KeptNeighbors, open_neighbors
-from pdepth.report.explain import check_of_result, run_of
-from pdepth.report.pictures import CLASS_NAMES, named_data, open_data
+from pdepth.io.neighbor_file import KeptNeighbors
+from pdepth.report.explain import read_run
+from pdepth.report.pictures import class_names_of, named_data, open_data
 from pdepth.report.record import RunRecord
 from pdepth.report.searched import store_of_run
 from pdepth.result import DepthResult, Votes
@@ -120,7 +119,7 @@ def _of_result(
     kept = result.neighbors
     if labels is None and _has_all(kept):
         assert kept is not None
-        counts = iter(kept.class_counts())
+        counts = (kept.class_counts(probes=[probe])[0] for probe in range(len(kept.probes)))
         found = find_issues(counts, kept.classes, own, threshold)
     elif store is not None:
         metric = result.meta.get("metric", "sqeuclidean")
@@ -131,21 +130,14 @@ def _of_result(
             "label_issues: expected a run that kept its embeddings, or all its neighbours, to "
             f"count votes from, got neither; {_again(result)}."
         )
-    names = json.loads(result.meta[CLASS_NAMES]) if CLASS_NAMES in result.meta else None
+    names = class_names_of(result)
     paths = _paths_of(result, names, data)
     return replace(found, rows=result.row_numbers, paths=paths, class_names=names)
 
 
 def _opened(path: Path) -> Any:
     """What lies at a path: a store, or the result of a run, of several k that of the largest."""
-    if is_store(path):
-        return open_store(path)
-    result, file = run_of(path)
-    if not file.is_file():
-        return result
-    kept = open_neighbors(file, result.k)
-    check_of_result(kept, result, file)
-    return replace(result, neighbors=kept)
+    return open_store(path) if is_store(path) else read_run(path)
 
 
 def _has_all(kept: KeptNeighbors | None) -> bool:

@@ -99,7 +99,7 @@ def find_images(
             `pdepth.inputs.load_data` raises.
     """
     result = next(iter(results.values())) if isinstance(results, Mapping) else results
-    names = json.loads(result.meta[CLASS_NAMES]) if CLASS_NAMES in result.meta else None
+    names = class_names_of(result)
     if spec is not None:
         opened = _open(spec, names, result)
         return Images(opened.images, names or opened.names)
@@ -121,6 +121,11 @@ def find_images(
     except (ValueError, TypeError, OSError, ImportError) as error:
         note = f"There are no pictures: {error} Pass --images DATA to say where they are now."
         return Images(names=names, note=note)
+
+
+def class_names_of(result: DepthResult | Ensemble) -> list[str] | None:
+    """The names of classes that a result notes, or None."""
+    return json.loads(result.meta[CLASS_NAMES]) if CLASS_NAMES in result.meta else None
 
 
 def named_data(result: DepthResult | Ensemble) -> str | None:

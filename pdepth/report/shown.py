@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from pdepth.io.atomic import replacing
 from pdepth.optional import require
 from pdepth.report.explain import run_of
 from pdepth.report.explanation import Explanation, examples_of
+from pdepth.report.folder import can_draw
 from pdepth.report.folder import check_out as check_folder
 from pdepth.report.names import ClassNames
-from pdepth.report.pictures import BuiltIn, Images, find_images
+from pdepth.report.pictures import BuiltIn, Images, class_names_of, find_images
 from pdepth.result import DepthResult
 
 TABLE, PICTURES = "explanation.csv", ("row-{}.png", "row-{}.pdf")
@@ -73,12 +73,6 @@ def shown_inputs(
     )
 
 
-def class_names_of(result: DepthResult) -> ClassNames:
-    """The names of classes that a result notes, or None."""
-    without = replace(result, meta={k: v for k, v in result.meta.items() if k == "class_names"})
-    return find_images(without).names
-
-
 def _support_result(explanation: Explanation) -> DepthResult:
     """The support as if it had been measured: what `find_images` compares its data with."""
     kept, result = explanation.neighbors, explanation.result
@@ -117,7 +111,7 @@ def write_explanation(explanation: Explanation, out: Path, shown: Shown) -> list
     with replacing(out / TABLE) as temporary:
         explanation.to_pandas().to_csv(temporary, index=False)
     written = [out / TABLE]
-    if importlib.util.find_spec("matplotlib") is None:
+    if not can_draw():
         return written
     from pdepth.report.figures.explanation import plot_explanation
 

@@ -35,6 +35,11 @@ def table_by_k(results: Mapping[int, DepthResult]) -> Table:
     return Table("Depth against the number of neighbours", head, rows)
 
 
+def signed_percent(value: float) -> str:
+    """A share as a percentage with its sign, which is no hyphen."""
+    return f"{100 * value:+.1f} %".replace("-", "\u2212")
+
+
 def format_number(value: float, format_spec: str) -> str:
     """A number as text; NaN is empty."""
     return "" if np.isnan(value) else f"{value:{format_spec}}"

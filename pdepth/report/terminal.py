@@ -150,10 +150,9 @@ def print_comparison(comparison: RunComparison, console: Console) -> None:
     table.add_row("undefined", *(f"{int(u.sum()):,}" for u in comparison.undefined))
     console.print(table)
     change, rank = comparison.difference, comparison.rank_correlation
-    deeper, shallower = (int((sign * comparison.change > 0).sum()) for sign in (1, -1))
     sentences = [
         f"Mean change {change.value:+.1%}, 95 % interval {change.low:+.1%} to {change.high:+.1%}; "
-        f"{deeper:,} are deeper in {second}, {shallower:,} shallower."
+        f"{comparison.deeper:,} are deeper in {second}, {comparison.shallower:,} shallower."
     ]
     if not np.isnan(rank.low):
         sentences.append(

@@ -10,6 +10,7 @@ import hmac
 import re
 import secrets
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,8 +38,7 @@ CHUNK = 1 << 16  # bytes of an answer at a time
 class View:
     """A page, the files beside it, and images by row: what the server gives.
 
-    Attributes:
-        count: of examples. note: why there are no pictures, or "".
+    note: why there are no pictures, or "".
     """
 
     def __init__(
@@ -54,7 +54,6 @@ class View:
         if shown.images is not None:
             require("PIL", "pdepth view", "report")
             self._encoder = Encoder.for_images(shown.images, np.arange(len(shown.images)))
-        self.count = len(shown.images) if shown.images is not None else 0
         self._lock = threading.Lock()  # datasets need not be safe for several threads
         suffix = "" if self._encoder is None else self._encoder.suffix
         served = page.serve(loaded, class_names=shown.names, suffix=suffix, note=shown.note)
@@ -67,9 +66,11 @@ class View:
         if name in self._files:
             return "application/octet-stream", self._files[name]
         match = OF_ROW.fullmatch(name)
-        if match is None or self._encoder is None or int(match["row"]) >= self.count:
+        if match is None or self._encoder is None:
             return None
         row, small = int(match["row"]), match["folder"] is not None
+        if row >= len(self._encoder.images):
+            return None
         try:
             with self._lock:
                 encode = self._encoder.thumbnail if small else self._encoder.original
@@ -112,7 +113,9 @@ class _Server(ThreadingHTTPServer):
         super().server_bind()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that has gone is none of ours."""
+        """Say what failed; a browser that has gone is no fault."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -189,7 +189,7 @@ def check_store(path: Path) -> Any:
 
 def prepare(path: Path, case: str) -> None:
     """What cases begin from, once; and whatever the first of all calls imports or makes."""
-    results_folder._can_draw = lambda: False  # type: ignore[assignment]
+    results_folder.can_draw = lambda: False  # type: ignore[assignment]
     thumbnails.MAX_BYTES = 3000  # in the page: others are in a folder beside it
     network_members.measure_all = _members  # type: ignore[assignment]
     torch.set_num_threads(1)

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pdepth.analysis.checks import check_images
 from pdepth.analysis.runs import RunComparison
@@ -15,6 +14,7 @@ from pdepth.report.figures.drawing import legend, new_figure, percent_axis, writ
 from pdepth.report.figures.examples import Caption, draw_sheet
 from pdepth.report.names import ClassNames, class_name
 from pdepth.report.style import MUTED, PROBE, RIGHT, WRONG
+from pdepth.report.tables import signed_percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +95,7 @@ def _caption(comparison: RunComparison, class_names: ClassNames, row: int) -> Ca
 
 def _draw(comparison: RunComparison, class_names: ClassNames) -> Figure:
     panels = [_draw_joint, _draw_change]
-    if any(_known(comparison, side) is not None for side in (0, 1)):
+    if any(comparison.known_accuracies(side) is not None for side in (0, 1)):
         panels.append(_draw_accuracy)
     shown = _classes(comparison)
     height = max(3.4, 1.2 + 0.24 * len(shown))
@@ -145,9 +145,9 @@ def _draw_change(ax: Axes, comparison: RunComparison) -> None:
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.yaxis.set_minor_formatter("")
-    mean, low, high = comparison.difference
-    ax.axvline(mean, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    ax.set_title(f"Change, mean {_percent(mean)} [{_percent(low)}, {_percent(high)}]")
+    mean, low, high = map(signed_percent, comparison.difference)
+    ax.axvline(comparison.difference.value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    ax.set_title(f"Change, mean {mean} [{low}, {high}]")
     ax.set_xticks([-1, 0, 1], ["\u2212100 %", "0", "+100 %"])
     ax.set_xlabel(f"depth in {comparison.names[1]} less {comparison.names[0]}", color=MUTED)
     ax.set_ylabel("examples", color=MUTED)
@@ -155,7 +155,7 @@ def _draw_change(ax: Axes, comparison: RunComparison) -> None:
 
 def _draw_accuracy(ax: Axes, comparison: RunComparison) -> None:
     for side, (name, color) in enumerate(zip(comparison.names, SIDE_COLORS, strict=True)):
-        known = _known(comparison, side)
+        known = comparison.known_accuracies(side)
         if known is not None:
             at, shares = known
             ax.plot(at, shares, "-o" if side == 0 else "--s", color=color, markersize=4, label=name)
@@ -163,18 +163,6 @@ def _draw_accuracy(ax: Axes, comparison: RunComparison) -> None:
     legend(ax)
     ax.set_xticks([0, 1], ["first probe", "last"])
     ax.set_title("Probes' accuracy")
-
-
-def _known(
-    comparison: RunComparison, side: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """The probes of a side whose accuracy is known, two at least."""
-    found = comparison.accuracies(side)
-    if found is None:
-        return None
-    at, shares = found
-    known = ~np.isnan(shares)
-    return (at[known], shares[known]) if known.sum() > 1 else None
 
 
 def _draw_transitions(ax: Axes, comparison: RunComparison) -> None:
@@ -212,12 +200,8 @@ def _draw_classes(
     ax.axvline(0, color=MUTED, linewidth=0.8)
     names = [f"{class_name(change.label, class_names)} ({change.examples:,})" for change in changes]
     ax.set_yticks(at, names)
-    ax.xaxis.set_major_formatter(lambda value, _: _percent(value))
+    ax.xaxis.set_major_formatter(lambda value, _: signed_percent(value))
     ax.grid(visible=True, axis="x")
     ax.grid(visible=False, axis="y")
     everything = "" if len(shown) == len(comparison.by_class) else f", the {len(shown)} largest"
     ax.set_title(f"Mean change of each class{everything}")
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:+.1f} %".replace("-", "\u2212")

@@ -16,7 +16,7 @@ from pdepth.report.html.content import (
     format_signed,
 )
 from pdepth.report.names import ClassNames, class_name
-from pdepth.report.tables import Table
+from pdepth.report.tables import Table, signed_percent
 from pdepth.result import DepthResult
 
 LEAD = (
@@ -101,15 +101,15 @@ def _tiles(comparison: RunComparison) -> list[tuple[str, str]]:
 
 def _sentences(comparison: RunComparison, names: ClassNames) -> list[str]:
     n, (first, second) = len(comparison), comparison.names
-    deeper, shallower = (int((sign * comparison.change > 0).sum()) for sign in (1, -1))
     mean = comparison.difference
     finding = "no clear difference: the interval holds 0"
     if mean.low > 0 or mean.high < 0:
         finding = f"examples are {'deeper' if mean.low > 0 else 'shallower'} in {second}"
     sentences = [
-        f"On average {finding}. The mean change is {_points(mean)} of the probes, with 95 % "
-        f"interval over examples {_ends(mean)}.",
-        f"{count_of(deeper, n)} are deeper in {second}, {count_of(shallower, n)} shallower.",
+        f"On average {finding}. The mean change is {signed_percent(mean.value)} of the probes, "
+        f"with 95 % interval over examples {_ends(mean)}.",
+        f"{count_of(comparison.deeper, n)} are deeper in {second}, "
+        f"{count_of(comparison.shallower, n)} shallower.",
     ]
     if not np.isnan(comparison.rank_correlation.low):
         value, low, high = map(format_signed, comparison.rank_correlation)
@@ -137,7 +137,7 @@ def _class_sentences(comparison: RunComparison, names: ClassNames) -> list[str]:
         clear.sort(key=lambda change: -sign * change.difference.value)
         if clear and len(comparison.by_class) > 1:
             words = ", ".join(
-                f"{class_name(change.label, names)} ({_points(change.difference)})"
+                f"{class_name(change.label, names)} ({signed_percent(change.difference.value)})"
                 for change in clear[:3]
             )
             sentences.append(f"Classes that became {word} by most: {words}.")
@@ -232,14 +232,10 @@ def _class_row(change: ClassChange, names: ClassNames) -> list[str]:
         f"{change.examples:,}",
         f"{100 * change.first:.1f} %",
         f"{100 * change.second:.1f} %",
-        _points(change.difference),
+        signed_percent(change.difference.value),
         _ends(change.difference),
         *(f"{100 * share:.1f} %" for share in shares),
     ]
-
-
-def _points(interval: Interval) -> str:
-    return f"{100 * interval.value:+.1f} %".replace("-", "\u2212")
 
 
 def _ends(interval: Interval) -> str:
@@ -247,12 +243,8 @@ def _ends(interval: Interval) -> str:
 
 
 def _accuracies(comparison: RunComparison, side: int) -> list[list[float]]:
-    """Places, 0 to 1, and accuracies of the probes of a side whose accuracy is known."""
-    found = comparison.accuracies(side)
-    if found is None:
-        return []
-    known = ~np.isnan(found[1])
-    return [values[known].tolist() for values in found] if known.sum() > 1 else []
+    """Places, 0 to 1, and accuracies of the probes of a side, for the page."""
+    return [values.tolist() for values in comparison.known_accuracies(side) or ()]
 
 
 def _about(comparison: RunComparison) -> dict[str, str]:

@@ -178,9 +178,10 @@ def _assemble(
         "originals": beside is not None,
     }
     parts = {"data": compress(data), "plotly": _plotly()}
-    within = {name: encode_base64(part) for name, part in parts.items()}
-    connect, network = "'none'", "This page is one file and asks no network for anything."
-    if beside is not None:
+    if beside is None:
+        within = {name: encode_base64(part) for name, part in parts.items()}
+        connect, network = "'none'", "This page is one file and asks no network for anything."
+    else:
         beside |= parts
         within = dict.fromkeys(parts, "")
         connect, network = "'self'", "It comes from this computer, while pdepth view runs there."
