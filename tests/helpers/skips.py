@@ -39,7 +39,7 @@ REMEDIES = {
     r"no g\+\+ and nm": "apt install g++ binutils",
     r"SCIPY_ARRAY_API": "SCIPY_ARRAY_API=1",
     r"does not have a decision_function": "nothing: scikit-learn's own has none either",
-    r"has no stored result": "python bench/studies/placements.py",
+    r"has no stored result": "the study that it names, which stores one",
     r"the stack limit": "a higher hard limit: ulimit -Hs",
     r"FiftyOne's database": f"{NIGHTLY} libraries, where its mongod can start",
 }
