@@ -1,13 +1,14 @@
 """Exact prediction depth for whole datasets (Baldock, Maennel, Neyshabur, arXiv 2106.09647)."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from pdepth import moved
 from pdepth.arrays.sources import open_source
 from pdepth.backends import availability as backends
 from pdepth.io.embedding_store import EmbeddingStore, open_store
 from pdepth.io.neighbor_file import KeptNeighbors, open_neighbors
+from pdepth.optional import imported_later
 from pdepth.result import DepthResult, Votes
 from pdepth.search.index import Index
 from pdepth.votes import depth_from_embeddings, depth_from_votes, kneighbors, probe_votes
@@ -60,16 +61,11 @@ _LATER = {
     "explain": "pdepth.report.explain",
     "label_issues": "pdepth.report.label_issues",
 }
+__getattr__ = imported_later(__name__, _LATER)
+
+if find_spec("torch") is None:  # `from pdepth import *` and help(pdepth) ask for what is there
+    __all__[:] = [name for name in __all__ if name not in ("Plan", "plan", "prediction_depth")]
 
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    """Names that bring torch or matplotlib are imported when they are first used."""
-    if name not in _LATER:
-        raise AttributeError(f"module 'pdepth' has no attribute {name!r}")
-    value = getattr(import_module(_LATER[name]), name)
-    globals()[name] = value  # found without this function from now on
-    return value

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import torch
-from torch import nn
 
 from pdepth import __version__
 from pdepth.arrays import arguments
@@ -43,6 +41,8 @@ from pdepth.search.nearest import Labelled, NearestTable
 from pdepth.votes import VotingOptions
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
     from typing_extensions import Unpack
 
 
@@ -337,6 +337,8 @@ def check_least(job: Job) -> None:
 def product_rate(device: torch.device | None) -> float:
     """Measure the operations a second of a float32 matrix product, which a search without selection
     would reach; it takes a few hundredths of a second."""
+    import torch
+
     size = 768 if device is None else 8192
     rows = torch.ones(size, size, device=device or "cpu")
     return 2.0 * size**3 / fastest(lambda: (rows @ rows)[0, 0].item())
@@ -347,6 +349,8 @@ def check_device(device: str | torch.device | None, cluster: object = None) -> t
 
     Raises ValueError for one that cannot be used.
     """
+    import torch
+
     if device is None:
         return None
     try:
@@ -392,6 +396,8 @@ def _problem_of(job: Job, reading: Reading, options: SearchOptions) -> Problem:
 
 def _run_of(job: Job, options: SearchOptions, network: str) -> dict[str, str]:
     """What identifies a run, by names for its journal."""
+    import torch
+
     voting, rows = options.voting, [reader.rows for reader in job.readers]
     return {
         "pdepth": __version__,

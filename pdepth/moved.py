@@ -6,9 +6,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
 
 MOVED = {
     "pdepth.sources": "pdepth.arrays.sources",
@@ -23,8 +26,11 @@ MOVED = {
 """New paths by old ones, which will be removed in version 0.3."""
 
 
-class _MovedFinder(MetaPathFinder, Loader):
-    """Finds the old paths, which no other finder knows."""
+class _MovedFinder:
+    """Finds the old paths, which no other finder knows, and loads what is there now.
+
+    Of the kinds that importlib.abc describes: to import that takes longer than all of this module.
+    """
 
     def __init__(self) -> None:
         self._specs: dict[str, ModuleSpec | None] = {}
@@ -32,7 +38,7 @@ class _MovedFinder(MetaPathFinder, Loader):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(name, self) if name in MOVED else None
+        return ModuleSpec(name, cast("Loader", self)) if name in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = MOVED[spec.name]

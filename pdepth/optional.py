@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -25,6 +27,30 @@ def require(module: str, what: str, extra: str) -> Any:
         raise ImportError(
             f"{what} needs {package}: pip install 'pdepth[{extra}]'.", name=package
         ) from None
+
+
+def imported_later(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package some of whose names are imported when they are first used.
+
+    Args:
+        package: its `__name__`. modules: where each name is found.
+
+    The function raises ImportError, which names the extra, for what takes torch where there is
+    none.
+    """
+
+    def get(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        try:
+            value = getattr(importlib.import_module(modules[name]), name)
+        except ModuleNotFoundError:
+            require("torch", f"{package}.{name}", "torch")  # which says so, where it is missing
+            raise
+        setattr(sys.modules[package], name, value)  # found without this function from now on
+        return value
+
+    return get
 
 
 def require_tested(module: str, what: str, extra: str, oldest: str, before: str) -> Any:

@@ -7,11 +7,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from pdepth.arrays import arguments
 from pdepth.arrays.arguments import SearchOptions, Voting
@@ -38,6 +36,10 @@ from pdepth.embeddings.spilling import (
 from pdepth.io.neighbor_file import neighbors_nbytes
 from pdepth.progress import fastest, format_seconds
 from pdepth.votes import probe_votes
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 MEASURED_BYTES = 1 << 25  # of rows that the search is measured on
 MEASURED_ROWS, MEASURED_QUERIES = 8192, 1024  # at most
@@ -304,6 +306,8 @@ def _measured_worker(
     """How fast this machine is as a worker; None where nothing is to be measured."""
     if rates is None:
         return None
+    import torch
+
     rows = sum((job.rows or [])[: len(job.readers)])
     found = measured_rates(_measured_widths(job), options, backend, job.home)
     return Measured(rows * row_seconds(job, torch.get_num_threads()), found)
@@ -411,6 +415,8 @@ def _bill(job: Job, kept: bool, spill: Spill | None, num_threads: int, rates: Ra
 
 def _search_rates(job: Job, backend: str, num_threads: int) -> list[tuple[int, float]]:
     """Operations a second of the search at some widths, on random rows of the probes' type."""
+    import torch
+
     rng, rates = np.random.default_rng(0), []
     for width in _measured_widths(job):
         rows = max(min(MEASURED_ROWS, MEASURED_BYTES // (4 * width)), 2 * job.k + 2)

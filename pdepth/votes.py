@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import numpy as np
@@ -13,16 +14,16 @@ from pdepth.arrays.problem import problems
 from pdepth.arrays.rows import is_torch
 from pdepth.arrays.sources import is_single
 from pdepth.backends import backend_named
-from pdepth.cluster.options import Cluster
-from pdepth.cluster.voter import voters_of
 from pdepth.io.embedding_store import EmbeddingStore
 from pdepth.progress import ProbeProgress
 from pdepth.result import DepthResult, Votes, depth_of
-from pdepth.search.backward import ProbeSearch, Targets, open_session
+from pdepth.search.backward import OpenVoter, ProbeSearch, Targets, open_here, open_session
 from pdepth.search.nearest import Labelled, NearestTable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from pdepth.cluster.options import Cluster
 
 
 class VotingOptions(TypedDict, total=False):
@@ -144,7 +145,7 @@ def probe_votes(
     backend_named(backend)
     search: ProbeSearch | None = None
     done = 0
-    with voters_of(cluster, backend) as open_voter:
+    with _voters(cluster, backend) as open_voter:
         for problem in problems(support, queries, labels, options, query_rows=query_rows):
             if search is None:
                 keep = "counts" if return_counts or voting.nearest else ""
@@ -320,7 +321,7 @@ def depth_from_embeddings(
     early_exit = early_exit and not isinstance(support, Iterator)
     search: ProbeSearch | None = None
     widths: list[tuple[str, int]] = []
-    with voters_of(cluster, backend) as open_voter:
+    with _voters(cluster, backend) as open_voter:
         for problem in problems(
             support, queries, labels, options, query_rows=query_rows, names=probes
         ):
@@ -344,6 +345,18 @@ def depth_from_embeddings(
     del problem  # and its arrays, before results are made
     leave_one_out = queries is None and exclude_self
     return search.results(labelled, targets, widths, leave_one_out, meta | voting.meta)
+
+
+@contextmanager
+def _voters(cluster: str | Cluster | None, backend: str) -> Iterator[OpenVoter]:
+    """Who answers the votes of a call: this process, or the workers of a cluster."""
+    if cluster is None:
+        yield open_here
+        return
+    from pdepth.cluster.voter import voters_of
+
+    with voters_of(cluster, backend) as open_voter:
+        yield open_voter
 
 
 def _of_store(

@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from torch import nn
-from torch.utils.data import Dataset
 
 from pdepth import __version__, inputs
 from pdepth.analysis import networks as network_members
 from pdepth.analysis.ensemble import Ensemble, Member
-from pdepth.embeddings.placement import VERSION as PLACEMENT_VERSION
 from pdepth.io.atomic import remove_leftovers
 from pdepth.io.locks import locked
 
 if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.data import Dataset
     from typing_extensions import Unpack
 
     from pdepth.depth import ModelOptions
@@ -88,6 +87,8 @@ class EnsembleSettings:
 
         And the version of the rules that place probes, since depths of two do not add up.
         """
+        from pdepth.embeddings.placement import VERSION as PLACEMENT_VERSION
+
         unused = {"held_out", "seed"} if self.read else set()
         flags = ("ema", "as_imagefolder", "skip_unreadable")
         unused |= {name for name in flags if not getattr(self, name)}  # older files lack them

@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
 from pdepth.analysis.training import Recorder, Training
 from pdepth.arrays import arguments
 from pdepth.optional import require_tested
@@ -23,6 +21,7 @@ from pdepth.optional import require_tested
 require_tested("lightning.pytorch", "pdepth.analysis.lightning", "lightning", "2.5", "2.7")
 
 from lightning.pytorch import Callback
+from torch import nn
 
 __all__ = ["DepthCallback"]
 

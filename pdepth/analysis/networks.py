@@ -8,20 +8,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
 
 from pdepth.analysis.ensemble import Member
 from pdepth.arrays import arguments
 from pdepth.cluster.options import Cluster
 from pdepth.cluster.sending import pickled
 from pdepth.cluster.workers import connected
-from pdepth.depth import prediction_depth
-from pdepth.inputs import network_of
+from pdepth.optional import require
 
 if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.data import Dataset
     from typing_extensions import Unpack
 
     from pdepth.depth import ModelOptions
@@ -119,6 +117,10 @@ def train_all(
             None for all.
     """
     data, count = _counted(data)
+    from torch.utils.data import Subset
+
+    from pdepth.inputs import network_of
+
     used = np.arange(count) if rows is None else chosen_rows(data, rows, {})[0]
     assert used is not None
     for number in numbers:
@@ -149,6 +151,10 @@ def measure(
             all, or with skip_unreadable those that can be read. The member's `rows` has them.
     """
     data, count = _counted(data)
+    from torch.utils.data import Subset
+
+    from pdepth.depth import prediction_depth
+
     rows, options = chosen_rows(data, rows, options)
     used = np.arange(count) if rows is None else rows
     is_held_out = np.isin(used, arguments.check_query_rows(held_out_rows, count))
@@ -191,6 +197,8 @@ def members_of(
     if cluster is None:
         yield from measure_all(networks(numbers), data, k=k, rows=rows, **options)
         return
+    import torch
+
     there = Cluster.of(cluster)
     threads = options.get("num_threads") or there.cpus_per_worker
     options |= {"num_threads": threads, "progress": False}
@@ -217,9 +225,10 @@ def _member_of(
 
 def _counted(data: Any) -> tuple[Any, int]:
     """A dataset whose rows are found by number, and how many they are; columns become one."""
+    torch_data = require("torch.utils.data", "A network", "torch")
     from pdepth.embeddings.loaders import Columns
 
-    if isinstance(data, DataLoader):
+    if isinstance(data, torch_data.DataLoader):
         raise TypeError(
             "data: expected a Dataset with a length, got a DataLoader; pass loader.dataset."
         )

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from pdepth.arrays import arguments
 from pdepth.arrays.rows import rows_of
-from pdepth.embeddings.batch import Inputs
-from pdepth.embeddings.calling import Output, at_rest, differentiable
-from pdepth.embeddings.dataset import Batches, DataOptions
-from pdepth.embeddings.forward import check_labels, scores
-from pdepth.embeddings.inspection import inspect
-from pdepth.embeddings.layout import Layout
-from pdepth.embeddings.placement import ProbeOptions
+from pdepth.optional import require
 from pdepth.result import margins
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from pdepth.embeddings.batch import Inputs
+    from pdepth.embeddings.calling import Output
+    from pdepth.embeddings.layout import Layout
 
 Float = NDArray[np.float64]
 
@@ -97,6 +97,13 @@ def outputs(
         ValueError: a label that is no class of the network; and, with other exceptions, what
             `pdepth.prediction_depth` raises for such models and data.
     """
+    torch = require("torch", "A network", "torch")
+    from pdepth.embeddings.calling import at_rest
+    from pdepth.embeddings.dataset import Batches, DataOptions
+    from pdepth.embeddings.forward import check_labels
+    from pdepth.embeddings.inspection import inspect
+    from pdepth.embeddings.placement import ProbeOptions
+
     batch_size = arguments.check_int(batch_size, "batch_size")
     model_device = None if device is None else torch.device(device)
     with at_rest(model, model_device):
@@ -166,6 +173,11 @@ def input_margin(model: nn.Module, inputs: Any, *, output: Output = None) -> Flo
     Raises:
         ValueError: inputs that are not floating point, or outputs that are not (batch, classes).
     """
+    from pdepth.embeddings.batch import Inputs
+    from pdepth.embeddings.calling import at_rest
+    from pdepth.embeddings.inspection import inspect
+    from pdepth.embeddings.placement import ProbeOptions
+
     with at_rest(model):
         rows = next((len(tensor) for _, tensor in Inputs.of(inputs, None).tensors()), None)
         batch = Inputs.of(inputs, rows)
@@ -175,6 +187,11 @@ def input_margin(model: nn.Module, inputs: Any, *, output: Output = None) -> Flo
 
 def _logits_and_margins(layout: Layout, inputs: Inputs, input_margins: bool) -> tuple[Float, Float]:
     """Logits (B, C) of a batch, and its input margins (B,), empty (0,) unless requested."""
+    import torch
+
+    from pdepth.embeddings.calling import differentiable
+    from pdepth.embeddings.forward import scores
+
     values = [tensor for _, tensor in layout.caller.followed(inputs)]
     if input_margins and not all(tensor.is_floating_point() for tensor in values):
         kind = str(values[0].dtype).removeprefix("torch.")

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from pdepth.arrays.rows import is_torch
+from pdepth.arrays.rows import BFloat16, is_torch, widen_bits
 from pdepth.native import default_arithmetic
 
 
 def to_numpy(value: Any) -> Any:
     """Return a tensor as a NumPy array, bfloat16 widened to float32; anything else as it is."""
+    if isinstance(value, BFloat16):
+        return widen_bits(value)
     if not is_torch(value):
         return value
     host = value.detach().cpu().resolve_neg()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,15 +78,15 @@ def search_bytes(limit: int | None) -> int:
 
 
 def free_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Memory this process can still take: the kernel's estimate or what its control group leaves.
+    """Memory this process can still take: what the system has, or what its control group leaves.
 
-    None where the system has neither (not Linux). The folders are arguments for tests.
+    None where neither is known, as without /proc. The folders are arguments for tests.
     """
+    import psutil
+
     amounts = []
-    if (proc / "meminfo").is_file():
-        for line in (proc / "meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                amounts.append(int(line.split()[1]) * 1024)
+    with suppress(OSError, psutil.Error):
+        amounts.append(int(psutil.virtual_memory().available))
     if (proc / "self/cgroup").is_file():
         for line in (proc / "self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)

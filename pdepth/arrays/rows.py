@@ -72,7 +72,7 @@ class Rows:
         """(n, D) float64, in NumPy's memory: a copy, divided by the norms where there are any."""
         array: NDArray[Any] = self.on_host().array
         if self.type == "bfloat16":
-            array = (array.astype(np.uint32) << 16).view(np.float32)
+            array = widen_bits(array)
         wide = array.astype(np.float64)
         if self.norms is not None:
             divide(wide, self.norms)
@@ -81,6 +81,30 @@ class Rows:
     def divided(self) -> Rows:
         """The same rows without norms: float64 copies where they have any, else themselves."""
         return self if self.norms is None else Rows(self.widened(), "float64")
+
+
+class BFloat16(np.ndarray[Any, np.dtype[np.uint16]]):
+    """bfloat16 where torch is not installed, since NumPy has no such type: the bits.
+
+    pdepth's functions take them for the numbers that they stand for; NumPy refuses to calculate.
+    """
+
+    __array_ufunc__: Any = None
+
+
+def as_bfloat16(bits: NDArray[Any]) -> Any:
+    """bfloat16 of its bits, over the same memory: a torch tensor, or `BFloat16` without torch."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return bits.view(BFloat16)
+    return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
+
+
+def widen_bits(bits: NDArray[Any]) -> NDArray[np.float32]:
+    """float32 of bfloat16's bits in uint16."""
+    wide: NDArray[np.float32] = (np.asarray(bits).astype(np.uint32) << 16).view(np.float32)
+    return wide
 
 
 def divide(wide: NDArray[np.float64], norms: NDArray[np.float64]) -> None:
@@ -156,6 +180,8 @@ def rows_of(value: Any, what: str) -> Rows:
     kind = str(value.dtype).removeprefix("torch.")
     if not is_torch(value):
         kind = value.dtype.newbyteorder("=").name
+    if isinstance(value, BFloat16):
+        kind = "bfloat16"
     if kind not in (*TYPES, "bool"):
         raise TypeError(
             f"{what}: expected integers or floats of 16 to 64 bits, got elements of type {kind}."
@@ -185,7 +211,7 @@ def rows_of(value: Any, what: str) -> Rows:
     if kind == "bool":
         return Rows(_truth(array), "uint8")
     if kind == "bfloat16":  # torch's bits, or the type that ml_dtypes adds to NumPy
-        return Rows(array.view(np.uint16), kind)
+        return Rows(np.asarray(array).view(np.uint16), kind)
     return Rows(array, kind)
 
 
@@ -217,16 +243,17 @@ def shares_memory(rows: Rows, value: Any) -> bool:
 def as_given(rows: Rows, device: Any) -> Any:
     """Rows as an array of the kind that they came as: a tensor on `device`, or NumPy's for None.
 
-    bfloat16, which NumPy lacks, is a tensor in any case. A tensor of a file that is mapped, which
-    cannot be written to, is a copy: torch knows no such.
+    bfloat16, which NumPy lacks, is a tensor in any case, where torch is installed. A tensor of a
+    file that is mapped, which cannot be written to, is a copy: torch knows no such.
     """
     if rows.on_device or (device is None and rows.type != "bfloat16"):
         return rows.array
-    import torch
-
     array = rows.array if rows.array.flags.writeable else rows.array.copy()
     if rows.type == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device or "cpu")
+        given = as_bfloat16(array)
+        return given if device is None else given.to(device)
+    import torch
+
     return torch.from_numpy(array).to(device)
 
 

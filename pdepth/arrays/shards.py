@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays.remote import RemotePath
-from pdepth.arrays.rows import numpy_type, type_name
+from pdepth.arrays.rows import BFloat16, as_bfloat16, numpy_type, type_name
 
 NPY, SAFETENSORS = ".npy", ".safetensors"
 _SAFETENSORS_TYPES = {"BF16": "bfloat16", "BOOL": "bool"}
@@ -71,9 +71,8 @@ class Shards:
         self.shape = (self.ends[-1], *first.shape[1:]) if first.shape else ()
         self.dtype: Any = first.dtype
         if first.type == "bfloat16":
-            import torch
-
-            self.dtype = torch.bfloat16
+            some = as_bfloat16(np.empty(0, first.dtype))
+            self.dtype = first.type if isinstance(some, BFloat16) else some.dtype
 
     def __getitem__(self, rows: slice) -> Any:
         begin, end, _ = rows.indices(self.shape[0])
@@ -85,11 +84,7 @@ class Shards:
             if len(part):
                 shard.fill(part, begin - (last - shard.shape[0]))
             begin, number = begin + len(part), number + 1
-        if self.shards[0].type != "bfloat16":
-            return out
-        import torch
-
-        return torch.from_numpy(out.view(np.int16)).view(torch.bfloat16)
+        return as_bfloat16(out) if self.shards[0].type == "bfloat16" else out
 
 
 def open_file(path: Path, name: str | None) -> Shard:

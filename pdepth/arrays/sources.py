@@ -325,7 +325,8 @@ def open_source(
 
     Returns:
         Something with `shape` (rows, ...), `dtype` and row slices that give arrays; bfloat16 comes
-        as torch tensors. A warning says where the natural order of shards is not that of the text.
+        as torch tensors, and without torch as its bits, `pdepth.arrays.rows.BFloat16`. A warning
+        says where the natural order of shards is not that of the text.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.

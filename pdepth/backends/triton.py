@@ -30,8 +30,9 @@ INTERPRET = "TRITON_INTERPRET"
 
 def unavailable() -> str | None:
     """Why this backend cannot be used here, or None."""
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed: pip install triton."
+    for library in ("triton", "torch"):
+        if importlib.util.find_spec(library) is None:
+            return f"{library} is not installed: pip install 'pdepth[gpu]'."
     if interpreted():
         return _not_interpreted()
     import torch

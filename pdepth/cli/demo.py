@@ -30,7 +30,7 @@ def demo(
 
     names = (*folder.run_names([30]), folder.SUPPORT_TABLE, f"support-{folder.NEIGHBORS}")
     folder.check_out(out, names, overwrite=overwrite)
-    for module in ("matplotlib", "pyarrow", "sklearn"):
+    for module in ("torch", "matplotlib", "pyarrow", "sklearn"):
         require(module, "The demo", "demo")
     start = time.monotonic()
     from pdepth.demo import run_demo

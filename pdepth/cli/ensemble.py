@@ -143,7 +143,7 @@ def ensemble(
     if not merge and first == 0 and networks < 2:
         raise ValueError(f"--networks: expected an integer >= 2, got {networks}.")
     arguments.check_int(k, "--k")
-    for module in ("pyarrow", *(() if data or merge else ("sklearn",))):
+    for module in ("pyarrow", *(() if data or merge else ("torch", "sklearn"))):
         require(module, "pdepth ensemble", "demo")
     start = time.monotonic()
     from pdepth import demo

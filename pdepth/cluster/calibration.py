@@ -9,12 +9,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from pdepth.arrays.arguments import SearchOptions, encode_labels
+from pdepth.arrays.convert import to_device
 from pdepth.arrays.problem import Problem, probe_rows, searched_metric
 from pdepth.cluster.shards import ShardRows
 from pdepth.cluster.traffic import candidates_for
@@ -23,6 +23,9 @@ from pdepth.cluster.worker import BoundLists, Worker
 from pdepth.embeddings.calling import device_of
 from pdepth.embeddings.capture import capture_again
 from pdepth.embeddings.collect import Job
+
+if TYPE_CHECKING:
+    import torch
 
 MEASURED_BYTES = 1 << 26  # of the longer shard's rows
 MEASURED_ROWS, MEASURED_QUERIES = 16384, 512  # at most
@@ -102,9 +105,7 @@ def _lists_of(
     """Finds the lists of `MEASURED_QUERIES` queries in a shard, which the worker keeps."""
     rng = np.random.default_rng(0)
     values = rng.standard_normal((rows + MEASURED_QUERIES, width), dtype=np.float32)
-    support: Any = values[:rows]
-    if device is not None:
-        support = torch.from_numpy(support).to(device)
+    support = to_device(values[:rows], device)
     probe = probe_rows("measured", support, values[rows:], options.metric, options.num_threads)
     shard, queries = ShardRows(probe.name, probe.support, 0), probe.queries
     assert queries is not None

@@ -9,9 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from pdepth.arrays.memory import Budget
 from pdepth.cluster.keeping import SharedKeeping
@@ -50,14 +48,18 @@ def embedded_on(
     if cluster is None:
         yield None
         return
+    import torch
+
     batched = [_batched(reader) for reader in job.readers]
     with connected(Cluster.of(cluster)) as workers:
         workers.check_rows(batched[0][0])
         bounds = [_bounds(rows, batch_rows, len(workers)) for rows, batch_rows in batched]
         _check_least(job, bounds, workers.cluster.memory)
         task = NetworkTask(
-            layout=replace(job.layout, caller=replace(job.layout.caller, model=nn.Identity())),
-            model=nn.Identity(),
+            layout=replace(
+                job.layout, caller=replace(job.layout.caller, model=torch.nn.Identity())
+            ),
+            model=torch.nn.Identity(),
             metric=job.metric,
             k=job.k,
             threads=torch.get_num_threads(),

@@ -32,7 +32,7 @@ from pdepth.cluster.traffic import candidates_for
 from pdepth.cluster.worker import Answer
 from pdepth.cluster.workers import Ref, Workers, connected
 from pdepth.progress import ChunkProgress
-from pdepth.search.backward import OpenVoter, Voter, open_here
+from pdepth.search.backward import OpenVoter, Voter
 from pdepth.search.chunks import KeptLists
 from pdepth.search.voting import only_target, query_chunks
 
@@ -43,12 +43,9 @@ ASKED = 12, 24, 0
 
 
 @contextmanager
-def voters_of(cluster: str | Cluster | None, backend: str) -> Iterator[OpenVoter]:
-    """Who answers the votes of a call: this process, or the workers of a cluster, which start for
-    the first probe: a wrong argument is an error before that."""
-    if cluster is None:
-        yield open_here
-        return
+def voters_of(cluster: str | Cluster, backend: str) -> Iterator[OpenVoter]:
+    """The workers of a cluster, which answer the votes of a call. They start for the first probe: a
+    wrong argument is an error before that."""
     options, found = Cluster.of(cluster), list[Workers]()
     with ExitStack() as stack:
 

@@ -19,11 +19,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pdepth.arrays.convert import convert_like, to_numpy
 from pdepth.compat.shared.class_scores import FeatureBank
+from pdepth.optional import require
+
+require("torch", "pdepth.compat.dino", "torch")
+
+import torch
 
 __all__ = ["KnnModule", "knn_classifier"]
 

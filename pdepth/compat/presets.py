@@ -25,7 +25,7 @@ from pdepth import depth_from_embeddings, depth_from_votes, kneighbors
 from pdepth.arrays import arguments
 from pdepth.arrays.convert import to_numpy
 from pdepth.arrays.problem import ProbeRows, Problem, problems
-from pdepth.arrays.rows import Rows
+from pdepth.arrays.rows import Rows, as_bfloat16
 from pdepth.arrays.sources import Stored
 from pdepth.compat.shared.manhattan import manhattan_neighbors
 from pdepth.native import default_arithmetic
@@ -246,9 +246,7 @@ def _as_array(rows: Rows) -> Any:
     """Return rows as the public functions take them: an array, a tensor or a source."""
     if rows.type != "bfloat16" or isinstance(rows, Stored) or rows.on_device:
         return rows.array
-    import torch
-
-    return torch.from_numpy(rows.array.view(np.int16)).view(torch.bfloat16)
+    return as_bfloat16(rows.array)
 
 
 def _result(

@@ -21,14 +21,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 import pdepth
 from pdepth.arrays.convert import convert_like, drop_self, to_numpy
 from pdepth.compat.shared.packing import packing_memory
 from pdepth.compat.shared.patching import Patch
 from pdepth.native import default_arithmetic
-from pdepth.optional import require_tested
+from pdepth.optional import require, require_tested
+
+require("torch", "pdepth.compat.torchdr", "torchdr")
+
+import torch
 
 __all__ = ["pairwise_distances", "patch", "unpatch"]
 

@@ -1,8 +1,13 @@
 """A small network on scikit-learn's digits, trained and measured within seconds."""
 
+from typing import TYPE_CHECKING
+
 from pdepth.demo.data import CANVAS, DATA, SUPPORT, moved_digits, result_images
-from pdepth.demo.network import BATCH, EPOCHS, LAYERS, RATE, train
-from pdepth.demo.run import Demo, run_demo, train_demo
+from pdepth.optional import imported_later
+
+if TYPE_CHECKING:
+    from pdepth.demo.network import BATCH, EPOCHS, LAYERS, RATE, train
+    from pdepth.demo.run import Demo, run_demo, train_demo
 
 __all__ = [
     "BATCH",
@@ -19,3 +24,10 @@ __all__ = [
     "train",
     "train_demo",
 ]
+
+_NETWORK, _RUN = "pdepth.demo.network", "pdepth.demo.run"
+__getattr__ = imported_later(
+    __name__,
+    dict.fromkeys(("BATCH", "EPOCHS", "LAYERS", "RATE", "train"), _NETWORK)
+    | dict.fromkeys(("Demo", "run_demo", "train_demo"), _RUN),
+)

@@ -7,16 +7,17 @@ network, and its depths separate the easy from the hard.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import TensorDataset
 
 from pdepth.analysis.ensemble import Ensemble
 from pdepth.optional import require
 from pdepth.result import DepthResult
+
+if TYPE_CHECKING:
+    from torch.utils.data import TensorDataset
 
 SUPPORT = 1297  # of 1,797 images; the other 500, the last, come from writers seen less often
 CANVAS = 12  # pixels
@@ -26,12 +27,13 @@ DATA = "scikit-learn's digits, moved"  # what results say of their data
 def moved_digits() -> TensorDataset:
     """Return all 1,797 images (1, 12, 12) float32 in 0..1 with their classes.
 
-    Needs the extra `demo` (scikit-learn).
+    Needs the extra `demo` (scikit-learn and torch).
     """
-    datasets: Any = require("sklearn.datasets", "The demo", "demo")
-    digits = datasets.load_digits()
-    images = torch.from_numpy(_move(digits.images / 16))[:, None]
-    return TensorDataset(images, torch.from_numpy(digits.target))
+    torch = require("torch", "The demo", "demo")
+    images, classes = _moved_images()
+    x, y = torch.from_numpy(images)[:, None], torch.from_numpy(classes)
+    moved: TensorDataset = torch.utils.data.TensorDataset(x, y)
+    return moved
 
 
 def result_images(result: DepthResult | Ensemble) -> NDArray[np.float32]:
@@ -39,10 +41,16 @@ def result_images(result: DepthResult | Ensemble) -> NDArray[np.float32]:
 
     Those of the support, of the held-out rows, or all of an ensemble.
     """
-    images: NDArray[np.float32] = moved_digits().tensors[0][:, 0].numpy()
+    images, _ = _moved_images()
     if isinstance(result, Ensemble):
         return images
     return images[:SUPPORT] if result.leave_one_out else images[SUPPORT:]
+
+
+def _moved_images() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """All images (1797, 12, 12) and their classes."""
+    digits = require("sklearn.datasets", "The demo", "demo").load_digits()
+    return _move(digits.images / 16), digits.target
 
 
 def _move(images: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -6,7 +6,8 @@ Everything here works from Python, too:
     data = load_data("imagefolder:train", ImageOptions.for_model(model))
 """
 
-from pdepth.inputs.checkpoints import find_state, read_checkpoint, read_state
+from typing import TYPE_CHECKING
+
 from pdepth.inputs.datasets import (
     Data,
     absolute_spec,
@@ -22,12 +23,16 @@ from pdepth.inputs.datasets import (
 )
 from pdepth.inputs.images import DatasetImages, ImageDataset, ImageOptions
 from pdepth.inputs.labels import read_class_names
-from pdepth.inputs.models import is_pretrained, load_model, model_runs_code
-from pdepth.inputs.networks import network_of
-from pdepth.inputs.pretrained import load_processor, network_classes, reads_images
 from pdepth.inputs.python_files import call_function, load_function
 from pdepth.inputs.texts import TextDataset
-from pdepth.inputs.weights import load_checkpoint, load_state
+from pdepth.optional import imported_later
+
+if TYPE_CHECKING:
+    from pdepth.inputs.checkpoints import find_state, read_checkpoint, read_state
+    from pdepth.inputs.models import is_pretrained, load_model, model_runs_code
+    from pdepth.inputs.networks import network_of
+    from pdepth.inputs.pretrained import load_processor, network_classes, reads_images
+    from pdepth.inputs.weights import load_checkpoint, load_state
 
 __all__ = [
     "Data",
@@ -61,3 +66,21 @@ __all__ = [
     "runs_code",
     "unwrap_loader",
 ]
+
+__getattr__ = imported_later(
+    __name__,
+    {
+        "find_state": "pdepth.inputs.checkpoints",
+        "read_checkpoint": "pdepth.inputs.checkpoints",
+        "read_state": "pdepth.inputs.checkpoints",
+        "is_pretrained": "pdepth.inputs.models",
+        "load_model": "pdepth.inputs.models",
+        "model_runs_code": "pdepth.inputs.models",
+        "network_of": "pdepth.inputs.networks",
+        "load_processor": "pdepth.inputs.pretrained",
+        "network_classes": "pdepth.inputs.pretrained",
+        "reads_images": "pdepth.inputs.pretrained",
+        "load_checkpoint": "pdepth.inputs.weights",
+        "load_state": "pdepth.inputs.weights",
+    },
+)

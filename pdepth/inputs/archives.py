@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, TensorDataset
 
 from pdepth.inputs.images import ImageDataset, ImageOptions
 from pdepth.inputs.labels import check_labels
 from pdepth.inputs.texts import LABEL
 from pdepth.optional import require
 
+if TYPE_CHECKING:
+    from torch.utils.data import TensorDataset
 
-def open_archive(path: Path, options: ImageOptions, row_label: str = LABEL) -> Dataset[Any]:
+
+def open_archive(
+    path: Path, options: ImageOptions, row_label: str = LABEL
+) -> ImageDataset | TensorDataset:
     """Open an npz file of `x` and `y`; see `load_data`.
 
     Raises ValueError for a file or arrays of another kind; MemoryError, naming the file.
@@ -26,7 +29,11 @@ def open_archive(path: Path, options: ImageOptions, row_label: str = LABEL) -> D
     x = np.atleast_1d(arrays["x"])
     labels = check_labels(arrays["y"], f"{path}, array 'y'", len(x))
     if x.dtype.kind == "f":
-        return TensorDataset(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(labels))
+        torch = require("torch", "DATA npz: of floats", "torch")
+        rows: TensorDataset = torch.utils.data.TensorDataset(
+            torch.from_numpy(x.astype(np.float32)), torch.from_numpy(labels)
+        )
+        return rows
     if x.dtype != np.uint8 or not (x.ndim == 3 or (x.ndim == 4 and x.shape[-1] in (1, 3, 4))):
         raise ValueError(
             f"{path}, array 'x': expected uint8 images (N, H, W) or (N, H, W, C) with 1, 3 or 4 "

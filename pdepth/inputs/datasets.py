@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pdepth.inputs.archives import open_archive
 from pdepth.inputs.folders import open_image_folder, printable
@@ -18,6 +18,9 @@ from pdepth.inputs.python_files import PYTHON, call_function, split_spec
 from pdepth.inputs.tables import TableOptions, open_saved_dataset, open_table
 from pdepth.inputs.texts import LABEL_COLUMNS, TextDataset
 from pdepth.optional import require
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader, Dataset
 
 TABLES = ("parquet", "csv", "jsonl")
 FOLDERS = ("imagefolder", "dataset")
@@ -30,7 +33,7 @@ DATA_FORMS = {
     "dataset": "DIR",
 }
 
-Data: TypeAlias = "Dataset[Any] | DataLoader[Any]"
+Data: TypeAlias = "Dataset[Any] | DataLoader[Any] | ImageDataset | TextDataset"
 
 
 def load_data(
@@ -84,6 +87,7 @@ def load_data(
     table = TableOptions(options, label_column, class_names)
     if kind == "imagefolder":
         return open_image_folder(path, options, class_names, table.row_label, compare=compare)
+    data: Data
     if kind == "dataset":
         data = open_saved_dataset(path, table)
     elif kind == "npz":
@@ -118,7 +122,8 @@ def runs_code(spec: str) -> bool:
 
 def unwrap_loader(data: Data) -> Any:
     """Return the dataset, whose rows are in their own order, whatever a loader does with them."""
-    return data.dataset if isinstance(data, DataLoader) else data
+    loader: Any = data
+    return loader.dataset if _is_torchs(data, "DataLoader") else data
 
 
 def known_labels(data: Data) -> NDArray[np.int64] | None:
@@ -126,7 +131,7 @@ def known_labels(data: Data) -> NDArray[np.int64] | None:
     dataset = unwrap_loader(data)
     if isinstance(dataset, ImageDataset | TextDataset):
         return dataset.labels
-    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
+    if _is_torchs(dataset, "TensorDataset") and len(dataset.tensors) == 2:
         labels: NDArray[np.int64] = dataset.tensors[1].cpu().numpy()
         return labels
     return None
@@ -167,7 +172,7 @@ def has_named_rows(data: Data) -> bool:
     dataset = unwrap_loader(data)
     if isinstance(dataset, ImageDataset):
         return dataset.options.raw
-    return not isinstance(dataset, TensorDataset)
+    return not _is_torchs(dataset, "TensorDataset")
 
 
 def check_same_classes(support: Data, queries: Data) -> None:
@@ -194,7 +199,7 @@ def dataset_images(
     numbers: of the rows whose images these are; None for all.
     """
     dataset = unwrap_loader(data)
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+    if _is_torchs(dataset, "IterableDataset") or not hasattr(dataset, "__len__"):
         return None
     if len(dataset) != rows:
         return None
@@ -217,10 +222,18 @@ def _users_data(spec: str) -> Data:
             f"DATA: expected one split from {spec}, got a {type(data).__name__} of "
             f"{', '.join(map(str, data))}; return one of them, such as data['train']."
         )
-    readable = isinstance(data, Dataset | DataLoader) or hasattr(data, "train_dataloader")
+    readable = isinstance(data, ImageDataset | TextDataset) or hasattr(data, "train_dataloader")
+    readable |= _is_torchs(data, "Dataset", "DataLoader")
     if not readable and package != "datasets":
         raise TypeError(
             f"DATA: expected a torch Dataset or DataLoader from {spec}, got {type(data).__name__}."
         )
     opened: Data = data
     return opened
+
+
+def _is_torchs(value: object, *classes: str) -> bool:
+    """Whether a value is of one of these classes of torch.utils.data; imports nothing, since who
+    has such a value has imported it."""
+    module = sys.modules.get("torch.utils.data")
+    return isinstance(value, tuple(getattr(module, name) for name in classes if module is not None))

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from pdepth.inputs.pixels import as_eight_bits, as_mode, decode, resize, to_array, to_bytes
 from pdepth.inputs.texts import IMAGE, LABEL
+from pdepth.optional import require
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 # Numbers of errors that say nothing of a file: another one would fail in its place.
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -97,7 +98,7 @@ class ImageOptions:
         )
 
 
-class ImageDataset(Dataset[Any]):
+class ImageDataset:
     """Images that are read when they are indexed, as (tensor (C, H, W) float32, class).
 
     With `ImageOptions.raw` a row is {"image": PIL image, label_column: class} instead.
@@ -143,6 +144,7 @@ class ImageDataset(Dataset[Any]):
                 f"{self._row_name(first)}, got {_size_text(pixels.shape)}; pass --image-size to "
                 "bring all images to one size."
             )
+        torch = require("torch", "A row of images", "torch")
         values = torch.from_numpy(pixels)
         values = values.float().div_(255) if values.dtype == torch.uint8 else values
         mean = torch.tensor(self.options.mean, device="cpu")

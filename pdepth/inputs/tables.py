@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from pdepth.inputs.images import ImageDataset, ImageOptions
 from pdepth.inputs.labels import check_labels, number_names, renumber
@@ -61,7 +60,7 @@ class Table:
         return [n for n, f in self.features.items() if f.get("_type") == kind and n in self.types]
 
 
-def open_table(kind: str, path: Path, options: TableOptions) -> Dataset[Any]:
+def open_table(kind: str, path: Path, options: TableOptions) -> ImageDataset | TextDataset:
     """Open files of images (Parquet only) or texts.
 
     Raises:
@@ -113,7 +112,7 @@ def open_table(kind: str, path: Path, options: TableOptions) -> Dataset[Any]:
     )
 
 
-def open_saved_dataset(path: Path, options: TableOptions) -> Dataset[Any]:
+def open_saved_dataset(path: Path, options: TableOptions) -> ImageDataset | TextDataset:
     """Open a dataset that `datasets` saved with save_to_disk; labels are read, the rest is not.
 
     Raises:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 TEXT_COLUMNS = ("text", "sentence")  # taken before others
 LABEL_COLUMNS = ("label", "labels")
@@ -15,7 +14,7 @@ IMAGE_COLUMNS = ("image", "img")
 IMAGE, LABEL = "image", "label"  # the entries of a row
 
 
-class TextDataset(Dataset[dict[str, Any]]):
+class TextDataset:
     """Texts that are read when they are indexed, as {"text": str, label_column: class}.
 
     Rows of two texts have them under their own names, such as premise and hypothesis.

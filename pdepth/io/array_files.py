@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.arrays.rows import Rows, numpy_type
+from pdepth.arrays.rows import Rows, as_bfloat16, numpy_type
 from pdepth.arrays.shards import Shard, Shards
 from pdepth.io.atomic import disk
 
@@ -187,11 +187,7 @@ def mapped(folder: Path, about: Mapping[str, Any]) -> Any:
     path = folder / str(about["file"])
     shape, dtype = tuple(about["shape"]), numpy_type(about["dtype"])
     array = np.memmap(path, dtype, "c", _checked_offset(path, about), shape)
-    if about["dtype"] != "bfloat16":
-        return array
-    import torch
-
-    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return as_bfloat16(array) if about["dtype"] == "bfloat16" else array
 
 
 def source(folder: Path, about: Mapping[str, Any], rows: slice | None = None) -> Shards:

@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 LOCK = ".lock"  # of a directory, within it
 
@@ -24,6 +26,8 @@ def locked(
     Raises BlockingIOError where another process holds it all that time, and OSError on a file
     system that cannot lock.
     """
+    from filelock import Timeout
+
     try:
         lock = _lock_of(path)
         lock.acquire(timeout=wait)
@@ -59,6 +63,8 @@ def _is_current(lock: BaseFileLock, path: Path) -> bool:
 
 def _lock_of(path: Path) -> BaseFileLock:
     """A lock of the system's own: a mark in its place would stay when a process is killed."""
+    from filelock import FileLock, SoftFileLock
+
     if issubclass(FileLock, SoftFileLock):
         raise NotImplementedError("this system has no locks")
     try:

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pdepth import inputs
 from pdepth.cluster.options import Cluster
-from pdepth.depth import prediction_depth
 from pdepth.io.atomic import remove_folder
 from pdepth.io.journal import OtherRun
-from pdepth.planning import Plan, plan
 from pdepth.report import folder
 from pdepth.report.pictures import result_images
 from pdepth.result import DepthResult
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 
     from pdepth.embeddings.calling import Output
     from pdepth.embeddings.placement import Layers, Pools, ProbeOptions
+    from pdepth.planning import Plan
     from pdepth.progress import Observer
 
 
@@ -139,6 +138,8 @@ def run_to_folder(
 
     Raises what `pdepth.prediction_depth` raises, too; nothing new is left in the folder then.
     """
+    from pdepth.depth import prediction_depth
+
     out, options = Path(out), options or RunOptions()
     folder.check_out(out, folder.run_names(options.k), overwrite=overwrite)
     with folder.resumable(out) as run_dir:
@@ -179,6 +180,8 @@ def plan_run(
     rows: int | None = None,
 ) -> Plan:
     """Return what a run with these options, into a folder, will cost; see `pdepth.plan`."""
+    from pdepth.planning import plan
+
     return plan(
         model, support, queries, run_dir=out, **options.of_plan(), cluster=options.cluster,
         bandwidth=bandwidth, rows=rows,

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Subset
 
 from pdepth import definition, inputs
-from pdepth.depth import prediction_depth
 from pdepth.io.embedding_store import is_store
 from pdepth.io.neighbor_file import KeptNeighbors
 from pdepth.native import default_arithmetic
@@ -56,6 +54,10 @@ def searched_again(
             f"{error} Pass --model, --support or --queries to say where it is now (model=, "
             "support=, queries= in Python)."
         ) from None
+    from torch.utils.data import Subset
+
+    from pdepth.depth import prediction_depth
+
     data = opened.support if result.leave_one_out else opened.queries
     asked = Subset(_indexed(data), chosen.row_numbers.tolist())
     own = examples if result.leave_one_out else None

@@ -443,7 +443,7 @@ class Index:
         if not is_array(array):
             return in_memory(checked_rows(array, what, options.metric, options.num_threads), what)
         if array.ndim >= 2 and len(array) == 0 and 0 not in array.shape[1:]:
-            one = array.new_ones if is_torch(array) else lambda shape: np.ones(shape, array.dtype)
+            one = array.new_ones if is_torch(array) else lambda s: np.ones_like(array, shape=s)
             return checked_rows(one((1, *array.shape[1:])), what, options.metric)[:0]
         return checked_rows(array, what, options.metric, options.num_threads)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import psutil
 import pytest
 
 from pdepth.arrays.memory import free_bytes, human, parse_bytes
@@ -34,12 +37,13 @@ def test_people_read_powers_of_ten():
     ]  # fmt: skip
 
 
-def test_free_memory_heeds_the_tightest_group(tmp_path):
+def test_free_memory_heeds_the_tightest_group(tmp_path, monkeypatch):
     proc, groups = tmp_path / "proc", tmp_path / "cgroup"
     leaf = groups / "outer" / "inner"
     for folder in (proc / "self", leaf, groups / "memory"):
         folder.mkdir(parents=True)
-    (proc / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
+    system = SimpleNamespace(available=8000 * 1024)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: system)
     assert free_bytes(proc, groups) == 8000 * 1024
     (proc / "self" / "cgroup").write_text("0::/outer/inner\n")
     for folder, most in ((leaf, "max"), (leaf.parent, "5000")):
@@ -52,4 +56,16 @@ def test_free_memory_heeds_the_tightest_group(tmp_path):
     (groups / "memory" / "memory.usage_in_bytes").write_text("900")
     (groups / "memory" / "memory.stat").write_text("total_inactive_file 0\n")
     assert free_bytes(proc, groups) == 0
-    assert free_bytes(tmp_path / "none", groups) is None
+    assert free_bytes(tmp_path / "none", groups) == 8000 * 1024
+
+
+def test_a_system_that_does_not_tell_what_is_free(tmp_path, monkeypatch):
+    def absent():
+        raise FileNotFoundError("/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", absent)
+    assert free_bytes(tmp_path / "none", tmp_path) is None
+
+
+def test_free_memory_of_this_machine():
+    assert 0 < free_bytes() <= psutil.virtual_memory().total

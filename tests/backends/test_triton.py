@@ -397,7 +397,9 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         "backend='cpu' takes its arrays too."
     )
     monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)
-    assert refused() == "triton is not installed: pip install triton."
+    assert refused() == "triton is not installed: pip install 'pdepth[gpu]'."
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: name != "torch" or None)
+    assert refused() == "torch is not installed: pip install 'pdepth[gpu]'."
 
 
 @pytest.mark.parametrize(

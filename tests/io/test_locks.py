@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 from torch.utils.data import Dataset
@@ -20,7 +21,6 @@ from pdepth import open_store
 from pdepth.analysis import networks as network_members
 from pdepth.analysis.ensemble import Ensemble, Member
 from pdepth.analysis.ensemble_file import add_networks
-from pdepth.io import locks
 from pdepth.io.locks import LOCK, locked
 from pdepth.report.run import RunOptions, run_to_folder
 
@@ -132,7 +132,7 @@ def test_a_file_system_that_cannot_lock(
 
 
 def test_a_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "FileLock", locks.SoftFileLock)
+    monkeypatch.setattr(filelock, "FileLock", filelock.SoftFileLock)
     with pytest.raises(OSError, match="this system has no locks"), locked(tmp_path / LOCK, "x"):
         pass
 
