@@ -6,11 +6,11 @@ import os
 import platform
 import subprocess
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pdepth import __version__, native
+from pdepth.report.environment import processor_name, version_of
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = (HERE.parent / "csrc").is_dir()  # False for an installed copy
@@ -21,12 +21,9 @@ PICTURE, RESULTS = Path("docs", "bench.png"), Path("bench", "results")
 
 def machine(*packages: str) -> dict[str, Any]:
     """Processor, threads, level, versions of `packages`, commit and date."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     versions = {"pdepth": __version__, "python": platform.python_version()}
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": processor_name(),
         "system": platform.platform(),
         "threads": native.default_threads(),
         "level": native.simd_level(),
@@ -34,14 +31,6 @@ def machine(*packages: str) -> dict[str, Any]:
         "commit": commit(),
         "date": date.today().isoformat(),
     }
-
-
-def version_of(package: str) -> str | None:
-    """The version of an installed distribution, or None."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def commit() -> str:

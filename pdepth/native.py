@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from struct import unpack_from
 
-from pdepth import _native
+
+def _check_whole() -> None:
+    """Raise ImportError where the compiled part is cut short: to load it would end the process.
+
+    An ELF file of 64 bits says in its header where its table of sections ends, which is its end.
+    """
+    spec = find_spec("pdepth._native")
+    if spec is None or spec.origin is None:
+        return
+    with open(spec.origin, "rb") as file:
+        header = file.read(64)
+        if len(header) == 64 and header.startswith(b"\x7fELF\x02"):
+            (begin,), (size, count) = unpack_from("<Q", header, 40), unpack_from("<HH", header, 58)
+            if begin + size * count > file.seek(0, os.SEEK_END):
+                raise ImportError("it is cut short")
+
+
+try:
+    _check_whole()
+    from pdepth import _native
+except ImportError as error:  # for another Python, damaged, or not there
+    _folder = Path(__file__).parent
+    _found = [file.name for file in _folder.glob("_native.*") if file.suffix != ".pyi"] or ["none"]
+    _reason = f", which cannot be loaded ({error})" if error.name != "pdepth" else ""
+    raise ImportError(
+        f"pdepth: expected its compiled part for {sys.implementation.cache_tag} in {_folder}, got "
+        f"{', '.join(_found)}{_reason}; install it anew: {sys.executable} -m pip install "
+        "--force-reinstall --no-deps pdepth.",
+        name="pdepth._native",
+    ) from None
 
 SIMD = "PDEPTH_SIMD"
 HEADROOM = 1 << 20  # bytes that are free, at least, where compiled code or a thread begins
 USUAL_STACK = 1 << 23
+
+log = logging.getLogger("pdepth")
 
 
 def simd_levels() -> dict[str, bool]:
@@ -31,6 +67,8 @@ def simd_level() -> str:
     usable = [name for name, runs in levels.items() if runs]
     name = os.environ.get(SIMD)
     if not name:
+        if usable[-1] == "portable":
+            _say_portable()
         return usable[-1]
     if name not in levels:
         raise ValueError(f"{SIMD}: expected one of {', '.join(levels)}, got {name}.")
@@ -39,6 +77,18 @@ def simd_level() -> str:
             f"{SIMD}: expected one of {', '.join(usable)} on this machine, got {name}."
         )
     return name
+
+
+@cache
+def _say_portable() -> None:
+    """Say once that a processor of a kind that has faster levels has none of them."""
+    from platform import machine
+
+    if machine().lower() in ("x86_64", "amd64"):
+        log.info(
+            "The cpu backend runs at level portable: this build or processor has none of the "
+            "faster levels, which need AVX2 and FMA. Votes are the same, and take longer."
+        )
 
 
 @contextmanager

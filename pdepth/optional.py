@@ -29,6 +29,17 @@ def require(module: str, what: str, extra: str) -> Any:
         ) from None
 
 
+def check_oldest(module: str, oldest: str) -> None:
+    """Raise ImportError where a library of the core is older than "1.26", say."""
+    version = str(importlib.import_module(module).__version__)
+    if _major_minor(version) < _major_minor(oldest):
+        raise ImportError(
+            f"pdepth needs {module} {oldest} or later, got {version}: pip install --upgrade "
+            f"{module}.",
+            name=module,
+        )
+
+
 def imported_later(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
     """The `__getattr__` of a package some of whose names are imported when they are first used.
 

@@ -1,5 +1,5 @@
 """The command line: `pdepth demo`, `run`, `ensemble`, `report`, `view`, `explain`, `compare`,
-`label-issues`, `plan` and `bench`.
+`label-issues`, `plan`, `bench` and `info`.
 
 A command is a function in a file of its own: it parses its options, calls the library and prints.
 To add one, write `pdepth/cli/NAME.py` with a function `NAME`, its options from
@@ -22,13 +22,14 @@ from pdepth.cli.demo import demo
 from pdepth.cli.ensemble import ensemble
 from pdepth.cli.errors import one_line_errors
 from pdepth.cli.explain import explain
+from pdepth.cli.info import info
 from pdepth.cli.label_issues import label_issues
 from pdepth.cli.plan import plan
 from pdepth.cli.report import report
 from pdepth.cli.run import run
 from pdepth.cli.view import view
 
-COMMANDS = (demo, run, ensemble, report, view, explain, compare, label_issues, plan, bench)
+COMMANDS = (demo, run, ensemble, report, view, explain, compare, label_issues, plan, bench, info)
 
 app = typer.Typer(
     no_args_is_help=True,
