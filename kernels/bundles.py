@@ -106,9 +106,9 @@ class Bundles:
 
     def __init__(self, lists: Lists, size: int) -> None:
         shape, device = lists.keys.shape, lists.keys.device
-        self.firsts = torch.empty(shape, dtype=torch.int32, device=device)
-        self.members = torch.empty((*shape, size), dtype=torch.float32, device=device)
-        self.counts = torch.zeros(shape[:2], dtype=torch.int32, device=device)
+        self.firsts: torch.Tensor = torch.empty(shape, dtype=torch.int32, device=device)
+        self.members: torch.Tensor = torch.empty((*shape, size), dtype=torch.float32, device=device)
+        self.counts: torch.Tensor = torch.zeros(shape[:2], dtype=torch.int32, device=device)
 
     def unpack(self, lists: Lists, apart: int) -> None:
         """Move to the lists what is below their cuts; the bundles are none then.

@@ -221,6 +221,14 @@ class Lists:
         norms, residuals: (L, Q) float32, of the packed queries, where these are packed.
     """
 
+    keys: torch.Tensor
+    proven: torch.Tensor
+    sizes: torch.Tensor
+    selves: torch.Tensor
+    cuts: torch.Tensor
+    norms: torch.Tensor
+    residuals: torch.Tensor
+
     def __init__(self, layers: int, queries: int, capacity: int, device: torch.device) -> None:
         self._allocate(layers, queries, capacity, device)
         self.sizes.fill_(0)

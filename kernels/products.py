@@ -34,6 +34,8 @@ class Products:
         bound: (L, bounds.LENGTH) float64. Both are those of the last launch.
     """
 
+    numbers: Sequence[int]
+
     def __init__(
         self,
         search: Search,

@@ -99,6 +99,13 @@ class Search:
         kept: of each layer, its support as `support.pack` gives it.
     """
 
+    rows: torch.Tensor
+    selves: torch.Tensor
+    codes: torch.Tensor
+    k: int
+    order: torch.Tensor
+    positions: torch.Tensor
+
     def __init__(
         self,
         supports: Sequence[torch.Tensor],
@@ -115,11 +122,11 @@ class Search:
         self.inner_products = inner_products
         self.rows, self.selves, self.codes, self.k = rows, selves, codes, k
         self.scratch = scratch
-        self.device = codes.device
-        self.count = len(codes)
-        self.capacity = capacity_for(k, self.count)
+        self.device: torch.device = codes.device
+        self.count: int = len(codes)
+        self.capacity: int = capacity_for(k, self.count)
         self.order, self.positions = places_of(self.count, self.device)
-        self.layers = [Layer(*each) for each in zip(supports, queries, strict=True)]
+        self.layers: list[Layer] = [Layer(*each) for each in zip(supports, queries, strict=True)]
         self._sent: dict[str, torch.Tensor] = {}
         by_products = [i for i, layer in enumerate(self.layers) if self._by_products(layer)]
         tiles = [filter.WHOLE] * len(by_products)

@@ -61,9 +61,11 @@ class Stack:
 
     def __init__(self, layers: Sequence[torch.Tensor], table: torch.Tensor | None = None) -> None:
         """table: where `fields` have been sent already."""
-        self.layers = tuple(layers)
+        self.layers: tuple[torch.Tensor, ...] = tuple(layers)
         assert len({rows.dtype for rows in layers}) == 1  # a kernel sees addresses alone
-        self.table = on_device(fields(layers), self.any.device) if table is None else table
+        self.table: torch.Tensor = (
+            on_device(fields(layers), self.any.device) if table is None else table
+        )
 
     def __len__(self) -> int:
         return len(self.layers)

@@ -1,7 +1,8 @@
 """Exact prediction depth for whole datasets (Baldock, Maennel, Neyshabur, arXiv 2106.09647)."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pdepth import moved
 from pdepth.arrays.sources import open_source
@@ -61,7 +62,7 @@ _LATER = {
     "explain": "pdepth.report.explain",
     "label_issues": "pdepth.report.label_issues",
 }
-__getattr__ = imported_later(__name__, _LATER)
+__getattr__: Callable[[str], Any] = imported_later(__name__, _LATER)
 
 if find_spec("torch") is None:  # `from pdepth import *` and help(pdepth) ask for what is there
     __all__[:] = [name for name in __all__ if name not in ("Plan", "plan", "prediction_depth")]

@@ -35,10 +35,10 @@ def _check_whole() -> None:
 try:
     _check_whole()
     from pdepth import _native
-except ImportError as error:  # for another Python, damaged, or not there
+except ImportError as _error:  # for another Python, damaged, or not there
     _folder = Path(__file__).parent
     _found = [file.name for file in _folder.glob("_native.*") if file.suffix != ".pyi"] or ["none"]
-    _reason = f", which cannot be loaded ({error})" if error.name != "pdepth" else ""
+    _reason = f", which cannot be loaded ({_error})" if _error.name != "pdepth" else ""
     raise ImportError(
         f"pdepth: expected its compiled part for {sys.implementation.cache_tag} in {_folder}, got "
         f"{', '.join(_found)}{_reason}; install it anew: {sys.executable} -m pip install "
@@ -50,7 +50,7 @@ SIMD = "PDEPTH_SIMD"
 HEADROOM = 1 << 20  # bytes that are free, at least, where compiled code or a thread begins
 USUAL_STACK = 1 << 23
 
-log = logging.getLogger("pdepth")
+log: logging.Logger = logging.getLogger("pdepth")
 
 
 def simd_levels() -> dict[str, bool]:

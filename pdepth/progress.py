@@ -120,9 +120,13 @@ class _Lines:
 class RowMeter:
     """Turns the rows of a reading into events with speed and time left."""
 
+    observer: Observer
+    stage: str
+    total: int | None
+
     def __init__(self, observer: Observer, stage: str, total: int | None) -> None:
         self.observer, self.stage, self.total = observer, stage, total
-        self.start = time.monotonic()
+        self.start: float = time.monotonic()
 
     def __call__(self, done: int, *, finished: bool = False) -> None:
         if done == self.total and not finished:
@@ -196,6 +200,12 @@ class ProbeMeter:
     limit: operations a second that the machine is capable of, for comparison; None where it was
     not measured. more: what else is shown, in words.
     """
+
+    limit: float | None
+    more: Callable[[], str]
+    observer: Observer
+    probes: Sequence[str]
+    widths: Sequence[int]
 
     def __init__(
         self,

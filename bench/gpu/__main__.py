@@ -119,6 +119,8 @@ class Beside:
         site: a folder with the package, all rooms in their places.
     """
 
+    site: Path
+
     def __init__(self, folder: Path, capability: int, build: bool) -> None:
         self.site, self._folder, self._build = folder / "site", folder, build
         self._begin = time.monotonic()

@@ -33,7 +33,7 @@ LATENCY = {
 }
 USUAL = 20
 # Clocks of a pipe for one warp's instruction.
-PIPES = {
+PIPES: dict[str, tuple[str, int]] = {
     **dict.fromkeys(("FADD", "FMUL", "FFMA"), ("FMA", 1)),
     **dict.fromkeys(("IMAD",), ("FMA", 2)),
     **dict.fromkeys(("DADD", "DMUL", "DFMA", "DSETP", "DMNMX"), ("FP64", 2)),

@@ -27,7 +27,7 @@ class Rows:
     """
 
     def __init__(self, folder: Path, about: dict[str, Any], earlier: Path | None = None) -> None:
-        self.path = folder / NAME
+        self.path: Path = folder / NAME
         self._values: dict[tuple[str, str], Any] = {}
         if earlier is not None:
             self._values = read(earlier / NAME)

@@ -24,7 +24,7 @@ from pdepth.embeddings.placement import ProbeOptions
 
 K = 30
 STEPS = {"input": 16, "conv1": 63, "conv2": 63, "conv3": 63}  # stored as 0 .. this many, whole
-TYPES = {"dense": np.float16, "softmax": np.float32}
+TYPES: dict[str, Any] = {"dense": np.float16, "softmax": np.float32}
 
 
 def stored(name: str, support: Any, queries: Any) -> tuple[NDArray[Any], NDArray[Any]]:

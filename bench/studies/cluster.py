@@ -82,6 +82,11 @@ JOBS: dict[str, Callable[..., Any]] = {"arrays": arrays, "network": network}
 class ProcessorTime:
     """Seconds of this process and those below it, by kind, while a block of code runs."""
 
+    before: dict[int, float]
+    ended: threading.Event
+    thread: threading.Thread
+    own: float
+
     PAUSE = 0.25  # seconds; a process that ends within one has its last ones uncounted
 
     def __enter__(self) -> ProcessorTime:

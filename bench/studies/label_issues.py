@@ -134,7 +134,10 @@ def small_network() -> nn.Module:
     )
 
 
-LAYERS = {DIGITS: demo.LAYERS, CIFAR10: ("conv1", "conv2", "conv3", "conv4", "dense")}
+LAYERS: dict[str, tuple[str, ...]] = {
+    DIGITS: demo.LAYERS,
+    CIFAR10: ("conv1", "conv2", "conv3", "conv4", "dense"),
+}
 
 
 def trained(cell: Cell, data: TensorDataset) -> nn.Module:

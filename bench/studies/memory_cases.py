@@ -29,7 +29,9 @@ class Shares:
     """
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("forward", "search", "search_processor", "settling"), 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(
+            ("forward", "search", "search_processor", "settling"), 0.0
+        )
 
     def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         """The call, its time added to a share."""
@@ -107,6 +109,11 @@ def mapped(path: str, memory: str, in_memory: bool) -> dict[str, Any]:
 class FileRows:
     """A memory map's file, read in slices, so that its pages are not this process's memory."""
 
+    path: Any
+    offset: Any
+    shape: Any
+    dtype: Any
+
     def __init__(self, rows: Any) -> None:
         self.path, self.offset = rows.filename, rows.offset
         self.shape, self.dtype = rows.shape, rows.dtype
@@ -163,5 +170,4 @@ CASES: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 if __name__ == "__main__":
-    name, arguments = sys.argv[1:]
-    print(json.dumps(CASES[name](**json.loads(arguments))))
+    print(json.dumps(CASES[sys.argv[1]](**json.loads(sys.argv[2]))))

@@ -21,8 +21,18 @@ VIT = {
     "intermediate_size": 64, "image_size": 32, "patch_size": 8,
 }  # fmt: skip
 STAGES = {"hidden_sizes": [16, 32, 48, 64], "depths": [2, 2, 3, 2]}
-PYRAMID = {"hidden_sizes": [16, 32, 48, 64], "depths": [2, 2, 2, 2], "image_size": 64}
-SWIN = {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "image_size": 64}
+PYRAMID: dict[str, Any] = {
+    "hidden_sizes": [16, 32, 48, 64],
+    "depths": [2, 2, 2, 2],
+    "image_size": 64,
+}
+SWIN: dict[str, Any] = {
+    "embed_dim": 16,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "window_size": 4,
+    "image_size": 64,
+}
 # Small configurations of transformers' classifiers of images, by their model type.
 IMAGES: dict[str, dict[str, Any]] = {
     "beit": VIT,

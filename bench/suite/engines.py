@@ -54,7 +54,7 @@ class Engine:
     kind = PEER
     module = package = ""
     exact = True
-    limit = math.inf
+    limit: float = math.inf
     spec = ""
 
     def __init_subclass__(cls) -> None:
@@ -101,6 +101,11 @@ class Engine:
 class Pdepth(Engine):
     """pdepth: one instruction set of the cpu backend, or another backend."""
 
+    level: str | None
+    backend: str
+    threads: int | None
+    limit: float
+
     kind = PDEPTH
 
     def __init__(
@@ -111,7 +116,7 @@ class Pdepth(Engine):
         limit: float = math.inf,
     ) -> None:
         self.level, self.backend, self.threads, self.limit = level, backend, threads, limit
-        self.name = f"pdepth {level or backend}" + (ONE_THREAD if threads == 1 else "")
+        self.name: str = f"pdepth {level or backend}" + (ONE_THREAD if threads == 1 else "")
 
     @contextmanager
     def at_level(self) -> Iterator[None]:
@@ -133,8 +138,10 @@ class Pdepth(Engine):
 
 
 class ScikitLearn(Engine):
-    name, module, package = "scikit-learn", "sklearn.neighbors", "scikit-learn"
-    limit = 3e11
+    name: str = "scikit-learn"
+    module: str = "sklearn.neighbors"
+    package: str = "scikit-learn"
+    limit: float = 3e11
 
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
         classifier = self.library.KNeighborsClassifier(k, algorithm="brute").fit(support, labels)
@@ -145,14 +152,16 @@ class ScikitLearn(Engine):
 class ScikitLearnIntelex(ScikitLearn):
     name = package = "scikit-learn-intelex"
     module = "sklearnex.neighbors"
-    limit = math.inf
+    limit: float = math.inf
 
 
 class NnExampleDifficulty(Engine):
     """scikit-learn's neighbours, by an algorithm of its own choice, then a vote."""
 
-    name, module, package = "nn_example_difficulty's way", "sklearn.neighbors", "scikit-learn"
-    limit = 3e11
+    name: str = "nn_example_difficulty's way"
+    module: str = "sklearn.neighbors"
+    package: str = "scikit-learn"
+    limit: float = 3e11
 
     def votes(self, support: Rows, labels: Labels, queries: Rows, k: int) -> Labels:
         search = self.library.NearestNeighbors(n_neighbors=k).fit(support)
@@ -160,7 +169,9 @@ class NnExampleDifficulty(Engine):
 
 
 class Faiss(Engine):
-    name, module, package = "faiss", "faiss", "faiss-cpu"
+    name: str = "faiss"
+    module: str = "faiss"
+    package: str = "faiss-cpu"
 
     def start(self) -> None:
         self.library.omp_set_num_threads(native.default_threads())
@@ -199,7 +210,7 @@ class Torch(Engine):
 
 class TorchMatmul(Torch):
     name = "torch matmul + topk"
-    limit = 5e12
+    limit: float = 5e12
 
     def distances_to(self, support: Any) -> Callable[[Any], Any]:
         norms = self.library.linalg.vector_norm(support, dim=1).square()
@@ -209,7 +220,7 @@ class TorchMatmul(Torch):
 
 class TorchCdist(Torch):
     name = "torch.cdist + topk"
-    limit = 3e11
+    limit: float = 3e11
 
     def distances_to(self, support: Any) -> Callable[[Any], Any]:
         return lambda x: self.library.cdist(x, support)
@@ -227,6 +238,10 @@ class Aucurriculum(TorchCdist):
 
 class MatrixProduct(Torch):
     """The products of support and queries alone: an engine's limit if selection were free."""
+
+    dtype: str
+    name: str
+    limit: float
 
     kind = CEILING
 
@@ -256,7 +271,8 @@ class MatrixProduct(Torch):
 class MemoryRead(Torch):
     """Every row read once."""
 
-    name, kind = "memory read", CEILING
+    name: str = "memory read"
+    kind: str = CEILING
 
     def run(self, prepared: Problem, k: int) -> None:
         for y, x in prepared.layers:

@@ -98,6 +98,9 @@ class Suite:
 class ShapeItem(pytest.Item):
     """All engines on one shape."""
 
+    shape: Shape
+    suite: Suite
+
     def __init__(self, *, shape: Shape, suite: Suite, **options: Any) -> None:
         super().__init__(**options)
         self.shape, self.suite = shape, suite

@@ -80,11 +80,14 @@ class DeepKNN:
         RuntimeError: `calibrate` before `fit`, or `score` before `calibrate`.
     """
 
+    trim_zeros: bool
+    options: dict[str, Any]
+
     def __init__(
         self, k: int = 75, *, metric: str = "cosine", trim_zeros: bool = False, **options: Any
     ) -> None:
-        self.k = arguments.check_int(k, "k")
-        self.metric = arguments.check_choice(metric, "metric", arguments.DISTANCES)
+        self.k: int = arguments.check_int(k, "k")
+        self.metric: str = arguments.check_choice(metric, "metric", arguments.DISTANCES)
         self.trim_zeros, self.options = trim_zeros, options
         self._support: tuple[Any, Any] | None = None
         self._calibration: NDArray[np.int64] | None = None

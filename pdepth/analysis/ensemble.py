@@ -156,12 +156,16 @@ class Ensemble:
         predicted: (2, N, C) int32, networks that gave each class: in the support, held out.
     """
 
+    layers: int
+    depths: NDArray[np.int32]
+    predicted: NDArray[np.int32]
+
     def __init__(self, labels: Any, *, ids: Any = None) -> None:
-        self.labels = arguments.check_integers(labels, "labels")
+        self.labels: NDArray[np.int64] = arguments.check_integers(labels, "labels")
         n = len(self.labels)
         if n == 0:
             raise ValueError("labels: expected at least one example, got none.")
-        self.ids = np.arange(n) if ids is None else _check_ids(ids, n)
+        self.ids: NDArray[np.int64] = np.arange(n) if ids is None else _check_ids(ids, n)
         check_unique(self.ids, "ids")
         self.names: tuple[Hashable, ...] = ()
         self.meta: dict[str, str] = {}

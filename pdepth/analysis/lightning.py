@@ -47,7 +47,7 @@ class DepthCallback(Callback):
         network: Callable[[Any], nn.Module] | None = None,
         **options: Any,
     ) -> None:
-        self.every_n_epochs = arguments.check_int(every_n_epochs, "every_n_epochs")
+        self.every_n_epochs: int = arguments.check_int(every_n_epochs, "every_n_epochs")
         self.network = network
         self._recorder = Recorder(data, **options)
         self._last_step = -1

@@ -61,13 +61,16 @@ class MiddleProbeClassifier:
         RuntimeError: `predict`, `predict_proba` or `score` before `fit`.
     """
 
+    k: int
+    options: dict[str, Any]
+
     classes_: Any
     probes_: range
     held_out_accuracy_: NDArray[np.float64]
 
     def __init__(self, k: int = 30, *, mode: str = "best", **options: Any) -> None:
         self.k, self.options = arguments.check_int(k, "k"), options
-        self.mode = arguments.check_choice(mode, "mode", MODES)
+        self.mode: str = arguments.check_choice(mode, "mode", MODES)
         self._support: tuple[list[Any], Any] | None = None
 
     def fit(

@@ -61,6 +61,8 @@ def _arrow_values(array: Any, where: str, first: int) -> NDArray[Any]:
 class ParquetColumn:
     """A column of a Parquet file, decoded forward; going back begins at a row group."""
 
+    dtype: np.dtype[Any]
+
     fresh = True
 
     def __reduce__(self) -> Any:
@@ -96,7 +98,7 @@ class ParquetColumn:
         about = self._file.metadata
         sizes = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
         self._ends = list(accumulate(sizes))
-        self.shape = (about.num_rows, width)
+        self.shape: tuple[int, int] = (about.num_rows, width)
         self._batches: Iterator[Any] | None = None
         self._next = 0  # the row that the next batch begins with
         self._left = np.empty((0, width), self.dtype)  # what the last one has

@@ -12,6 +12,8 @@ from pdepth.arrays.rows import Rows, as_given, is_torch
 class GrowingRows:
     """Memory of rows (n, D) that grow at their end; what was returned before stays as it was."""
 
+    type: str
+
     def __init__(self, rows: Rows, *, copy: bool) -> None:
         """copy: False keeps the array until rows are added."""
         self._memory, self._norms = rows.array, rows.norms

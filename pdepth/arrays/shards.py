@@ -67,8 +67,10 @@ class Shards:
                         f"{value}."
                     )
         self.shards = shards
-        self.ends = list(accumulate(shard.shape[0] if shard.shape else 0 for shard in shards))
-        self.shape = (self.ends[-1], *first.shape[1:]) if first.shape else ()
+        self.ends: list[int] = list(
+            accumulate(shard.shape[0] if shard.shape else 0 for shard in shards)
+        )
+        self.shape: tuple[int, ...] = (self.ends[-1], *first.shape[1:]) if first.shape else ()
         self.dtype: Any = first.dtype
         if first.type == "bfloat16":
             some = as_bfloat16(np.empty(0, first.dtype))

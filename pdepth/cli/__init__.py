@@ -31,15 +31,15 @@ from pdepth.cli.view import view
 
 COMMANDS = (demo, run, ensemble, report, view, explain, compare, label_issues, plan, bench, info)
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in COMMANDS:
-    app.command()(one_line_errors()(command))
+for _command in COMMANDS:
+    app.command()(one_line_errors()(_command))
 
 
 def main() -> None:

@@ -87,6 +87,8 @@ def embedded_on(
 class ClusterEmbeddings:
     """See `collect.Embeddings`: each worker has those of its own rows."""
 
+    workers: Workers
+
     def __init__(
         self,
         job: Job,

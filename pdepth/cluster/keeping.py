@@ -33,6 +33,8 @@ class KeptShard:
     store: as it is now; it is finished once all workers have written.
     """
 
+    store: SharedStore
+
     def __init__(self, job: Job, worker: int, rows: dict[str, slice], store: SharedStore) -> None:
         """rows: of each part that has some, by its name."""
         self._job, self._worker, self._rows, self.store = job, worker, rows, store
@@ -95,6 +97,8 @@ class KeptShard:
 
 class SharedKeeping:
     """A store of all workers, from where the call is made."""
+
+    store: SharedStore
 
     def __init__(self, job: Job, target: Writer | EmbeddingStore, origin: Origin | None) -> None:
         """origin: what embeddings are of; for a store that is written."""

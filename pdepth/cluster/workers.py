@@ -19,7 +19,7 @@ from pdepth.cluster.traffic import Rates, Traffic
 from pdepth.cluster.worker import About, Worker, in_task
 from pdepth.optional import require
 
-log = logging.getLogger("pdepth")
+log: logging.Logger = logging.getLogger("pdepth")
 Ref = Any
 """A value in Ray's object store, or one that will be there."""
 ANSWER_SECONDS = 15.0  # in which a cluster has to answer at its address
@@ -36,6 +36,10 @@ class Workers:
     does not tell.
     traffic, rates: of all searches so far.
     """
+
+    cluster: Cluster
+    traffic: Traffic
+    rates: Rates
 
     def __init__(self, ray: Any, cluster: Cluster) -> None:
         self._ray, self.cluster = ray, cluster

@@ -17,6 +17,9 @@ be any integers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
+
 from pdepth.compat.shared.parallel_knn import ParallelKNN
 from pdepth.compat.shared.patching import Patch, Replacements
 from pdepth.optional import require
@@ -41,4 +44,5 @@ def _replacements() -> Replacements:
 
 
 _PATCH = Patch(_replacements)
-patch, unpatch = _PATCH.apply, _PATCH.undo
+patch: Callable[[], ExitStack] = _PATCH.apply
+unpatch: Callable[[], None] = _PATCH.undo

@@ -15,7 +15,8 @@ Metric, number of neighbours, types and the places of exact duplicates are clean
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -273,7 +274,8 @@ def _replacements() -> Replacements:
 
 
 _PATCH = Patch(_replacements)
-patch, unpatch = _PATCH.apply, _PATCH.undo
+patch: Callable[[], ExitStack] = _PATCH.apply
+unpatch: Callable[[], None] = _PATCH.undo
 
 
 def _fitted(features: Any, k: int | None, metric: Any, options: dict[str, Any]) -> NearestNeighbors:

@@ -107,6 +107,10 @@ class KnnModule(torch.nn.Module):
         RuntimeError: as `knn_classifier`.
     """
 
+    device: Any
+    nb_knn: Sequence[int]
+    max_k: int
+
     def __init__(
         self,
         train_features: Any,
@@ -118,7 +122,7 @@ class KnnModule(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.device, self.nb_knn, self.max_k, self.T = device, nb_knn, max(nb_knn), T
-        self.num_classes = int(num_classes)
+        self.num_classes: int = int(num_classes)
         self._bank = FeatureBank(train_features.to(device), train_labels, self.num_classes)
 
     def forward(self, features_rank: Any) -> dict[int, Any]:

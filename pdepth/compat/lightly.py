@@ -20,6 +20,8 @@ function prepares it at each call, since it cannot know whether a tensor has bee
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -86,7 +88,8 @@ class KnnPredictor:
 
 
 _PATCH = Patch(lambda: [(_library().knn_predict, knn_predict)])
-patch, unpatch = _PATCH.apply, _PATCH.undo
+patch: Callable[[], ExitStack] = _PATCH.apply
+unpatch: Callable[[], None] = _PATCH.undo
 
 
 def _library() -> Any:

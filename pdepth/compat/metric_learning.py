@@ -33,6 +33,10 @@ class FaissKNN:
         gpus: checked and not used: a search runs where the rows are.
     """
 
+    reset_before: bool
+    reset_after: bool
+    gpus: list[int] | tuple[int, ...] | None
+
     def __init__(
         self,
         reset_before: bool = True,
@@ -45,7 +49,9 @@ class FaissKNN:
         if gpus is not None and not gpus:
             raise ValueError("gpus: expected at least one, got an empty list.")
         self.reset_before, self.reset_after, self.gpus = reset_before, reset_after, gpus
-        self.index_init_fn = IndexFlatL2 if index_init_fn is None else index_init_fn
+        self.index_init_fn: Callable[[int], Any] = (
+            IndexFlatL2 if index_init_fn is None else index_init_fn
+        )
         self.index: Any = None
 
     def __call__(

@@ -38,6 +38,7 @@ graphs, radius queries and labels that are not numbers are NumPy's.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from copy import copy
 from typing import Any
 
@@ -368,7 +369,8 @@ _PATCH = Patch(
         for replacement in (*_ESTIMATORS, kneighbors_graph)
     ]
 )
-patch, unpatch = _PATCH.apply, _PATCH.undo
+patch: Callable[[], ExitStack] = _PATCH.apply
+unpatch: Callable[[], None] = _PATCH.undo
 
 
 def _width(X: Any) -> int:

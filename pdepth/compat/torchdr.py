@@ -18,6 +18,8 @@ row out by its number. NaN is an error.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -130,7 +132,8 @@ def _is_valid_k(k: Any, rows: int) -> bool:
 
 
 _PATCH = Patch(lambda: [(_library().pairwise_distances, pairwise_distances)])
-patch, unpatch = _PATCH.apply, _PATCH.undo
+patch: Callable[[], ExitStack] = _PATCH.apply
+unpatch: Callable[[], None] = _PATCH.undo
 
 
 def _original() -> Any:

@@ -82,12 +82,16 @@ class ExactSearchIndex(NNDescent):
     Args: as of `precomputed_knn`.
     """
 
+    metric: str
+    num_threads: int | None
+    index: Index
+
     def __init__(
         self, X: Any, n_neighbors: int, metric: str = "euclidean", num_threads: int | None = None
     ) -> None:
         arguments.check_choice(metric, "metric", tuple(_METRICS))
         self.metric, self.num_threads = metric, num_threads
-        self.n_neighbors = arguments.check_int(n_neighbors, "n_neighbors")
+        self.n_neighbors: int = arguments.check_int(n_neighbors, "n_neighbors")
         X = opened(X, "X") if is_frame(X) else X
         check_array(X, "X")
         X = as_floats(X)  # so that `update` may add any

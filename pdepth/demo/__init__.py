@@ -1,6 +1,7 @@
 """A small network on scikit-learn's digits, trained and measured within seconds."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from pdepth.demo.data import CANVAS, DATA, SUPPORT, moved_digits, result_images
 from pdepth.optional import imported_later
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 _NETWORK, _RUN = "pdepth.demo.network", "pdepth.demo.run"
-__getattr__ = imported_later(
+__getattr__: Callable[[str], Any] = imported_later(
     __name__,
     dict.fromkeys(("BATCH", "EPOCHS", "LAYERS", "RATE", "train"), _NETWORK)
     | dict.fromkeys(("Demo", "run_demo", "train_demo"), _RUN),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pdepth.embeddings.batch import Batch, Inputs, same_shapes
 from pdepth.embeddings.collation import Collated, Collation, Failure, described
-from pdepth.embeddings.loaders import source_of
+from pdepth.embeddings.loaders import Source, source_of
 from pdepth.embeddings.processors import check_processor
 from pdepth.embeddings.readable import Readable, keep_readable
 
@@ -66,6 +66,9 @@ class Batches:
     Iterating yields every batch, the first included, and raises ValueError where they are not as
     many rows as that; `again` reads some once more.
     """
+
+    source: Source
+    remembers: bool
 
     def __init__(
         self, data: Any, what: str, batch_size: int, options: DataOptions | None = None

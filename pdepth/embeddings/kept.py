@@ -32,7 +32,7 @@ class KeptEmbeddings:
         """origin: what the embeddings are of, for a store that is written. stored: how many of the
         probes, from the first on, are in the store; None for all."""
         self._job, self._origin = job, origin or Origin()
-        self.stored = len(job.layout.probes) if stored is None else stored
+        self.stored: int = len(job.layout.probes) if stored is None else stored
         self._is_lasting = stored is None  # what was spilled is removed after the call
         self._in_memory: list[list[torch.Tensor]] = []  # the others' values, of each reader
         self._writer = None if isinstance(target, EmbeddingStore) else target

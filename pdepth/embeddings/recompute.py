@@ -216,6 +216,9 @@ class RecomputedRows:
     Read it inside `at_rest`.
     """
 
+    number: int
+    shared: SharedForward | None
+
     fresh = True
 
     def __init__(
@@ -231,8 +234,8 @@ class RecomputedRows:
         of other probes too. known: rows (m,), ascending, whose values (m, D) are in memory."""
         self._job, self._reader, self._rows = job, reader, rows
         self.number, self.shared, self._known = number, shared, known
-        self.shape = len(rows), job.layout.widths[number]
-        self.dtype = job.layout.dtypes[number]
+        self.shape: tuple[int, int] = len(rows), job.layout.widths[number]
+        self.dtype: torch.dtype = job.layout.dtypes[number]
 
     def __getitem__(self, rows: slice) -> torch.Tensor:
         return self.rows_at(np.arange(*rows.indices(len(self._rows))))
@@ -251,6 +254,9 @@ class RecomputedRows:
 
 class SharedForward:
     """A `SharedReading`: the support's values at several probes, from one forward pass."""
+
+    chunk_rows: int
+    fingerprint: NDArray[np.int64]
 
     def __init__(self, job: Job, chunk_rows: int, fingerprint: NDArray[np.int64]) -> None:
         self._job, self.chunk_rows, self.fingerprint = job, chunk_rows, fingerprint

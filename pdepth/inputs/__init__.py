@@ -6,7 +6,8 @@ Everything here works from Python, too:
     data = load_data("imagefolder:train", ImageOptions.for_model(model))
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from pdepth.inputs.datasets import (
     Data,
@@ -67,7 +68,7 @@ __all__ = [
     "unwrap_loader",
 ]
 
-__getattr__ = imported_later(
+__getattr__: Callable[[str], Any] = imported_later(
     __name__,
     {
         "find_state": "pdepth.inputs.checkpoints",

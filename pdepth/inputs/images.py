@@ -113,6 +113,12 @@ class ImageDataset:
         paths: (N,) names of the rows' files, where each has one, as the file system has them.
     """
 
+    label_column: str
+    paths: Sequence[str] | None
+    labels: NDArray[np.int64]
+    options: ImageOptions
+    class_names: Sequence[str] | None
+
     def __init__(
         self,
         read: Callable[[int], Any],

@@ -72,7 +72,7 @@ class ParquetTable:
         with readable(self._files[0]):
             schema = self._parquet.read_schema(self._files[0])
             self.types: dict[str, Any] = dict(zip(schema.names, schema.types, strict=True))
-        self.features = _features(schema.metadata or {})
+        self.features: dict[str, Any] = _features(schema.metadata or {})
 
     def read(self, columns: Sequence[str]) -> Any:
         """An Arrow table of these columns."""

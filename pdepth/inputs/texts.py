@@ -26,6 +26,10 @@ class TextDataset:
         class_names: a name by class, or None.
     """
 
+    labels: NDArray[np.int64]
+    label_column: str
+    class_names: Sequence[str] | None
+
     def __init__(
         self,
         read: Callable[[int], dict[str, str]],

@@ -40,7 +40,7 @@ class PieceWriter:
 
     def __init__(self, file: BinaryIO, begin: int = 0) -> None:
         self.file = file
-        self.piece = Piece(begin, [0], [0])
+        self.piece: Piece = Piece(begin, [0], [0])
         self._end = begin
         file.seek(begin)
 
@@ -135,6 +135,11 @@ def _product(left: int, right: int) -> int:
 
 class ArrayFile:
     """One array's file, written from its first row to its last; bfloat16 as its bits."""
+
+    folder: Path
+    name: str
+    kind: str
+    shape: tuple[int, ...]
 
     def __init__(self, folder: Path, name: str, kind: str, shape: tuple[int, ...]) -> None:
         self.folder, self.name, self.kind, self.shape = folder, name, kind, shape

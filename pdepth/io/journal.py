@@ -51,7 +51,7 @@ class Journal:
             BlockingIOError: another process is at work there. `close` releases the directory, and
                 so does the end of the process.
         """
-        self.path = Path(path)
+        self.path: Path = Path(path)
         if not self.path.parent.is_dir():
             raise FileNotFoundError(
                 f"run_dir: expected {path} in an existing folder, got none at {self.path.parent}."

@@ -49,7 +49,7 @@ class View:
             require(module, "pdepth view", "report")
         loaded = read_results(results)
         shown = find_images(loaded, images, built_in)
-        self.note = shown.note
+        self.note: str = shown.note
         self._encoder: Encoder | None = None
         if shown.images is not None:
             require("PIL", "pdepth view", "report")

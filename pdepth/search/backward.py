@@ -165,6 +165,8 @@ class ProbeSearch:
         active: (n,) int64, the queries that the next probe is searched for.
     """
 
+    active: NDArray[np.int64]
+
     def __init__(
         self,
         probes: int,

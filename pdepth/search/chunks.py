@@ -210,10 +210,17 @@ class ProbeQueries:
         chunk, query_chunk: rows of the support, and queries, in work at a time.
     """
 
+    probe: int
+    pair: ProbeRows
+    rows: NDArray[np.int64]
+    back: NDArray[np.intp]
+    chunk: int
+    query_chunk: int
+
     def __init__(self, problem: Problem, probe: int, queries: NDArray[np.int64]) -> None:
         self.probe, self.pair = probe, problem.probes[probe]
         numbers = problem.row_numbers(queries)
-        self.numbers = queries if numbers is None else numbers
+        self.numbers: NDArray[np.int64] = queries if numbers is None else numbers
         self.rows, self.back = np.unique(self.numbers, return_inverse=True)
         self._exclude_self = problem.exclude_self
         support = self.pair.support
@@ -238,7 +245,7 @@ class KeptLists:
     """The running lists of a shared reading in a run's journal, for a search that resumes."""
 
     NAME = "lists"
-    pause = 5.0  # seconds between two writings, at least
+    pause: float = 5.0  # seconds between two writings, at least
     share = 20  # and times as many as the last one took
 
     def __init__(self, journal: Journal, first: int, end: int, queries: NDArray[np.int64]) -> None:

@@ -14,7 +14,7 @@ from pdepth.arrays.memory import human
 from pdepth.arrays.rows import Rows
 from pdepth.arrays.sources import Stored
 
-log = logging.getLogger("pdepth")
+log: logging.Logger = logging.getLogger("pdepth")
 
 
 class Reader:

@@ -108,7 +108,7 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
         passed.update(options, rows=len(support), queries=queries)
         raise ImportError("far enough")
 
-    monkeypatch.setattr("pdepth.report.run.prediction_depth", record)
+    monkeypatch.setattr("pdepth.depth.prediction_depth", record)
     sentence = refusal(
         *net_and_support(user_file), "--out", tmp_path / "o",
         "-k", 7, "--layers", "0, 2", "--batch-size", 11, "--device", "cpu", "--threads", 3,

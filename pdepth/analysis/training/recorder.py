@@ -45,7 +45,7 @@ class Recorder:
         device: Any = None,
         **options: Any,
     ) -> None:
-        self.depth_every = arguments.check_int(depth_every, "depth_every", 0)
+        self.depth_every: int = arguments.check_int(depth_every, "depth_every", 0)
         if support is not None and not depth_every:
             raise ValueError("depth_every: expected an integer >= 1 with support, got 0.")
         self._data, self._ids, self._support = data, ids, support

@@ -22,6 +22,8 @@ class FaissKNeighbors:
     Of tied classes the smallest label wins. Labels may be anything that sorts, strings too.
     """
 
+    classes: NDArray[Any]
+
     def __init__(self, k: int = 5) -> None:
         self.k = k
         self.index: IndexFlatL2 | None = None
@@ -62,6 +64,11 @@ class FaissKNNClassifier:
             as faissknn does, and a row of zeros stays one.
         use_fp16: accepted; votes are exact with and without.
     """
+
+    n_neighbors: int
+    device: str
+    metric: str
+    use_fp16: bool
 
     def __init__(
         self,

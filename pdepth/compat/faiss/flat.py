@@ -50,7 +50,9 @@ class IndexFlat(Named):
         d: columns. ntotal: rows held. metric_type: METRIC_L2 or METRIC_INNER_PRODUCT.
     """
 
-    is_trained, verbose, metric_arg = True, False, 0.0
+    is_trained: bool = True
+    verbose: bool = False
+    metric_arg: float = 0.0
     d: int
     metric_type: int
 

@@ -20,7 +20,8 @@ class IndexIDMap(Named):
         index: the flat index, empty when it is wrapped. id_map: (ntotal,) the ids in order.
     """
 
-    is_trained, verbose = True, False
+    is_trained: bool = True
+    verbose: bool = False
 
     def __init__(self, index: Any) -> None:
         if index.ntotal:

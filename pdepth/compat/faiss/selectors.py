@@ -36,6 +36,9 @@ class IDSelectorAll(IDSelector):
 class IDSelectorRange(IDSelector):
     """The ids imin <= id < imax."""
 
+    imin: int
+    imax: int
+
     def __init__(self, imin: int, imax: int, assume_sorted: bool = False) -> None:
         """assume_sorted: accepted; nothing depends on it."""
         self.imin, self.imax = int(imin), int(imax)
@@ -50,7 +53,7 @@ class IDSelectorBatch(IDSelector):
 
     def __init__(self, *given: Any) -> None:
         ids = np.asarray(to_numpy(given[-1]), np.int64).ravel()
-        self.ids = ids[: int(given[0])] if len(given) > 1 else ids.copy()
+        self.ids: NDArray[np.int64] = ids[: int(given[0])] if len(given) > 1 else ids.copy()
 
     def members(self, ids: Ids) -> Members:
         return np.isin(ids, self.ids)
@@ -65,7 +68,9 @@ class IDSelectorBitmap(IDSelector):
 
     def __init__(self, *given: Any) -> None:
         bitmap = np.asarray(to_numpy(given[-1]), np.uint8).ravel()
-        self.bitmap = bitmap[: int(given[0])] if len(given) > 1 else bitmap.copy()
+        self.bitmap: NDArray[np.uint8] = (
+            bitmap[: int(given[0])] if len(given) > 1 else bitmap.copy()
+        )
 
     def members(self, ids: Ids) -> Members:
         bits = np.unpackbits(self.bitmap, bitorder="little").astype(np.bool_)
@@ -86,6 +91,9 @@ class IDSelectorNot(IDSelector):
 
 
 class _Pair(IDSelector):
+    lhs: Any
+    rhs: Any
+
     def __init__(self, lhs: Any, rhs: Any) -> None:
         self.lhs, self.rhs = lhs, rhs
 
@@ -116,6 +124,9 @@ class IDSelectorXOr(_Pair):
 
 class IDSelectorTranslated(IDSelector):
     """The rows whose ids, in a map's `id_map` or an array, another selector selects."""
+
+    id_map: NDArray[np.int64]
+    sel: Any
 
     def __init__(self, id_map: Any, sel: Any) -> None:
         self.id_map, self.sel = np.asarray(getattr(id_map, "id_map", id_map), np.int64), sel

@@ -39,7 +39,7 @@ class FeatureBank:
     """
 
     def __init__(self, rows: Any, labels: Any, num_classes: int) -> None:
-        self.num_classes = int(num_classes)
+        self.num_classes: int = int(num_classes)
         shape = tuple(rows.shape)
         _require(len(shape) == 2, f"bank: expected shape (M, D), got {shape}.")
         self._dtype = rows.dtype

@@ -20,6 +20,10 @@ class FittedRows:
     Pickles and copies hold rows and labels alone. Any number of threads may query.
     """
 
+    rows: Any
+    labels: Any
+    metric: str
+
     def __init__(self, rows: Any, labels: Any = None, *, metric: str = "sqeuclidean") -> None:
         if isinstance(rows, np.memmap):
             rows = np.asarray(rows)  # in memory, as far as the system keeps it there

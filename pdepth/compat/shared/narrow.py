@@ -50,7 +50,7 @@ class ExactTree:
     def __init__(self, rows: Float, leaf_size: int = LEAF) -> None:
         neighbors = require("sklearn.neighbors", "ExactTree", "sklearn")
         self.rows = rows
-        self.kd_tree = neighbors.KDTree(rows, leaf_size=leaf_size)
+        self.kd_tree: Any = neighbors.KDTree(rows, leaf_size=leaf_size)
 
     @default_arithmetic()
     def visited(self, k: int) -> float:

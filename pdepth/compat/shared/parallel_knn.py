@@ -22,6 +22,12 @@ class ParallelKNN:
         x, y: the rows and labels passed to `fit`. num_classes: the greatest label plus one.
     """
 
+    n_neighbors: int
+    batch_size: int
+    device: Any
+    progress_bar: bool
+    num_classes: Any
+
     def __init__(
         self, n_neighbors: int, batch_size: int, device: Any, progress_bar: bool = True
     ) -> None:

@@ -31,6 +31,9 @@ class DistanceIndex:
     Pairs that eight times that cannot decide are computed by the definition.
     """
 
+    rows: NDArray[Any]
+    num_threads: int
+
     def __init__(self, rows: NDArray[Any], num_threads: int) -> None:
         self.rows, self.num_threads = rows, num_threads
         self._norms = np.concatenate([squared_norms(chunk) for _, chunk in self._chunks()])
