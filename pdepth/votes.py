@@ -139,6 +139,14 @@ def probe_votes(
             that cannot be read, when it is read.
         FileNotFoundError: there is nothing at a path.
         MemoryError: `memory` does not suffice for one row of a source.
+
+    Examples:
+        >>> support = np.array([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]])
+        >>> labels = np.array([3, 3, 3, 7, 7, 7])
+        >>> queries = np.array([[0.5], [11.2]])
+        >>> votes = pdepth.probe_votes(support, labels, queries, k=3, return_counts=True)
+        >>> votes.votes.tolist(), votes.classes.tolist(), votes.counts.tolist()
+        ([3, 7], [3, 7], [[3, 0], [0, 3]])
     """
     voting = arguments.check_voting(k, weights, temperature, return_neighbors)
     options = arguments.check_search(voting, metric, exclude_self, num_threads, memory)
@@ -178,6 +186,14 @@ def kneighbors(
     Sorted by (distance, row). Arguments, array kinds and errors as in `probe_votes`, for one
     array (M, D). With `metric="cosine"` the distances are those of rows divided by their norms;
     with `metric="inner_product"` they are the products, largest first.
+
+    Examples:
+        >>> support = np.array([[0.0], [1.0], [10.0]])
+        >>> distances, rows = pdepth.kneighbors(support, np.array([[0.75]]), k=2)
+        >>> distances.tolist(), rows.tolist()
+        ([[0.0625, 0.5625]], [[1, 0]])
+        >>> pdepth.kneighbors(support, k=1)[1].tolist()  # each row's nearest other one
+        [[1], [0], [1]]
     """
     if not is_single(support):
         raise TypeError(f"support: expected one array, got a {type(support).__name__}.")
@@ -205,6 +221,12 @@ def depth_from_votes(votes: Any, reference: Any, *, stable: int | None = None) -
     all, equal the reference; near the end all that are left, so that L is the depth as above.
 
     Raises ValueError or TypeError for shapes that do not fit or votes that are not integers.
+
+    Examples:
+        >>> votes = np.array([[1, 1, 0], [0, 1, 0], [1, 1, 0]])  # of three probes, by row
+        >>> depth, undefined = pdepth.depth_from_votes(votes, np.array([1, 1, 1]))
+        >>> depth.tolist(), undefined.tolist()
+        ([2, 0, 3], [False, False, True])
     """
     if stable is not None:
         arguments.check_int(stable, "stable")
@@ -295,6 +317,14 @@ def depth_from_embeddings(
 
     Raises:
         ValueError, TypeError: for wrong arguments, before any work.
+
+    Examples:
+        >>> first = np.array([[0.0], [9.0], [1.0], [8.0], [2.0], [7.0]])  # parts nothing yet
+        >>> last = np.array([[0.0], [1.0], [2.0], [7.0], [8.0], [9.0]])
+        >>> classes = np.array([0, 0, 0, 1, 1, 1])
+        >>> result = pdepth.depth_from_embeddings([first, last], classes, classes, k=2)
+        >>> result.depth.tolist()
+        [0, 1, 0, 1, 1, 1]
     """
     voting = arguments.check_voting(k, weights, temperature, return_neighbors)
     options = arguments.check_search(voting, metric, exclude_self, num_threads, memory)
