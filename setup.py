@@ -7,9 +7,12 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from sysconfig import get_platform
 
 import pybind11
 from pybind11.setup_helpers import Pybind11Extension
@@ -23,31 +26,30 @@ if sanitizers := os.environ.get("PDEPTH_SANITIZE"):  # "address,undefined": see 
     # The last of contradicting flags holds. CPython's own -fwrapv would make signed overflow
     # lawful, and unseen.
     COMMON += [*SANITIZE, "-O1", "-g", "-fno-omit-frame-pointer", "-fno-wrapv"]
-# name -> the flags that only this source may have
-SOURCES: dict[str, list[str]] = {name: [] for name in ("binding", "binding_support", "dispatch")}
-SOURCES |= {name: [] for name in ("call", "filter", "packing", "settle", "support", "scores")}
-SOURCES |= {
-    name: [] for name in ("certificate", "count", "directions", "images", "leaves", "merge")
-}
-SOURCES |= {name: [] for name in ("pairs", "pilot", "stages", "norms", "watch")}
-SOURCES |= {"level_bf16": [], "level_portable": [], "binding_merge": []}
-if platform.machine() in ("x86_64", "AMD64"):
-    avx2 = ["-mavx2", "-mfma"]
-    SOURCES |= {"level_avx2": avx2, "level_avxvnni": avx2}
-    avx512 = [
-        *avx2,
-        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
-        "-mprefer-vector-width=512",
-    ]
-    SOURCES["level_avx512"] = avx512
-    SOURCES["level_avx512vnni"] = [*avx512, "-mavx512vnni"]
-    SOURCES["level_amx"] = avx512
-
-
+# The processor that is built for, which need not be this one's. CPython of two processors, as macOS
+# has it, builds for this one.
+if sys.platform == "darwin":
+    TARGET = os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}").split()[-1]
+else:
+    TARGET = get_platform().rpartition("-")[2]  # of "linux-aarch64", "win-amd64"
+AVX2 = ["-mavx2", "-mfma"]
+AVX512 = [
+    *AVX2,
+    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
+    "-mprefer-vector-width=512",
+]
+# Levels, and the flags that only their sources may have.
+LEVELS: dict[str, list[str]] = {"bf16": [], "portable": []}
+if TARGET in ("x86_64", "amd64"):
+    LEVELS |= {"avx2": AVX2, "avxvnni": AVX2, "avx512": AVX512, "amx": AVX512}
+    LEVELS["avx512vnni"] = [*AVX512, "-mavx512vnni"]
+elif TARGET in ("aarch64", "arm64"):
+    LEVELS |= {"neon": [], "neondot": []}
+OTHERS = """binding binding_merge binding_support call certificate count directions dispatch filter
+    images leaves merge norms packing pairs pilot processor scores settle stages support watch"""
+SOURCES: dict[str, list[str]] = {name: [] for name in OTHERS.split()}
 # They throw nothing: the code that unwinds a stack would be shared with other sources.
-for name in SOURCES:
-    if name.startswith("level_"):
-        SOURCES[name] = [*SOURCES[name], "-fno-exceptions"]
+SOURCES |= {f"level_{name}": [*flags, "-fno-exceptions"] for name, flags in LEVELS.items()}
 
 # A folder of objects: what was compiled from the same sources in the same way is taken from there.
 CACHE = os.environ.get("PDEPTH_BUILD_CACHE")
@@ -63,36 +65,50 @@ def read_with_includes(source: str) -> bytes:
     return b"".join(texts)
 
 
+@cache
+def version_of(command: tuple[str, ...]) -> str:
+    """What a compiler says of itself."""
+    said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    return said.stdout
+
+
 class BuildApart(build_ext):
     """Compiles each source by itself: no instruction of a level leaks into another, and all cores
     have work."""
 
-    def build_extension(self, ext: Pybind11Extension) -> None:
-        def compiled(source: str) -> str:
-            flags = [*COMMON, *SOURCES.get(Path(source).stem, [])]
-            about = (source, flags, self.compiler.compiler_so, sys.version, pybind11.__version__)
-            text = read_with_includes(source)
-            key = hashlib.sha256(text + f"{about}".encode()).hexdigest()[:32]
-            kept = Path(CACHE, f"{key}.o") if CACHE else None
-            if kept and kept.exists():
-                return str(kept)
-            (compiled,) = self.compiler.compile(
-                [source],
-                output_dir=self.build_temp,
-                include_dirs=ext.include_dirs,
-                depends=ext.depends,
-                extra_postargs=flags,
-            )
-            if kept:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(compiled, f"{kept}.{os.getpid()}")
-                os.replace(f"{kept}.{os.getpid()}", kept)
-            return str(compiled)
+    def key(self, source: str, flags: list[str]) -> str:
+        """Of what an object is made from."""
+        text = read_with_includes(source)
+        compiler = self.compiler.compiler_so_cxx
+        about: list[object] = [source, flags, compiler, version_of(tuple(compiler))]
+        if b"<pybind11/" in text:
+            about += [sys.version, pybind11.__version__]
+        return hashlib.sha256(text + f"{about}".encode()).hexdigest()[:32]
 
+    def object_of(self, ext: Pybind11Extension, source: str) -> str:
+        """The path of a source's object, compiled or kept."""
+        flags = [*COMMON, *SOURCES.get(Path(source).stem, [])]
+        kept = Path(CACHE, f"{self.key(source, flags)}.o") if CACHE else None
+        if kept and kept.exists():
+            return str(kept)
+        (compiled,) = self.compiler.compile(
+            [source],
+            output_dir=self.build_temp,
+            include_dirs=ext.include_dirs,
+            depends=ext.depends,
+            extra_postargs=flags,
+        )
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(compiled, f"{kept}.{os.getpid()}")
+            os.replace(f"{kept}.{os.getpid()}", kept)
+        return str(compiled)
+
+    def build_extension(self, ext: Pybind11Extension) -> None:
         self.mkpath(os.path.join(self.build_temp, "csrc"))
         sources = [*(f"csrc/{name}.cpp" for name in SOURCES), *ext.sources]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            ext.extra_objects = list(pool.map(compiled, sources))
+            ext.extra_objects = list(pool.map(lambda source: self.object_of(ext, source), sources))
         ext.sources = []  # all that is left is linking
         super().build_extension(ext)
 

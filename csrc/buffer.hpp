@@ -8,6 +8,8 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#elif defined(_WIN32)
+#include <malloc.h>
 #endif
 
 namespace pdepth {
@@ -16,7 +18,7 @@ template <class T>
 class Buffer {
 public:
     Buffer() = default;
-    ~Buffer() { std::free(data_); }
+    ~Buffer() { release(data_); }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
     Buffer(Buffer&& other) noexcept { swap(other); }
@@ -36,9 +38,9 @@ public:
         std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
         const std::size_t alignment = bytes >= kHugePage ? kHugePage : 64;
         bytes = (bytes + alignment - 1) / alignment * alignment;
-        std::free(data_);
+        release(data_);
         capacity_ = 0;
-        data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
+        data_ = static_cast<T*>(allocated(alignment, bytes));
         if (!data_) throw std::bad_alloc();
         capacity_ = count;
 #if defined(__linux__)
@@ -51,6 +53,18 @@ public:
     int64_t nbytes() const { return capacity_ * static_cast<int64_t>(sizeof(T)); }
 
 private:
+#if defined(_WIN32)  // which has no std::aligned_alloc, as it frees by another function
+    static void* allocated(std::size_t alignment, std::size_t bytes) {
+        return _aligned_malloc(bytes, alignment);
+    }
+    static void release(void* data) { _aligned_free(data); }
+#else
+    static void* allocated(std::size_t alignment, std::size_t bytes) {
+        return std::aligned_alloc(alignment, bytes);
+    }
+    static void release(void* data) { std::free(data); }
+#endif
+
     T* data_ = nullptr;
     int64_t capacity_ = 0;
 };

@@ -219,12 +219,15 @@ bool enable(const Level& level);
 
 extern const Level bf16_level;
 extern const Level portable_level;
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
 extern const Level avx2_level;
 extern const Level avxvnni_level;
 extern const Level avx512_level;
 extern const Level avx512vnni_level;
 extern const Level amx_level;
+#elif defined(__aarch64__)
+extern const Level neon_level;
+extern const Level neondot_level;
 #endif
 
 }  // namespace pdepth

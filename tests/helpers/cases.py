@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 import pdepth
@@ -98,6 +97,10 @@ def cast(values: NDArray[Any], dtype: str) -> Any:
         scaled = values if spread < 1e6 else values / spread * 1e6
         return np.clip(np.rint(scaled * 4 + (128 if low == 0 else 0)), low, high).astype(dtype)
     if dtype == "bfloat16":
+        try:
+            import torch
+        except ImportError:  # an installation without it has no arrays of bfloat16 either
+            return cast(values, "float32")
         return torch.from_numpy(np.clip(values, -3e38, 3e38)).to(torch.bfloat16)
     most = float(np.finfo(dtype).max)
     return np.clip(values, -most, most).astype(dtype)

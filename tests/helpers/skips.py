@@ -37,6 +37,8 @@ REMEDIES = {
     r"has no mkfifo": "Linux or macOS",
     r"reads /proc": "Linux",
     r"no g\+\+ and nm": "apt install g++ binutils",
+    r"no qemu-x86_64": "apt install qemu-user",
+    r"no zig|no auditwheel": "pip install -r .ci/release-requirements.txt",
     r"SCIPY_ARRAY_API": "SCIPY_ARRAY_API=1",
     r"does not have a decision_function": "nothing: scikit-learn's own has none either",
     r"has no stored result": "the study that it names, which stores one",
