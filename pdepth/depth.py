@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from pdepth import __version__
 from pdepth.arrays import arguments
 from pdepth.arrays.arguments import SearchOptions
 from pdepth.arrays.memory import Budget
@@ -400,7 +399,6 @@ def _run_of(job: Job, options: SearchOptions, network: str) -> dict[str, str]:
 
     voting, rows = options.voting, [reader.rows for reader in job.readers]
     return {
-        "pdepth": __version__,
         "torch": str(torch.__version__),
         "the network": network,
         "the version of placement": str(VERSION),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -46,6 +47,9 @@ def test_the_same_command_resumes_an_interrupted_run(tmp_path, user_file, monkey
     assert result.exit_code == 130
     assert result.stderr.endswith("Interrupted. The same command resumes from here.\n")
     assert len(list((out / ".unfinished").glob("votes-*"))) == 2
+    about = json.loads((out / ".unfinished" / journal.ABOUT).read_bytes())
+    assert about["journal"] == journal.VERSION
+    assert "pdepth" not in about  # another release of the same format resumes it
     allowed[0] = 99
     sentence = refusal(*command[:-3], "-k", 6, "-q")
     assert "holds a run of which k differs: 5 then, 6 now; use another directory" in sentence

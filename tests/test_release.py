@@ -1,0 +1,165 @@
+"""What a release refuses, and what a build is made for."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+import tarfile
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pdepth
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(not (ROOT / ".ci").is_dir(), reason="an installed copy has no .ci/")
+FILES = ("pyproject.toml", "pdepth/__init__.py", "CITATION.cff", "conda/recipe.yaml")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Namespace]:
+    """A script of .ci/ as it is run: beside what these share."""
+    monkeypatch.syspath_prepend(str(ROOT / ".ci"))
+    return lambda name: Namespace(**runpy.run_path(str(ROOT / ".ci" / name)))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository with what names a version, one commit, nothing else."""
+    for name in (*FILES, "CHANGELOG.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    git(tmp_path, "init", "-q", "-b", "main")
+    commit(tmp_path)
+    return tmp_path
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def commit(folder: Path) -> None:
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "all")
+
+
+def test_one_version(script: Callable[[str], Namespace]) -> None:
+    assert script("release").release_version(ROOT) == pdepth.__version__
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_another_version(
+    script: Callable[[str], Namespace], checkout: Path, name: str
+) -> None:
+    release, path = script("release"), checkout / name
+    path.write_text(path.read_text().replace(f"{pdepth.__version__}", "9.8.7", 1))
+    expected = "pdepth/__init__.py: expected version 9.8.7" if name == FILES[0] else f"{name}: exp"
+    with pytest.raises(release.Failed, match=expected):
+        release.release_version(checkout)
+
+
+def test_a_changelog_without_the_section(
+    script: Callable[[str], Namespace], checkout: Path
+) -> None:
+    release, path = script("release"), checkout / "CHANGELOG.md"
+    heading, text = f"## {pdepth.__version__}\n", path.read_text()
+    sentence = f"expected a section '## {pdepth.__version__}' with entries, found none"
+    for without in (text.replace(heading, "## Other\n"), f"# Changelog\n\n{heading}\n## 0.0.1\n"):
+        path.write_text(without)
+        with pytest.raises(release.Failed, match=sentence):
+            release.release_version(checkout)
+
+
+def test_a_checkout_with_changes(script: Callable[[str], Namespace], checkout: Path) -> None:
+    release, version = script("release"), pdepth.__version__
+    assert release.check_tree(checkout, version, allow_dirty=False)
+    (checkout / "new.txt").touch()
+    with pytest.raises(release.Failed, match=r"without changes, got:\n\?\? new\.txt"):
+        release.check_tree(checkout, version, allow_dirty=False)
+    release.check_tree(checkout, version, allow_dirty=True)
+
+
+def test_tags(script: Callable[[str], Namespace], checkout: Path) -> None:
+    release, version = script("release"), pdepth.__version__
+    git(checkout, "tag", f"v{version}")
+    git(checkout, "tag", "nightly")
+    release.check_tree(checkout, version, allow_dirty=False)
+    with pytest.raises(release.Failed, match=f"expected the tag v9.8.7 .*, got v{version}"):
+        release.check_tree(checkout, "9.8.7", allow_dirty=False)
+    (checkout / "new.txt").touch()
+    commit(checkout)
+    with pytest.raises(release.Failed, match="is another commit's: a release needs a new version"):
+        release.check_tree(checkout, version, allow_dirty=False)
+
+
+def test_an_interpreter_that_is_not_here(script: Callable[[str], Namespace]) -> None:
+    shared = script("shared.py")
+    with pytest.raises(shared.Failed, match=r"expected Python 2\.0 in PATH"):
+        shared.interpreter("2.0")
+
+
+def test_a_command_that_fails_says_what_it_said(script: Callable[[str], Namespace]) -> None:
+    shared = script("shared.py")
+    with pytest.raises(shared.Failed, match="(?s)no such.*exit code 3 of"):
+        shared.run([sys.executable, "-c", "print('no such'); raise SystemExit(3)"])
+
+
+def test_archives_of_the_same_files_are_alike(
+    script: Callable[[str], Namespace], tmp_path: Path
+) -> None:
+    (tmp_path / "b").write_text("b")
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "a").chmod(0o770)
+    contents = []
+    for number, names in enumerate(("ab", "ba")):
+        archive = tmp_path / f"{number}.tar.gz"
+        with tarfile.open(archive, "w:gz") as packed:
+            for name in names:
+                os.utime(tmp_path / name, (number, number))
+                packed.add(tmp_path / name, name)
+        script("wheels").alike(archive, 1_000_000_000)
+        contents.append(archive.read_bytes())
+    assert contents[0] == contents[1]
+    with tarfile.open(archive) as packed:
+        modes = {member.name: (member.mode, member.mtime, member.uid) for member in packed}
+    assert modes == {"a": (0o755, 1_000_000_000, 0), "b": (0o644, 1_000_000_000, 0)}
+
+
+def test_bytes_that_differ(script: Callable[[str], Namespace], tmp_path: Path) -> None:
+    release = script("release")
+    paths = [tmp_path / "x" / "a.whl", tmp_path / "y" / "a.whl"]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text("same")
+    release.compare_bytes(paths[:1], paths[1:])
+    paths[0].write_text("other")
+    with pytest.raises(release.Failed, match=r"two builds of this commit differ: a\.whl"):
+        release.compare_bytes(paths[:1], paths[1:])
+
+
+@pytest.mark.parametrize(
+    ("platform", "levels"),
+    [
+        ("linux-x86_64", "bf16 portable avx2 avxvnni avx512 amx avx512vnni"),
+        ("linux-aarch64", "bf16 portable neon neondot"),
+        ("linux-riscv64", "bf16 portable"),
+    ],
+)
+def test_a_build_is_for_its_target(
+    platform: str, levels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever machine compiles it."""
+    pytest.importorskip("pybind11")
+    monkeypatch.setattr("setuptools.setup", lambda **_: None)
+    monkeypatch.setattr("sysconfig.get_platform", lambda: platform)
+    monkeypatch.chdir(ROOT)
+    build: dict[str, Any] = runpy.run_path(str(ROOT / "setup.py"))
+    assert " ".join(build["LEVELS"]) == levels
+    sources = {f"csrc/{name}.cpp" for name in build["SOURCES"]}
+    assert all((ROOT / source).exists() for source in sources)
