@@ -1,0 +1,141 @@
+"""A wheel beside the build of this checkout's own compiler: the same votes, and how long they take.
+
+    python bench/studies/wheel.py dist/NAME.whl   measure, store, render into docs/install.md
+    python bench/studies/wheel.py --render        the page's table, as stored
+
+The quick shapes of `pdepth bench` at the levels that most machines have, one thread each: two
+processes, one with the wheel in a folder of its own and one with the checkout, take turns. A number
+is the median of ROUNDS processor times, each of as many calls as take LEAST seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pdepth import native
+from pdepth.bench.common import HOME, RESULTS, describe, machine
+from pdepth.bench.pages import publish
+from pdepth.bench.suite.shapes import pick
+
+NAME, STORED, PAGE = (
+    "bench/studies/wheel.py",
+    HOME / RESULTS / "wheel.json",
+    Path("docs", "install.md"),
+)
+ROUNDS, LEAST = 9, 0.1
+LEVELS = ("portable", "avx2", "avx512vnni")
+
+WORKER = """
+import json, os, sys, time
+import pdepth
+from pdepth.bench.suite.shapes import K, pick
+problems = {shape.name: shape.fill(shape) for shape in pick(None, quick=True)}
+print(json.dumps(pdepth.__file__), flush=True)
+for line in sys.stdin:
+    name, level, calls = json.loads(line)
+    os.environ["PDEPTH_SIMD"] = level
+    labels, layers = problems[name]
+    begin = time.process_time()
+    for _ in range(calls):
+        votes = [pdepth.probe_votes(rows, labels, queries, k=K, num_threads=1)
+                 for rows, queries in layers]
+    seconds = (time.process_time() - begin) / calls
+    print(json.dumps([seconds, [each.votes.tolist() for each in votes]]), flush=True)
+"""
+
+
+class Worker:
+    """A process that imports pdepth from a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", WORKER],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(folder)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        imported = Path(self._answer())
+        assert imported.is_relative_to(folder.resolve()), imported
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+    def time(self, shape: str, level: str, calls: int) -> tuple[float, Any]:
+        """Seconds of processor time a call, and the votes."""
+        assert self._process.stdin is not None
+        print(json.dumps([shape, level, calls]), file=self._process.stdin, flush=True)
+        seconds, votes = self._answer()
+        return seconds, votes
+
+    def end(self) -> None:
+        """Let it go."""
+        self._process.communicate()
+
+
+def compare(wheel: Worker, local: Worker, shape: str, level: str) -> dict[str, Any]:
+    """Medians of both, after their votes were equal."""
+    seconds, votes = local.time(shape, level, 1)
+    assert wheel.time(shape, level, 1)[1] == votes, f"{shape}, {level}: votes differ"
+    calls = max(1, round(LEAST / max(seconds, 1e-6)))
+    times: dict[str, list[float]] = {"wheel": [], "local": []}
+    for number in range(ROUNDS):
+        order = [("wheel", wheel), ("local", local)]
+        for name, worker in order[:: 1 if number % 2 else -1]:
+            times[name].append(worker.time(shape, level, calls)[0])
+    row = {name: median(taken) for name, taken in times.items()}
+    return {"shape": shape, "level": level, "calls": calls, **row}
+
+
+def measure(path: Path) -> dict[str, Any]:
+    """All shapes at all levels that run here."""
+    levels = [level for level in LEVELS if native.simd_levels()[level]]
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folder)
+        (module,) = Path(folder, "pdepth").glob("_native*.so")
+        wheel, local = Worker(Path(folder)), Worker(HOME)
+        rows = [
+            compare(wheel, local, shape.name, level)
+            for level in levels
+            for shape in pick(None, quick=True)
+        ]
+        wheel.end()
+        local.end()
+        sizes = {"wheel": path.stat().st_size, "module": module.stat().st_size}
+    return {"machine": machine("numpy"), "name": path.name, "bytes": sizes, "rows": rows}
+
+
+def table(stored: dict[str, Any]) -> str:
+    """A line a shape: the wheel's time as a multiple of the local build's, level by level."""
+    rows = stored["rows"]
+    levels = list(dict.fromkeys(row["level"] for row in rows))
+    lines = [
+        "| shape | " + " | ".join(f"`{level}`" for level in levels) + " |",
+        "| --- |" + " ---: |" * len(levels),
+    ]
+    for shape in dict.fromkeys(row["shape"] for row in rows):
+        ratios = [row["wheel"] / row["local"] for row in rows if row["shape"] == shape]
+        lines.append(f"| {shape} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+    sizes = stored["bytes"]
+    said = f"`{stored['name']}`: {sizes['wheel'] / 1e6:.1f} MB, the module in it"
+    lines += ["", f"{said} {sizes['module'] / 1e6:.1f} MB. {describe(stored['machine'])}."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    if given != ["--render"] and not (len(given) == 1 and Path(given[0]).suffix == ".whl"):
+        raise SystemExit(f"{NAME}: expected NAME.whl or --render, got {' '.join(given)}.")
+    render_only = given if given == ["--render"] else []
+    publish(render_only, NAME, lambda: measure(Path(given[0])), table, STORED, PAGE)
