@@ -70,7 +70,7 @@ class Environment:
             backends=backends(),
             libraries={name: version_of(name) for name in LIBRARIES},
             gpus=_gpus(),
-            extras={name: list(_missing(name)) for name in _extras()},
+            extras={name: [*dict.fromkeys(_missing(name))] for name in _extras()},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,6 +80,7 @@ class Environment:
     def __str__(self) -> str:
         levels = [name if runs else f"{name} (not here)" for name, runs in self.levels.items()]
         ready = [name for name, missing in self.extras.items() if not missing]
+        lacking = [name for name, missing in self.extras.items() if missing]
         lines = [
             ("pdepth", f"{self.pdepth}, {self.folder}"),
             ("python", self.python),
@@ -93,11 +94,7 @@ class Environment:
             *((name, version or "not installed") for name, version in self.libraries.items()),
             ("GPU", ", ".join(self.gpus) or "none that torch sees"),
             ("extras", ", ".join(ready) or "none"),
-            *(
-                (f"no {name}", f"without {', '.join(missing)}")
-                for name, missing in self.extras.items()
-                if missing
-            ),
+            ("not installed", ", ".join(lacking) or "none"),
         ]
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
