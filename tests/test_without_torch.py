@@ -1,6 +1,6 @@
 """pdepth where torch is not installed: all that needs no network works, and the rest says why not.
 
-The guards of what an import brings are here too; times are measured in docs/start.md.
+The guards of what an import brings are here too; times are in docs/install.md.
 """
 
 from __future__ import annotations

@@ -134,8 +134,8 @@ def table(stored: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
+    given: list[str] = sys.argv[1:]
     if given != ["--render"] and not (len(given) == 1 and Path(given[0]).suffix == ".whl"):
         raise SystemExit(f"{NAME}: expected NAME.whl or --render, got {' '.join(given)}.")
-    render_only = given if given == ["--render"] else []
+    render_only: list[str] = given if given == ["--render"] else []
     publish(render_only, NAME, lambda: measure(Path(given[0])), table, STORED, PAGE)
