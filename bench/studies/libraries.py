@@ -126,7 +126,10 @@ ENVIRONMENTS = (
         bench="aucurriculum",
     ),
     Environment(
-        "FiftyOne", "fiftyone", ("fiftyone", "fiftyone-brain"), ("tests/compat/test_fiftyone.py",)
+        "FiftyOne",
+        "torch,fiftyone",  # tests need torch
+        ("fiftyone", "fiftyone-brain"),
+        ("tests/compat/test_fiftyone.py",),
     ),
     Environment(
         "Lightning",

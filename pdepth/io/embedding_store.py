@@ -187,11 +187,9 @@ def is_store(path: str | os.PathLike[str]) -> bool:
 class Writer:
     """A store that is being written, see `writing`."""
 
-    path: Path
-    finished: bool
-
     def __init__(self, path: Path) -> None:
-        self.path, self.finished = path, False
+        self.path: Path = path
+        self.finished: bool = False
         self.parts: dict[str, Any] = {}
 
     def add(

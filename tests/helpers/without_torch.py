@@ -67,6 +67,8 @@ def public_names() -> None:
     says("torch", pdepth.capture, object())
     assert pdepth.backends()["cpu"] == "available"
     assert pdepth.backends()["triton"] == "triton is not installed: pip install 'pdepth[gpu]'."
+    with pytest.raises(ValueError, match=r"triton is not installed: pip install 'pdepth\[gpu\]'"):
+        pdepth.probe_votes(ROWS, np.arange(80), k=1, backend="triton")
 
 
 def arrays() -> None:
@@ -114,7 +116,12 @@ def stores(folder: Path) -> None:
         assert (to_numpy(layer) == np.load(folder / f"{kind}.npy")).all()
         near = pdepth.kneighbors(layer, k=5, memory="1MB")
         assert (near[1] == definition.kneighbors(to_numpy(layer), k=5)[1]).all()
-        assert len(pdepth.Index(layer[:9])) == 9
+        with pdepth.Index(layer) as index:
+            assert (index.kneighbors(layer[:9], k=5)[1][:, 1:] == near[1][:9, :4]).all()
+            index.add(layer[:0])
+            index.save(f"{kind}.pdepth")
+        with pdepth.Index.load(f"{kind}.pdepth") as index:
+            assert (to_numpy(index.rows) == to_numpy(layer)).all()
     assert isinstance(layer, BFloat16)
     with pytest.raises(TypeError, match="__array_ufunc__"):
         layer + 1  # of bits would be another number
