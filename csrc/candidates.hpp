@@ -16,6 +16,9 @@ inline float largest_of(const float* values, const float* scores, const uint32_t
     for (int64_t i = 0; i < count; i++) {
         int32_t bits;
         std::memcpy(&bits, values + positions[i], sizeof bits);
+#if defined(__clang__)
+        asm("" : "+r"(bits));  // else it reads, behind a branch, only those that count
+#endif
         bits &= -static_cast<int32_t>(scores[i] <= best);
         largest = std::max(largest, bits);
     }
