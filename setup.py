@@ -67,9 +67,9 @@ def read_with_includes(source: str) -> bytes:
 
 @cache
 def version_of(command: tuple[str, ...]) -> str:
-    """What a compiler says of itself."""
+    """What a compiler says of itself in a line, wherever it lies."""
     said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
-    return said.stdout
+    return said.stdout.partition("\n")[0]
 
 
 class BuildApart(build_ext):
@@ -79,8 +79,9 @@ class BuildApart(build_ext):
     def key(self, source: str, flags: list[str]) -> str:
         """Of what an object is made from."""
         text = read_with_includes(source)
-        compiler = self.compiler.compiler_so_cxx
-        about: list[object] = [source, flags, compiler, version_of(tuple(compiler))]
+        path, *options = self.compiler.compiler_so_cxx
+        compiler = [Path(path).name, *options, version_of((path, *options))]
+        about: list[object] = [source, flags, compiler]
         if b"<pybind11/" in text:
             about += [sys.version, pybind11.__version__]
         return hashlib.sha256(text + f"{about}".encode()).hexdigest()[:32]
