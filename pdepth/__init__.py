@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from pdepth import moved
 from pdepth.arrays.sources import open_source
 from pdepth.backends import availability as backends
+from pdepth.io.decisions import Decisions, Selection, read_selection
 from pdepth.io.embedding_store import EmbeddingStore, open_store
+from pdepth.io.map_file import KeptMap, open_map
 from pdepth.io.neighbor_file import KeptNeighbors, open_neighbors
 from pdepth.optional import imported_later
 from pdepth.result import DepthResult, Votes
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pdepth.analysis.forward_pass import ForwardPass, capture
     from pdepth.depth import prediction_depth
     from pdepth.planning import Plan, plan
+    from pdepth.report.decisions import apply_decisions
     from pdepth.report.explain import explain
     from pdepth.report.explanation import Explanation
     from pdepth.report.figures.depth import plot
@@ -27,14 +30,18 @@ moved.register()
 
 __version__ = "0.1.0"
 __all__ = [
+    "Decisions",
     "DepthResult",
     "EmbeddingStore",
     "Explanation",
     "ForwardPass",
     "Index",
+    "KeptMap",
     "KeptNeighbors",
     "Plan",
+    "Selection",
     "Votes",
+    "apply_decisions",
     "backends",
     "capture",
     "depth_from_embeddings",
@@ -42,6 +49,7 @@ __all__ = [
     "explain",
     "kneighbors",
     "label_issues",
+    "open_map",
     "open_neighbors",
     "open_source",
     "open_store",
@@ -49,6 +57,7 @@ __all__ = [
     "plot",
     "prediction_depth",
     "probe_votes",
+    "read_selection",
 ]
 
 _LATER = {
@@ -57,6 +66,7 @@ _LATER = {
     "prediction_depth": "pdepth.depth",
     "Plan": "pdepth.planning",
     "plan": "pdepth.planning",
+    "apply_decisions": "pdepth.report.decisions",
     "plot": "pdepth.report.figures.depth",
     "Explanation": "pdepth.report.explanation",
     "explain": "pdepth.report.explain",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pdepth.arrays import arguments
 from pdepth.arrays.rows import is_torch
 from pdepth.io import tables
+from pdepth.io.map_file import KeptMap
 from pdepth.io.neighbor_file import KeptNeighbors
 from pdepth.native import default_arithmetic
 
@@ -124,6 +125,8 @@ class DepthResult:
             were not taken: without a `run_dir` or a store.
         neighbors: the nearest support rows at each probe and all counts; None without
             return_neighbors. `save` leaves them out: they have a file of their own.
+        map: where the examples lie at each probe, in two dimensions; None without return_map. It
+            has a file of its own, too.
 
     Raises:
         ValueError: shapes that do not fit together, or a probe name used twice.
@@ -147,6 +150,7 @@ class DepthResult:
     rows: NDArray[np.int64] | None = None
     checksums: NDArray[np.uint64] | None = None
     neighbors: KeptNeighbors | None = None
+    map: KeptMap | None = None
 
     def __post_init__(self) -> None:
         n, probes = len(self.depth), len(self.probes)
@@ -174,6 +178,10 @@ class DepthResult:
             raise ValueError(
                 f"neighbors: expected those of {n} examples and {probes} probes, got "
                 f"{self.neighbors!r}."
+            )
+        if self.map is not None and self.map.queries.shape[:2] != (n, probes):
+            raise ValueError(
+                f"map: expected that of {n} examples and {probes} probes, got {self.map!r}."
             )
         if len(set(self.probes)) != probes:
             twice = next(p for p in self.probes if self.probes.count(p) > 1)

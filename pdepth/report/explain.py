@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pdepth.arrays import arguments
 from pdepth.io.embedding_store import EmbeddingStore, open_store
+from pdepth.io.map_file import open_map
 from pdepth.io.neighbor_file import KeptNeighbors, open_neighbors
 from pdepth.report.explanation import (
     AGAIN,
@@ -24,7 +25,7 @@ from pdepth.report.explanation import (
     explain_result,
     some_of,
 )
-from pdepth.report.folder import NEIGHBORS, TABLE, read_runs
+from pdepth.report.folder import MAP, NEIGHBORS, TABLE, read_runs
 from pdepth.result import DepthResult
 from pdepth.votes import depth_from_embeddings
 
@@ -91,29 +92,39 @@ def run_of(path: Path) -> tuple[DepthResult, Path]:
     Raises ValueError for an ensemble, and what `read_results` raises.
     """
     results = read_runs(path)
-    return results[max(results)], neighbors_of(path)
+    return results[max(results)], beside(path, NEIGHBORS)
 
 
 def read_run(path: Path) -> DepthResult:
-    """A run's result, of several k the largest, with the neighbours that it kept.
+    """A run's result, of several k the largest, with the neighbours and the map that it kept.
 
-    Raises ValueError for neighbours of another run, and what `run_of` and `open_neighbors` raise.
+    Raises ValueError for those of another run, and what `run_of`, `open_neighbors` and `open_map`
+    raise.
     """
     result, file = run_of(path)
+    if file.is_file():
+        kept = open_neighbors(file, result.k)
+        _check_of_result(kept, result, file)
+        result = replace(result, neighbors=kept)
+    file = beside(path, MAP)
     if not file.is_file():
         return result
-    kept = open_neighbors(file, result.k)
-    _check_of_result(kept, result, file)
-    return replace(result, neighbors=kept)
+    found = open_map(file)
+    if found.probes != result.probes or found.queries.shape[0] != len(result):
+        raise ValueError(
+            f"{file}: expected the map of the results beside it, got that of another run; run it "
+            "again with --keep-map."
+        )
+    return replace(result, map=found)
 
 
-def neighbors_of(path: Path) -> Path:
-    """Where the neighbours are of a run's directory or table; support.parquet has its own."""
+def beside(path: Path, name: str) -> Path:
+    """Where a file is that was kept with a run's directory or table; support.parquet has its own."""
     if path.is_dir():
-        return path / NEIGHBORS
+        return path / name
     if path.name == TABLE or path.name.startswith("depth-k"):
-        return path.with_name(NEIGHBORS)
-    return path.with_name(f"{path.stem}-{NEIGHBORS}")
+        return path.with_name(name)
+    return path.with_name(f"{path.stem}-{name}")
 
 
 def _check_of_result(kept: KeptNeighbors, result: DepthResult, file: Path) -> None:

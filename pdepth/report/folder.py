@@ -23,7 +23,7 @@ from pdepth.result import DepthResult
 
 TABLE, PICTURE, SUPPORT_TABLE = "depth.parquet", "depth.png", "support.parquet"
 TABLE_OF_K, PICTURE_BY_K = "depth-k{}.parquet", "depth-by-k.png"
-SKIPPED_ROWS, NEIGHBORS = "skipped.csv", "neighbors.pdepth"
+SKIPPED_ROWS, NEIGHBORS, MAP = "skipped.csv", "neighbors.pdepth", "map.pdepth"
 ENSEMBLE, GROUPS_PICTURE = "ensemble.parquet", "groups.png"
 UNFINISHED = ".unfinished"  # the journal of a run, until it has ended
 
@@ -39,7 +39,7 @@ def result_names(ks: Sequence[int]) -> tuple[str, ...]:
 
 def run_names(ks: Sequence[int]) -> tuple[str, ...]:
     """Return the names of all files that a run of these k may write or remove."""
-    return (*result_names(ks), NEIGHBORS)
+    return (*result_names(ks), NEIGHBORS, MAP)
 
 
 def check_out(out: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
@@ -115,8 +115,8 @@ def _journal_within(run_dir: Path) -> Iterator[Path]:
 def write_results(
     results: Mapping[int, DepthResult], out: Path, images: Any = None, class_names: Any = None
 ) -> list[Path]:
-    """Write a table for each k, the neighbours that were kept, and one picture where matplotlib is
-    installed.
+    """Write a table for each k, neighbours and map that were kept, and one picture where matplotlib
+    is installed.
 
     Args:
         results: by k; of one k or several.
@@ -134,6 +134,7 @@ def write_results(
         *write_skipped(next(iter(results.values())).skipped, out),
         *written,
         *_write_neighbors(results, out),
+        *_write_map(next(iter(results.values())), out),
     ]
     if not can_draw():
         picture.unlink(missing_ok=True)  # one of older results must not stay beside new ones
@@ -154,6 +155,15 @@ def _write_neighbors(results: Mapping[int, DepthResult], out: Path) -> list[Path
         path.unlink(missing_ok=True)  # one of older results must not stay beside new ones
         return []
     save_neighbors(kept, path)
+    return [path]
+
+
+def _write_map(result: DepthResult, out: Path) -> list[Path]:
+    path = out / MAP
+    if result.map is None:
+        path.unlink(missing_ok=True)  # one of older results must not stay beside new ones
+        return []
+    result.map.save(path)
     return [path]
 
 

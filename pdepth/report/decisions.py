@@ -1,0 +1,280 @@
+"""Apply what somebody decided of a run's rows to the dataset that it was of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdepth.arrays.arguments import check_integers
+from pdepth.arrays.rows import is_array
+from pdepth.io.decisions import Decisions, RunRows
+from pdepth.result import DepthResult
+
+if TYPE_CHECKING:
+    from pdepth.inputs.decided import DecidedRows
+
+DROPPED = "dropped by decision"  # why a row is left out
+
+
+def run_of(result: DepthResult) -> RunRows:
+    """Which rows a result's examples are, as decisions about them keep it."""
+    skipped = result.skipped.get("support" if result.leave_one_out else "queries", {})
+    return RunRows(
+        rows=len(result) + len(skipped),
+        skipped=tuple(sorted(skipped)),
+        labels=None if result.labels is None else _digest(result.labels.astype(np.int64)),
+        inputs=None if result.checksums is None else _digest(result.checksums),
+    )
+
+
+def apply_decisions(
+    dataset: Any,
+    decisions: Decisions | str | os.PathLike[str],
+    *,
+    label_column: str | None = None,
+    processor: Any = None,
+    batch_size: int = 256,
+    check_inputs: bool = True,
+) -> Any:
+    """The dataset without the rows that are dropped, and with the new labels of relabelled ones.
+
+    Args:
+        dataset: that whose rows the run measured, in the same order: a dataset with a length and
+            rows (input, label), mappings or graphs; or a pair of arrays, rows and labels (N,),
+            NumPy or torch. A view that this function returned takes further decisions, by the row
+            numbers of the dataset behind it.
+        decisions: a file that the report's page or `pdepth label-issues --decisions` wrote, or
+            `pdepth.Decisions`.
+        label_column, processor, batch_size: of the run, as in `pdepth.prediction_depth`.
+        check_inputs: read all rows, and compare their inputs with the run's; false where the
+            dataset transforms them in another way, as with random crops. Of arrays, and of a run
+            that took no checksums, labels alone are compared.
+
+    Returns:
+        A view of the dataset, with the attribute `rows` (n,) int64: the numbers of those that are
+        left; its pixels are read as they are asked for. Of arrays a pair of arrays.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: what `pdepth.Decisions.read` raises; another number of rows, or other labels,
+            files or inputs than the run's; a label that the dataset has no class for.
+        TypeError: another kind of data.
+    """
+    if not isinstance(decisions, Decisions):
+        decisions = Decisions.read(decisions)
+    if isinstance(dataset, tuple) and len(dataset) == 2 and all(map(is_array, dataset)):
+        return _of_arrays(*dataset, decisions)
+    view = _as_view(dataset, label_column)
+    _check_rows(decisions.run, len(view.dataset))
+    _check_names(decisions, view.dataset)
+    labels = _checked_labels(view, decisions, processor, batch_size, check_inputs)
+    _check_new_labels(decisions, view.dataset, labels)
+    return _decided(view, decisions)
+
+
+def _of_arrays(rows: Any, labels: Any, decisions: Decisions) -> tuple[Any, Any]:
+    """Rows (N, ...) and labels (N,) after decisions, arrays of the same kinds."""
+    _check_rows(decisions.run, len(rows))
+    given = check_integers(labels, "labels", len(rows))
+    _check_labels(decisions, _read_of(given, decisions.run))
+    _check_new_labels(decisions, None, given)
+    left = np.setdiff1d(np.arange(len(given)), decisions.dropped)
+    changed = given.copy()
+    for row, label in decisions.relabelled.items():
+        changed[row] = label
+    new = labels.copy() if isinstance(labels, np.ndarray) else labels.clone()
+    new[...] = changed if isinstance(labels, np.ndarray) else new.new_tensor(changed)
+    return rows[left], new[left]
+
+
+def _as_view(dataset: Any, label_column: str | None) -> DecidedRows:
+    """A dataset as a view of all of its rows. Raises TypeError for data without row numbers."""
+    from torch.utils.data import DataLoader, IterableDataset
+
+    from pdepth.inputs.decided import DecidedRows
+
+    if isinstance(dataset, DecidedRows):
+        return dataset
+    if isinstance(dataset, DataLoader):
+        raise TypeError("dataset: expected a dataset, got a DataLoader; pass its .dataset.")
+    numbered = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if not numbered or isinstance(dataset, IterableDataset | Mapping | str):
+        raise TypeError(
+            "dataset: expected a dataset whose rows have numbers, or a pair of arrays, got a "
+            f"{type(dataset).__name__}."
+        )
+    return DecidedRows(dataset, np.arange(len(dataset)), {}, {}, label_column)
+
+
+def _decided(view: DecidedRows, decisions: Decisions) -> DecidedRows:
+    """The view after decisions; later ones are in the place of earlier ones."""
+    from pdepth.inputs.decided import DecidedRows
+
+    reasons = {int(row): DROPPED for row in decisions.dropped}
+    return DecidedRows(
+        view.dataset,
+        np.setdiff1d(view.rows, decisions.dropped),
+        view.relabelled | decisions.relabelled,
+        view.reasons | reasons,
+        view.label_column,
+    )
+
+
+def _check_rows(run: RunRows, rows: int) -> None:
+    if rows != run.rows:
+        raise ValueError(
+            f"decisions: expected those of a dataset of {rows:,} rows, as this one has, got those "
+            f"of one of {run.rows:,} rows; pass the dataset whose rows the run measured."
+        )
+
+
+def _check_names(decisions: Decisions, dataset: Any) -> None:
+    """Raise ValueError where a row's file has another name than the decision says."""
+    from pdepth import inputs
+
+    paths = inputs.row_paths(dataset)
+    for entry in decisions.entries if paths is not None else ():
+        assert paths is not None
+        if entry.id is not None and _name(entry.id) != _name(paths[entry.row]):
+            raise ValueError(
+                f"decisions: expected row {entry.row} to be the file {_name(paths[entry.row])}, as "
+                f"in this dataset, got {_name(entry.id)}; pass the dataset whose rows the run "
+                "measured."
+            )
+
+
+def _name(path: str) -> str:
+    return PurePath(path.replace("\\", "/")).name
+
+
+def _checked_labels(
+    view: DecidedRows, decisions: Decisions, processor: Any, batch_size: int, check_inputs: bool
+) -> NDArray[np.int64] | None:
+    """All labels that the run has read, if they are known, after they were compared with the run's.
+
+    Where no label is known without reading inputs, and inputs are not read, those of the rows that
+    decisions are about are compared.
+    """
+    run = decisions.run
+    if check_inputs and run.inputs is not None:
+        from pdepth.embeddings.dataset import Batches, DataOptions
+
+        read = _without_skipped(view, run)
+        options = DataOptions(view.label_column, processor)
+        rows = Batches(read, "dataset", batch_size, options).read_rows()
+        _check_labels(decisions, rows.labels)
+        if _digest(rows.checksums) != run.inputs:
+            raise ValueError(
+                "decisions: expected the inputs of the run's rows, got others of the same labels; "
+                "pass the dataset as the run read it, or check_inputs=False where it only "
+                "transforms them in another way."
+            )
+        return rows.labels
+    known = known_labels(view)
+    if known is not None:
+        labels = _read_of(known, run)
+        _check_labels(decisions, labels)
+        return labels
+    from pdepth.inputs.decided import label_of
+
+    for entry in decisions.entries:
+        if entry.given is None:
+            continue
+        label = view.relabelled.get(entry.row)
+        if label is None:
+            label = label_of(view.dataset[entry.row], view.label_column)
+        if label != entry.given:
+            raise ValueError(
+                f"decisions: expected label {entry.given} in row {entry.row}, as in the run, got "
+                f"{label}; pass the dataset whose rows the run measured."
+            )
+    return None
+
+
+def known_labels(view: DecidedRows) -> NDArray[np.int64] | None:
+    """The labels (N,) of all rows behind a view, as it has them, where no input is read for them.
+
+    They are those that `pdepth.inputs` opens, or `targets` or `labels`, as torchvision has them.
+    """
+    from pdepth import inputs
+
+    labels = inputs.known_labels(view.dataset)
+    if labels is None:
+        for name in ("targets", "labels"):
+            values = np.asarray(getattr(view.dataset, name, None))
+            if values.shape == (len(view.dataset),) and values.dtype.kind in "iu":
+                labels = values.astype(np.int64)
+                break
+    if labels is None:
+        return None
+    labels = np.array(labels, np.int64)
+    for row, label in view.relabelled.items():
+        labels[row] = label
+    return labels
+
+
+def _without_skipped(view: DecidedRows, run: RunRows) -> DecidedRows:
+    """The rows that the run read."""
+    from pdepth.inputs.decided import DecidedRows
+
+    rows = np.setdiff1d(np.arange(run.rows), run.skipped)
+    return DecidedRows(view.dataset, rows, view.relabelled, {}, view.label_column)
+
+
+def _read_of(labels: NDArray[np.int64], run: RunRows) -> NDArray[np.int64]:
+    """The labels of those rows that the run has read."""
+    return np.delete(labels, np.array(run.skipped, np.int64))
+
+
+def _check_labels(decisions: Decisions, labels: NDArray[np.int64]) -> None:
+    """Raise ValueError where the labels (n,) of all rows that the run read are others."""
+    if decisions.run.labels in (None, _digest(labels)):
+        return
+    read = np.setdiff1d(np.arange(decisions.run.rows), decisions.run.skipped)
+    where = "some rows"
+    for entry in decisions.entries:
+        place = int(np.searchsorted(read, entry.row))
+        if entry.given is not None and place < len(read) and labels[place] != entry.given:
+            where = f"row {entry.row}, {labels[place]} in place of {entry.given}"
+            break
+    raise ValueError(
+        f"decisions: expected the labels of the run's rows, got others in {where}; pass the "
+        "dataset whose rows the run measured, with the labels that it had."
+    )
+
+
+def _check_new_labels(decisions: Decisions, dataset: Any, labels: NDArray[np.int64] | None) -> None:
+    """Raise ValueError for a new label that the dataset has no class for."""
+    names: Sequence[str] | None = None
+    if dataset is not None:
+        from pdepth import inputs
+
+        names = inputs.class_names(dataset)
+    largest = None if labels is None or not len(labels) else int(labels.max())
+    if names is not None:
+        largest = len(names) - 1
+    for entry in decisions.entries:
+        if entry.label is None:
+            continue
+        if largest is not None and entry.label > largest:
+            raise ValueError(
+                f"decisions: expected a label from 0 to {largest} for row {entry.row}, as the "
+                f"dataset has classes, got {entry.label}."
+            )
+        if names is not None and entry.name is not None and names[entry.label] != entry.name:
+            raise ValueError(
+                f"decisions: expected label {entry.label} of row {entry.row} to be "
+                f"{names[entry.label]!r}, as in this dataset, got {entry.name!r}."
+            )
+
+
+def _digest(values: NDArray[Any]) -> str:
+    """A checksum of numbers of 64 bits, in their order."""
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return blake2b(little.tobytes(), digest_size=8).hexdigest()
