@@ -34,14 +34,15 @@ def demo(
         require(module, "The demo", "demo")
     start = time.monotonic()
     from pdepth.demo import run_demo
-    from pdepth.report.explain import neighbors_of
+    from pdepth.report.explain import beside
+    from pdepth.report.folder import NEIGHBORS
 
     result = run_demo(progress=not quiet)
     written = folder.write_results({result.held_out.k: result.held_out}, out, result.images)
     written.append(out / folder.SUPPORT_TABLE)
     result.support.save(written[-1])
     assert result.support.neighbors is not None
-    written.append(neighbors_of(written[-1]))
+    written.append(beside(written[-1], NEIGHBORS))
     result.support.neighbors.save(written[-1])
     if not quiet:
         print_results([result.support, result.held_out])

@@ -119,7 +119,7 @@ def read_run(path: Path) -> DepthResult:
 
 
 def beside(path: Path, name: str) -> Path:
-    """Where a file is that was kept with a run's directory or table; support.parquet has its own."""
+    """Where a kept file of a run's directory or table is; support.parquet has its own."""
     if path.is_dir():
         return path / name
     if path.name == TABLE or path.name.startswith("depth-k"):
