@@ -36,6 +36,7 @@ from pdepth.io.journal import PROBES, Journal
 from pdepth.progress import Observer, ProbeMeter, fastest, watch
 from pdepth.result import SKIPPED, DepthResult
 from pdepth.search.backward import ProbeSearch, Targets, open_here
+from pdepth.search.mapping import MapTable, check_map
 from pdepth.search.nearest import Labelled, NearestTable
 from pdepth.votes import VotingOptions
 
@@ -58,6 +59,7 @@ class ModelOptions(VotingOptions, total=False):
     skip_unreadable: bool
     early_exit: bool
     reference: Any
+    return_map: str | None
     device: str | torch.device | None
     batch_size: int
     keep_embeddings: str | os.PathLike[str] | None
@@ -110,6 +112,7 @@ def prediction_depth(
     reference: Any = "prediction",
     return_counts: bool = False,
     return_neighbors: int | None = None,
+    return_map: str | None = None,
     backend: str = "auto",
     device: str | torch.device | None = None,
     memory: int | str | None = None,
@@ -154,6 +157,9 @@ def prediction_depth(
     return_neighbors: keep in the result so many of the nearest rows of each query, at each probe
         where it is searched, and all counts: `DepthResult.neighbors`. With a `run_dir` they are on
         its disk, else in memory.
+    return_map: "pca" or "umap" (extra `umap`): keep in the result where queries and support lie at
+        each probe, in two dimensions: `DepthResult.map`. Rows that are not in memory are read, or
+        computed, twice more for it at each probe. Not with a cluster.
     backend, num_threads: of the search, as in `depth_from_embeddings`.
     device: where the forward pass runs; None leaves the model where it is.
     memory: most that embeddings and search may take, in bytes or as "8GiB"; None: what is free.
@@ -190,6 +196,7 @@ def prediction_depth(
     backend_named(backend)
     target_device, budget = check_device(device, cluster), Budget.of(memory)
     check_spill(spill, keep_embeddings, here=cluster is None)
+    method = check_map(return_map, metric, cluster=cluster)
     if cluster is not None:
         cluster = Cluster.of(cluster)
         _check_alone(memory=memory)
@@ -224,6 +231,7 @@ def prediction_depth(
                 "early_exit": str(early_exit),
                 "return_counts": str(return_counts),
                 "return_neighbors": str(voting.nearest),
+                "return_map": str(method),
             }
             journal = stack.enter_context(closing(Journal(run_dir, about)))
         on_disk = WorkersSpill.of(spill, run_dir, origin)
@@ -239,7 +247,7 @@ def prediction_depth(
             len(job.layout.probes), problem.num_queries, voting, backend,
             early_exit=early_exit, target=targets.codes,
             keep="margins" if return_counts else "", journal=journal,
-            table=table,
+            table=table, maps=MapTable.of(method, problem.num_queries, journal),
             open_voter=open_here if there is None else there.open_voter,
         )  # fmt: skip
         meter = ProbeMeter(

@@ -33,8 +33,10 @@ from pdepth.embeddings.spilling import (
     row_seconds_of,
     spill_folder,
 )
+from pdepth.io.map_file import map_nbytes
 from pdepth.io.neighbor_file import neighbors_nbytes
 from pdepth.progress import fastest, format_seconds
+from pdepth.search.mapping import check_map, fit_nbytes
 from pdepth.votes import probe_votes
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ class Plan:
         cluster: the same job on workers; None where none were asked for.
         neighbors: bytes of the nearest rows and counts that are kept: of memory, or of the disk in
             a run's directory.
+        map: bytes of the map that is kept.
     """
 
     probes: tuple[str, ...]
@@ -110,6 +113,7 @@ class Plan:
     spill: Spill | None = None
     cluster: ClusterPlan | None = None
     neighbors: int = 0
+    map: int = 0
 
     @property
     def seconds(self) -> float | None:
@@ -143,6 +147,8 @@ class Plan:
                 lines["disk"] += f", {format_seconds(self._disk_seconds)}"
         if self.neighbors:
             lines["neighbours"] = f"{human(self.neighbors)} of nearest rows and counts"
+        if self.map:
+            lines["map"] = f"{human(self.map)} of places in two dimensions"
         if self.seconds is not None:
             lines["forward"] += f", {format_seconds(self.forward_seconds or 0.0)}"
             lines["search"] += f", {format_seconds(self.search_seconds or 0.0)}"
@@ -172,6 +178,7 @@ def plan(
     skip_unreadable: bool = False,
     k: int | Sequence[int] = 30,
     return_neighbors: int | None = None,
+    return_map: str | None = None,
     metric: str = "sqeuclidean",
     backend: str = "auto",
     device: str | torch.device | None = None,
@@ -209,6 +216,7 @@ def plan(
     target_device, budget = check_device(device), Budget.of(memory)
     check_layers(model, layers)
     check_spill(spill, keep_embeddings, here=cluster is None)
+    check_map(return_map, metric, cluster=cluster)
     speed = _check_cluster(cluster, bandwidth)
     probe_options = ProbeOptions(layers, pool, input, max_width, output)
     with at_rest(model, target_device):
@@ -241,6 +249,7 @@ def plan(
             cost = priced(job, spill, spill_folder(spill, run_dir), *times)
         bill = _bill(job, kept, cost, options.num_threads, rates)
         bill = _with_neighbors(bill, voting, in_memory=run_dir is None)
+        bill = _with_map(bill, return_map, held=kept or job.fits or bill.written > 0)
         if max_width is None and _beyond(bill, fits=kept or job.fits):
             bill = replace(bill, narrower=_narrower(job, bill))
         if cluster is not None:
@@ -259,6 +268,35 @@ def _with_neighbors(bill: Plan, voting: Voting, in_memory: bool) -> Plan:
     rows = bill.support if bill.queries is None else bill.queries
     size = neighbors_nbytes(voting, rows, len(bill.probes), bill.widths[-1])
     return replace(bill, neighbors=size, memory=bill.memory + (size if in_memory else 0))
+
+
+def _with_map(bill: Plan, method: str | None, held: bool) -> Plan:
+    """The bill with a map. held: whether embeddings are in memory or on disk, not computed again.
+
+    Else the network runs twice more over the rows of each probe: components are fitted, and rows
+    projected. UMAP also searches the support's own neighbours, and the queries' once more.
+    """
+    if method is None:
+        return bill
+    rows = bill.support if bill.queries is None else bill.queries
+    beside = 0 if bill.queries is None else bill.support
+    size = map_nbytes(rows, beside, len(bill.probes))
+    work = max(fit_nbytes(bill.support, width) for width in bill.widths)
+    bill = replace(bill, map=size, memory=bill.memory + size + work)
+    again = 1.0
+    if not held:
+        again += len(bill.probes) * (2 * bill.support + (bill.queries or 0)) / bill.forwarded
+    more = 1.0
+    if method == "umap":
+        more += 1 if bill.queries is None else 1 + bill.support / bill.queries
+    seconds = bill.forward_seconds, bill.search_seconds
+    return replace(
+        bill,
+        forwarded=round(bill.forwarded * again),
+        flop=bill.flop * more,
+        forward_seconds=None if seconds[0] is None else seconds[0] * again,
+        search_seconds=None if seconds[1] is None else seconds[1] * more,
+    )
 
 
 def _check_cluster(cluster: Cluster | None, bandwidth: str | None) -> float | None:

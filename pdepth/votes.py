@@ -18,6 +18,7 @@ from pdepth.io.embedding_store import EmbeddingStore
 from pdepth.progress import ProbeProgress
 from pdepth.result import DepthResult, Votes, depth_of
 from pdepth.search.backward import OpenVoter, ProbeSearch, Targets, open_here, open_session
+from pdepth.search.mapping import MapTable, check_map
 from pdepth.search.nearest import Labelled, NearestTable
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class DepthOptions(VoteOptions, total=False):
 
     early_exit: bool
     reference: Any
+    return_map: str | None
     probes: Sequence[str] | None
     query_labels: Any
     progress: ProbeProgress | None
@@ -284,6 +286,7 @@ def depth_from_embeddings(
     memory: int | str | None = None,
     return_counts: bool = False,
     return_neighbors: int | None = None,
+    return_map: str | None = None,
     probes: Sequence[str] | None = None,
     query_labels: Any = None,
     progress: ProbeProgress | None = None,
@@ -307,6 +310,8 @@ def depth_from_embeddings(
             searched then.
         return_neighbors: keep in the result so many of the nearest rows of each query, at each
             probe where it is searched, and all counts: `DepthResult.neighbors`.
+        return_map: "pca" or "umap" (extra `umap`): keep in the result where queries and support lie
+            at each probe, in two dimensions: `DepthResult.map`. Not with a cluster.
         probes: names, one a probe; by default the mapping's keys, or "probe 0" and so on.
         query_labels: (N,) the queries' own labels, kept in the result; with `queries=None` they
             are those of the support.
@@ -330,6 +335,7 @@ def depth_from_embeddings(
     options = arguments.check_search(voting, metric, exclude_self, num_threads, memory)
     arguments.check_reference(reference)
     backend_named(backend)
+    method = check_map(return_map, metric, cluster=cluster)
     meta: dict[str, str] = {}
     if isinstance(support, EmbeddingStore):
         for name, value in (("queries", queries), ("probes", probes)):
@@ -367,6 +373,7 @@ def depth_from_embeddings(
                     target=targets.codes,
                     keep="margins" if return_counts else "",
                     table=NearestTable.of(voting, len(problem.probes), problem.num_queries),
+                    maps=MapTable.of(method, problem.num_queries),
                     open_voter=open_voter,
                 )
             search.search(problem, len(widths), progress=progress)

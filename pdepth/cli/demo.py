@@ -22,28 +22,30 @@ def demo(
 
     It learns scikit-learn's digits: 1,797 real images, each moved to a random place.
     Writes depth.parquet and depth.png (500 held-out images) and support.parquet (the 1,297
-    training images, each left out of its own vote), and the neighbours of both for pdepth explain.
+    training images, each left out of its own vote), neighbours and maps of both.
 
     Example: pdepth demo --out digits
     """
     from pdepth.report import folder
 
-    names = (*folder.run_names([30]), folder.SUPPORT_TABLE, f"support-{folder.NEIGHBORS}")
+    kept = folder.NEIGHBORS, folder.MAP
+    names = (*folder.run_names([30]), folder.SUPPORT_TABLE, *(f"support-{name}" for name in kept))
     folder.check_out(out, names, overwrite=overwrite)
     for module in ("torch", "matplotlib", "pyarrow", "sklearn"):
         require(module, "The demo", "demo")
     start = time.monotonic()
     from pdepth.demo import run_demo
     from pdepth.report.explain import beside
-    from pdepth.report.folder import NEIGHBORS
 
     result = run_demo(progress=not quiet)
     written = folder.write_results({result.held_out.k: result.held_out}, out, result.images)
     written.append(out / folder.SUPPORT_TABLE)
     result.support.save(written[-1])
-    assert result.support.neighbors is not None
-    written.append(beside(written[-1], NEIGHBORS))
-    result.support.neighbors.save(written[-1])
+    table = written[-1]
+    for name, part in zip(kept, (result.support.neighbors, result.support.map), strict=True):
+        assert part is not None
+        written.append(beside(table, name))
+        part.save(written[-1])
     if not quiet:
         print_results([result.support, result.held_out])
         print_cost(start)

@@ -140,6 +140,14 @@ KeepNeighbors = Annotated[
         "neighbours' classes, for pdepth explain; 8, say.",
     ),
 ]
+KeepMap = Annotated[
+    str | None,
+    typer.Option(
+        metavar="pca|umap",
+        help="Keep where support and queries lie at each probe, in two dimensions: two principal "
+        "components, or UMAP (extra umap), which takes minutes a probe.",
+    ),
+]
 Spill = Annotated[
     str | None,
     typer.Option(

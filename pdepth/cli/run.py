@@ -22,6 +22,7 @@ from pdepth.cli.options import (
     ImageSize,
     Input,
     Keep,
+    KeepMap,
     KeepNeighbors,
     Ks,
     LabelColumn,
@@ -51,6 +52,7 @@ from pdepth.cli.options import (
 from pdepth.cli.output import print_cost, print_results, print_skipped, print_written
 from pdepth.optional import require
 from pdepth.report.opening import DataSpecs, OpenedData, open_data
+from pdepth.search.mapping import check_map
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,6 +94,7 @@ def run(
     memory: Memory = None,
     keep_embeddings: Keep = None,
     keep_neighbors: KeepNeighbors = None,
+    keep_map: KeepMap = None,
     spill: Spill = None,
     early_exit: Annotated[
         bool,
@@ -130,8 +133,8 @@ def run(
     """Measure the prediction depth of a dataset under a trained network.
 
     Writes depth.parquet and depth.png to --out; of several k, depth-k5.parquet and so on, and
-    depth-by-k.png; with --keep-neighbors also neighbors.pdepth. The same command resumes a run that
-    was interrupted.
+    depth-by-k.png; with --keep-neighbors also neighbors.pdepth, with --keep-map map.pdepth. The
+    same command resumes a run that was interrupted.
 
     \b
     Examples:
@@ -151,6 +154,7 @@ def run(
     arguments.check_voting(list(ks), vote_weights, temperature, keep_neighbors)
     if not show_probes:
         _check_folder(support, out, ks, overwrite, dry_run)
+    check_map(keep_map, metric, cluster=cluster, name="--keep-map")
     there = parse_cluster(cluster, workers, cpus, gpus, memory_per_worker)
     mean_std = parse_numbers("--mean", mean), parse_numbers("--std", std)
     start = time.monotonic()
@@ -183,6 +187,7 @@ def run(
         num_threads=threads,
         keep_embeddings=keep_embeddings,
         return_neighbors=keep_neighbors,
+        return_map=keep_map,
         spill=spill,
         label_column=opened.label_column,
         processor=opened.processor,

@@ -51,6 +51,7 @@ def run_demo(progress: bool = True) -> Demo:
             layers=LAYERS,
             early_exit=False,
             return_neighbors=NEIGHBORS,
+            return_map="pca",
             progress=progress,
         )
         return replace(result, meta={**result.meta, **meta})

@@ -276,7 +276,7 @@ def asked_rows(rows: Any) -> NDArray[np.int64]:
 
 
 def some_of(result: DepthResult, examples: NDArray[np.int64]) -> DepthResult:
-    """The result of some examples alone, without neighbours."""
+    """The result of some examples alone, without neighbours and map."""
 
     def some(values: NDArray[Any] | None) -> Any:
         return None if values is None else values[..., examples]
@@ -295,6 +295,7 @@ def some_of(result: DepthResult, examples: NDArray[np.int64]) -> DepthResult:
         rows=some(result.row_numbers),
         checksums=some(result.checksums),
         neighbors=None,
+        map=None,
     )
 
 

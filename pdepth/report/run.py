@@ -52,6 +52,7 @@ class RunOptions:
     spill: str | os.PathLike[str] | None = None
     cluster: Cluster | None = None
     return_neighbors: int | None = None
+    return_map: str | None = None
 
     def of_probes(self) -> ProbeOptions:
         """Those that say where a network is probed."""
@@ -80,6 +81,7 @@ class RunOptions:
             "skip_unreadable": self.skip_unreadable,
             "spill": self.spill,
             "return_neighbors": self.return_neighbors,
+            "return_map": self.return_map,
         }
 
     def of_depth(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ from pdepth.io.journal import Journal
 from pdepth.progress import ChunkProgress, ProbeProgress
 from pdepth.result import DepthResult, Votes, depth_of, margins
 from pdepth.search.chunks import ChunkedSession, KeptLists
+from pdepth.search.mapping import MapTable
 from pdepth.search.nearest import Arrays, Labelled, NearestTable, nearest_of
 from pdepth.search.reader import Reader
 from pdepth.search.voting import only_target, search_votes
@@ -179,6 +181,7 @@ class ProbeSearch:
         keep: str = "",
         journal: Journal | None = None,
         table: NearestTable | None = None,
+        maps: MapTable | None = None,
         open_voter: OpenVoter = open_here,
     ) -> None:
         """probes: of an iterator, its first problem's. early_exit: search from the last probe to
@@ -186,12 +189,12 @@ class ProbeSearch:
         votes where it is None; not with `keep`. keep: "counts", "margins" or neither. journal:
         keeps votes as they come, and has those of an interrupted run. table: takes the nearest rows
         and all counts, where the voting asks for them; without it they stay with the votes, of
-        "counts". open_voter: who answers.
+        "counts". maps: of the queries that each probe is searched for. open_voter: who answers.
         """
         self._shape, self._open_voter = (probes, queries), open_voter
         self._voting, self._backend = voting, backend
         self._early_exit = early_exit and not keep  # counts are of all votes
-        self._keep, self._journal, self._table = keep, journal, table
+        self._keep, self._journal, self._table, self._maps = keep, journal, table, maps
         self._targets = None if target is None else np.stack([target] * len(voting.ks))
         self._matching = np.ones((len(voting.ks), queries), np.bool_)
         self._products = False  # known from the first problem on
@@ -218,7 +221,11 @@ class ProbeSearch:
         with self._open_voter(problem, self._voting, self._backend, report, kept) as voter:
             for probes in self._steps(len(problem.probes)):
                 if len(self.active):
-                    self._search(voter, first, probes, queries, report)
+                    places = self.active
+                    if queries is not None:
+                        places = np.searchsorted(queries, self.active)
+                    self._map(problem, first, probes, places)
+                    self._search(voter, first, probes, places, report)
 
     def remove_lists(self) -> None:
         """Remove the running lists of the last reading from the journal: all is searched."""
@@ -242,16 +249,29 @@ class ProbeSearch:
         else:
             yield from ([probe] for probe in range(probes))
 
+    def _map(
+        self, problem: Problem, first: int, probes: Sequence[int], places: NDArray[np.int64]
+    ) -> None:
+        """Map the active queries at some probes, if that is asked for."""
+        if self._maps is None:
+            return
+        opener = partial(open_session, backend=backend_named(self._backend, problem.device))
+        with problem.watched(probes):
+            for probe in probes:
+                self._maps.take(problem, probe, first + probe, places, self.active, opener)
+
     def _search(
         self,
         voter: Voter,
         first: int,
         probes: Sequence[int],
-        queries: NDArray[np.int64] | None,
+        places: NDArray[np.int64],
         report: ChunkProgress | None,
     ) -> None:
-        """Search some probes for the active queries, and drop those whose votes differ."""
-        places = self.active if queries is None else np.searchsorted(queries, self.active)
+        """Search some probes for the active queries, and drop those whose votes differ.
+
+        places: of the active queries among the problem's.
+        """
         done = 0
         for chunk in self._query_chunks():
             active = self.active[chunk]
@@ -328,7 +348,10 @@ class ProbeSearch:
         return Found(votes, nearest)
 
     def recall(self, probe: int) -> bool:
-        """Take one probe's votes from the journal, if it has those of all active queries."""
+        """Take one probe's votes from the journal, if it has those of all active queries, and the
+        map if there is to be one."""
+        if self._maps is not None and not self._maps.recall(probe, self.active):
+            return False
         known = []
         for chunk in self._query_chunks():
             found = self._known(probe, self.active[chunk])
@@ -413,6 +436,9 @@ class ProbeSearch:
         """The depths; for several k, a dict of them by k. probes: names and widths."""
         results, classes, table = {}, support.classes, self._table
         names = tuple([name for name, _ in probes])
+        kept_map = None
+        if self._maps is not None:
+            kept_map = self._maps.kept(names, classes[support.codes], support.row_numbers)
         for k, encoded in zip(self._voting.ks, self.votes, strict=True):
             codes: NDArray[np.int32] = encoded.votes[-1] if targets.codes is None else targets.codes
             known = encoded.votes != UNKNOWN
@@ -437,6 +463,7 @@ class ProbeSearch:
                 rows=rows,
                 checksums=checksums,
                 neighbors=None if table is None else table.kept(k, names, support),
+                map=kept_map,
             )
         return results if self._voting.several else results[self._voting.ks[0]]
 

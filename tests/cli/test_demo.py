@@ -24,7 +24,9 @@ def test_demo(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [
         "depth.parquet",
         "depth.png",
+        "map.pdepth",
         "neighbors.pdepth",
+        "support-map.pdepth",
         "support-neighbors.pdepth",
         "support.parquet",
     ]

@@ -13,6 +13,7 @@ import torch
 
 from pdepth.cli.options import parse_output, parse_pools
 from pdepth.cluster import Cluster
+from pdepth.io.map_file import open_map
 from pdepth.result import DepthResult
 
 from helpers.commands import invoke, refusal
@@ -123,6 +124,7 @@ def test_every_option_reaches_prediction_depth(tmp_path, user_file, monkeypatch)
         "rows": 60,
         "queries": None,
         "return_neighbors": 4,
+        "return_map": None,
         "keep_embeddings": tmp_path / "kept",
         "k": 7,
         "layers": "0, 2",
@@ -301,3 +303,15 @@ def test_a_warning_is_one_line_once(tmp_path, user_file):
     assert result.stderr == (
         "Warning: model: not probed: 'mix' gives values of shape (9, 2), not one for each row.\n"
     )
+
+
+def test_a_map_is_kept_or_refused_before_anything_is_opened(tmp_path, user_file):
+    asked = (*net_and_support(user_file), "--out", tmp_path / "o", "--quiet", "--keep-map")
+    assert refusal(*asked, "tsne") == "Error: --keep-map: expected one of pca, umap, got 'tsne'.\n"
+    sentence = refusal(*asked, "pca", "--cluster", "auto")
+    assert sentence.startswith("Error: --keep-map: expected None beside cluster, got 'pca'; a map")
+    result = invoke(*asked, "pca")
+    assert result.exit_code == 0, result.output
+    kept = open_map(tmp_path / "o" / "map.pdepth")
+    assert kept.queries.shape[0] == 60
+    assert kept.support is None

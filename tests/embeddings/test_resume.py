@@ -142,7 +142,7 @@ def test_a_network_that_does_not_repeat_cannot_go_on(
     assert not scratch.exists()
 
 
-@pytest.mark.slow_if(options=[{}, {"memory": ROW * 80}])
+@pytest.mark.slow_if(options=[{}, {"memory": ROW * 80}, {"memory": ROW * 50, "return_map": "pca"}])
 @pytest.mark.parametrize(
     "options",
     [
@@ -150,8 +150,9 @@ def test_a_network_that_does_not_repeat_cannot_go_on(
         {"memory": ROW * 80},
         {"memory": ROW * 50, "k": (2, 5), "weights": "distance"},
         {"k": (2, 5), "early_exit": False},
-        {"return_neighbors": 3},
+        {"return_neighbors": 3, "return_map": "pca"},
         {"memory": ROW * 50, "k": (2, 5), "return_neighbors": 6},
+        {"memory": ROW * 50, "return_map": "pca"},
     ],
 )
 def test_a_run_goes_on_from_wherever_it_was_cut(

@@ -36,8 +36,10 @@ from helpers.spans import (
 
 
 @pytest.mark.slow_if(options=[{"early_exit": False}, {"k": (2, 5, 9)}, {"reference": "last_probe"}])
-@pytest.mark.slow_if(held_out=[False], options=[{"metric": "cosine"}, {"return_counts": True}])
-@pytest.mark.slow_if(held_out=[True], options=[{"metric": "cosine"}])
+@pytest.mark.slow_if(
+    held_out=[False], options=[{"metric": "cosine", "return_map": "pca"}, {"return_counts": True}]
+)
+@pytest.mark.slow_if(held_out=[True], options=[{"metric": "cosine", "return_map": "pca"}])
 @pytest.mark.parametrize("held_out", [True, False])
 @pytest.mark.parametrize(
     "options",
@@ -46,8 +48,8 @@ from helpers.spans import (
         {"early_exit": False},
         {"k": (2, 5, 9)},
         {"reference": "last_probe"},
-        {"reference": "label", "weights": "distance"},
-        {"metric": "cosine"},
+        {"reference": "label", "weights": "distance", "return_map": "pca"},
+        {"metric": "cosine", "return_map": "pca"},
         {"return_counts": True},
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pdepth.io.map_file import KeptMap
 from pdepth.io.neighbor_file import KeptNeighbors
 from pdepth.result import DepthResult, Votes
 
@@ -37,6 +38,7 @@ def same_depths(got: Any, expected: Any) -> None:
         if of_one is not None:
             np.testing.assert_array_equal(of_many, of_one, strict=True)
     same_neighbors(got.neighbors, expected.neighbors)
+    same_map(got.map, expected.map)
     assert (got.probes, got.widths, got.meta) == (expected.probes, expected.widths, expected.meta)
 
 
@@ -50,3 +52,15 @@ def same_neighbors(got: KeptNeighbors | None, expected: KeptNeighbors | None) ->
         if of_one is not None:
             np.testing.assert_array_equal(np.asarray(of_many), np.asarray(of_one), strict=True)
     assert (got.k, got.probes, got.metric) == (expected.k, expected.probes, expected.metric)
+
+
+def same_map(got: KeptMap | None, expected: KeptMap | None) -> None:
+    if got is None or expected is None:
+        assert got is expected
+        return
+    for name in ("queries", "explained", "support", "support_labels", "support_rows"):
+        of_one, of_many = getattr(expected, name), getattr(got, name)
+        assert (of_one is None) == (of_many is None), name
+        if of_one is not None:
+            np.testing.assert_array_equal(np.asarray(of_many), np.asarray(of_one), strict=True)
+    assert (got.method, got.probes) == (expected.method, expected.probes)

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from pdepth.depth import prediction_depth
 
-from helpers.same import same_neighbors
+from helpers.same import same_map, same_neighbors
 
 K, BATCH = 5, 16
 WIDTHS = (6, 40, 30, 20, 3)
@@ -55,6 +55,7 @@ def same(result: Any, expected: Any) -> None:
         if getattr(expected, name) is not None:
             np.testing.assert_array_equal(getattr(result, name), getattr(expected, name), name)
     same_neighbors(result.neighbors, expected.neighbors)
+    same_map(result.map, expected.map)
     assert (result.probes, result.widths, result.k) == (
         expected.probes,
         expected.widths,

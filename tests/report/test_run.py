@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from pdepth import open_neighbors
+from pdepth import open_map, open_neighbors, plan
 from pdepth.cluster import Cluster
 from pdepth.depth import prediction_depth
 from pdepth.embeddings.placement import ProbeOptions
@@ -20,7 +20,7 @@ from pdepth.report.probes import describe_probes
 from pdepth.report.run import RunOptions, plan_run, run_to_folder
 from pdepth.result import DepthResult
 
-from helpers.same import same_neighbors
+from helpers.same import same_map, same_neighbors
 
 pytest.importorskip("pyarrow")
 
@@ -97,6 +97,37 @@ def test_a_plan_has_the_bytes_of_neighbours(tmp_path: Path, model: nn.Module) ->
     assert "neighbours  1.6 kB of nearest rows and counts" in str(plans[0]).splitlines()
 
 
+def test_a_map_has_a_file_of_its_own(tmp_path: Path, model: nn.Module) -> None:
+    """As neighbours have; its bytes are in the plan."""
+    data, out = (rows(40, 0), rows(10, 1)), tmp_path / "out"
+    options = RunOptions(k=(3, 5), return_map="pca")
+    bill = plan_run(model, *data, options, out)
+    run = run_to_folder(model, *data, out, options, progress=False)
+    assert out / folder.MAP in run.written
+    expected = prediction_depth(model, *data, k=5, return_map="pca", progress=False).map
+    same_map(open_map(out / folder.MAP), run.results[3].map)
+    assert expected is not None
+    assert bill.map == (40 + 10) * 3 * 8
+    assert bill.map < (out / folder.MAP).stat().st_size < bill.map + 4096
+    assert "map         1.2 kB of places in two dimensions" in str(bill).splitlines()
+    assert plan_run(model, *data, RunOptions(k=(3, 5)), out).map == 0
+    run_to_folder(model, *data, out, RunOptions(k=(3, 5)), overwrite=True, progress=False)
+    assert not (out / folder.MAP).exists()
+
+
+def test_a_plan_counts_what_a_map_reads_again(model: nn.Module) -> None:
+    """Two forward passes more at each probe, where embeddings are computed again."""
+    data = rows(4000, 0), rows(10, 1)
+    plain, mapped = (
+        plan(model, *data, k=5, memory="150kB", batch_size=64, return_map=method, measure=False)
+        for method in (None, "pca")
+    )
+    assert plain.spill is not None  # not all fits
+    assert mapped.forwarded == plain.forwarded + 3 * (2 * 4000 + 10)
+    assert mapped.flop == plain.flop
+    assert mapped.memory > plain.memory + mapped.map
+
+
 def test_a_wrong_argument_leaves_no_folder(tmp_path: Path, model: nn.Module) -> None:
     with pytest.raises(ValueError, match="k: expected at most 39"):
         run_to_folder(model, rows(40, 0), None, tmp_path / "o", RunOptions(k=(50,)), progress=False)
@@ -108,6 +139,7 @@ def test_every_option_reaches_prediction_depth_and_plan(model: nn.Module) -> Non
         ("0",), (3,), "cosine", "exp", 0.1, "label", False, "cpu", "cpu", 1, 2, 3,
         label_column="y", pool={"0": "max"}, input=False, max_width=8, output=1,
         skip_unreadable=True, spill="auto", cluster=Cluster("host:6379"), return_neighbors=3,
+        return_map="pca",
     )  # fmt: skip
     depth, plan = changed.of_depth(), changed.of_plan()
     assert depth == {
@@ -116,7 +148,7 @@ def test_every_option_reaches_prediction_depth_and_plan(model: nn.Module) -> Non
         "batch_size": 2, "num_threads": 3, "keep_embeddings": None, "label_column": "y",
         "processor": None, "pool": {"0": "max"}, "input": False, "max_width": 8, "output": 1,
         "skip_unreadable": True, "spill": "auto", "cluster": Cluster("host:6379"),
-        "return_neighbors": 3,
+        "return_neighbors": 3, "return_map": "pca",
     }  # fmt: skip
     assert changed.of_probes() == ProbeOptions(("0",), {"0": "max"}, False, 8, 1)
     apart = {"weights", "temperature", "reference", "early_exit", "cluster"}
