@@ -34,7 +34,7 @@ from pdepth.embeddings.spilling import Spill, check_spill, choose_spill, spill_f
 from pdepth.io.embedding_store import Origin, claimed, fingerprint_of, holds_store, is_store
 from pdepth.io.journal import PROBES, Journal
 from pdepth.progress import Observer, ProbeMeter, fastest, watch
-from pdepth.result import SKIPPED, DepthResult
+from pdepth.result import RELABELLED, SKIPPED, DepthResult
 from pdepth.search.backward import ProbeSearch, Targets, open_here
 from pdepth.search.mapping import MapTable, check_map
 from pdepth.search.nearest import Labelled, NearestTable
@@ -451,11 +451,13 @@ def _of_read_rows(reference: Any, job: Job) -> Any:
 
 
 def _skipped(job: Job) -> dict[str, str]:
-    """What a result keeps of rows that were skipped, see `DepthResult.skipped`."""
+    """What a result keeps of rows that were skipped or relabelled, see `DepthResult.skipped`."""
     return {
-        f"{SKIPPED}{reader.what}": json.dumps(reader.readable.reasons)
+        f"{prefix}{reader.what}": json.dumps(entries)
         for reader in job.readers
-        if reader.readable is not None and reader.readable.reasons
+        if (readable := reader.readable) is not None
+        for prefix, entries in ((SKIPPED, readable.reasons), (RELABELLED, readable.relabelled))
+        if entries
     }
 
 

@@ -22,6 +22,7 @@ from pdepth.native import default_arithmetic
 
 FORMAT = 1  # of the Parquet file; raised when an older pdepth could not read it
 SKIPPED = "skipped "  # before support or queries, in meta: reasons by row, as JSON
+RELABELLED = "relabelled "  # likewise: new labels by row
 AGAINST = {  # a result's `reference` in words
     "prediction": "the network",
     "label": "the label",
@@ -230,7 +231,7 @@ class DepthResult:
 
     @property
     def skipped(self) -> dict[str, dict[int, str]]:
-        """Why rows could not be read, by their numbers, of "support" and of "queries".
+        """Why rows were skipped, by their numbers, of "support" and of "queries".
 
         Without those of which none was skipped. Own rows of the support are of "support".
         """
@@ -238,6 +239,16 @@ class DepthResult:
             name.removeprefix(SKIPPED): {int(row): why for row, why in json.loads(text).items()}
             for name, text in self.meta.items()
             if name.startswith(SKIPPED)
+        }
+
+    @property
+    def relabelled(self) -> dict[str, dict[int, int]]:
+        """The labels that `pdepth.apply_decisions` has put in place of the data's own, by row
+        numbers, of "support" and of "queries". Own rows of the support are of "support"."""
+        return {
+            name.removeprefix(RELABELLED): {int(row): new for row, new in json.loads(text).items()}
+            for name, text in self.meta.items()
+            if name.startswith(RELABELLED)
         }
 
     def complete(self) -> NDArray[np.bool_]:

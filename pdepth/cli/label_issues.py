@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from pdepth.arrays.arguments import check_choice
 from pdepth.cli.options import Quiet
 from pdepth.cli.output import print_written
+from pdepth.io.atomic import check_replaceable
 
 FILE = "label-issues.csv"
 
@@ -47,6 +49,17 @@ def label_issues(
             "them.",
         ),
     ] = None,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write the issues as decisions, for pdepth run --decisions and "
+            "pdepth.apply_decisions.",
+        ),
+    ] = None,
+    decide: Annotated[
+        str, typer.Option(help="Of --decisions: relabel, as suggested, or drop.")
+    ] = "relabel",
     top: Annotated[int, typer.Option(min=0, help="How many issues are printed.")] = 20,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier list.")
@@ -65,16 +78,28 @@ def label_issues(
       pdepth run nets.py:net --support imagefolder:train --keep-embeddings kept --out depths
       pdepth label-issues depths
       pdepth label-issues depths --out suspects.json --threshold 0.1
+      pdepth label-issues depths --decisions decisions.json
     """
     from pdepth.analysis.export import check_new, write
+    from pdepth.report.decisions import issue_decisions, run_of
     from pdepth.report.label_issues import label_issues as find
+    from pdepth.report.label_issues import opened_run
     from pdepth.report.terminal import print_label_issues
 
+    check_choice(decide, "--decide", ("relabel", "drop"))
+    if decisions is not None and check_replaceable(decisions).exists() and not overwrite:
+        raise FileExistsError(
+            f"--decisions: expected a new file, got {decisions}; pass --overwrite to replace it."
+        )
     path = check_new(out or (run if run.is_dir() else run.parent) / FILE, overwrite=overwrite)
     issues = find(run, threshold=threshold, store=store, data=data)
     write(issues.to_pandas(), path)
+    written = [path]
+    if decisions is not None:
+        issue_decisions(issues, run_of(opened_run(run)), decide).save(decisions)
+        written.append(decisions)
     if not quiet:
         from rich.console import Console
 
         print_label_issues(issues, Console(), top)
-        print_written([path])
+        print_written(written)

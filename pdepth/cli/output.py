@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from pdepth.io.decisions import skipped_by_reason
+
 if TYPE_CHECKING:
     from pdepth.result import DepthResult
 
@@ -41,8 +43,8 @@ def print_written(paths: Iterable[Path | str]) -> None:
 def print_skipped(skipped: Mapping[str, Mapping[int, str]]) -> None:
     """Print how many rows of each dataset were skipped; `skipped`: reasons by row, by its name."""
     for name, reasons in skipped.items():
-        if reasons:
-            typer.echo(f"Skipped {len(reasons):,} rows of {name}, which cannot be read.")
+        for why, count in skipped_by_reason(reasons).items():
+            typer.echo(f"Skipped {count:,} rows of {name}, which {why}.")
 
 
 def _peak_memory() -> str:

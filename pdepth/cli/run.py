@@ -116,6 +116,15 @@ def run(
     std: Annotated[str | None, typer.Option(metavar="NUMBERS", help="As --mean.")] = None,
     as_imagefolder: AsImageFolder = False,
     skip_unreadable: SkipUnreadable = False,
+    decisions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Leave out and relabel rows as decided on a report's page, or by pdepth "
+            "label-issues: of the queries, where the file is of them, else of the support; more "
+            "than once, in their order.",
+        ),
+    ] = None,
     cluster: OnCluster = None,
     workers: Workers = None,
     cpus: CpusPerWorker = 1,
@@ -145,6 +154,7 @@ def run(
       pdepth run nets.py:mlp --support npz:digits.npz -k 5 -k 10 -k 30 --out depths
       pdepth run nets.py:mlp --support npz:digits.npz --vote-weights exp --metric cosine --out out
       pdepth run hf:finetuned --support csv:train.csv --queries csv:test.csv --out depths
+      pdepth run nets.py:mlp --support npz:digits.npz --decisions decisions.json --out cleaned
       pdepth run torchvision:vgg16 --show-probes
     """
     ks = tuple(k or [30])
@@ -160,6 +170,7 @@ def run(
     start = time.monotonic()
     from pdepth import inputs
     from pdepth.report import pictures
+    from pdepth.report.decisions import decide
     from pdepth.report.record import RunRecord
     from pdepth.report.run import RunOptions, plan_run, run_to_folder
 
@@ -168,6 +179,7 @@ def run(
     )
     network = inputs.load_model(model, weights, untrained=show_probes, ema=ema)
     opened = open_data(specs, model, network)
+    opened = decide(opened, decisions or (), batch_size=batch_size)
     options = RunOptions(
         layers=layers,
         pool=parse_pools(pool),
@@ -203,7 +215,7 @@ def run(
         typer.echo(plan_run(network, opened.support, opened.queries, options, out))
         return
     assert out is not None
-    record = RunRecord.of(model, weights, ema, specs, opened, options)
+    record = RunRecord.of(model, weights, ema, specs, opened, options, decisions or ())
     finished = run_to_folder(
         network,
         opened.support,

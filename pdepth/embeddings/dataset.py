@@ -58,7 +58,7 @@ class Batches:
 
     first: the first batch, checked.
     rows: how many rows will come, or None where the dataset does not say.
-    readable: which rows of the data these are, where those that cannot be read are skipped.
+    readable: which rows of the data these are, where some are skipped or decisions were applied.
     source: how they are read.
     elsewhere: reads labels and checksums of all rows, where other processes read the data.
     checks: where it `remembers`, labels and checksums of each batch that has been read, in order,
@@ -95,10 +95,11 @@ class Batches:
         check_processor(options.processor)
         self.what = what
         self.source = source_of(data, what, batch_size)
-        self.readable: Readable | None = None  # of data of which some rows are skipped
+        self.readable = Readable.of_decided(self.source.dataset)
         if options.skip_unreadable:
             with _random_state_kept():
-                self.source, self.readable = keep_readable(self.source, what, options.processor)
+                self.source, left = keep_readable(self.source, what, options.processor)
+            self.readable = left if self.readable is None else self.readable.some(left)
         self._collation = Collation(self.source.collate, options.label_column, options.processor)
         self._pads = options.processor is not None
         self.rows: int | None = self.source.rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Subset
 
 from pdepth.embeddings.loaders import Source
 from pdepth.embeddings.processors import decode_images
+from pdepth.inputs.decided import DecidedRows
 from pdepth.inputs.images import EXHAUSTED, OtherSize
 
 SHOWN = 10  # rows that a warning lists
@@ -22,13 +23,27 @@ DECODERS = ("PIL", "torchvision", "cv2", "datasets")  # whose errors, of any kin
 
 @dataclass(frozen=True, eq=False)
 class Readable:
-    """rows: (n,) int64, the numbers of those rows of the data that can be read, ascending.
+    """rows: (n,) int64, the numbers of those rows of the data that are read, ascending.
 
-    reasons: why each of the others cannot, by its number.
+    reasons: why each of the others is not, by its number. relabelled: the labels that were decided
+    in place of the data's own, by the rows' numbers.
     """
 
     rows: NDArray[np.int64]
     reasons: Mapping[int, str]
+    relabelled: Mapping[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def of_decided(cls, dataset: Any) -> Readable | None:
+        """Those of a dataset after decisions; None of any other."""
+        if not isinstance(dataset, DecidedRows):
+            return None
+        return cls(dataset.rows, dataset.reasons, dataset.relabelled)
+
+    def some(self, others: Readable) -> Readable:
+        """Those of them that others, which are numbered by their places here, have left."""
+        reasons = {int(self.rows[place]): why for place, why in others.reasons.items()}
+        return Readable(self.rows[others.rows], {**self.reasons, **reasons}, self.relabelled)
 
 
 def keep_readable(source: Source, what: str, processor: Any) -> tuple[Source, Readable]:

@@ -20,8 +20,10 @@ from pdepth.inputs.datasets import (
     load_data,
     row_paths,
     runs_code,
+    undecided,
     unwrap_loader,
 )
+from pdepth.inputs.decided import DecidedRows
 from pdepth.inputs.images import DatasetImages, ImageDataset, ImageOptions
 from pdepth.inputs.labels import read_class_names
 from pdepth.inputs.python_files import call_function, load_function
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Data",
     "DatasetImages",
+    "DecidedRows",
     "ImageDataset",
     "ImageOptions",
     "TextDataset",
@@ -65,6 +68,7 @@ __all__ = [
     "reads_images",
     "row_paths",
     "runs_code",
+    "undecided",
     "unwrap_loader",
 ]
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.inputs.archives import open_archive
+from pdepth.inputs.decided import DecidedRows
 from pdepth.inputs.folders import open_image_folder, printable
 from pdepth.inputs.images import DatasetImages, ImageDataset, ImageOptions
 from pdepth.inputs.python_files import PYTHON, call_function, split_spec
@@ -124,6 +125,12 @@ def unwrap_loader(data: Data) -> Any:
     """Return the dataset, whose rows are in their own order, whatever a loader does with them."""
     loader: Any = data
     return loader.dataset if _is_torchs(data, "DataLoader") else data
+
+
+def undecided(data: Data) -> Any:
+    """Return the dataset behind decisions, whose rows have their own numbers and labels."""
+    dataset = unwrap_loader(data)
+    return dataset.dataset if isinstance(dataset, DecidedRows) else data
 
 
 def known_labels(data: Data) -> NDArray[np.int64] | None:

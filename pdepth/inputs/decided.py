@@ -7,7 +7,9 @@ from copy import copy
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from pdepth.inputs.texts import LABEL_COLUMNS
@@ -67,15 +69,25 @@ def label_of(row: Any, label_column: str | None = None) -> int:
 def with_label(row: Any, label: int, label_column: str | None = None) -> Any:
     """The row with another label; the one that was given stays as it is."""
     if isinstance(row, Mapping):
-        return {**row, _label_key(row, label_column): label}
+        key = _label_key(row, label_column)
+        return {**row, key: _of_kind(row[key], label)}
     if isinstance(row, tuple | list) and len(row) > 1:
-        entries = [row[0], label, *row[2:]]
+        entries = [row[0], _of_kind(row[1], label), *row[2:]]
         return type(row)(*entries) if hasattr(row, "_fields") else type(row)(entries)
     if getattr(row, "y", None) is not None:
         changed = copy(row)
-        changed.y = row.y * 0 + label  # of its own type and shape
+        changed.y = _of_kind(row.y, label)
         return changed
     raise _no_label(row)
+
+
+def _of_kind(given: Any, label: int) -> Any:
+    """A label of the type and shape of the one that was given, so that rows are stacked alike."""
+    if isinstance(given, Tensor):
+        return torch.full_like(given, label)
+    if isinstance(given, np.ndarray | np.generic):
+        return np.full_like(given, label)[()]
+    return label
 
 
 def _label_key(row: Mapping[str, Any], label_column: str | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,15 @@ from pdepth.io.atomic import check_path, disk, replacing
 
 DECISIONS, SELECTION, VERSION = "pdepth-decisions", "pdepth-selection", 1
 KINDS = ("keep", "relabel", "drop")
+DROPPED = "dropped by decision"  # why a run has skipped a row
 LARGEST = 2**63 - 1  # a label or a row, at most
+
+
+def skipped_by_reason(reasons: Mapping[int, str]) -> dict[str, int]:
+    """How many rows a run has skipped for each kind of reason, in words after "rows that"."""
+    dropped = sum(reason == DROPPED for reason in reasons.values())
+    counts = {"cannot be read": len(reasons) - dropped, "were dropped by decision": dropped}
+    return {why: count for why, count in counts.items() if count}
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,8 @@ class RunRows:
 
     Attributes:
         rows: how many the data has, skipped ones included.
-        skipped: numbers of those that the run skipped, ascending.
+        skipped: numbers of those that the run skipped, ascending. dropped: those of them that were
+            dropped by earlier decisions.
         labels: a checksum of all labels of the others, in their order; None where there are none.
         inputs: a checksum of all their inputs; None where the run did not take it.
     """
@@ -40,6 +49,7 @@ class RunRows:
     skipped: tuple[int, ...] = ()
     labels: str | None = None
     inputs: str | None = None
+    dropped: tuple[int, ...] = ()
 
     @classmethod
     def of_json(cls, entry: Any, path: Path) -> RunRows:
@@ -47,14 +57,15 @@ class RunRows:
         if not isinstance(entry, dict):
             raise _other(path, 'an entry "run" with the number of rows', entry)
         rows = _integer(entry.get("rows"), path, '"rows" of "run"')
-        skipped = entry.get("skipped", [])
-        if not isinstance(skipped, list):
-            raise _other(path, 'a list as "skipped" of "run"', skipped)
-        numbers = [_integer(number, path, '"skipped" of "run"', rows) for number in skipped]
+        numbers = [
+            _sorted_rows(entry.get(name, []), path, rows, f'"{name}" of "run"').tolist()
+            for name in ("skipped", "dropped")
+        ]
         for name in ("labels", "inputs"):
             if not isinstance(entry.get(name), str | None):
                 raise _other(path, f'a checksum as "{name}" of "run", or null', entry[name])
-        return cls(rows, tuple(sorted(set(numbers))), entry.get("labels"), entry.get("inputs"))
+        skipped, dropped = map(tuple, numbers)
+        return cls(rows, skipped, entry.get("labels"), entry.get("inputs"), dropped)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a file."""
@@ -63,6 +74,7 @@ class RunRows:
             "skipped": list(self.skipped),
             "labels": self.labels,
             "inputs": self.inputs,
+            "dropped": list(self.dropped),
         }
 
 
@@ -233,7 +245,7 @@ def read_selection(path: str | os.PathLike[str]) -> Selection:
     """
     file = check_path(path)
     if file.suffix.lower() == ".csv":
-        return Selection(file.stem, _sorted_rows(_column(file), file, None))
+        return Selection(file.stem, _sorted_rows(_column(file), file, None, "rows"))
     content, file = _read(path, SELECTION)
     run, name, rows = (
         RunRows.of_json(content.get("run"), file),
@@ -242,7 +254,7 @@ def read_selection(path: str | os.PathLike[str]) -> Selection:
     )
     if not isinstance(name, str) or not isinstance(rows, list):
         raise _other(file, 'a "name" and a list of "rows"', rows if isinstance(name, str) else name)
-    return Selection(name, _sorted_rows(rows, file, run.rows), run)
+    return Selection(name, _sorted_rows(rows, file, run.rows, "rows"), run)
 
 
 def _column(file: Path) -> list[int]:
@@ -258,8 +270,11 @@ def _column(file: Path) -> list[int]:
     return [int(text) for text in texts]
 
 
-def _sorted_rows(rows: Sequence[Any], file: Path, most: int | None) -> NDArray[np.int64]:
-    return np.unique(np.array([_integer(row, file, "a row", most) for row in rows], np.int64))
+def _sorted_rows(rows: Any, file: Path, end: int | None, what: str) -> NDArray[np.int64]:
+    """Row numbers of a list in a file, ascending, each once."""
+    if not isinstance(rows, list):
+        raise _other(file, f"a list as {what}", rows)
+    return np.unique(np.array([_integer(row, file, what, end) for row in rows], np.int64))
 
 
 def _write(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:

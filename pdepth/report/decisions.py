@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -11,25 +12,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.arrays.arguments import check_integers
+from pdepth.arrays.arguments import check_choice, check_integers
 from pdepth.arrays.rows import is_array
-from pdepth.io.decisions import Decisions, RunRows
+from pdepth.io.decisions import DROPPED, Decision, Decisions, RunRows
+from pdepth.io.embedding_store import EmbeddingStore
 from pdepth.result import DepthResult
 
 if TYPE_CHECKING:
+    from pdepth.analysis.label_errors import LabelIssues
     from pdepth.inputs.decided import DecidedRows
+    from pdepth.report.opening import OpenedData
 
-DROPPED = "dropped by decision"  # why a row is left out
 
-
-def run_of(result: DepthResult) -> RunRows:
-    """Which rows a result's examples are, as decisions about them keep it."""
-    skipped = result.skipped.get("support" if result.leave_one_out else "queries", {})
+def run_of(source: DepthResult | EmbeddingStore) -> RunRows:
+    """Which rows the examples of a result or a store are, as decisions about them keep it."""
+    skipped: dict[int, str] = {}
+    if isinstance(source, DepthResult):
+        skipped = source.skipped.get("support" if source.leave_one_out else "queries", {})
+        rows, labels, checksums = len(source), source.labels, source.checksums
+    else:
+        asked = source.asked
+        rows, labels, checksums = len(asked.labels), asked.labels, asked.checksums
     return RunRows(
-        rows=len(result) + len(skipped),
+        rows=rows + len(skipped),
         skipped=tuple(sorted(skipped)),
-        labels=None if result.labels is None else _digest(result.labels.astype(np.int64)),
-        inputs=None if result.checksums is None else _digest(result.checksums),
+        labels=None if labels is None else _digest(labels.astype(np.int64)),
+        inputs=None if checksums is None else _digest(checksums),
+        dropped=tuple(sorted(row for row, why in skipped.items() if why == DROPPED)),
     )
 
 
@@ -72,15 +81,70 @@ def apply_decisions(
         return _of_arrays(*dataset, decisions)
     view = _as_view(dataset, label_column)
     _check_rows(decisions.run, len(view.dataset))
+    _check_earlier(decisions.run, view.reasons)
     _check_names(decisions, view.dataset)
     labels = _checked_labels(view, decisions, processor, batch_size, check_inputs)
     _check_new_labels(decisions, view.dataset, labels)
     return _decided(view, decisions)
 
 
+def decide(
+    opened: OpenedData, files: Sequence[str | os.PathLike[str]], **options: Any
+) -> OpenedData:
+    """The data of a run after decisions, one file after the other.
+
+    Each is applied to the data that it is of: the queries, where there are some and it fits them,
+    else the support. options: of `apply_decisions`.
+
+    Raises as `apply_decisions`; where it fits neither, with both sentences.
+    """
+    options |= {"label_column": opened.label_column, "processor": opened.processor}
+    for file in files:
+        decisions, refused = Decisions.read(file), []
+        for what in ("queries", "support"):
+            data = getattr(opened, what)
+            if data is None:
+                continue
+            try:
+                decided = apply_decisions(data, decisions, **options)
+            except ValueError as error:
+                refused.append((what, error))
+                continue
+            opened = replace(opened, **{what: decided})
+            break
+        else:
+            if len(refused) == 1:
+                raise refused[0][1]
+            raise ValueError(" ".join(f"Of {what}: {error}" for what, error in refused))
+    return opened
+
+
+def issue_decisions(issues: LabelIssues, run: RunRows, decision: str = "relabel") -> Decisions:
+    """Decisions about the labels that are likely wrong: the suggested ones, or to drop the rows.
+
+    run: which rows the issues are of.
+    """
+    check_choice(decision, "decision", ("relabel", "drop"))
+    entries = []
+    for place in np.flatnonzero(issues.is_issue & (issues.suggested != issues.label)).tolist():
+        new = int(issues.suggested[place]) if decision == "relabel" else None
+        entries.append(
+            Decision(
+                row=int(issues.rows[place]),
+                decision=decision,
+                label=new,
+                name=None if new is None or not issues.class_names else issues.name_of(new),
+                given=int(issues.label[place]),
+                id=None if issues.paths is None else issues.paths[place],
+            )
+        )
+    return Decisions(run, tuple(sorted(entries, key=lambda entry: entry.row)))
+
+
 def _of_arrays(rows: Any, labels: Any, decisions: Decisions) -> tuple[Any, Any]:
     """Rows (N, ...) and labels (N,) after decisions, arrays of the same kinds."""
     _check_rows(decisions.run, len(rows))
+    _check_earlier(decisions.run, {})
     given = check_integers(labels, "labels", len(rows))
     _check_labels(decisions, _read_of(given, decisions.run))
     _check_new_labels(decisions, None, given)
@@ -131,6 +195,16 @@ def _check_rows(run: RunRows, rows: int) -> None:
         raise ValueError(
             f"decisions: expected those of a dataset of {rows:,} rows, as this one has, got those "
             f"of one of {run.rows:,} rows; pass the dataset whose rows the run measured."
+        )
+
+
+def _check_earlier(run: RunRows, reasons: Mapping[int, str]) -> None:
+    """Raise ValueError where the run had dropped rows that are still there."""
+    lacking = [row for row in run.dropped if reasons.get(row) != DROPPED]
+    if lacking:
+        raise ValueError(
+            f"decisions: expected a dataset without the rows that the run had dropped, got row "
+            f"{lacking[0]} and {len(lacking) - 1:,} more; apply the decisions of that run first."
         )
 
 

@@ -63,7 +63,7 @@ def label_issues(
     """
     limit = check_threshold(threshold)
     if isinstance(source, str | os.PathLike):
-        source = _opened(Path(source))
+        source = opened_run(Path(source))
     search = {"num_threads": num_threads, "memory": memory}
     if isinstance(source, DepthResult):
         return _of_result(source, labels, limit, _store_of(source, store), data, search)
@@ -135,7 +135,7 @@ def _of_result(
     return replace(found, rows=result.row_numbers, paths=paths, class_names=names)
 
 
-def _opened(path: Path) -> Any:
+def opened_run(path: Path) -> Any:
     """What lies at a path: a store, or the result of a run, of several k that of the largest."""
     return open_store(path) if is_store(path) else read_run(path)
 

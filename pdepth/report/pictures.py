@@ -165,6 +165,8 @@ def open_data(
         numbers = _read_rows(result)
         examples, labels = _labels(data, numbers)
         differing = numbers[examples[labels != result.labels[examples]]]
+        if isinstance(result, DepthResult):
+            differing = np.setdiff1d(differing, [*result.relabelled.get(_measured(result), ())])
         if len(differing):
             raise ValueError(
                 f"{what}: expected the labels of the results in {spec}, got others in "
@@ -195,8 +197,12 @@ def data_rows(result: DepthResult | Ensemble) -> int:
     """How many rows the data has that a result is of, those that were skipped included."""
     if not isinstance(result, DepthResult):
         return int(result.meta.get(ROWS, len(result.labels)))
-    measured = "support" if result.leave_one_out else "queries"
-    return len(result) + len(result.skipped.get(measured, ()))
+    return len(result) + len(result.skipped.get(_measured(result), ()))
+
+
+def _measured(result: DepthResult) -> str:
+    """Which data a result's examples are of."""
+    return "support" if result.leave_one_out else "queries"
 
 
 def result_images(result: DepthResult | Ensemble, data: inputs.Data) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdepth import inputs
+from pdepth.report.decisions import decide
 from pdepth.report.opening import DataSpecs, OpenedData, open_data
 from pdepth.report.run import RunOptions
 
@@ -27,6 +28,7 @@ class RunRecord:
         support, queries: DATA with absolute paths; queries None for the support's own rows.
         label_column, image_size, as_imagefolder, classes: of `opening.DataSpecs`.
         mean, std: of the images' pixels, as they were taken.
+        decisions: absolute paths of the files that were applied, in their order.
         options: those of `RunOptions` that votes and embeddings depend on, by name.
     """
 
@@ -41,6 +43,7 @@ class RunRecord:
     std: tuple[float, ...] | None = None
     as_imagefolder: bool = False
     classes: str | None = None
+    decisions: tuple[str, ...] = ()
     options: Mapping[str, Any] | None = None
 
     KEPT = (
@@ -57,6 +60,7 @@ class RunRecord:
         specs: DataSpecs,
         opened: OpenedData,
         options: RunOptions,
+        decisions: Sequence[Path] = (),
     ) -> RunRecord:
         """Of a run that is about to start."""
         raw = opened.images.raw  # a processor's own
@@ -76,6 +80,7 @@ class RunRecord:
             std=None if raw else opened.images.std,
             as_imagefolder=specs.as_imagefolder,
             classes=None if specs.classes is None else str(specs.classes.absolute()),
+            decisions=tuple([str(path.absolute()) for path in decisions]),
             options=kept,
         )
 
@@ -90,7 +95,8 @@ class RunRecord:
             return None
         kept = json.loads(meta[RECORD])
         known = {field.name: kept[field.name] for field in fields(cls) if field.name in kept}
-        known |= {name: tuple(known[name]) for name in ("mean", "std") if known.get(name)}
+        several = ("mean", "std", "decisions")
+        known |= {name: tuple(known[name]) for name in several if known.get(name) is not None}
         return cls(**known)
 
     def run_options(self, **changed: Any) -> RunOptions:
@@ -136,7 +142,8 @@ class RunRecord:
             as_imagefolder=self.as_imagefolder,
             classes=None if self.classes is None else Path(self.classes),
         )
-        return network, open_data(specs, named, network)
+        opened = open_data(specs, named, network)
+        return network, decide(opened, self.decisions, check_inputs=False)
 
 
 def _absolute_model(spec: str) -> str:

@@ -165,7 +165,7 @@ def run_to_folder(
         images = names = None
         if len(results) == 1:  # the picture of several k shows no images
             shown = support if queries is None else queries
-            images = result_images(results[options.k[0]], shown)
+            images = result_images(results[options.k[0]], inputs.undecided(shown))
             names = class_names or inputs.class_names(support) or inputs.class_names(shown)
             names = names or inputs.network_classes(inputs.network_of(model))
         return Run(results, folder.write_results(results, out, images, names))

@@ -54,12 +54,10 @@ def searched_again(
             f"{error} Pass --model, --support or --queries to say where it is now (model=, "
             "support=, queries= in Python)."
         ) from None
-    from torch.utils.data import Subset
-
     from pdepth.depth import prediction_depth
 
     data = opened.support if result.leave_one_out else opened.queries
-    asked = Subset(_indexed(data), chosen.row_numbers.tolist())
+    asked = _rows_of(data, chosen.row_numbers)
     own = examples if result.leave_one_out else None
     nearest = result.k + 1 if own is not None else k
     options = record.run_options(
@@ -78,14 +76,18 @@ def searched_again(
     return replace(chosen, votes=kept.votes(), known=kept.searched, neighbors=first(kept, k))
 
 
-def _indexed(data: Any) -> Any:
-    """A dataset whose rows can be asked for."""
+def _rows_of(data: Any, numbers: NDArray[np.int64]) -> Any:
+    """Some rows of a dataset by their numbers, which decisions leave as they are."""
+    from torch.utils.data import Subset
+
     dataset = inputs.unwrap_loader(data)
+    if isinstance(dataset, inputs.DecidedRows):
+        return Subset(dataset, np.searchsorted(dataset.rows, numbers).tolist())
     if not hasattr(dataset, "__getitem__"):
         raise ValueError(
             f"source: expected data whose rows can be read by their number, got a stream; {AGAIN}."
         )
-    return dataset
+    return Subset(dataset, numbers.tolist())
 
 
 def _skipping(options: RunOptions, result: DepthResult) -> RunOptions:

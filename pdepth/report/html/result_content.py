@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pdepth.analysis.intervals import wilson_interval
 from pdepth.analysis.network import against_depth
+from pdepth.io.decisions import skipped_by_reason
 from pdepth.report.html.content import (
     Column,
     Int,
@@ -25,7 +26,7 @@ from pdepth.report.html.content import (
 from pdepth.report.names import ClassNames, class_name
 from pdepth.report.style import FEW
 from pdepth.report.tables import Table, table_by_k
-from pdepth.result import AGAINST, SKIPPED, DepthResult
+from pdepth.result import AGAINST, RELABELLED, SKIPPED, DepthResult
 
 LEAD = (
     "A network turns its input into an answer layer by layer. An example's prediction depth is the "
@@ -391,12 +392,19 @@ def _about(result: DepthResult) -> dict[str, str]:
         ),
     }
     about |= {
-        f"Rows of {name} that cannot be read": f"{len(reasons):,}, which were skipped"
+        f"Rows of {name} that {why}": f"{count:,}, which were skipped"
         for name, reasons in result.skipped.items()
+        for why, count in skipped_by_reason(reasons).items()
+    }
+    about |= {
+        f"Rows of {name} with a decided label": f"{len(rows):,}"
+        for name, rows in result.relabelled.items()
     }
     kept = {
         name: text
         for name, text in result.meta.items()
-        if text and name not in ("class_names", "record") and not name.startswith(SKIPPED)
+        if text
+        and name not in ("class_names", "record")
+        and not name.startswith((SKIPPED, RELABELLED))
     }
     return about | {heading(name): text for name, text in kept.items()}
