@@ -18,6 +18,7 @@ from pdepth.bench.studies import (
     cluster,
     compat,
     findings,
+    keeping,
     label_issues,
     libraries,
     memory,
@@ -28,7 +29,7 @@ from pdepth.bench.studies import (
 )
 
 STUDIES = (
-    *(checks, cifar10, cluster, compat, findings, label_issues, libraries, memory),
+    *(checks, cifar10, cluster, compat, findings, keeping, label_issues, libraries, memory),
     *(networks, noise),
     *(placements, presets),
 )
