@@ -33,7 +33,7 @@ from pdepth.search import mapping
 NAME, STORED = "bench/studies/keeping.py", HOME / RESULTS / "keeping.json"
 PAGE = Path("docs", "maps.md")
 PACKAGES = "numpy", "torch"
-SUPPORT, QUERIES, K, NEAREST, ROUNDS = 4_000, 500, 30, 8, 3
+SUPPORT, QUERIES, K, NEAREST, ROUNDS = 2_000, 250, 30, 8, 2
 BATCH = 250  # images of a forward pass
 WIDEST = 4_096  # of which the covariance is decomposed
 KEPT = {"votes": {}, "neighbors": {"return_neighbors": NEAREST}, "map": {"return_map": "pca"}}

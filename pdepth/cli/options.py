@@ -145,7 +145,7 @@ KeepMap = Annotated[
     typer.Option(
         metavar="pca|umap",
         help="Keep where support and queries lie at each probe, in two dimensions: two principal "
-        "components, or UMAP (extra umap), which takes minutes a probe.",
+        "components, or UMAP (extra umap), which takes far longer.",
     ),
 ]
 Spill = Annotated[

@@ -158,9 +158,7 @@ def run(
       pdepth run torchvision:vgg16 --show-probes
     """
     ks = tuple(k or [30])
-    arguments.check_choice(metric, "--metric", arguments.METRICS)
-    arguments.check_choice(vote_weights, "--vote-weights", arguments.WEIGHTS)
-    arguments.check_choice(reference, "--reference", arguments.REFERENCES)
+    _check_choices(metric, vote_weights, reference)
     arguments.check_voting(list(ks), vote_weights, temperature, keep_neighbors)
     if not show_probes:
         _check_folder(support, out, ks, overwrite, dry_run)
@@ -228,12 +226,7 @@ def run(
             "queries": inputs.absolute_spec(queries) if queries else "",
             "pdepth": __version__,
             **record.to_meta(),
-            **pictures.image_meta(
-                opened.support,
-                opened.images,
-                label_column,
-                opened.class_names,
-            ),
+            **pictures.image_meta(opened.support, opened.images, label_column, opened.class_names),
         },
         class_names=opened.class_names,
         overwrite=overwrite,
@@ -241,6 +234,13 @@ def run(
     )
     if not quiet:
         _print_run(finished, start)
+
+
+def _check_choices(metric: str, vote_weights: str, reference: str) -> None:
+    """Raise ValueError for a word that an option does not know."""
+    arguments.check_choice(metric, "--metric", arguments.METRICS)
+    arguments.check_choice(vote_weights, "--vote-weights", arguments.WEIGHTS)
+    arguments.check_choice(reference, "--reference", arguments.REFERENCES)
 
 
 def _check_folder(

@@ -32,7 +32,7 @@ SAMPLE_ROWS = 1024  # of the support that components are fitted to, at most
 SAMPLE_ELEMENTS = 1 << 26  # that these have, at most: 256 MiB of float32
 COLUMNS = 1 << 12  # of a wide sample that are widened at a time
 BLOCK_ELEMENTS = 1 << 16  # that are widened and projected at a time
-COPIED_BYTES = 1 << 26  # that are copied from a device at a time
+COPIED_BYTES = 1 << 26  # of some rows in memory, or of a device's, that are copied at a time
 NEIGHBORS = 15  # of UMAP: its default
 MAP = "map-{:03}"  # in a journal: of a probe
 
@@ -157,11 +157,11 @@ def _chunks(problem: Problem, probe: int, rows: Rows, numbers: NDArray[np.int64]
     if isinstance(rows, Stored):
         work = ProbeQueries(problem, probe, np.arange(problem.num_queries))
         step = max(1, min(work.chunk, work.query_chunk))
-    elif rows.on_device:
-        step = max(1, COPIED_BYTES // rows.row_bytes)
-    else:
-        yield rows if len(numbers) == len(rows) else rows[numbers]
+    elif len(numbers) == len(rows) and not rows.on_device:
+        yield rows
         return
+    else:
+        step = max(1, COPIED_BYTES // rows.row_bytes)
     for begin in range(0, len(numbers), step):
         part = numbers[begin : begin + step]
         whole = part[-1] - part[0] == len(part) - 1
@@ -324,7 +324,7 @@ def fit_nbytes(support: int, width: int) -> int:
     count = min(support, max(2, min(SAMPLE_ROWS, SAMPLE_ELEMENTS // width)))
     least, wide = min(count, width), min(COLUMNS, width)
     elements = count * width + 2 * count * wide + 3 * least**2 + 2 * max(BLOCK_ELEMENTS, width)
-    return 8 * elements
+    return 8 * elements + COPIED_BYTES
 
 
 def check_map(

@@ -160,6 +160,15 @@ def test_chunks_make_no_difference(memory: Any, tmp_path: Path) -> None:
     same_map(pdepth.open_map(tmp_path / "map.pdepth"), expected.map)
 
 
+def test_copies_of_active_rows_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the support's own rows that are still asked are copied some at a time."""
+    predictions = np.where(np.arange(90) % 2, LABELS, (LABELS + 1) % 3)
+    call = {"k": 5, "return_map": "pca"}
+    whole = pdepth.depth_from_embeddings(SUPPORT, LABELS, predictions, **call).map
+    monkeypatch.setattr(mapping, "COPIED_BYTES", 1000)
+    same_map(pdepth.depth_from_embeddings(SUPPORT, LABELS, predictions, **call).map, whole)
+
+
 @pytest.mark.parametrize("width", [1, 5, 64, 1000, 70_000])
 def test_a_rows_place_does_not_depend_on_the_others(width: int) -> None:
     rows = mapping.Rows(RNG.standard_normal((23, width)).astype(np.float32), "float32")
