@@ -78,6 +78,24 @@ def read_bundle(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
     return kept["about"], arrays
 
 
+def read_kind(
+    path: str | os.PathLike[str], kind: str, newest: int, what: str
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What `read_bundle` reads of a file of one kind, of a format up to `newest`; `what`: in words.
+
+    Raises ValueError for another file or a newer format, too.
+    """
+    about, arrays = read_bundle(path)
+    if about.get("kind") != kind:
+        raise ValueError(f"{path}: expected {what} that pdepth kept, got another file of it.")
+    if about["format"] > newest:
+        raise ValueError(
+            f"{path}: expected format {newest} or older, got {about['format']}; a newer pdepth "
+            "reads it."
+        )
+    return about, arrays
+
+
 def _read_header(file: BinaryIO, path: str | os.PathLike[str]) -> tuple[dict[str, Any], int]:
     """What a header says, and where the arrays begin."""
     whole = os.fstat(file.fileno()).st_size

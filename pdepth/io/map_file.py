@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.io.array_bundle import read_bundle, write_bundle
+from pdepth.io.array_bundle import read_kind, write_bundle
 
 KIND, FORMAT = "map", 1
 METHODS = ("pca", "umap")
@@ -90,14 +90,7 @@ def open_map(path: str | os.PathLike[str]) -> KeptMap:
         FileNotFoundError: there is no such file.
         ValueError: another file, or one that is damaged.
     """
-    about, arrays = read_bundle(path)
-    if about.get("kind") != KIND:
-        raise ValueError(f"{path}: expected a map that pdepth kept, got another file of it.")
-    if about["format"] > FORMAT:
-        raise ValueError(
-            f"{path}: expected format {FORMAT} or older, got {about['format']}; a newer pdepth "
-            "reads it."
-        )
+    about, arrays = read_kind(path, KIND, FORMAT, "a map")
     return KeptMap(
         method=about["method"],
         probes=tuple(about["probes"]),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays.arguments import Voting
-from pdepth.io.array_bundle import read_bundle, write_bundle
+from pdepth.io.array_bundle import read_kind, write_bundle
 
 KIND, FORMAT = "neighbors", 1
 RANKED, COUNTS = "ranked k{}", "counts k{}"  # arrays of each k
@@ -143,14 +143,7 @@ def open_neighbors(path: str | os.PathLike[str], k: int | None = None) -> KeptNe
         FileNotFoundError: there is no such file.
         ValueError: another file, one that is damaged, or one without this k.
     """
-    about, arrays = read_bundle(path)
-    if about.get("kind") != KIND:
-        raise ValueError(f"{path}: expected neighbours that pdepth kept, got another file of it.")
-    if about["format"] > FORMAT:
-        raise ValueError(
-            f"{path}: expected format {FORMAT} or older, got {about['format']}; a newer pdepth "
-            "reads it."
-        )
+    about, arrays = read_kind(path, KIND, FORMAT, "neighbours")
     chosen = max(about["k"]) if k is None else k
     if chosen not in about["k"]:
         kept = ", ".join(map(str, about["k"]))
