@@ -124,7 +124,7 @@ def runs_code(spec: str) -> bool:
 def unwrap_loader(data: Data) -> Any:
     """Return the dataset, whose rows are in their own order, whatever a loader does with them."""
     loader: Any = data
-    return loader.dataset if _is_torchs(data, "DataLoader") else data
+    return loader.dataset if is_torchs(data, "DataLoader") else data
 
 
 def undecided(data: Data) -> Any:
@@ -138,7 +138,7 @@ def known_labels(data: Data) -> NDArray[np.int64] | None:
     dataset = unwrap_loader(data)
     if isinstance(dataset, ImageDataset | TextDataset):
         return dataset.labels
-    if _is_torchs(dataset, "TensorDataset") and len(dataset.tensors) == 2:
+    if is_torchs(dataset, "TensorDataset") and len(dataset.tensors) == 2:
         labels: NDArray[np.int64] = dataset.tensors[1].cpu().numpy()
         return labels
     return None
@@ -179,7 +179,7 @@ def has_named_rows(data: Data) -> bool:
     dataset = unwrap_loader(data)
     if isinstance(dataset, ImageDataset):
         return dataset.options.raw
-    return not _is_torchs(dataset, "TensorDataset")
+    return not is_torchs(dataset, "TensorDataset")
 
 
 def check_same_classes(support: Data, queries: Data) -> None:
@@ -206,7 +206,7 @@ def dataset_images(
     numbers: of the rows whose images these are; None for all.
     """
     dataset = unwrap_loader(data)
-    if _is_torchs(dataset, "IterableDataset") or not hasattr(dataset, "__len__"):
+    if is_torchs(dataset, "IterableDataset") or not hasattr(dataset, "__len__"):
         return None
     if len(dataset) != rows:
         return None
@@ -230,7 +230,7 @@ def _users_data(spec: str) -> Data:
             f"{', '.join(map(str, data))}; return one of them, such as data['train']."
         )
     readable = isinstance(data, ImageDataset | TextDataset) or hasattr(data, "train_dataloader")
-    readable |= _is_torchs(data, "Dataset", "DataLoader")
+    readable |= is_torchs(data, "Dataset", "DataLoader")
     if not readable and package != "datasets":
         raise TypeError(
             f"DATA: expected a torch Dataset or DataLoader from {spec}, got {type(data).__name__}."
@@ -239,7 +239,7 @@ def _users_data(spec: str) -> Data:
     return opened
 
 
-def _is_torchs(value: object, *classes: str) -> bool:
+def is_torchs(value: object, *classes: str) -> bool:
     """Whether a value is of one of these classes of torch.utils.data; imports nothing, since who
     has such a value has imported it."""
     module = sys.modules.get("torch.utils.data")

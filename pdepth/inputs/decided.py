@@ -7,15 +7,13 @@ from copy import copy
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Dataset
 
+from pdepth.arrays.rows import is_torch
 from pdepth.inputs.texts import LABEL_COLUMNS
 
 
-class DecidedRows(Dataset[Any]):
+class DecidedRows:
     """A view of a dataset: nothing is read or copied before a row is asked for.
 
     Args:
@@ -83,8 +81,8 @@ def with_label(row: Any, label: int, label_column: str | None = None) -> Any:
 
 def _of_kind(given: Any, label: int) -> Any:
     """A label of the type and shape of the one that was given, so that rows are stacked alike."""
-    if isinstance(given, Tensor):
-        return torch.full_like(given, label)
+    if is_torch(given):
+        return given.new_full(given.shape, label)
     if isinstance(given, np.ndarray | np.generic):
         return np.full_like(given, label)[()]
     return label

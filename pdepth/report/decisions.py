@@ -159,16 +159,16 @@ def _of_arrays(rows: Any, labels: Any, decisions: Decisions) -> tuple[Any, Any]:
 
 def _as_view(dataset: Any, label_column: str | None) -> DecidedRows:
     """A dataset as a view of all of its rows. Raises TypeError for data without row numbers."""
-    from torch.utils.data import DataLoader, IterableDataset
-
+    from pdepth.inputs.datasets import is_torchs
     from pdepth.inputs.decided import DecidedRows
 
     if isinstance(dataset, DecidedRows):
         return dataset
-    if isinstance(dataset, DataLoader):
+    if is_torchs(dataset, "DataLoader"):
         raise TypeError("dataset: expected a dataset, got a DataLoader; pass its .dataset.")
     numbered = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-    if not numbered or isinstance(dataset, IterableDataset | Mapping | str):
+    numbered &= not is_torchs(dataset, "IterableDataset")
+    if not numbered or isinstance(dataset, Mapping | str):
         raise TypeError(
             "dataset: expected a dataset whose rows have numbers, or a pair of arrays, got a "
             f"{type(dataset).__name__}."
