@@ -6,8 +6,8 @@
 One probe of each width of the ResNet18 that is trained on CIFAR-10: training images vote, test
 images are asked, all votes are cast, by one thread. A call without anything kept, one that keeps
 `NEAREST` neighbours and all counts and one that keeps a map of principal components are
-interleaved; the least processor time of `ROUNDS` counts, since other work only adds to it. The
-gate: all have the same votes. NumPy's threads that wait would count, too: hence the variable.
+interleaved in turn; the least processor time of `ROUNDS` counts, since other work only adds to it.
+The gate: all have the same votes. NumPy's threads that wait would count, too: hence the variable.
 
 Beside it, the variance of all support rows along the axes of a sample, as a share of what the best
 two axes have: those of the covariance of all rows, where these are at most `WIDEST` wide.
@@ -33,7 +33,7 @@ from pdepth.search import mapping
 NAME, STORED = "bench/studies/keeping.py", HOME / RESULTS / "keeping.json"
 PAGE = Path("docs", "maps.md")
 PACKAGES = "numpy", "torch"
-SUPPORT, QUERIES, K, NEAREST, ROUNDS = 2_000, 250, 30, 8, 2
+SUPPORT, QUERIES, K, NEAREST, ROUNDS = 2_000, 250, 30, 8, 5
 BATCH = 250  # images of a forward pass
 WIDEST = 4_096  # of which the covariance is decomposed
 KEPT = {"votes": {}, "neighbors": {"return_neighbors": NEAREST}, "map": {"return_map": "pca"}}
@@ -61,9 +61,9 @@ def layers() -> tuple[dict[str, list[Any]], list[Any]]:
 def seconds_of(support: Any, labels: Any, queries: Any, asked: Any) -> dict[str, float]:
     """The least processor time of each kind of call."""
     least = dict.fromkeys(KEPT, np.inf)
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         votes = []
-        for name, options in KEPT.items():
+        for name, options in sorted(KEPT.items(), reverse=number % 2 > 0):
             begin = time.process_time()
             result = pdepth.depth_from_embeddings(
                 [support], labels, asked, [queries], k=K, early_exit=False, num_threads=1, **options
