@@ -5,7 +5,8 @@
     python bench/studies/cluster.py network         images under a ResNet18, all votes
     python bench/studies/cluster.py --render        the table of docs/cluster.md, as stored
 
-`--rounds` is how often, in turn. The gate: both ways have the same votes, or there is no number.
+`--rounds` is how often, in turn; `--queries` how many the arrays' job has, for slower machines. The
+gate: both ways have the same votes, or there is no number.
 Each way runs in a process of its own. Ray (extra `ray`, and psutil) runs already when the job
 begins, and workers start within it; the processor time is that of the process, of the workers and
 of Ray's own processes, as the operating system counts it.
@@ -36,13 +37,13 @@ NAME, STORED = "bench/studies/cluster.py", HOME / RESULTS / "cluster.json"
 PAGE = Path("docs", "cluster.md")
 PACKAGES = "numpy", "torch", "ray"
 ROUNDS, WORKERS = 3, 2
-SUPPORT, QUERIES, WIDTH = 200_000, 320_000, 1_024
-IMAGES, ASKED = 6_000, 3_000  # of CIFAR-10
+SUPPORT, WIDTH = 200_000, 1_024
+IMAGES = 6_000  # of CIFAR-10
 OWN, OF_WORKERS, OF_RAY = "caller", "workers", "ray"
 WORKER = "ray::Worker"  # how the names of Ray's processes with our workers begin
 
 
-def arrays(**options: Any) -> Any:
+def arrays(asked: int, **options: Any) -> Any:
     """Votes of rows in ten classes, as after a ReLU."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((10, WIDTH), np.float32) / 10
@@ -55,11 +56,11 @@ def arrays(**options: Any) -> Any:
             values[part] += centres[labels[part]]
         return np.maximum(values, 0, out=values), labels
 
-    (support, labels), (queries, _) = rows(SUPPORT), rows(QUERIES)
+    (support, labels), (queries, _) = rows(SUPPORT), rows(asked)
     return lambda: pdepth.probe_votes(support, labels, queries, **options).votes
 
 
-def network(**options: Any) -> Any:
+def network(asked: int, **options: Any) -> Any:
     """All votes of test images among training images under a ResNet18."""
     from torch.utils.data import Subset
 
@@ -67,7 +68,7 @@ def network(**options: Any) -> Any:
 
     data = real_data()
     support = Subset(data.dataset("train"), range(IMAGES))
-    queries = Subset(data.dataset("test"), range(ASKED))
+    queries = Subset(data.dataset("test"), range(asked))
     model = data.resnet18()
     return lambda: (
         pdepth.prediction_depth(
@@ -77,6 +78,7 @@ def network(**options: Any) -> Any:
 
 
 JOBS: dict[str, Callable[..., Any]] = {"arrays": arrays, "network": network}
+ASKED = {"arrays": 320_000, "network": 3_000}  # queries
 
 
 class ProcessorTime:
@@ -134,7 +136,7 @@ class ProcessorTime:
         return found
 
 
-def run_job(job: str, workers: int) -> dict[str, Any]:
+def run_job(job: str, asked: int, workers: int) -> dict[str, Any]:
     """One way of a job in this process; no workers: one process with one thread."""
     import torch
 
@@ -147,7 +149,7 @@ def run_job(job: str, workers: int) -> dict[str, Any]:
 
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
         options = {"cluster": Cluster(workers=workers)}
-    call = JOBS[job](**options)
+    call = JOBS[job](asked, **options)
     begin = time.perf_counter()
     with ProcessorTime() as processor:
         votes = call()
@@ -158,9 +160,10 @@ def run_job(job: str, workers: int) -> dict[str, Any]:
     }
 
 
-def start(job: str, workers: int) -> subprocess.Popen[str]:
+def start(job: str, asked: int, workers: int) -> subprocess.Popen[str]:
     """One way of a job, in a process of its own."""
-    command = [sys.executable, __file__, job, "--in-this-process", str(workers)]
+    sizes = ["--queries", str(asked), "--in-this-process", str(workers)]
+    command = [sys.executable, __file__, job, *sizes]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
@@ -176,7 +179,7 @@ def record_of(process: subprocess.Popen[str]) -> dict[str, Any]:
     return record
 
 
-def measure(job: str, rounds: int) -> dict[str, Any]:
+def measure(job: str, asked: int, rounds: int) -> dict[str, Any]:
     """In turn: one process alone, two of them at once, and the workers.
 
     Two at once share memory and caches as two workers do; that is what processor time is compared
@@ -187,9 +190,10 @@ def measure(job: str, rounds: int) -> dict[str, Any]:
     """
     taken = []
     for _ in range(rounds):
-        alone = record_of(start(job, 0))
-        both = [record_of(process) for process in [start(job, 0), start(job, 0)]]
-        taken.append((alone, both, record_of(start(job, WORKERS))))
+        alone = record_of(start(job, asked, 0))
+        two = [start(job, asked, 0), start(job, asked, 0)]
+        both = [record_of(process) for process in two]
+        taken.append((alone, both, record_of(start(job, asked, WORKERS))))
     if len({each["votes"] for alone, both, many in taken for each in (alone, *both, many)}) != 1:
         raise SystemExit(f"{job}: the votes differ: no number.")
     rows = [
@@ -209,6 +213,7 @@ def measure(job: str, rounds: int) -> dict[str, Any]:
 
     return {
         "rounds": rounds,
+        "queries": asked,
         **{name: middle(row[name] for row in rows) for name in rows[0]},
         "ratio": middle(total / row["at_once"] for total, row in zip(sums, rows, strict=True)),
         "ratio_alone": middle(total / row["alone"] for total, row in zip(sums, rows, strict=True)),
@@ -219,8 +224,8 @@ def measure(job: str, rounds: int) -> dict[str, Any]:
 
 
 TITLES = {
-    "arrays": f"{SUPPORT:,} rows, {QUERIES:,} queries, {WIDTH:,} columns",
-    "network": f"ResNet18, {IMAGES:,} images, {ASKED:,} queries, 11 probes, all votes",
+    "arrays": f"{SUPPORT:,} rows, {{:,}} queries, {WIDTH:,} columns",
+    "network": f"ResNet18, {IMAGES:,} images, {{:,}} queries, 11 probes, all votes",
 }
 
 
@@ -235,8 +240,9 @@ def table(stored: dict[str, Any]) -> str:
     for job in [job for job in JOBS if job in stored]:
         record = stored[job]
         kinds = ", ".join(f"{record[kind]:.0f}" for kind in (OWN, OF_WORKERS, OF_RAY))
+        title = TITLES[job].format(record["queries"])
         lines.append(
-            f"| {TITLES[job]} | {record['alone']:.0f}, {record['at_once']:.0f} s; "
+            f"| {title} | {record['alone']:.0f}, {record['at_once']:.0f} s; "
             f"{record['seconds']:.0f} s | {kinds} s; {record['many_seconds']:.0f} s | "
             f"**{record['ratio']:.2f}**, {record['ratio_alone']:.2f} | "
             f"{record['workers_ratio']:.2f} | **{record['time_ratio']:.2f}** | "
@@ -252,15 +258,17 @@ def main() -> None:
     )
     parser.add_argument("jobs", nargs="*", choices=[*JOBS, []], default=[])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--queries", type=int)
     parser.add_argument("--render", action="store_true")
     parser.add_argument("--in-this-process", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.in_this_process is not None:
-        print(json.dumps(run_job(options.jobs[0], options.in_this_process)))
+        print(json.dumps(run_job(options.jobs[0], options.queries, options.in_this_process)))
         return
     stored = load(STORED) if STORED.exists() else {}
     for job in [] if options.render else options.jobs or list(JOBS):
-        stored[job] = measure(job, options.rounds)
+        given = options.queries if job == "arrays" else None
+        stored[job] = measure(job, given or ASKED[job], options.rounds)
         save(stored, STORED)
     render(NAME, table(stored), PAGE)
 
