@@ -310,6 +310,7 @@ def measured(cell: Cell) -> dict[str, Any]:
             for name, score in scores_of(found).items()
         },
         "decisions": decisions(found, wrong),
+        "machine": machine(*PACKAGES),
     }
 
 
@@ -372,9 +373,10 @@ def table(stored: dict[str, Any]) -> str:
         kinds.setdefault(head, []).extend([kept[cell]] if cell in kept else [])
     missing = [f"{SEEDS - len(found)} of {head}" for head, found in kinds.items()]
     columns = {head: found for head, found in kinds.items() if found}
+    machines = dict.fromkeys(describe(cell["machine"]) for cell in stored["cells"])
     lines = [
         f"Mean of {SEEDS} seeds with its 95 % interval, in brackets how many seeds there are, if "
-        f"not {SEEDS}; k = {K}. {describe(stored['machine'])}.",
+        f"not {SEEDS}; k = {K}. {'; '.join(machines)}.",
         "",
         f"| % | {' | '.join(columns)} |",
         f"| --- |{' ---: |' * len(columns)}",
@@ -409,7 +411,7 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         kept[cell] = measured(cell)
         records = [kept[each] for each in cells() if each in kept]
-        save({"machine": machine(*PACKAGES), "cells": records}, STORED)
+        save({"cells": records}, STORED)
         print(json.dumps(kept[cell]), flush=True)
     render(NAME, table(load(STORED)), PAGE)
 
