@@ -15,6 +15,7 @@ from pdepth.bench import common, pages
 from pdepth.bench.studies import (
     checks,
     cifar10,
+    cleaning,
     cluster,
     compat,
     findings,
@@ -29,8 +30,8 @@ from pdepth.bench.studies import (
 )
 
 STUDIES = (
-    *(checks, cifar10, cluster, compat, findings, keeping, label_issues, libraries, memory),
-    *(networks, noise),
+    *(checks, cifar10, cleaning, cluster, compat, findings, keeping, label_issues),
+    *(libraries, memory, networks, noise),
     *(placements, presets),
 )
 
