@@ -4,18 +4,18 @@
     python bench/studies/cleaning.py --render    the table of docs/cleaning.md, as stored
 
 The first 5,000 training images of CIFAR-10 with wrong labels, and the network, as in
-bench/studies/label_issues.py. A network that has fitted the wrong labels is asked for label errors;
-what it flags by default is dropped or given the suggested label, and a new network is trained on
-the outcome in the same way, from other weights. Beside it as many rows at random are dropped, and
-as many by an oracle that knows the wrong labels (all of them, then others at random, where more are
-flagged than are wrong). Accuracy is that on all 10,000 test images, whose labels are as they come.
+bench/studies/label_issues.py. The network that has fitted the wrong labels is asked for label
+errors; what is flagged by default is dropped, or given the suggested label, and another network is
+trained on the outcome in the same way, from other weights. Beside it as many rows at random are
+dropped, and as many by an oracle that knows the wrong labels (all of them, then others at random,
+where more are flagged than are wrong). Accuracy is that on all 10,000 test images.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -25,7 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import TensorDataset
 
-from pdepth.analysis.label_errors import LabelIssues, find_issues
+import pdepth
+from pdepth.analysis.label_errors import LabelIssues
 from pdepth.bench.common import HOME, RESULTS, describe, machine
 from pdepth.bench.data import real_data
 from pdepth.bench.pages import load, render, save
@@ -36,40 +37,30 @@ PAGE = Path("docs", "cleaning.md")
 SHARE, SEEDS = 0.2, planting.SEEDS
 GIVEN, RIGHT = "labels as given", "labels all right"
 DROPPED, RELABELLED = "flagged rows dropped", "flagged rows relabelled as suggested"
-RANDOM = "as many dropped at random"
-ORACLE, MENDED = "as many dropped by an oracle", "as many relabelled by an oracle"
+RANDOM, ORACLE = "as many dropped at random", "as many dropped by an oracle"
 
 Labels = NDArray[np.int64]
-Cleaned = tuple[NDArray[np.int64], Labels]  # rows that stay, and their labels
+Cleaned = tuple[Labels, Labels]  # numbers of the rows that stay, and their labels
 
 
-def cleanings(
-    issues: LabelIssues, truth: Labels, rng: np.random.Generator
-) -> dict[str, Callable[[], Cleaned]]:
-    """Each way to clean, and what is left by it."""
+def cleanings(issues: LabelIssues, truth: Labels, rng: np.random.Generator) -> dict[str, Cleaned]:
+    """What each way leaves of the data."""
     labels, flagged = issues.label, np.flatnonzero(issues.is_issue)
     every = np.arange(len(labels))
     shuffled = rng.permutation(every)
     wrong = labels != truth
     known = np.concatenate([shuffled[wrong[shuffled]], shuffled[~wrong[shuffled]]])[: len(flagged)]
 
-    def without(rows: NDArray[np.int64]) -> Cleaned:
+    def without(rows: Labels) -> Cleaned:
         left = np.setdiff1d(every, rows)
         return left, labels[left]
 
-    def changed(rows: NDArray[np.int64], to: Labels) -> Cleaned:
-        mended = labels.copy()
-        mended[rows] = to[rows]
-        return every, mended
-
     return {
-        GIVEN: lambda: (every, labels),
-        DROPPED: lambda: without(flagged),
-        RELABELLED: lambda: changed(flagged, issues.suggested),
-        RANDOM: lambda: without(rng.permutation(every)[: len(flagged)]),
-        ORACLE: lambda: without(known),
-        MENDED: lambda: changed(known, truth),
-        RIGHT: lambda: (every, truth),
+        DROPPED: without(flagged),
+        RELABELLED: (every, np.where(issues.is_issue, issues.suggested, labels)),
+        RANDOM: without(rng.permutation(every)[: len(flagged)]),
+        ORACLE: without(known),
+        RIGHT: (every, truth),
     }
 
 
@@ -81,35 +72,40 @@ def accuracy(model: torch.nn.Module) -> float:
     return float((outputs == torch.as_tensor(labels)).double().mean())
 
 
-def measured(seed: int, known: dict[str, Any]) -> dict[str, Any]:
-    """A seed's accuracies by way; those that are `known` stay."""
+def issues_of(model: torch.nn.Module, data: TensorDataset) -> LabelIssues:
+    """Label errors among the rows that a network was trained on."""
+    layers = planting.LAYERS[planting.CIFAR10]
+    result = pdepth.prediction_depth(
+        model, data, layers=layers, early_exit=False, return_neighbors=1, progress=False
+    )
+    return pdepth.label_issues(result)
+
+
+def measured(seed: int) -> dict[str, Any]:
+    """A seed's accuracies by way to clean."""
+    begin = time.process_time()
     cell = planting.Cell(planting.CIFAR10, planting.UNIFORM, SHARE, seed)
-    found = planting.observed(cell)
-    labels, truth = found["labels"], found["truth"]
-    issues = find_issues(planting.counts_of(found["neighbors"], labels), range(10), labels)
-    wrong = labels != truth
-    record = known or {
+    images, truth = planting.images_of(planting.CIFAR10)
+    labels = planting.planted(truth, cell)
+
+    def trained_on(rows: Labels, given: Labels, seed: int) -> tuple[torch.nn.Module, TensorDataset]:
+        data = TensorDataset(images[torch.from_numpy(rows)], torch.from_numpy(given))
+        return planting.trained(replace(cell, seed=seed), data), data
+
+    model, data = trained_on(np.arange(len(labels)), labels, seed)
+    issues, wrong = issues_of(model, data), labels != truth
+    reached = {GIVEN: accuracy(model)}
+    for name, (rows, given) in cleanings(issues, truth, np.random.default_rng(seed)).items():
+        reached[name] = accuracy(trained_on(rows, given, seed + SEEDS)[0])
+        print(seed, name, reached[name], flush=True)
+    return {
         "seed": seed,
         "flagged": int(issues.is_issue.sum()),
         "wrong": int(wrong.sum()),
         "flagged_wrong": int(wrong[issues.is_issue].sum()),
-        "seconds": 0,
-        "accuracy": {},
+        "seconds": round(time.process_time() - begin),
+        "accuracy": reached,
     }
-    images, _ = planting.images_of(planting.CIFAR10)
-    again = planting.Cell(cell.data, cell.noise, cell.share, seed + SEEDS)  # other weights
-    for name, clean in cleanings(issues, truth, np.random.default_rng(seed)).items():
-        if name in record["accuracy"]:
-            continue
-        begin = time.process_time()
-        rows, given = clean()
-        model = planting.trained(
-            again, TensorDataset(images[torch.from_numpy(rows)], torch.from_numpy(given))
-        )
-        record["accuracy"][name] = accuracy(model)
-        record["seconds"] += round(time.process_time() - begin)
-        print(seed, name, record["accuracy"][name], flush=True)
-    return record
 
 
 def interval(values: list[float]) -> str:
@@ -147,7 +143,7 @@ def main(arguments: list[str]) -> None:
     stored = load(STORED) if STORED.exists() else {"runs": []}
     known = {run["seed"]: run for run in stored["runs"]}
     for seed in range(SEEDS) if not arguments else ():
-        known[seed] = measured(seed, known.get(seed, {}))
+        known[seed] = known.get(seed) or measured(seed)
         runs = [known[each] for each in sorted(known)]
         save({"machine": machine(*planting.PACKAGES), "runs": runs}, STORED)
     render(NAME, table(load(STORED)), PAGE)
