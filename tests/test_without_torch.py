@@ -56,6 +56,8 @@ def test_without_torch_all_that_needs_no_network_works(
 ) -> None:
     for module in ("pyarrow", "pandas", "plotly", "matplotlib", "PIL", "sklearn"):
         pytest.importorskip(module)
+    from PIL import Image
+
     for kind in (torch.float32, torch.bfloat16):
         kept_by_a_network(tmp_path, kind)
     monkeypatch.chdir(tmp_path)
@@ -63,6 +65,9 @@ def test_without_torch_all_that_needs_no_network_works(
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
     np.savez("digits.npz", x=images, y=np.arange(40) % 3)
+    Path("texts.csv").write_text("text,label\none,0\ntwo,1\n")
+    Path("pictures", "a").mkdir(parents=True)
+    Image.fromarray(np.zeros((6, 9, 3), np.uint8)).save(Path("pictures", "a", "0.png"))
     out = ("--out", "run", "--all-votes", "--keep-neighbors", 5, "-k", 5, "-q")
     ran = invoke("run", "nets.py:net", "--support", "npz:digits.npz", "--weights", weights(), *out)
     assert ran.exit_code == 0, ran.output

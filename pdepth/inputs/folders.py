@@ -19,7 +19,9 @@ from pdepth.inputs.pixels import is_deep, open_image, orientation
 from pdepth.inputs.texts import LABEL
 from pdepth.optional import require
 
-MORE_ENDINGS = (".avif",)  # of files that are images, beside those that torchvision takes
+# Of files that are images: those that torchvision takes, and more.
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+MORE_ENDINGS = (".avif",)
 # Where a PNG says its orientation; only a file with one of these needs decoding to know it.
 SAYS_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 TURNED, DEEP = "turned", "deep"
@@ -48,8 +50,10 @@ def open_image_folder(
 
     Raises:
         FileNotFoundError: no class folder, or no image in any; of as_imagefolder, in one of them.
+        ImportError: torchvision is missing, where its reading is asked for or compared with.
     """
-    folders = require("torchvision.datasets", "DATA imagefolder:", "vision")
+    if options.as_imagefolder or compare:
+        folders = require("torchvision.datasets", "DATA imagefolder:", "vision")
     if options.as_imagefolder:
         try:
             theirs = folders.ImageFolder(str(root))
@@ -62,7 +66,7 @@ def open_image_folder(
         labels = np.array([label for _, label in theirs.samples], np.int64)
         names: list[str] = theirs.classes
     else:
-        files, labels, names = _listed(root, folders)
+        files, labels, names = _listed(root)
         _warn_of_empty(root, labels, names)
         if compare:
             _warn_of_differences(root, files, labels, folders)
@@ -83,7 +87,7 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _listed(root: Path, folders: Any) -> tuple[list[str], NDArray[np.int64], list[str]]:
+def _listed(root: Path) -> tuple[list[str], NDArray[np.int64], list[str]]:
     """Files in the order of ImageFolder, their labels and the names of all classes."""
     names = sorted(e.name for e in os.scandir(root) if e.is_dir() and e.name[0] != ".")
     if not names:
@@ -91,22 +95,23 @@ def _listed(root: Path, folders: Any) -> tuple[list[str], NDArray[np.int64], lis
             f"DATA imagefolder: expected at least one class folder in {root}, got none; put the "
             "images of each class into a folder of its name."
         )
-    endings = (*folders.folder.IMG_EXTENSIONS, *MORE_ENDINGS)
+    endings = (*ENDINGS, *MORE_ENDINGS)
 
     def is_image(file: str) -> bool:
         return file.lower().endswith(endings) and f"{os.sep}." not in file[len(str(root)) :]
 
-    numbers = {name: number for number, name in enumerate(names)}
-    samples = folders.folder.make_dataset(
-        str(root), numbers, is_valid_file=is_image, allow_empty=True
-    )
-    if not samples:
+    files: list[str] = []
+    labels: list[int] = []
+    for number, name in enumerate(names):
+        for folder, _, found in sorted(os.walk(os.path.join(root, name), followlinks=True)):
+            files += filter(is_image, [os.path.join(folder, file) for file in sorted(found)])
+        labels += [number] * (len(files) - len(labels))
+    if not files:
         raise FileNotFoundError(
             f"DATA imagefolder: expected images ({', '.join(endings)}) in the class folders of "
             f"{root}, got none."
         )
-    files = [file for file, _ in samples]
-    return files, np.array([label for _, label in samples], np.int64), names
+    return files, np.array(labels, np.int64), names
 
 
 def _warn_of_empty(root: Path, labels: NDArray[np.int64], names: Sequence[str]) -> None:

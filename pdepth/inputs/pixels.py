@@ -15,8 +15,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pdepth.optional import require
-
 ORIENTATION, BITS, PHOTOMETRIC = 274, 258, 262  # tags of EXIF and TIFF
 WHITE_IS_ZERO = 0
 # Names of PIL.Image.Transpose, by EXIF's orientation.
@@ -100,9 +98,16 @@ def to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def resize(image: Any, size: int) -> Any:
-    """torchvision's Resize(size) and CenterCrop(size), bilinear and antialiased."""
-    functional = require("torchvision.transforms.functional", "image size:", "vision")
-    return functional.center_crop(functional.resize(image, [size]), [size])
+    """torchvision's Resize(size) and CenterCrop(size), which do this by Pillow, too: bilinear and
+    antialiased, the longer side rounded down."""
+    from PIL import Image
+
+    short, long = sorted(image.size)
+    longer = int(size * long / short)
+    width, height = (size, longer) if image.width <= image.height else (longer, size)
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return scaled.crop((left, top, left + size, top + size))
 
 
 def to_array(image: Any, channels: int) -> NDArray[Any]:

@@ -201,10 +201,10 @@ def _paths_of(
     except (ValueError, OSError, ImportError) as error:
         if data is not None:
             raise
-        warnings.warn(
-            f"label_issues: no paths: {error} Pass data= (--data) to say where they are now.",
-            stacklevel=3,
-        )
+        advice = " Pass data= (--data) to say where they are now."
+        if isinstance(error, ImportError):
+            advice = ""
+        warnings.warn(f"label_issues: no paths: {error}{advice}", stacklevel=3)
         return None
     if paths is None:
         if data is not None:

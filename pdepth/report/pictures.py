@@ -119,7 +119,9 @@ def find_images(
     except Texts as error:
         return Images(names=names, texts=error.texts)
     except (ValueError, TypeError, OSError, ImportError) as error:
-        note = f"There are no pictures: {error} Pass --images DATA to say where they are now."
+        note = f"There are no pictures: {error}"
+        if not isinstance(error, ImportError):
+            note += " Pass --images DATA to say where they are now."
         return Images(names=names, note=note)
 
 

@@ -130,6 +130,20 @@ def stores(folder: Path) -> None:
     assert (pdepth.kneighbors(read, k=5)[1] == near[1]).all()
 
 
+def datasets(folder: Path) -> None:
+    """Images and texts, which a report shows; as a network takes them, images are tensors."""
+    from pdepth import inputs
+
+    size = inputs.ImageOptions(4)
+    data: Any = inputs.load_data(f"imagefolder:{folder / 'pictures'}", size, compare=False)
+    assert data.image(0).shape == (4, 4, 3)
+    assert data.original(0).shape == (6, 9, 3)
+    assert inputs.row_paths(data) == [str(folder / "pictures" / "a" / "0.png")]
+    says("torch", data.__getitem__, 0)
+    texts: Any = inputs.load_data(f"csv:{folder / 'texts.csv'}")
+    assert texts[1] == {"text": "two", "label": 1}
+
+
 def commands(folder: Path) -> None:
     """Commands on a run that kept neighbours and embeddings, and those that take a network."""
     from typer.testing import CliRunner
@@ -216,6 +230,7 @@ def main(folder: Path) -> None:
     stores(folder)
     libraries()
     networks()
+    datasets(folder)
     commands(folder)
     assert not [name for name in REFUSED if name in sys.modules]
 

@@ -211,3 +211,38 @@ def test_files_that_are_gone_or_links_to_nothing(tmp_path):
     data = load_data(f"imagefolder:{tmp_path}", RAW)
     with pytest.raises(ValueError, match=r"b\.png cannot be read as an image: .*No such file"):
         data[1]
+
+
+def test_files_are_those_of_imagefolder_in_its_order(tmp_path):
+    """Nested folders, links to folders, names that sort otherwise by case or number."""
+    names = [
+        "z.png",
+        "Z.JPG",
+        "10.png",
+        "9.png",
+        "deep/b.webp",
+        "deep/a.bmp",
+        "Deep/c.tif",
+        "x.gif",
+    ]
+    for name in names:
+        save(tmp_path / "data" / "b" / name, format="PNG")
+    save(tmp_path / "elsewhere" / "linked.ppm")
+    (tmp_path / "data" / "a").mkdir()
+    (tmp_path / "data" / "a" / "link").symlink_to(tmp_path / "elsewhere")
+    data = load_data(f"imagefolder:{tmp_path / 'data'}", RAW)
+    theirs = folders.ImageFolder(str(tmp_path / "data"))
+    assert list(zip(data.paths, data.labels.tolist(), strict=True)) == theirs.samples
+    assert len(data) == len(names)  # the GIF is none, the link one
+    assert inputs.folders.ENDINGS == folders.folder.IMG_EXTENSIONS
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "F"])
+def test_any_size_is_torchvisions(mode):
+    from torchvision.transforms import functional
+
+    rng = np.random.default_rng(0)
+    for width, height, size in rng.integers(1, 70, (100, 3)).tolist():
+        image = Image.fromarray(pixels(height, width, 3)).convert(mode)
+        expected = functional.center_crop(functional.resize(image, [size]), [size])
+        np.testing.assert_array_equal(inputs.pixels.resize(image, size), expected)
