@@ -283,20 +283,17 @@ def _with_map(bill: Plan, method: str | None, held: bool) -> Plan:
     size = map_nbytes(rows, beside, len(bill.probes))
     work = max(fit_nbytes(bill.support, width) for width in bill.widths)
     bill = replace(bill, map=size, memory=bill.memory + size + work)
-    again = 1.0
+    again = more = 1.0
     if not held:
         again += len(bill.probes) * (2 * bill.support + (bill.queries or 0)) / bill.forwarded
-    more = 1.0
     if method == "umap":
         more += 1 if bill.queries is None else 1 + bill.support / bill.queries
-    seconds = bill.forward_seconds, bill.search_seconds
+    forward, search = bill.forward_seconds, bill.search_seconds
     return replace(
-        bill,
-        forwarded=round(bill.forwarded * again),
-        flop=bill.flop * more,
-        forward_seconds=None if seconds[0] is None else seconds[0] * again,
-        search_seconds=None if seconds[1] is None else seconds[1] * more,
-    )
+        bill, forwarded=round(bill.forwarded * again), flop=bill.flop * more,
+        forward_seconds=None if forward is None else forward * again,
+        search_seconds=None if search is None else search * more,
+    )  # fmt: skip
 
 
 def _check_cluster(cluster: Cluster | None, bandwidth: str | None) -> float | None:
