@@ -36,7 +36,11 @@ PACKAGES = "numpy", "torch"
 SUPPORT, QUERIES, K, NEAREST, ROUNDS = 2_000, 250, 30, 8, 5
 BATCH = 250  # images of a forward pass
 WIDEST = 4_096  # of which the covariance is decomposed
-KEPT = {"votes": {}, "neighbors": {"return_neighbors": NEAREST}, "map": {"return_map": "pca"}}
+KEPT: dict[str, dict[str, Any]] = {
+    "votes": {},
+    "neighbors": {"return_neighbors": NEAREST},
+    "map": {"return_map": "pca"},
+}
 
 
 def layers() -> tuple[dict[str, list[Any]], list[Any]]:

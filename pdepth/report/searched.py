@@ -81,8 +81,9 @@ def _rows_of(data: Any, numbers: NDArray[np.int64]) -> Any:
     from torch.utils.data import Subset
 
     dataset = inputs.unwrap_loader(data)
-    if isinstance(dataset, inputs.DecidedRows):
-        return Subset(dataset, np.searchsorted(dataset.rows, numbers).tolist())
+    rows = dataset.rows if isinstance(dataset, inputs.DecidedRows) else None
+    if rows is not None:
+        return Subset(dataset, np.searchsorted(rows, numbers).tolist())
     if not hasattr(dataset, "__getitem__"):
         raise ValueError(
             f"source: expected data whose rows can be read by their number, got a stream; {AGAIN}."
