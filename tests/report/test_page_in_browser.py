@@ -151,8 +151,8 @@ def test_probes_and_pairs_are_those_of_python(tab: Tab) -> None:
 
 
 def test_pointing_at_a_dot_shows_its_picture(tab: Tab) -> None:
-    tab.show("map")
-    place = "document.querySelector('#map .plot')"
+    tab.show("scatter")
+    place = "document.querySelector('#scatter .plot')"
     tab.until(lambda: tab(f"{place}._fullLayout.xaxis.l2p !== undefined"))
     row, x, y = tab(
         f"(() => {{ const p = {place}, box = p.getBoundingClientRect(), t = p.data[0]; "

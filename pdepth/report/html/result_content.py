@@ -283,7 +283,7 @@ def _views(result: DepthResult) -> list[View]:
         )
     views.append(
         View(
-            "map",
+            "scatter",
             "Every example",
             "A dot is an example: how far right it lies is its depth. Point at one to see it; "
             "click to see the votes of all its probes.",

@@ -10,8 +10,8 @@ Object.assign(views, {
   sides(rows) {
     const [first, second, change] = [values("first_depth"), values("second_depth"), values("change")];
     const [across, up] = header.facts.steps.map((step) => 0.7 * step);
-    const x = (row) => first[row] + across * (scatter(row, 0) - 0.5);
-    const y = (row) => second[row] + up * (scatter(row, 1) - 0.5);
+    const x = (row) => first[row] + across * (jitter(row, 0) - 0.5);
+    const y = (row) => second[row] + up * (jitter(row, 1) - 0.5);
     const traces = COMPARED.map(([name, belongs, shade, symbol]) =>
       dots(rows.filter((row) => belongs(change[row])), x, y, { name, marker: { color: colour(shade), symbol, opacity: 0.6 } }),
     ).filter((trace) => trace.rows.length);

@@ -73,7 +73,7 @@ const idColumn = () => columns.get(header.columns[0].name);
 const exampleName = (row) => `${idColumn().title} ${displayText(idColumn(), row)}`;
 
 // A pseudo-random number in 0..1 for each example, always the same: to move dots apart.
-function scatter(row, salt) {
+function jitter(row, salt) {
   let h = Math.imul(row + 1, 0x9e3779b1) ^ Math.imul(salt + 1, 0x85ebca6b);
   h = Math.imul(h ^ (h >>> 15), 0x2c1b3c6d);
   h = Math.imul(h ^ (h >>> 12), 0x297a2d39);

@@ -87,7 +87,7 @@ function drawSheets(rows) {
         if (values[a] !== values[b]) return sign * (values[a] - values[b]) < 0;
       }
       if (a in embedded !== b in embedded) return a in embedded; // equal ones: those with an image first
-      return scatter(a, 2) < scatter(b, 2);
+      return jitter(a, 2) < jitter(b, 2);
     });
     const prefix = kept.length > MAX_CARDS ? "the first of " : "";
     section.querySelector("h3 span").textContent = prefix + number(kept.length);

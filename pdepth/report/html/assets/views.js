@@ -80,10 +80,10 @@ function pairsOf(rows) {
   return confused.sort((x, y) => y.until - x.until || y.sum - x.sum || x.a - y.a || x.b - y.b).slice(0, 12);
 }
 
-// The column that the dots of `map` are placed by, upward.
+// The column that the dots of `scatter` are placed by, upward.
 let upward = "";
 function chooseUpward(onChange) {
-  const figure = byId("map");
+  const figure = byId("scatter");
   if (!figure) return;
   const choices = [...columns.values()].filter(
     (c) => c.title && c.name !== "depth" && !["row", "right"].includes(c.name) && c.kind !== "text",
@@ -226,11 +226,11 @@ const views = {
     };
   },
 
-  map(rows) {
+  scatter(rows) {
     const [depth, column] = [values("depth"), columns.get(upward)];
     const spread = column.kind === "number" ? 0 : 0.72;
-    const x = (row) => depth[row] + 0.78 * (scatter(row, 0) - 0.5);
-    const y = (row) => column.values[row] + spread * (scatter(row, 1) - 0.5);
+    const x = (row) => depth[row] + 0.78 * (jitter(row, 0) - 0.5);
+    const y = (row) => column.values[row] + spread * (jitter(row, 1) - 0.5);
     const right = values("right");
     const small = header.count > 20000 ? 3.2 : undefined;
     const good = { color: colour("good"), ...(small && { size: small }) };
@@ -246,7 +246,7 @@ const views = {
     return {
       traces,
       layout: {
-        xaxis: { ...probeAxis("map"), fixedrange: false },
+        xaxis: { ...probeAxis("scatter"), fixedrange: false },
         yaxis: axis({
           title: column.title, showgrid: false,
           ...(names && { tickvals: ticks, ticktext: ticks.map((i) => names[i]), range: [-0.7, names.length - 0.3] }),
@@ -262,8 +262,8 @@ const views = {
     const [inSupport, heldOut, group] = [values("support_depth"), values("held_out_depth"), values("group")];
     const known = rows.filter((row) => !Number.isNaN(inSupport[row]) && !Number.isNaN(heldOut[row]));
     const apart = 0.02 * header.facts.layers; // mean depths are fractions: equal ones would hide
-    const x = (row) => inSupport[row] + apart * (scatter(row, 0) - 0.5);
-    const y = (row) => heldOut[row] + apart * (scatter(row, 1) - 0.5);
+    const x = (row) => inSupport[row] + apart * (jitter(row, 0) - 0.5);
+    const y = (row) => heldOut[row] + apart * (jitter(row, 1) - 0.5);
     const names = columns.get("group")?.choices ?? ["examples"];
     const traces = names.map((name, code) => {
       const [shade, symbol] = GROUP_MARKERS[code];
