@@ -44,10 +44,10 @@ def check_unique(values: NDArray[Any], name: str) -> None:
         raise ValueError(f"{name}: expected distinct values, got {distinct[times > 1][0]!s} twice.")
 
 
-def check_images(images: Any, count: int) -> None:
-    """Raise ValueError unless `images` is None or holds `count` images."""
+def check_images(images: Any, count: int, name: str = "images", each: str = "example") -> None:
+    """Raise ValueError unless `images` is None or holds `count` images, one per `each`."""
     if images is not None and len(images) != count:
-        raise ValueError(f"images: expected {count}, one per example, got {len(images)}.")
+        raise ValueError(f"{name}: expected {count}, one per {each}, got {len(images)}.")
 
 
 def check_examples(result: DepthResult) -> None:

@@ -40,6 +40,14 @@ Images = Annotated[
         help="Where the pictures are, as in pdepth run; default: where the run read them.",
     ),
 ]
+SupportImages = Annotated[
+    str | None,
+    typer.Option(
+        "--support",
+        metavar="DATA",
+        help="Likewise of neighbours, of held-out examples.",
+    ),
+]
 Thumbnails = Annotated[
     str,
     typer.Option(help="sample: some are in the page; all: the rest in a folder beside it; none."),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pdepth.cli.options import Images, Quiet, Results, Thumbnails
+from pdepth.cli.options import Images, Quiet, Results, SupportImages, Thumbnails
 from pdepth.cli.output import print_written
 
 
@@ -18,6 +18,7 @@ def report(
         typer.Option(metavar="FILE.html", help="The page; default: report.html in RESULTS."),
     ] = None,
     images: Images = None,
+    support: SupportImages = None,
     thumbnails: Thumbnails = "sample",
     pdf: Annotated[
         bool,
@@ -48,6 +49,7 @@ def report(
         results,
         out,
         images=images,
+        support=support,
         built_in={demo.DATA: demo.result_images},
         thumbnails=thumbnails,
         pdf=pdf,

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from pdepth.cli.options import Images, Results
+from pdepth.cli.options import Images, Results, SupportImages
 
 
 def view(
     results: Results,
     images: Images = None,
+    support: SupportImages = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Of this computer.", show_default="a free one")
     ] = 0,
@@ -34,7 +35,7 @@ def view(
     from pdepth import demo
     from pdepth.report.view import View, serving
 
-    shown = View(results, images, {demo.DATA: demo.result_images})
+    shown = View(results, images, {demo.DATA: demo.result_images}, support=support)
     if shown.note:
         typer.echo(shown.note, err=True)
     with serving(shown, port) as address:

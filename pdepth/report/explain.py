@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth.analysis.ensemble import Ensemble
 from pdepth.arrays import arguments
 from pdepth.io.embedding_store import EmbeddingStore, open_store
 from pdepth.io.map_file import open_map
@@ -25,7 +26,7 @@ from pdepth.report.explanation import (
     explain_result,
     some_of,
 )
-from pdepth.report.folder import MAP, NEIGHBORS, TABLE, read_runs
+from pdepth.report.folder import MAP, NEIGHBORS, TABLE, Results, read_results, read_runs
 from pdepth.result import DepthResult
 from pdepth.votes import depth_from_embeddings
 
@@ -101,7 +102,27 @@ def read_run(path: Path) -> DepthResult:
     Raises ValueError for those of another run, and what `run_of`, `open_neighbors` and `open_map`
     raise.
     """
-    result, file = run_of(path)
+    result, _ = run_of(path)
+    return _with_kept(result, path)
+
+
+def read_shown(path: Path) -> Results:
+    """What `read_results` reads, of one network's largest k with what the run kept beside it.
+
+    Raises as `read_results` and `read_run`.
+    """
+    results = read_results(path)
+    if isinstance(results, Ensemble):
+        return results
+    if isinstance(results, DepthResult):
+        return _with_kept(results, path)
+    largest = max(results)
+    return {**results, largest: _with_kept(results[largest], path)}
+
+
+def _with_kept(result: DepthResult, path: Path) -> DepthResult:
+    """A run's result with the neighbours and the map beside it, if there are any."""
+    file = beside(path, NEIGHBORS)
     if file.is_file():
         kept = open_neighbors(file, result.k)
         _check_of_result(kept, result, file)

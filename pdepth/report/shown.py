@@ -14,7 +14,7 @@ from pdepth.io.atomic import replacing
 from pdepth.optional import require
 from pdepth.report.explain import run_of
 from pdepth.report.explanation import Explanation, examples_of
-from pdepth.report.folder import can_draw
+from pdepth.report.folder import Results, can_draw
 from pdepth.report.folder import check_out as check_folder
 from pdepth.report.names import ClassNames
 from pdepth.report.pictures import BuiltIn, Images, class_names_of, find_images
@@ -62,7 +62,7 @@ def shown_inputs(
     of_queries = _by_number(asked, explanation.rows, examples)
     near = explanation.neighbors.rows
     places = np.unique(near[near >= 0])
-    of_support = asked if own else find_images(_support_result(explanation), support, built_in)
+    of_support = asked if own else support_images(explanation.result, support, built_in)
     numbers = explanation.neighbors.row_numbers
     numbered = places if numbers is None else numbers[places]
     return Shown(
@@ -73,17 +73,35 @@ def shown_inputs(
     )
 
 
-def _support_result(explanation: Explanation) -> DepthResult:
-    """The support as if it had been measured: what `find_images` compares its data with."""
-    kept, result = explanation.neighbors, explanation.result
+def neighbors_images(
+    results: Results, spec: str | None = None, built_in: BuiltIn | None = None
+) -> Images:
+    """The images of the neighbours that results show, where these are no examples themselves.
+
+    Args: as `find_images`, with its errors.
+    """
+    result = results[max(results)] if isinstance(results, Mapping) else results
+    if not isinstance(result, DepthResult) or result.neighbors is None or result.leave_one_out:
+        return Images()
+    return support_images(result, spec, built_in)
+
+
+def support_images(result: DepthResult, spec: str | None, built_in: BuiltIn | None) -> Images:
+    """The images of the support of a result with neighbours; see `find_images`.
+
+    Its data are compared with the support as if that had been measured.
+    """
+    kept = result.neighbors
+    assert kept is not None
     labels = kept.classes[kept.codes]
     count = len(labels)
-    return DepthResult(
+    measured = DepthResult(
         depth=np.zeros(count, np.int64), undefined=np.zeros(count, bool),
         votes=np.zeros((0, count), np.int64), known=np.zeros((0, count), bool),
         predictions=labels, labels=labels, probes=(), k=result.k, leave_one_out=True,
         meta=result.meta, rows=kept.row_numbers,
     )  # fmt: skip
+    return find_images(measured, spec, built_in)
 
 
 def _by_number(images: Images, numbers: NDArray[Any], places: NDArray[Any]) -> dict[int, Any]:

@@ -7,6 +7,7 @@ number, nothing by a path.
 from __future__ import annotations
 
 import hmac
+import json
 import re
 import secrets
 import socket
@@ -23,15 +24,19 @@ import numpy as np
 
 from pdepth import __version__
 from pdepth.optional import require
-from pdepth.report.folder import read_results
+from pdepth.report.explain import read_shown
 from pdepth.report.html import page
-from pdepth.report.html.thumbnails import Encoder
+from pdepth.report.html.thumbnails import SUPPORT, Encoder
 from pdepth.report.images import UNREADABLE
 from pdepth.report.pictures import BuiltIn, find_images
+from pdepth.report.shown import neighbors_images
 
 HOST = "127.0.0.1"
 TYPES = {"png": "image/png", "jpg": "image/jpeg"}
-OF_ROW = re.compile(r"(?:thumbnails/(?P<folder>\d+)|images)/(?P<row>\d+)(?:\.(?:png|jpg))?")
+OF_ROW = re.compile(
+    r"(?:(?P<of>support)/)?(?:thumbnails/(?P<folder>\d+)|images)/(?P<row>\d+)(?:\.(?:png|jpg))?"
+)
+OF_EXAMPLE = re.compile(r"neighbors/(?P<row>\d+)")
 CHUNK = 1 << 16  # bytes of an answer at a time
 
 
@@ -42,22 +47,36 @@ class View:
     """
 
     def __init__(
-        self, results: Path, images: str | None = None, built_in: BuiltIn | None = None
+        self,
+        results: Path,
+        images: str | None = None,
+        built_in: BuiltIn | None = None,
+        *,
+        support: str | None = None,
     ) -> None:
-        """results, images, built_in: see `pdepth.report.write.write_report`, with its errors."""
+        """The arguments are those of `pdepth.report.write.write_report`, with its errors."""
         for module in ("pyarrow", "plotly"):
             require(module, "pdepth view", "report")
-        loaded = read_results(results)
+        loaded = read_shown(results)
         shown = find_images(loaded, images, built_in)
-        self.note: str = shown.note
-        self._encoder: Encoder | None = None
-        if shown.images is not None:
-            require("PIL", "pdepth view", "report")
-            self._encoder = Encoder.for_images(shown.images, np.arange(len(shown.images)))
+        of_support = neighbors_images(loaded, support, built_in)
+        self.note: str = shown.note or of_support.note
+        self._encoders: dict[str, Encoder] = {}
+        for name, found in (("", shown.images), (SUPPORT, of_support.images)):
+            if found is not None:
+                require("PIL", "pdepth view", "report")
+                self._encoders[name] = Encoder.for_images(found, np.arange(len(found)))
         self._lock = threading.Lock()  # datasets need not be safe for several threads
-        suffix = "" if self._encoder is None else self._encoder.suffix
-        served = page.serve(loaded, class_names=shown.names, suffix=suffix, note=shown.note)
+        suffixes = {name: encoder.suffix for name, encoder in self._encoders.items()}
+        served = page.serve(
+            loaded,
+            class_names=shown.names,
+            suffix=suffixes.get("", ""),
+            support_suffix=suffixes.get(SUPPORT, ""),
+            note=self.note,
+        )
         self._text, self._files = served.text.encode("utf-8", "backslashreplace"), served.files
+        self._neighbors = served.neighbors
 
     def answer(self, name: str) -> tuple[str, bytes] | None:
         """The type and the content of what is at a name, relative to the page; None: nothing."""
@@ -65,18 +84,27 @@ class View:
             return "text/html; charset=utf-8", self._text
         if name in self._files:
             return "application/octet-stream", self._files[name]
+        if match := OF_EXAMPLE.fullmatch(name):
+            return self._neighbors_of(int(match["row"]))
         match = OF_ROW.fullmatch(name)
-        if match is None or self._encoder is None:
+        encoder = None if match is None else self._encoders.get(match["of"] or "")
+        if match is None or encoder is None:
             return None
         row, small = int(match["row"]), match["folder"] is not None
-        if row >= len(self._encoder.images):
+        if row >= len(encoder.images):
             return None
         try:
             with self._lock:
-                encode = self._encoder.thumbnail if small else self._encoder.original
-                return TYPES[self._encoder.suffix], encode(row)
+                encode = encoder.thumbnail if small else encoder.original
+                return TYPES[encoder.suffix], encode(row)
         except UNREADABLE:
             return None  # the page shows a sign in its place
+
+    def _neighbors_of(self, example: int) -> tuple[str, bytes] | None:
+        near = self._neighbors
+        if near is None or example >= near.kept.rows.shape[1]:
+            return None
+        return "application/json", json.dumps(near.describe(example)).encode()
 
 
 @contextmanager

@@ -9,12 +9,13 @@ from pathlib import Path
 from pdepth.arrays import arguments
 from pdepth.io.atomic import remove_folder
 from pdepth.optional import require
+from pdepth.report.explain import read_shown
 from pdepth.report.figures import pdf as figures
-from pdepth.report.folder import read_results
 from pdepth.report.html import page
 from pdepth.report.html.thumbnails import KINDS
 from pdepth.report.html.thumbnails import folder_of as thumbnail_folder_of
 from pdepth.report.pictures import BuiltIn, find_images
+from pdepth.report.shown import neighbors_images
 
 REPORT = "report.html"
 
@@ -41,6 +42,7 @@ def write_report(
     out: Path | None = None,
     *,
     images: str | None = None,
+    support: str | None = None,
     built_in: BuiltIn | None = None,
     thumbnails: str = "sample",
     pdf: bool = False,
@@ -51,7 +53,8 @@ def write_report(
     Args:
         results: what a run, the demo or an ensemble wrote: the folder, or a Parquet file in it.
         out: the page; None: report.html in the folder.
-        images, built_in: see `pdepth.report.pictures.find_images`.
+        images, built_in: see `pdepth.report.pictures.find_images`. support: likewise of the
+            neighbours, where the support's rows are no examples.
         thumbnails: "sample", "all" or "none"; see `pdepth.report.html.page`.
         pdf: also write each figure as a PDF, into a folder beside the page.
         overwrite: replace an earlier page and the folders beside it.
@@ -63,7 +66,7 @@ def write_report(
     """
     for module in ("pyarrow", "plotly", *(("matplotlib",) if pdf else ())):
         require(module, "pdepth report", "report")
-    loaded = read_results(results)
+    loaded = read_shown(results)
     arguments.check_choice(thumbnails, "thumbnails", KINDS)
     path = out or (results if results.is_dir() else results.parent) / REPORT
     if path.exists() and not overwrite:
@@ -71,6 +74,7 @@ def write_report(
             f"out: expected a new file, got {path}, which exists; pass --overwrite to replace it."
         )
     pictures = find_images(loaded, images, built_in)
+    of_support = neighbors_images(loaded, support, built_in)
     if pdf:
         figures.folder_of(path)
     shown = page.write(
@@ -79,7 +83,8 @@ def write_report(
         images=pictures.images,
         class_names=pictures.names,
         thumbnails=thumbnails,
-        note=pictures.note,
+        note=pictures.note or of_support.note,
+        support_images=of_support.images,
     )
     folders = [path.with_name(shown.folder)] if shown.folder else []
     if pdf:

@@ -17,6 +17,7 @@ import numpy as np
 
 from pdepth.analysis.ensemble import Ensemble, Member
 from pdepth.analysis.runs import RunComparison, compare
+from pdepth.io.neighbor_file import KeptNeighbors
 from pdepth.result import DepthResult, depth_of
 
 NAMES = ["cat", "<script>alert(1)</script>", '=dog, "old"', "ship"]
@@ -43,6 +44,34 @@ def example(n: int = N, labels: bool = True, early: bool = False) -> DepthResult
         probes=("input", "block<1>", "block2", "softmax"),
         k=30,
     )
+
+
+def neighbors_example(n: int = N, own: bool = False, early: bool = False) -> DepthResult:
+    """The example with three neighbours kept of a support of 50 rows, or of its own; of four
+    classes the first two have votes, the second as many as the row's number tells."""
+    result, rng = replace(example(n, early=early), leave_one_out=own), np.random.default_rng(2)
+    count = n if own else 50
+    codes = (np.arange(count) // 5 if own else rng.integers(0, 4, count)) % 4
+    whole = example(n)
+    votes, shape = whole.votes, (LAYERS, n)
+    searched = result.known.copy()
+    searched[:-1] |= result.known[1:]  # and where the first other vote was met
+    rows = np.where(searched[..., None], rng.integers(0, count, (*shape, 3)), -1)
+    second = np.broadcast_to(np.arange(n) % 15, shape)
+    ranked = np.stack([votes, (votes + 1) % 4, (votes + 2) % 4, (votes + 3) % 4], axis=-1)
+    counts = np.stack([30 - second, second, 0 * second, 0 * second], axis=-1)
+    kept = KeptNeighbors(
+        k=30,
+        probes=result.probes,
+        distances=np.where(rows < 0, np.nan, rng.random(rows.shape)),
+        rows=rows.astype(np.int32),
+        ranked=np.where(searched[..., None], ranked, 0).astype(np.uint8),
+        counts=np.where(searched[..., None], counts, 0).astype(np.uint8),
+        classes=np.arange(4),
+        codes=codes.astype(np.int32),
+        row_numbers=None if own else np.arange(50) * 2 + 1,
+    )
+    return replace(result, neighbors=kept)
 
 
 def comparison_example() -> RunComparison:
@@ -171,6 +200,11 @@ class Tab:
             f"(() => {{ const s = document.getElementById('{name}'); s.value = '{value}'; "
             "s.dispatchEvent(new Event('change')); })()"
         )
+
+    def press(self, text: str, within: str = "body") -> None:
+        """Click the button with this text."""
+        buttons = f"[...document.querySelectorAll('{within} button')]"
+        self(f"{buttons}.find((each) => each.textContent === '{text}').click()")
 
     def search(self, row: int) -> None:
         self(

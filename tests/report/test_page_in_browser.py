@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -36,33 +34,6 @@ from helpers.pages import (
 
 for module in ("plotly", "pyarrow", "PIL"):
     pytest.importorskip(module)
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update --enable-unsafe-swiftshader "
-    "--window-size=1400,1000"
-)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One Chromium for all tests, and a folder that it downloads into."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("no chromium or no chromedriver here")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    home = tmp_path_factory.mktemp("browser")
-    for flag in (*FLAGS.split(), f"--user-data-dir={home / 'profile'}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    actual = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    actual.downloads = home / "downloads"
-    downloads = {"behavior": "allow", "downloadPath": str(actual.downloads)}
-    actual.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
-    yield actual
-    actual.quit()
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +156,7 @@ def test_pointing_at_a_dot_shows_its_picture(tab: Tab) -> None:
 
 
 def test_pictures_are_in_the_page_beside_it_or_a_sign(tab: Tab, pages: Path) -> None:
-    embedded = json.loads(read_script((pages / "run.html").read_text(), "thumbnails"))
+    embedded = json.loads(read_script((pages / "run.html").read_text(), "thumbnails"))["examples"]
     beside = next(row for row in range(20, N) if str(row) not in embedded and row % 10 != 3)
     inside = next(int(row) for row in embedded if int(row) > 9)
     for row, start in ((inside, "data:image/png"), (beside, "file://")):

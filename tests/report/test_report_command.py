@@ -81,7 +81,7 @@ def test_report_finds_the_pictures_of_a_run(tmp_path: Path, run_dir: Path) -> No
     assert [value["name"] for value in json.loads(read_script(text, "header"))["classes"]] == list(
         "abcd"
     )
-    assert len(json.loads(read_script(text, "thumbnails"))) == 239
+    assert len(json.loads(read_script(text, "thumbnails"))["examples"]) == 239
     assert "which exists; pass --overwrite" in refused(run_dir)
     shutil.rmtree(tmp_path / "images")
     moved = call(run_dir / "depth.parquet", "--overwrite", "-q")
@@ -125,7 +125,7 @@ def test_a_run_is_reported_with_its_pictures_and_names(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "report.html").read_text()
     header = json.loads(read_script(text, "header"))
     assert [value["name"] for value in header["classes"]] == ["<a>", "b"]
-    first = base64.b64decode(json.loads(read_script(text, "thumbnails"))["0"])
+    first = base64.b64decode(json.loads(read_script(text, "thumbnails"))["examples"]["0"])
     with Image.open(io.BytesIO(first)) as image:
         np.testing.assert_array_equal(np.asarray(image.convert("L")), grey_images(40)[0])
 

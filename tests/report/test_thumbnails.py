@@ -27,7 +27,7 @@ def test_pictures_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     assert sorted(actual.unreadable) == list(range(3, N, 10))
     assert sorted(actual.embedded) == [row for row in range(N) if row % 10 != 3]
     assert "24 of 240 pictures cannot be read" in text
-    embedded = json.loads(read_script(text, "thumbnails"))
+    embedded = json.loads(read_script(text, "thumbnails"))["examples"]
     from PIL import Image
 
     for row in (0, 17, 239):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.report.names import ClassNames
 from pdepth.report.tables import Table
+
+if TYPE_CHECKING:
+    from pdepth.report.html.neighbors import PageNeighbors
 
 Int = NDArray[np.int64]
 
@@ -90,6 +93,7 @@ class PageContent:
         probes: names, where depths are those of one network and so numbers of probes.
         views, sheets, tables: in the order of the page.
         facts: further numbers that views need.
+        neighbors: the nearest support rows of the examples, where they are kept.
         about: what was measured, and how, by name.
         image_class: the column with the class of an image.
     """
@@ -111,6 +115,7 @@ class PageContent:
     about: Mapping[str, str]
     image_class: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    neighbors: PageNeighbors | None = None
 
 
 def encode_classes(values: NDArray[Any], classes: Int, missing: Any = None) -> Int:

@@ -28,9 +28,17 @@ from pdepth.optional import require
 from pdepth.report.html.comparison_content import comparison_content
 from pdepth.report.html.content import PageContent, Sheet, View
 from pdepth.report.html.ensemble_content import ensemble_content
+from pdepth.report.html.neighbors import PageNeighbors
 from pdepth.report.html.packing import compress, encode_base64, json_for_script, pack
 from pdepth.report.html.result_content import result_content
-from pdepth.report.html.thumbnails import KINDS, Thumbnails, folder_of, make_thumbnails
+from pdepth.report.html.thumbnails import (
+    KINDS,
+    SUPPORT,
+    Thumbnails,
+    folder_of,
+    make_thumbnails,
+    order_rows,
+)
 from pdepth.report.names import ClassNames
 from pdepth.report.style import PROBE, RIGHT, WRONG
 from pdepth.report.tables import Table
@@ -39,7 +47,9 @@ from pdepth.result import DepthResult
 __all__ = ["ServedPage", "serve", "write"]
 
 THUMBNAILS = "thumbnails"
-SCRIPTS = ("data", "filter", "plots", "views", "comparison", "sheets", "table", "page")
+SCRIPTS = (
+    "data", "filter", "plots", "views", "comparison", "sheets", "way", "example", "table", "page",
+)  # fmt: skip
 
 
 def write(
@@ -51,6 +61,7 @@ def write(
     measures: Mapping[str, Any] | None = None,
     thumbnails: str = "sample",
     note: str = "",
+    support_images: Any = None,
 ) -> Thumbnails:
     """Write a page, whole or not at all, for browsers from 2024 on.
 
@@ -65,6 +76,7 @@ def write(
         thumbnails: "sample", the ends of each sheet and some other images are in the page; "all",
             the remaining ones are in the folder `<name>-thumbnails` beside it; "none".
         note: a sentence about the images, such as why there are none.
+        support_images: those of the support's rows, of a held-out result that kept its neighbours.
 
     Returns:
         The thumbnails: those in the page, and the images that could not be read.
@@ -81,10 +93,17 @@ def write(
     require("plotly.offline", "pdepth.report", "report")
     content = _build_content(result, class_names, measures)
     check_images(images, content.count)
+    if content.neighbors is not None:
+        check_images(
+            support_images,
+            len(content.neighbors.kept.codes),
+            "support_images",
+            "row of the support",
+        )
     if thumbnails == "all":
         folder_of(path)
     with replacing(path) as temporary:
-        small_images, folder = make_thumbnails(content, images, thumbnails, path)
+        small_images, folder = make_thumbnails(content, images, thumbnails, path, support_images)
         with folder:
             page = _assemble(content, small_images, note)
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files
@@ -122,12 +141,19 @@ def _build_content(
 
 @dataclass(frozen=True)
 class ServedPage:
-    """A page whose data are beside it, on a server: its text, and the files that it asks for by
-    name, gzip. Thumbnails are at `thumbnails/ROW // 1000/ROW.png` or jpg, pictures at `images/ROW`.
+    """A page whose data are beside it, on a server.
+
+    Attributes:
+        text: HTML.
+        files: what it asks for by name, gzip. Besides, thumbnails are at
+            `thumbnails/ROW // 1000/ROW.png` or jpg and pictures at `images/ROW`, of the support's
+            rows below `support/`.
+        neighbors: of the examples, or None: at `neighbors/EXAMPLE` what `describe` tells, as JSON.
     """
 
     text: str
     files: Mapping[str, bytes]
+    neighbors: PageNeighbors | None = None
 
 
 def serve(
@@ -135,21 +161,25 @@ def serve(
     *,
     class_names: ClassNames = None,
     suffix: str = "",
+    support_suffix: str = "",
     note: str = "",
 ) -> ServedPage:
     """The page of a result, for a server.
 
     Args:
         result, class_names, note: as in `write`.
-        suffix: of thumbnails, "png" or "jpg"; "" where there are no images.
+        suffix: of thumbnails, "png" or "jpg"; "" where there are no images. support_suffix:
+            likewise of the support's.
 
     Raises as `write`.
     """
     require("plotly.offline", "pdepth.report", "report")
     content = _build_content(result, class_names, None)
     thumbnails = Thumbnails(suffix, folder=THUMBNAILS if suffix else "")
+    if support_suffix:
+        thumbnails.support = Thumbnails(support_suffix, folder=f"{SUPPORT}/{THUMBNAILS}")
     beside: dict[str, bytes] = {}
-    return ServedPage(_assemble(content, thumbnails, note, beside), beside)
+    return ServedPage(_assemble(content, thumbnails, note, beside), beside, content.neighbors)
 
 
 @cache
@@ -170,22 +200,22 @@ def _assemble(
     def read_asset(name: str) -> str:
         return (assets / name).read_text(encoding="utf-8")
 
-    header, data = pack(content)
-    header["thumbnails"] = {
-        "suffix": thumbnails.suffix,
-        "folder": thumbnails.folder,
-        "unreadable": thumbnails.unreadable,
-        "originals": beside is not None,
+    header, parts = _pack_parts(content, served=beside is not None)
+    albums = {"examples": thumbnails}
+    if thumbnails.support is not None:
+        albums["support"] = thumbnails.support
+    header["albums"] = {name: _album_header(name, album) for name, album in albums.items()}
+    encoded = {
+        name: {row: encode_base64(file) for row, file in album.embedded.items()}
+        for name, album in albums.items()
     }
-    parts = {"data": compress(data), "plotly": _plotly()}
     if beside is None:
         within = {name: encode_base64(part) for name, part in parts.items()}
         connect, network = "'none'", "This page is one file and asks no network for anything."
     else:
         beside |= parts
-        within = dict.fromkeys(parts, "")
+        within = {}
         connect, network = "'self'", "It comes from this computer, while pdepth view runs there."
-    encoded = {row: encode_base64(file) for row, file in thumbnails.embedded.items()}
     notes = " ".join(filter(None, [note, _describe_thumbnails(thumbnails, content.count)]))
     return Template(read_asset("page.html")).substitute(
         title=escape(content.title),
@@ -207,13 +237,41 @@ def _assemble(
         ),
         version=escape(__version__),
         header=json_for_script(header),
-        **within,
-        beside="" if beside is None else ' data-beside="yes"',
+        parts="".join(
+            f'<script type="text/plain" id="{name}">{part}</script>\n'
+            for name, part in within.items()
+        ),
         connect=connect,
         network=network,
         thumbnails=json_for_script(encoded),
         script="\n".join(read_asset(f"{name}.js") for name in SCRIPTS),
     )
+
+
+def _pack_parts(content: PageContent, *, served: bool) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The header, and what the page's code unpacks when it needs it, by name."""
+    header, data = pack(content)
+    header["served"] = served
+    parts = {"data": compress(data), "plotly": _plotly()}
+    if content.neighbors is not None:
+        header["neighbors"] = content.neighbors.header(content.classes)
+        parts["support"] = compress(content.neighbors.pack_support())
+        if not served:
+            packing, packed = content.neighbors.pack(order_rows(content))
+            header["neighbors"] |= packing
+            parts["neighbors"] = compress(packed)
+    return header, parts
+
+
+def _album_header(name: str, album: Thumbnails) -> dict[str, Any]:
+    """What a page's code has to know of thumbnails."""
+    below = "" if name == "examples" else f"{name}/"
+    return {
+        "suffix": album.suffix,
+        "folder": album.folder,
+        "unreadable": album.unreadable,
+        "originals": f"{below}images",  # on a server
+    }
 
 
 def _view_html(view: View) -> str:

@@ -23,6 +23,7 @@ from pdepth.report.html.content import (
     heading,
     join_words,
 )
+from pdepth.report.html.neighbors import PageNeighbors
 from pdepth.report.names import ClassNames, class_name
 from pdepth.report.style import FEW
 from pdepth.report.tables import Table, table_by_k
@@ -40,6 +41,7 @@ ANSWER = {
     "array": "the class it was compared with",
 }
 VOTE = "vote_{}"  # the column of a probe's votes
+MARGIN = "margin_{}"  # and of how far the first class is before the second
 REFERENCE = {  # a result's `reference`, as the class that votes are compared with
     "prediction": "the network's",
     "label": "the label",
@@ -70,6 +72,8 @@ def result_content(
     labelled = result.labels is not None
     arrays = [result.predictions, result.votes[result.known]]
     arrays += [a for a in (result.labels, result.reference_values) if a is not None]
+    kept = result.neighbors
+    arrays += [] if kept is None else [kept.classes]
     classes = np.unique(np.concatenate([array.ravel() for array in arrays]))
     rivals = _find_rivals(result) if result.known.all() and layers else None
     kind = "support" if result.leave_one_out else "held-out"
@@ -94,7 +98,12 @@ def result_content(
         tables=[_table_by_depth(result), *([table_by_k(by_k)] if by_k and len(by_k) > 1 else [])],
         about=_about(result),
         image_class="label" if labelled else "prediction",
-        facts={"layers": layers, "complete": np.flatnonzero(result.complete()).tolist()},
+        facts={
+            "layers": layers,
+            "complete": np.flatnonzero(result.complete()).tolist(),
+            "margin": _largest_margin(result),
+        },
+        neighbors=None if kept is None else PageNeighbors(kept, result.leave_one_out),
     )
 
 
@@ -134,8 +143,9 @@ def _columns(
             encode_classes(other, classes, times == 0), "class", "Most other votes"
         )
         columns["rival_votes"] = Column(times, "whole", "Probes for it")
+    of_probes = _columns_by_probe(result, classes)
     for name, values in measures.items():
-        if name in columns or name in ("reference", *map(VOTE.format, result.probes)):
+        if name in columns or name in of_probes or name == "reference":
             raise ValueError(
                 f"measures: expected names that are no column of the page yet, got {name!r}."
             )
@@ -144,9 +154,32 @@ def _columns(
         columns["reference"] = Column(
             encode_classes(result.reference_values, classes), "class", "Compared with"
         )
-    for probe, votes, known in zip(result.probes, result.votes, result.known, strict=True):
-        columns[VOTE.format(probe)] = Column(encode_classes(votes, classes, ~known), "class")
+    return columns | of_probes
+
+
+def _columns_by_probe(result: DepthResult, classes: Int) -> dict[str, Column]:
+    """Votes and margins of each probe; of neighbours that were kept also where early exit ended."""
+    columns, kept = {}, result.neighbors
+    votes, known, margins = result.votes, result.known, result.margins
+    if kept is not None:
+        votes, known = np.where(known, votes, kept.votes()), known | kept.searched
+        margins = kept.margins()
+    for probe, of_probe, there in zip(result.probes, votes, known, strict=True):
+        columns[VOTE.format(probe)] = Column(encode_classes(of_probe, classes, ~there), "class")
+    if margins is not None:
+        kind = "number" if margins.dtype.kind == "f" else "whole"
+        columns |= {
+            MARGIN.format(probe): Column(of_probe, kind)
+            for probe, of_probe in zip(result.probes, margins, strict=True)
+        }
     return columns
+
+
+def _largest_margin(result: DepthResult) -> float:
+    """What the first class may be before the second; of weights, what it is at most."""
+    margins = result.margins if result.neighbors is None else result.neighbors.margins()
+    weighted = margins is not None and margins.dtype.kind == "f" and margins.any()
+    return float(np.nanmax(margins)) if weighted and margins is not None else result.k
 
 
 def _tiles(result: DepthResult) -> list[tuple[str, str]]:

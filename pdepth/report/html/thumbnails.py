@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from pdepth.io.atomic import check_ours, replacing_folder
 from pdepth.optional import require
 from pdepth.report.html.content import Int, PageContent
+from pdepth.report.html.neighbors import EXPLAINED, MAX_PICTURES
 from pdepth.report.images import UNREADABLE, image_array, value_range
 
 KINDS = ("sample", "all", "none")
@@ -25,6 +26,7 @@ MAX_BYTES = 12 << 20  # of all images in the page
 RANGE_SAMPLE = 64  # images that black and white are determined from
 MAX_PNG = 1024  # values up to which an image is saved as PNG
 PER_FOLDER = 1000  # files; larger folders are slow to list
+SUPPORT = "support"  # where the thumbnails of its rows are, in a folder or on a server
 
 
 @dataclass(eq=False)
@@ -37,6 +39,7 @@ class Thumbnails:
         unreadable: rows whose image was tried and cannot be read.
         tried: number of images that were tried.
         folder: name of the folder beside the page with the other thumbnails, or "".
+        support: likewise of the support's rows, where neighbours are shown that are no examples.
     """
 
     suffix: str = "png"
@@ -44,10 +47,16 @@ class Thumbnails:
     unreadable: list[int] = field(default_factory=list)
     tried: int = 0
     folder: str = ""
+    support: Thumbnails | None = None
 
 
 def choose_rows(content: PageContent) -> Int:
-    """Distinct rows (n,) whose thumbnails are to be in the page, the most important first.
+    """Distinct rows (n,) whose thumbnails are to be in the page, the most important first."""
+    return order_rows(content)[:MAX_EMBEDDED]
+
+
+def order_rows(content: PageContent) -> Int:
+    """All rows (N,), the most important first.
 
     First the ends of each sheet, over all examples and over each class, with the sheets
     interleaved; then a sample. A fixed shuffle orders equal examples.
@@ -66,7 +75,7 @@ def choose_rows(content: PageContent) -> Int:
         by_class.append(grouped[place < PER_CLASS])
     order = np.concatenate([_interleave(overall), _interleave(by_class), shuffled])
     _, first = np.unique(order, return_index=True)
-    return order[np.sort(first)][:MAX_EMBEDDED]
+    return order[np.sort(first)]
 
 
 def _interleave(lists: list[Int]) -> Int:
@@ -78,33 +87,70 @@ def _interleave(lists: list[Int]) -> Int:
 
 
 def make_thumbnails(
-    content: PageContent, images: Any, kind: str, page: Path
+    content: PageContent, images: Any, kind: str, page: Path, support_images: Any = None
 ) -> tuple[Thumbnails, Any]:
     """The thumbnails of a page, and a context manager that writes the folder of the others.
+
+    First come the ends of the sheets, then the neighbours of these, in half of the room that is
+    left at most, then other examples.
 
     Args:
         images: N images; an unreadable one raises OSError or ValueError when it is indexed.
         kind: one of `KINDS`.
         page: path of the page.
+        support_images: M images of the support, where its rows are no examples.
     """
     if images is None or kind == "none":
         return Thumbnails(), nullcontext()
     require("PIL", "pdepth.report", "report")
     rows = choose_rows(content)
-    encoder = Encoder.for_images(images, rows)
-    thumbnails = Thumbnails(encoder.suffix)
-    size = 0
-    for row, file in encoder.encode(rows, thumbnails):
-        size += len(file)
-        if size > MAX_BYTES:
-            break
-        thumbnails.embedded[row] = file
-    done = [*thumbnails.embedded, *thumbnails.unreadable]
-    if kind == "sample" or len(done) == content.count:
-        return thumbnails, nullcontext()
-    thumbnails.folder = folder_of(page).name
-    others = np.setdiff1d(np.arange(content.count), done)
-    return thumbnails, _write_folder(folder_of(page), encoder, others, thumbnails)
+    examples = _Album.of(images, rows, np.arange(content.count))
+    albums = {"": examples}
+    near = content.neighbors
+    shown = rows[:0] if near is None else near.nearest(rows[:EXPLAINED])[:MAX_PICTURES]
+    if near is not None and not near.own and support_images is not None:
+        albums[SUPPORT] = _Album.of(support_images, shown, near.all_rows())
+        examples.thumbnails.support = albums[SUPPORT].thumbnails
+    room = examples.embed(rows[:EXPLAINED], MAX_BYTES)
+    of_near = albums.get("" if near is not None and near.own else SUPPORT)
+    if of_near is not None:
+        room -= room // 2 - of_near.embed(shown, room // 2)
+    examples.embed(rows[EXPLAINED:], room)
+    if kind == "sample" or not any(len(album.others()) for album in albums.values()):
+        return examples.thumbnails, nullcontext()
+    for name, album in albums.items():
+        album.thumbnails.folder = str(PurePosixPath(folder_of(page).name, name))
+    return examples.thumbnails, _write_folder(folder_of(page), albums)
+
+
+@dataclass(eq=False)
+class _Album:
+    """Images, their thumbnails, and the rows whose thumbnails are wanted."""
+
+    encoder: Encoder
+    thumbnails: Thumbnails
+    rows: Int
+
+    @classmethod
+    def of(cls, images: Any, sample: Int, rows: Int) -> _Album:
+        encoder = Encoder.for_images(images, sample)
+        return cls(encoder, Thumbnails(encoder.suffix), rows)
+
+    def embed(self, rows: Int, room: int) -> int:
+        """Put thumbnails of rows into the page while there is room, in bytes; return what is
+        left."""
+        done = {*self.thumbnails.embedded, *self.thumbnails.unreadable}
+        new = [row for row in rows.tolist() if row not in done]
+        for row, file in self.encoder.encode(new, self.thumbnails):
+            if len(file) > room:
+                break
+            room -= len(file)
+            self.thumbnails.embedded[row] = file
+        return room
+
+    def others(self) -> Int:
+        """Wanted rows that were not tried, or had no room."""
+        return np.setdiff1d(self.rows, [*self.thumbnails.embedded, *self.thumbnails.unreadable])
 
 
 def folder_of(page: Path) -> Path:
@@ -115,7 +161,7 @@ def folder_of(page: Path) -> Path:
 
 
 def _is_ours(file: Path) -> bool:
-    return file.is_dir() and file.name.isdigit()
+    return file.is_dir() and (file.name.isdigit() or file.name == SUPPORT)
 
 
 @dataclass(eq=False)
@@ -179,13 +225,12 @@ class Encoder:
 
 
 @contextmanager
-def _write_folder(
-    folder: Path, encoder: Encoder, rows: Int, thumbnails: Thumbnails
-) -> Iterator[None]:
+def _write_folder(folder: Path, albums: Mapping[str, _Album]) -> Iterator[None]:
     """Write a folder of thumbnails; it replaces an older one when the block succeeds."""
     with replacing_folder(folder, _is_ours) as temporary:
-        for row, file in encoder.encode(rows, thumbnails):
-            path = temporary / str(row // PER_FOLDER) / f"{row}.{thumbnails.suffix}"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(file)
+        for name, album in albums.items():
+            for row, file in album.encoder.encode(album.others(), album.thumbnails):
+                path = temporary / name / str(row // PER_FOLDER)
+                path.mkdir(parents=True, exist_ok=True)
+                (path / f"{row}.{album.thumbnails.suffix}").write_bytes(file)
         yield

@@ -2,10 +2,16 @@
 
 const byId = (id) => document.getElementById(id);
 const header = JSON.parse(byId("header").textContent);
-const embedded = JSON.parse(byId("thumbnails").textContent); // base64 of files, by row
-const unreadable = new Set(header.thumbnails.unreadable);
-const hasImages = Object.keys(embedded).length > 0 || unreadable.size > 0 || header.thumbnails.originals && header.thumbnails.folder;
 const columns = new Map();
+
+// Thumbnails of the examples, and of the support where its rows are others: base64 of files, by row.
+const albums = JSON.parse(byId("thumbnails").textContent);
+for (const [name, embedded] of Object.entries(albums)) {
+  const album = header.albums[name];
+  albums[name] = { ...album, embedded, unreadable: new Set(album.unreadable) };
+}
+const { embedded, unreadable } = albums.examples;
+const hasImages = Object.keys(embedded).length > 0 || unreadable.size > 0 || Boolean(header.served && albums.examples.folder);
 
 // An element with attributes and children; strings become text, so no data becomes HTML.
 function make(name, attributes = {}, ...children) {
@@ -15,14 +21,18 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
+// What the server has under a name.
+async function ask(name) {
+  const answer = await fetch(name);
+  if (!answer.ok) throw new Error(`${name}: ${answer.status}`);
+  return answer;
+}
+
+// A compressed part of the page, once.
 async function unpack(id) {
   const element = byId(id);
   const unzip = (stream) => new Response(stream.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
-  if (element.dataset.beside) { // on a server
-    const answer = await fetch(id);
-    if (!answer.ok) throw new Error(`${id}: ${answer.status}`);
-    return unzip(answer.body);
-  }
+  if (header.served) return unzip((await ask(id)).body);
   const text = atob(element.textContent);
   element.remove(); // frees its memory
   const bytes = new Uint8Array(text.length);
@@ -30,8 +40,9 @@ async function unpack(id) {
   return unzip(new Blob([bytes]).stream());
 }
 
+const types = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f8: Float64Array };
+
 async function readColumns() {
-  const types = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f8: Float64Array };
   const buffer = await unpack("data");
   let begin = 0;
   for (const entry of header.columns) {

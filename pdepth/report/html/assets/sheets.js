@@ -1,26 +1,27 @@
-// Images of examples: on sheets, under the pointer, and in the dialog of one example.
+// Images of examples: on sheets and under the pointer.
 
 const MAX_CARDS = 12; // of a sheet
 
-function imageSource(row) {
-  const { suffix, folder } = header.thumbnails;
-  if (row in embedded) return `data:image/${suffix === "png" ? "png" : "jpeg"};base64,${embedded[row]}`;
-  return folder && !unreadable.has(row) ? `${folder}/${Math.floor(row / 1000)}/${row}.${suffix}` : "";
+function imageSource(row, album = albums.examples) {
+  const { suffix, folder } = album;
+  if (row in album.embedded) return `data:image/${suffix === "png" ? "png" : "jpeg"};base64,${album.embedded[row]}`;
+  return folder && !album.unreadable.has(row) ? `${folder}/${Math.floor(row / 1000)}/${row}.${suffix}` : "";
 }
 
-function placeholder(row) {
-  const why = unreadable.has(row) ? "cannot be read" : "not in this page";
+function placeholder(row, album) {
+  const why = album.unreadable.has(row) ? "cannot be read" : "not in this page";
   return make("span", { class: "thumb blank", role: "img", "aria-label": `Picture ${why}` }, why);
 }
 
-// src: of the picture in its own size, where there is a server; else the thumbnail's.
-function imageOf(row, alt = "", src = imageSource(row)) {
-  if (!src) return placeholder(row);
+// original: whether in its own size, where there is a server; else the thumbnail.
+function imageOf(row, alt = "", { album = albums.examples, original = false } = {}) {
+  const src = original && header.served ? `${album.originals}/${row}` : imageSource(row, album);
+  if (!src) return placeholder(row, album);
   const image = make("img", { class: "thumb", alt, src });
   image.addEventListener("load", () => {
     if (Math.max(image.naturalWidth, image.naturalHeight) <= 40) image.classList.add("small-pixels");
   });
-  image.addEventListener("error", () => image.replaceWith(placeholder(row))); // the folder is missing
+  image.addEventListener("error", () => image.replaceWith(placeholder(row, album))); // the folder is missing
   return image;
 }
 
@@ -114,57 +115,4 @@ function showHover(event, rows, lines) {
   const left = x + width > innerWidth - 8 ? event.clientX - width - 18 : x;
   const top = Math.min(event.clientY + 14, innerHeight - height - 8);
   Object.assign(box.style, { left: `${Math.max(8, left)}px`, top: `${Math.max(8, top)}px` });
-}
-
-// One example.
-
-function openExample(row) {
-  const dialog = byId("detail");
-  const at = tableOrder.indexOf(row);
-  const button = (text, to) => {
-    const element = make("button", { type: "button" }, text);
-    if (to === undefined) element.disabled = true;
-    else element.addEventListener("click", () => openExample(to));
-    return element;
-  };
-  const close = make("button", { type: "button" }, "Close");
-  close.addEventListener("click", () => dialog.close());
-  const bar = make("div", { class: "bar" }, make("h2", { id: "detail-title" }, exampleName(row)));
-  bar.append(button("Previous", at > 0 ? tableOrder[at - 1] : undefined));
-  bar.append(button("Next", at >= 0 ? tableOrder[at + 1] : undefined), close);
-  const facts = make("dl", { class: "facts" });
-  for (const column of columns.values()) {
-    if (!column.title) continue;
-    facts.append(make("dt", {}, column.title), make("dd", {}, displayText(column, row) || "–"));
-  }
-  if (settlesAt(row)) facts.append(make("dt", {}, "Settles at"), make("dd", {}, settlesAt(row)));
-  const body = make("div", { class: "body" });
-  const original = header.thumbnails.originals ? `images/${row}` : undefined;
-  if (hasImages) body.append(imageOf(row, captionOf(row).join(", "), original));
-  body.append(facts);
-  if (columns.has("depth")) body.append(votesOf(row));
-  dialog.replaceChildren(bar, body);
-  if (!dialog.open) dialog.showModal();
-}
-
-function votesOf(row) {
-  const table = make("table", {}, make("caption", {}, "What the neighbours at each probe vote for"));
-  const body = make("tbody");
-  const predicted = columns.get("prediction").values[row];
-  const label = columns.get("label")?.values[row];
-  header.probes.forEach((probe) => {
-    const column = columns.get(`vote_${probe}`);
-    if (!column) return;
-    const vote = column.values[row];
-    const same = [];
-    if (vote === predicted) same.push("✓ the network's class");
-    if (vote === label) same.push("✓ the label");
-    body.append(
-      make("tr", {}, make("th", { scope: "row" }, probe),
-        make("td", {}, nameOf(column, vote) || "unknown"), make("td", {}, same.join(", "))),
-    );
-  });
-  const head = ["Probe", "Vote", "Same as"].map((text) => make("th", { scope: "col" }, text));
-  table.append(make("thead", {}, make("tr", {}, ...head)), body);
-  return make("div", { class: "wide" }, table);
 }

@@ -1,0 +1,91 @@
+// The dialog of one example, or of one row of the support: its card.
+
+let openedCard = null; // what is open: its row, and whether that is of the support
+const trail = []; // what was open before, where a neighbour was followed
+
+const openExample = (row) => openCard({ row, ofSupport: false });
+
+// follow: whether what is open now is come back to.
+function openCard(next, follow = false) {
+  if (!follow) trail.length = 0;
+  else trail.push(openedCard);
+  showCard(next);
+}
+
+function back() {
+  if (trail.length) showCard(trail.pop());
+}
+
+async function showCard(next) {
+  const dialog = byId("detail");
+  openedCard = next;
+  const content = next.ofSupport ? await supportCard(next.row) : exampleCard(next.row);
+  if (openedCard !== next) return;
+  dialog.replaceChildren(...content);
+  if (!dialog.open) dialog.showModal();
+  dialog.scrollTop = 0;
+  byId("detail-title").focus();
+}
+
+function barOf(title, ...buttons) {
+  const close = make("button", { type: "button" }, "Close");
+  close.addEventListener("click", () => byId("detail").close());
+  const backward = trail.length ? [dialogButton("Back", back)] : [];
+  return make("div", { class: "bar" }, make("h2", { id: "detail-title", tabindex: -1 }, title), ...backward, ...buttons, close);
+}
+
+function dialogButton(text, onClick, enabled = true) {
+  const element = make("button", { type: "button" }, text);
+  element.disabled = !enabled;
+  element.addEventListener("click", onClick);
+  return element;
+}
+
+// The example before or after in the order of the table, or undefined.
+function beside(step) {
+  const at = tableOrder.indexOf(openedCard.row);
+  return openedCard.ofSupport || at < 0 ? undefined : tableOrder[at + step];
+}
+
+function go(step) {
+  const to = beside(step);
+  if (to !== undefined) openExample(to);
+}
+
+function exampleCard(row) {
+  const facts = make("dl", { class: "facts" });
+  for (const column of columns.values()) {
+    if (!column.title) continue;
+    facts.append(make("dt", {}, column.title), make("dd", {}, displayText(column, row) || "–"));
+  }
+  if (settlesAt(row)) facts.append(make("dt", {}, "Settles at"), make("dd", {}, settlesAt(row)));
+  const body = make("div", { class: "body" });
+  if (hasImages) body.append(imageOf(row, captionOf(row).join(", "), { original: true }));
+  body.append(facts);
+  if (columns.has("depth")) {
+    const shade = shadesOf(row);
+    body.append(make("div", { class: "way" }, stripOf(row, shade), stripCaption()), votesOf(row, shade));
+  }
+  const previous = dialogButton("Previous", () => go(-1), beside(-1) !== undefined);
+  const following = dialogButton("Next", () => go(1), beside(1) !== undefined);
+  return [barOf(exampleName(row), previous, following), body];
+}
+
+async function supportCard(row) {
+  const { classOf, nameOf } = await support();
+  const facts = make("dl", { class: "facts" }, make("dt", {}, "Label"), make("dd", {}, className(classOf(row))),
+    make("dt", {}, "Part"), make("dd", {}, "of the support, whose rows vote"));
+  const body = make("div", { class: "body" });
+  if (albums.support) body.append(imageOf(row, className(classOf(row)), { album: albums.support, original: true }));
+  body.append(facts);
+  return [barOf(nameOf(row)), body];
+}
+
+function handleCardKey(event) {
+  const known = { ArrowLeft: () => go(-1), ArrowRight: () => go(1), Backspace: back }[event.key];
+  if (!byId("detail").open || !known || event.target.closest("input, select, .strip, .wide")) return;
+  event.preventDefault();
+  known();
+}
+
+document.addEventListener("keydown", handleCardKey);
