@@ -116,23 +116,29 @@ def _of_result(
         own = arguments.check_integers(labels, "labels", len(result))
     if own is None:
         raise ValueError("label_issues: expected a result with labels, got one without.")
-    kept = result.neighbors
-    if labels is None and _has_all(kept):
-        assert kept is not None
-        counts = (kept.class_counts(probes=[probe])[0] for probe in range(len(kept.probes)))
-        found = find_issues(counts, kept.classes, own, threshold)
-    elif store is not None:
+    found = issues_of_kept(result, threshold) if labels is None else None
+    if found is None:
+        if store is None:
+            raise ValueError(
+                "label_issues: expected a run that kept its embeddings, or all its neighbours, to "
+                f"count votes from, got neither; {_again(result)}."
+            )
         metric = result.meta.get("metric", "sqeuclidean")
         voting = own if result.leave_one_out else store.support.labels
         found = _of_store(store, voting, own, threshold, k=result.k, metric=metric, **search)
-    else:
-        raise ValueError(
-            "label_issues: expected a run that kept its embeddings, or all its neighbours, to "
-            f"count votes from, got neither; {_again(result)}."
-        )
     names = class_names_of(result)
     paths = _paths_of(result, names, data)
     return replace(found, rows=result.row_numbers, paths=paths, class_names=names)
+
+
+def issues_of_kept(result: DepthResult, threshold: float | None = None) -> LabelIssues | None:
+    """By the votes of kept neighbours; None where not all whole votes were counted, as with early
+    exit and weights, or where there are no labels."""
+    kept = result.neighbors
+    if result.labels is None or kept is None or not _has_all(kept):
+        return None
+    counts = (kept.class_counts(probes=[probe])[0] for probe in range(len(kept.probes)))
+    return find_issues(counts, kept.classes, result.labels, threshold)
 
 
 def opened_run(path: Path) -> Any:
@@ -140,9 +146,9 @@ def opened_run(path: Path) -> Any:
     return open_store(path) if is_store(path) else read_run(path)
 
 
-def _has_all(kept: KeptNeighbors | None) -> bool:
-    """Whether all whole votes were counted, as early exit and weights do not."""
-    return kept is not None and kept.counts.dtype.kind in "iu" and bool(kept.searched.all())
+def _has_all(kept: KeptNeighbors) -> bool:
+    """Whether all whole votes were counted."""
+    return kept.counts.dtype.kind in "iu" and bool(kept.searched.all())
 
 
 def _store_of(

@@ -206,6 +206,15 @@ class Tab:
         buttons = f"[...document.querySelectorAll('{within} button')]"
         self(f"{buttons}.find((each) => each.textContent === '{text}').click()")
 
+    def download(self, name: str, start: Callable[[], Any]) -> Path:
+        """The file with this name, once it is downloaded."""
+        file: Path = self.browser.downloads / name
+        file.unlink(missing_ok=True)
+        start()
+        self.until(file.exists)
+        self.until(lambda: not list(self.browser.downloads.glob("*.crdownload")))
+        return file
+
     def search(self, row: int) -> None:
         self(
             f"(() => {{ const s = document.getElementById('search'); s.value = '{row}'; "
@@ -221,10 +230,13 @@ class Tab:
         self.until(lambda: self("document.documentElement.dataset.drawn") == str(count))
 
     def table(self) -> list[list[str]]:
-        """Cells of the rows that are drawn, without the pictures."""
+        """Cells of the rows that are drawn, without ticks, pictures and decisions."""
         return self(
-            "[...document.querySelectorAll('#scroll tbody tr:not(.gap)')].map((row) => "
-            "[...row.cells].map((cell) => cell.textContent).slice(1))"
+            "(() => { const names = [...document.querySelectorAll('#scroll thead th')]"
+            ".map((th) => th.dataset.column); const shown = (_, i) => names[i] && "
+            "!['decision', 'new_label'].includes(names[i]); "
+            "return [...document.querySelectorAll('#scroll tbody tr:not(.gap)')].map((row) => "
+            "[...row.cells].filter(shown).map((cell) => cell.textContent)); })()"
         )
 
     def show(self, key: str) -> None:

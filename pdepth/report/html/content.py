@@ -94,6 +94,8 @@ class PageContent:
         views, sheets, tables: in the order of the page.
         facts: further numbers that views need.
         neighbors: the nearest support rows of the examples, where they are kept.
+        run: which rows of which data the examples are, as files of decisions keep it; None where
+            they are not those of one run.
         about: what was measured, and how, by name.
         image_class: the column with the class of an image.
     """
@@ -116,6 +118,7 @@ class PageContent:
     image_class: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     neighbors: PageNeighbors | None = None
+    run: Mapping[str, Any] | None = None
 
 
 def encode_classes(values: NDArray[Any], classes: Int, missing: Any = None) -> Int:

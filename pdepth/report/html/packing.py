@@ -33,6 +33,7 @@ def pack(content: PageContent) -> tuple[dict[str, Any], bytes]:
         "probes": content.probes,
         "few": FEW,
         "facts": content.facts,
+        "run": content.run,
         "sheets": [
             {"where": sheet.where, "by": sheet.by, "more": sheet.more} for sheet in content.sheets
         ],

@@ -48,7 +48,8 @@ __all__ = ["ServedPage", "serve", "write"]
 
 THUMBNAILS = "thumbnails"
 SCRIPTS = (
-    "data", "filter", "plots", "views", "comparison", "sheets", "way", "example", "table", "page",
+    "data", "filter", "plots", "views", "comparison", "map", "sheets", "way", "example", "table",
+    "parquet", "selection", "decisions", "page",
 )  # fmt: skip
 
 

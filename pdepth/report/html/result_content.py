@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.analysis.intervals import wilson_interval
+from pdepth.analysis.label_errors import LabelIssues
 from pdepth.analysis.network import against_depth
 from pdepth.io.decisions import skipped_by_reason
+from pdepth.report.decisions import run_of
 from pdepth.report.html.content import (
     Column,
     Int,
@@ -24,6 +26,7 @@ from pdepth.report.html.content import (
     join_words,
 )
 from pdepth.report.html.neighbors import PageNeighbors
+from pdepth.report.label_issues import issues_of_kept
 from pdepth.report.names import ClassNames, class_name
 from pdepth.report.style import FEW
 from pdepth.report.tables import Table, table_by_k
@@ -76,6 +79,7 @@ def result_content(
     arrays += [] if kept is None else [kept.classes]
     classes = np.unique(np.concatenate([array.ravel() for array in arrays]))
     rivals = _find_rivals(result) if result.known.all() and layers else None
+    issues = issues_of_kept(result)
     kind = "support" if result.leave_one_out else "held-out"
     probes = (*result.probes, "undefined")
     selects = {"prediction": "Network's class"}
@@ -87,14 +91,14 @@ def result_content(
         tiles=_tiles(result),
         sentences=_sentences(result, names),
         count=n,
-        columns=_columns(result, classes, rivals, measures or {}),
+        columns=_columns(result, classes, rivals, issues, measures or {}),
         classes=classes,
         names=names,
         selects=selects,
         depth="depth",
         probes=probes if result.undefined.any() else result.probes,
         views=_views(result),
-        sheets=_sheets(result, rivals is not None),
+        sheets=[*_sheets(result, rivals is not None), *_issue_sheets(issues)],
         tables=[_table_by_depth(result), *([table_by_k(by_k)] if by_k and len(by_k) > 1 else [])],
         about=_about(result),
         image_class="label" if labelled else "prediction",
@@ -102,8 +106,10 @@ def result_content(
             "layers": layers,
             "complete": np.flatnonzero(result.complete()).tolist(),
             "margin": _largest_margin(result),
+            "threshold": None if issues is None else issues.threshold,
         },
         neighbors=None if kept is None else PageNeighbors(kept, result.leave_one_out),
+        run=run_of(result).to_json(),
     )
 
 
@@ -124,6 +130,7 @@ def _columns(
     result: DepthResult,
     classes: Int,
     rivals: tuple[Int, Int] | None,
+    issues: LabelIssues | None,
     measures: Mapping[str, NDArray[np.float64]],
 ) -> dict[str, Column]:
     columns = {"row": Column(result.row_numbers, "whole", "Row")}
@@ -143,6 +150,10 @@ def _columns(
             encode_classes(other, classes, times == 0), "class", "Most other votes"
         )
         columns["rival_votes"] = Column(times, "whole", "Probes for it")
+    if issues is not None:
+        suggested = encode_classes(issues.suggested, classes)
+        columns["suggested_label"] = Column(suggested, "class", "Suggested label")
+        columns["label_score"] = Column(issues.score, "number", "Label score")
     of_probes = _columns_by_probe(result, classes)
     for name, values in measures.items():
         if name in columns or name in of_probes or name == "reference":
@@ -372,6 +383,21 @@ def _sheets(result: DepthResult, has_rivals: bool) -> list[Sheet]:
             )
         )
     return [*sheets, undefined] if result.undefined.any() else sheets
+
+
+def _issue_sheets(issues: LabelIssues | None) -> list[Sheet]:
+    """Labels that another one fits at least as well as."""
+    if issues is None or not issues.is_issue.any():
+        return []
+    return [
+        Sheet(
+            "Likely label errors",
+            "Labels that the votes of all probes are against, the clearest first.",
+            (("label_score", issues.threshold, float(issues.score.max())),),
+            (("label_score", -1),),
+            ("suggested_label", "suggested:"),
+        )
+    ]
 
 
 def _table_by_depth(result: DepthResult) -> Table:

@@ -66,6 +66,7 @@ function exampleCard(row) {
     const shade = shadesOf(row);
     body.append(make("div", { class: "way" }, stripOf(row, shade), stripCaption()), votesOf(row, shade));
   }
+  if (canDecide()) facts.after(decisionOf(row));
   const previous = dialogButton("Previous", () => go(-1), beside(-1) !== undefined);
   const following = dialogButton("Next", () => go(1), beside(1) !== undefined);
   return [barOf(exampleName(row), previous, following), body];
@@ -82,10 +83,14 @@ async function supportCard(row) {
 }
 
 function handleCardKey(event) {
+  if (!byId("detail").open || event.target.closest("input, select")) return;
+  const { row, ofSupport } = openedCard;
   const known = { ArrowLeft: () => go(-1), ArrowRight: () => go(1), Backspace: back }[event.key];
-  if (!byId("detail").open || !known || event.target.closest("input, select, .strip, .wide")) return;
+  if (known && !event.target.closest(".strip, .wide")) known();
+  else if (ofSupport) return;
+  else if (event.key === "s" && !event.ctrlKey && !event.metaKey) toggleCard(row);
+  else if (!decideByKey(event, row)) return;
   event.preventDefault();
-  known();
 }
 
 document.addEventListener("keydown", handleCardKey);

@@ -1,6 +1,6 @@
 // The filter: which examples the plots, images and table show.
 
-const filter = { codes: new Map(), least: -Infinity, most: Infinity, words: [] };
+const filter = { codes: new Map(), least: -Infinity, most: Infinity, words: [], onlySet: false };
 
 function option(value, text) {
   return make("option", { value }, text);
@@ -13,7 +13,8 @@ function buildFilter(onChange) {
     const select = make("select", { id: `filter-${name}`, "data-column": name }, option("", "all"));
     const counts = new Map();
     for (const code of column.values) counts.set(code, (counts.get(code) ?? 0) + 1);
-    for (const code of [...counts.keys()].sort((a, b) => a - b)) {
+    if (column.live) select.append(...column.choices.map((text, code) => option(code, text || "none yet")));
+    else for (const code of [...counts.keys()].sort((a, b) => a - b)) {
       const text = nameOf(column, code) || "missing";
       select.append(option(code, `${text} (${number(counts.get(code))})`));
     }
@@ -39,7 +40,7 @@ function buildFilter(onChange) {
   byId("filter").addEventListener("reset", () => {
     clearTimeout(timer);
     filter.codes.clear();
-    Object.assign(filter, { least: -Infinity, most: Infinity, words: [] });
+    Object.assign(filter, { least: -Infinity, most: Infinity, words: [], onlySet: false });
     onChange();
   });
 }
@@ -101,6 +102,7 @@ function wordTest(word) {
 // The rows that the filter keeps, in order; those without a depth only where every depth is kept.
 function filteredRows() {
   const tests = filter.words.map(wordTest);
+  if (filter.onlySet) tests.push((row) => chosen.rows[row]);
   for (const [name, code] of filter.codes) {
     const { values } = columns.get(name);
     tests.push((row) => values[row] === code);

@@ -60,11 +60,15 @@ async function start() {
   buildTheme();
   await new Promise((done) => requestAnimationFrame(() => setTimeout(done))); // the text first
   await readColumns();
+  addDecisionColumns();
   buildFilter(update);
   buildTable(() => sortTable(currentRows));
   chooseUpward(redraw);
-  byId("csv").addEventListener("click", download);
+  byId("csv").addEventListener("click", () => save("examples.csv", new Blob([csvText(tableOrder)], { type: "text/csv" })));
   byId("filter").hidden = false;
+  byId("set").hidden = false;
+  buildSelection();
+  buildDecisions();
   update();
   watchViews(() => drawViews());
   await startPlotly();

@@ -10,7 +10,7 @@ let activePlace = 0; // the row that the keyboard moves from, by its place in th
 const tableColumns = () => [...columns.values()].filter((column) => column.title);
 
 function buildTable(onChange) {
-  const row = make("tr");
+  const row = make("tr", {}, make("th", { scope: "col", style: "width:44px" }, make("span", { class: "skip" }, "In the set")));
   if (hasImages) row.append(make("th", { scope: "col", style: "width:58px" }, make("span", { class: "skip" }, "Picture")));
   for (const column of tableColumns()) {
     const mark = make("span", { "aria-hidden": "true" });
@@ -32,9 +32,19 @@ function buildTable(onChange) {
   byId("scroll").addEventListener("scroll", () => requestAnimationFrame(drawRows), { passive: true });
   table.tBodies[0].addEventListener("keydown", handleTableKey);
   table.tBodies[0].addEventListener("click", (event) => {
-    const place = event.target.closest("tr")?.dataset.place;
-    if (place !== undefined) openExample(tableOrder[place]);
+    const place = Number(event.target.closest("tr")?.dataset.place);
+    if (Number.isNaN(place)) return;
+    if (event.target.closest(".tick")) tickRows(place, event.shiftKey);
+    else openExample(tableOrder[place]);
   });
+}
+
+let tickedPlace = 0; // the row that a range of ticks begins at
+
+function tickRows(place, isRange) {
+  const [first, last] = isRange ? [Math.min(place, tickedPlace), Math.max(place, tickedPlace)] : [place, place];
+  choose(tableOrder.subarray(first, last + 1), chosen.rows[tableOrder[place]] ? "remove" : "add");
+  tickedPlace = place;
 }
 
 function sortTable(rows) {
@@ -54,7 +64,7 @@ function sortTable(rows) {
     cell.setAttribute("aria-sort", isSorted ? (sign > 0 ? "ascending" : "descending") : "none");
     cell.querySelector("span").textContent = isSorted ? (sign > 0 ? " ↑" : " ↓") : "";
   }
-  activePlace = 0;
+  activePlace = tickedPlace = 0;
   byId("scroll").scrollTop = 0;
   drawRows();
 }
@@ -89,14 +99,17 @@ function drawRows() {
 }
 
 function gap(height) {
-  const span = tableColumns().length + hasImages;
+  const span = tableColumns().length + 1 + hasImages;
   return make("tr", { class: "gap", "aria-hidden": "true" },
     make("td", { colspan: span, style: `height:${height}px` }));
 }
 
 function rowAt(place) {
   const row = tableOrder[place];
-  const element = make("tr", { "data-place": place, "aria-rowindex": place + 2, tabindex: place === activePlace ? 0 : -1 });
+  const element = make("tr", { "data-place": place, "aria-rowindex": place + 2, tabindex: place === activePlace ? 0 : -1, "aria-selected": Boolean(chosen.rows[row]) });
+  const tick = make("input", { type: "checkbox", tabindex: -1, "aria-label": "In the set" });
+  tick.checked = chosen.rows[row];
+  element.append(make("td", { class: "tick" }, tick));
   if (hasImages) element.append(make("td", {}, imageOf(row)));
   for (const column of tableColumns()) {
     element.append(make("td", isNumeric(column) ? { class: "figure" } : {}, displayText(column, row)));
@@ -112,6 +125,8 @@ function handleTableKey(event) {
     Home: 0, End: last,
   }[event.key];
   if (event.key === "Enter" || event.key === " ") openExample(tableOrder[activePlace]);
+  else if (event.key === "s" && !event.ctrlKey && !event.metaKey) toggle(tableOrder[activePlace]);
+  else if (decideByKey(event, tableOrder[activePlace])) { /* done */ }
   else if (to === undefined) return;
   else focusRow(Math.max(0, Math.min(last, to)));
   event.preventDefault();
@@ -129,13 +144,17 @@ function focusRow(place) {
   box.querySelector(`tr[data-place="${place}"]`)?.focus({ preventScroll: true });
 }
 
-// Every column of the examples that are filtered, in the order of the table.
-function csvText() {
-  const kept = [...columns.values()].filter((column) => column.kind !== "order");
+function csvOf(head, rows) {
   const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
   // A spreadsheet would take such text for a formula; a negative number is none.
   const formula = (text) => /^[=+\-@\t\r\n]/.test(text) && Number.isNaN(Number(text));
   const plain = (text) => (formula(text) ? `'${text}` : text);
+  return [head, ...rows].map((texts) => texts.map((text) => quoted(plain(text))).join(",")).join("\r\n") + "\r\n";
+}
+
+// Every column of some examples.
+function csvText(rows) {
+  const kept = [...columns.values()].filter((column) => column.kind !== "order");
   const head = [];
   const cells = [];
   for (const column of kept) {
@@ -146,15 +165,12 @@ function csvText() {
       cells.push((row) => nameOf(column, column.values[row]));
     }
   }
-  const line = (texts) => texts.map((text) => quoted(plain(text))).join(",");
-  const lines = [line(head)];
-  for (const row of tableOrder) lines.push(line(cells.map((cell) => cell(row))));
-  return lines.join("\r\n") + "\r\n";
+  return csvOf(head, Array.from(rows, (row) => cells.map((cell) => cell(row))));
 }
 
-function download() {
-  const link = make("a", { download: "examples.csv" });
-  link.href = URL.createObjectURL(new Blob([csvText()], { type: "text/csv" }));
+function save(name, blob) {
+  const link = make("a", { download: name });
+  link.href = URL.createObjectURL(blob);
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
