@@ -76,7 +76,7 @@ class View:
             note=self.note,
         )
         self._text, self._files = served.text.encode("utf-8", "backslashreplace"), served.files
-        self._neighbors = served.neighbors
+        self._neighbors, self._map = served.neighbors, served.map
 
     def answer(self, name: str) -> tuple[str, bytes] | None:
         """The type and the content of what is at a name, relative to the page; None: nothing."""
@@ -84,6 +84,8 @@ class View:
             return "text/html; charset=utf-8", self._text
         if name in self._files:
             return "application/octet-stream", self._files[name]
+        if self._map is not None and name in self._map.parts:
+            return "application/octet-stream", self._map.pack(name)
         if match := OF_EXAMPLE.fullmatch(name):
             return self._neighbors_of(int(match["row"]))
         match = OF_ROW.fullmatch(name)

@@ -13,6 +13,7 @@ from pdepth.report.names import ClassNames
 from pdepth.report.tables import Table
 
 if TYPE_CHECKING:
+    from pdepth.report.html.embedding_map import PageMap
     from pdepth.report.html.neighbors import PageNeighbors
 
 Int = NDArray[np.int64]
@@ -94,6 +95,7 @@ class PageContent:
         views, sheets, tables: in the order of the page.
         facts: further numbers that views need.
         neighbors: the nearest support rows of the examples, where they are kept.
+        map: where the examples lie at each probe, where that is kept.
         run: which rows of which data the examples are, as files of decisions keep it; None where
             they are not those of one run.
         about: what was measured, and how, by name.
@@ -118,6 +120,7 @@ class PageContent:
     image_class: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     neighbors: PageNeighbors | None = None
+    map: PageMap | None = None
     run: Mapping[str, Any] | None = None
 
 

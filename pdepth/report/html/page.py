@@ -27,6 +27,7 @@ from pdepth.io.atomic import check_suffix, replacing
 from pdepth.optional import require
 from pdepth.report.html.comparison_content import comparison_content
 from pdepth.report.html.content import PageContent, Sheet, View
+from pdepth.report.html.embedding_map import PageMap
 from pdepth.report.html.ensemble_content import ensemble_content
 from pdepth.report.html.neighbors import PageNeighbors
 from pdepth.report.html.packing import compress, encode_base64, json_for_script, pack
@@ -48,8 +49,8 @@ __all__ = ["ServedPage", "serve", "write"]
 
 THUMBNAILS = "thumbnails"
 SCRIPTS = (
-    "data", "filter", "plots", "views", "comparison", "map", "sheets", "way", "example", "table",
-    "parquet", "selection", "decisions", "page",
+    "data", "filter", "plots", "views", "comparison", "dots", "map", "sheets", "way", "example",
+    "table", "parquet", "selection", "decisions", "page",
 )  # fmt: skip
 
 
@@ -150,11 +151,13 @@ class ServedPage:
             `thumbnails/ROW // 1000/ROW.png` or jpg and pictures at `images/ROW`, of the support's
             rows below `support/`.
         neighbors: of the examples, or None: at `neighbors/EXAMPLE` what `describe` tells, as JSON.
+        map: of the examples, or None: its `parts`, gzip, at their names.
     """
 
     text: str
     files: Mapping[str, bytes]
     neighbors: PageNeighbors | None = None
+    map: PageMap | None = None
 
 
 def serve(
@@ -180,7 +183,8 @@ def serve(
     if support_suffix:
         thumbnails.support = Thumbnails(support_suffix, folder=f"{SUPPORT}/{THUMBNAILS}")
     beside: dict[str, bytes] = {}
-    return ServedPage(_assemble(content, thumbnails, note, beside), beside, content.neighbors)
+    text = _assemble(content, thumbnails, note, beside)
+    return ServedPage(text, beside, content.neighbors, content.map)
 
 
 @cache
@@ -261,6 +265,10 @@ def _pack_parts(content: PageContent, *, served: bool) -> tuple[dict[str, Any], 
             packing, packed = content.neighbors.pack(order_rows(content))
             header["neighbors"] |= packing
             parts["neighbors"] = compress(packed)
+    if content.map is not None:
+        header["map"] = content.map.header()
+        if not served:
+            parts |= {name: content.map.pack(name) for name in content.map.parts}
     return header, parts
 
 

@@ -12,6 +12,7 @@ from pdepth.analysis.intervals import wilson_interval
 from pdepth.analysis.label_errors import LabelIssues
 from pdepth.analysis.network import against_depth
 from pdepth.io.decisions import skipped_by_reason
+from pdepth.io.map_file import KeptMap
 from pdepth.report.decisions import run_of
 from pdepth.report.html.content import (
     Column,
@@ -25,6 +26,7 @@ from pdepth.report.html.content import (
     heading,
     join_words,
 )
+from pdepth.report.html.embedding_map import PageMap
 from pdepth.report.html.neighbors import PageNeighbors
 from pdepth.report.label_issues import issues_of_kept
 from pdepth.report.names import ClassNames, class_name
@@ -109,6 +111,7 @@ def result_content(
             "threshold": None if issues is None else issues.threshold,
         },
         neighbors=None if kept is None else PageNeighbors(kept, result.leave_one_out),
+        map=None if result.map is None else PageMap(result.map),
         run=run_of(result).to_json(),
     )
 
@@ -333,7 +336,21 @@ def _views(result: DepthResult) -> list[View]:
             "click to see the votes of all its probes.",
         )
     )
-    return views
+    return views if result.map is None else [*views, _map_view(result.map)]
+
+
+def _map_view(kept: KeptMap) -> View:
+    made = {
+        "pca": "the two leading principal components of its support",
+        "umap": "UMAP of its exact nearest neighbours",
+    }
+    return View(
+        "map",
+        "Map of the embeddings",
+        f"A dot is an example, where it lies at a probe: {made[kept.method]}. The slider goes from "
+        "probe to probe, and keeps the set. Draw around dots to make them the set, with Shift to "
+        "add, with Alt to take away. With Ctrl, or after a click, the wheel zooms.",
+    )
 
 
 def _sheets(result: DepthResult, has_rivals: bool) -> list[Sheet]:

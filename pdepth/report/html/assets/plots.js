@@ -80,6 +80,7 @@ function dots(rows, x, y, more) {
 function drawView(key, rows) {
   if (!visibleViews.has(key) || drawnRows.get(key) === rows) return;
   drawnRows.set(key, rows);
+  if (key === "map") return drawMap(rows);
   const place = byId(key).querySelector(".plot");
   const { traces, layout, pointInfo, onClick, words } = views[key](rows);
   const all = traces.map((trace) => ({ hoverinfo: "none", ...trace }));
