@@ -17,6 +17,7 @@ import numpy as np
 
 from pdepth.analysis.ensemble import Ensemble, Member
 from pdepth.analysis.runs import RunComparison, compare
+from pdepth.io.map_file import KeptMap
 from pdepth.io.neighbor_file import KeptNeighbors
 from pdepth.result import DepthResult, depth_of
 
@@ -72,6 +73,19 @@ def neighbors_example(n: int = N, own: bool = False, early: bool = False) -> Dep
         row_numbers=None if own else np.arange(50) * 2 + 1,
     )
     return replace(result, neighbors=kept)
+
+
+def map_example(n: int = N, early: bool = False) -> DepthResult:
+    """The example with a map, on which early exit leaves examples out at the first probes."""
+    result, rng = example(n, early=early), np.random.default_rng(3)
+    places = rng.normal(size=(n, LAYERS, 2)) * [3, 1]
+    kept = KeptMap(
+        method="pca",
+        probes=result.probes,
+        queries=np.where(result.known.T[..., None], places, np.nan).astype(np.float32),
+        explained=np.array([[0.5, 0.25], [0.4, 0.1], [0.3, 0.2], [np.nan, np.nan]]),
+    )
+    return replace(result, map=kept)
 
 
 def comparison_example() -> RunComparison:
@@ -244,10 +258,11 @@ class Tab:
         self(f"document.getElementById('{key}').scrollIntoView()")
         self.until(lambda: self(f"document.querySelector('#{key} .plot').data?.length"))
 
-    def mouse(self, kind: str, x: float, y: float) -> None:
+    def mouse(self, kind: str, x: float, y: float, modifiers: int = 0, **more: float) -> None:
+        """modifiers: 1 for Alt, 2 for Control, 8 for Shift."""
+        event = {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1}
         self.browser.execute_cdp_cmd(
-            "Input.dispatchMouseEvent",
-            {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1},
+            "Input.dispatchMouseEvent", {**event, "modifiers": modifiers, **more}
         )
 
     def errors(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from pathlib import Path
 
@@ -150,6 +151,14 @@ def test_nothing_of_the_data_is_html(tmp_path: Path) -> None:
     assert "block<1>" in read.words
     assert all(link.startswith(("#", "data:,")) for link in read.links), "no file is asked for"
     assert read.opened.count("script") == 5
+
+
+def test_names_in_the_page_code_are_defined_once() -> None:
+    """The scripts share a scope, in which a second function would replace the first."""
+    code = "\n".join((page.ASSETS / f"{name}.js").read_text("utf-8") for name in page.SCRIPTS)
+    names = re.findall(r"^(?:async )?(?:function|const|let|class) (\w+)", code, re.MULTILINE)
+    assert len(names) > 50
+    assert {name for name in names if names.count(name) > 1} == set()
 
 
 def test_measures_are_columns(tmp_path: Path) -> None:

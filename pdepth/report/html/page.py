@@ -47,6 +47,7 @@ from pdepth.result import DepthResult
 
 __all__ = ["ServedPage", "serve", "write"]
 
+ASSETS = files("pdepth.report.html") / "assets"
 THUMBNAILS = "thumbnails"
 SCRIPTS = (
     "data", "filter", "plots", "views", "comparison", "dots", "map", "sheets", "way", "example",
@@ -200,10 +201,9 @@ def _assemble(
     beside: dict[str, bytes] | None = None,
 ) -> str:
     """The text of a page. beside: takes the parts that a server has; None: all are within."""
-    assets = files("pdepth.report.html") / "assets"
 
     def read_asset(name: str) -> str:
-        return (assets / name).read_text(encoding="utf-8")
+        return (ASSETS / name).read_text(encoding="utf-8")
 
     header, parts = _pack_parts(content, served=beside is not None)
     albums = {"examples": thumbnails}

@@ -84,7 +84,7 @@ function paintMap() {
   const column = columns.get(map.by);
   const [shades, shadeOf] = [coloursOf(column, surface[0] < 128), shadesBy(column)];
   const radius = dpr * (map.rows.length > 20000 ? 1.3 : map.rows.length > 4000 ? 2 : 3);
-  const [plain, wrong, around] = [disc(radius), cross(radius + dpr / 2, 0.7 * dpr), ring(radius + 2 * dpr, dpr)];
+  const [plain, wrong, around] = [disc(radius), cross(radius + dpr / 2, 1.1 * dpr), ring(radius + 2 * dpr, dpr)];
   const [screenX, screenY] = toScreen(size);
   const ink = rgbOf(colour("ink"));
   const step = Math.ceil(map.rows.length / MAX_MAP_DOTS);
@@ -131,7 +131,7 @@ function rowsInLasso(path) {
   return rowsWhere((x, y) => x >= left && x <= right && y >= top && y <= bottom && isInside(path, x, y));
 }
 
-function rowAt(x, y) {
+function dotAt(x, y) {
   const [screenX, screenY] = toScreen(mapSize());
   let [nearest, least] = [undefined, NEAR * NEAR];
   for (const row of map.rows) {
@@ -156,7 +156,7 @@ function listenToMap(canvas) {
   canvas.addEventListener("pointermove", (event) => {
     if (!map.view) return;
     const [x, y] = at(event);
-    if (!from) return pointAt(event, rowAt(x, y));
+    if (!from) return pointAt(event, dotAt(x, y));
     byId("hover").hidden = true;
     const far = Math.hypot(x - from[0], y - from[1]);
     if (map.lasso && far < 3) return;
@@ -171,7 +171,7 @@ function listenToMap(canvas) {
     if (!from) return;
     const [path, isClick] = [map.path, moved < 4];
     [map.path, from] = [null, null];
-    const row = isClick ? rowAt(...at(event)) : undefined;
+    const row = isClick ? dotAt(...at(event)) : undefined;
     if (row !== undefined) openExample(row);
     if (!isClick && path) choose(rowsInLasso(path), howOf(event));
     paintPath();
