@@ -25,6 +25,7 @@ MAX_EMBEDDED = 5_000  # images in the page
 MAX_BYTES = 12 << 20  # of all images in the page
 RANGE_SAMPLE = 64  # images that black and white are determined from
 MAX_PNG = 1024  # values up to which an image is saved as PNG
+AT_ONCE = 1000  # rows that are read in the order of their data, which need not be fast in another
 PER_FOLDER = 1000  # files; larger folders are slow to list
 SUPPORT = "support"  # where the thumbnails of its rows are, in a folder or on a server
 
@@ -137,15 +138,19 @@ class _Album:
         return cls(encoder, Thumbnails(encoder.suffix), rows)
 
     def embed(self, rows: Int, room: int) -> int:
-        """Put thumbnails of rows into the page while there is room, in bytes; return what is
-        left."""
+        """Put thumbnails of rows, the most important first, into the page while there is room, in
+        bytes; return what is left."""
         done = {*self.thumbnails.embedded, *self.thumbnails.unreadable}
         new = [row for row in rows.tolist() if row not in done]
-        for row, file in self.encoder.encode(new, self.thumbnails):
-            if len(file) > room:
-                break
-            room -= len(file)
-            self.thumbnails.embedded[row] = file
+        for begin in range(0, len(new), AT_ONCE):
+            some = new[begin : begin + AT_ONCE]
+            found = dict(self.encoder.encode(sorted(some), self.thumbnails))
+            for row in some:
+                if len(found.get(row, b"")) > room:
+                    return room
+                if row in found:
+                    room -= len(found[row])
+                    self.thumbnails.embedded[row] = found[row]
         return room
 
     def others(self) -> Int:

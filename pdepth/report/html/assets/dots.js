@@ -1,16 +1,16 @@
 // Dots on a canvas, put into its pixels one by one: 60,000 in some milliseconds, without a GPU.
 
-// The pixels that a shape covers around its middle, and how much of each.
+// The pixels that a shape covers around its middle: across, down, and how much of it, one after the other.
 function stamp(radius, covers) {
   const pixels = [];
   const reach = Math.ceil(radius + 1);
   for (let y = -reach; y <= reach; y++) {
     for (let x = -reach; x <= reach; x++) {
       const cover = Math.max(0, Math.min(1, covers(Math.abs(x), Math.abs(y))));
-      if (cover > 0.05) pixels.push([x, y, cover]);
+      if (cover > 0.05) pixels.push(x, y, cover);
     }
   }
-  return pixels;
+  return Float32Array.from(pixels);
 }
 const disc = (radius) => stamp(radius, (x, y) => radius + 0.5 - Math.hypot(x, y));
 const cross = (radius, width) => stamp(radius + 1, (x, y) => Math.min(width - Math.abs(x - y), radius + 1.5 - Math.max(x, y)));
@@ -26,12 +26,13 @@ function pixelsOf(context, width, height, [r, g, b]) {
 }
 
 // Blend a stamp into pixels at whole places x, y.
-function putStamp({ data, width, height }, x, y, pixels, [r, g, b], opacity) {
-  for (const [dx, dy, cover] of pixels) {
-    const [px, py] = [x + dx, y + dy];
+function putStamp({ data, width, height }, x, y, pixels, rgb, opacity) {
+  const r = rgb[0], g = rgb[1], b = rgb[2];
+  for (let i = 0; i < pixels.length; i += 3) {
+    const px = x + pixels[i], py = y + pixels[i + 1];
     if (px < 0 || py < 0 || px >= width || py >= height) continue;
     const at = 4 * (py * width + px);
-    const share = cover * opacity;
+    const share = pixels[i + 2] * opacity;
     data[at] += (r - data[at]) * share;
     data[at + 1] += (g - data[at + 1]) * share;
     data[at + 2] += (b - data[at + 2]) * share;
@@ -42,8 +43,7 @@ function putStamp({ data, width, height }, x, y, pixels, [r, g, b], opacity) {
 function isInside(polygon, x, y) {
   let inside = false;
   for (let i = 0, j = polygon.length - 1; i < polygon.length; j = i++) {
-    const [ax, ay] = polygon[i];
-    const [bx, by] = polygon[j];
+    const ax = polygon[i][0], ay = polygon[i][1], bx = polygon[j][0], by = polygon[j][1];
     if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) inside = !inside;
   }
   return inside;

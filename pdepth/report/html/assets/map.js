@@ -92,7 +92,7 @@ function paintMap() {
   const put = (i, opacity) => {
     const row = map.rows[i];
     if (Number.isNaN(map.x[row])) return;
-    const [x, y] = [Math.round(screenX(map.x[row]) * dpr), Math.round(screenY(map.y[row]) * dpr)];
+    const x = Math.round(screenX(map.x[row]) * dpr), y = Math.round(screenY(map.y[row]) * dpr);
     putStamp(image, x, y, right && !right[row] ? wrong : plain, shades[shadeOf(row)], opacity);
     if (chosen.rows[row] && chosen.count < 2000) putStamp(image, x, y, around, ink, 0.9);
   };
