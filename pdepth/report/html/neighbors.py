@@ -12,8 +12,8 @@ from pdepth.io.neighbor_file import KeptNeighbors
 from pdepth.report.html.content import Int, encode_classes
 
 MAX_BYTES = 12 << 20  # of all neighbours in a page, before compression
-EXPLAINED = 72  # examples at the ends of sheets whose neighbours have pictures
-MAX_PICTURES = 4_000  # of neighbours, in a page
+EXPLAINED = 96  # examples at the ends of sheets whose neighbours have pictures
+MAX_PICTURES = 6_000  # of neighbours, in a page
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,11 @@ class PageNeighbors:
         examples = np.arange(count) if room >= count else np.sort(order[:room])
         packed = self.of_examples(examples).astype(f"<u{size}").tobytes()
         named = b"" if room >= count else examples.astype("<u4").tobytes()
-        header = {"examples": None if room >= count else len(examples), "type": f"u{size}"}
+        header = {
+            "examples": None if room >= count else len(examples),
+            "explained": order[:EXPLAINED].tolist(),
+            "type": f"u{size}",
+        }
         return header, named + packed
 
     def header(self, classes: Int) -> dict[str, Any]:

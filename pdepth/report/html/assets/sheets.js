@@ -73,6 +73,10 @@ function firstRows(rows, count, before) {
 
 let sheetRows = null; // the rows that the sheets show
 
+// Of equal examples those come first whose neighbours have images in the page, then those that have one.
+const explained = new Set(header.neighbors?.explained);
+const shownOf = (row) => Number(row in embedded) + Number(explained.has(row));
+
 function drawSheets(rows) {
   if (sheetRows === rows) return;
   sheetRows = rows;
@@ -87,7 +91,7 @@ function drawSheets(rows) {
       for (const [values, sign] of keys) {
         if (values[a] !== values[b]) return sign * (values[a] - values[b]) < 0;
       }
-      if (a in embedded !== b in embedded) return a in embedded; // equal ones: those with an image first
+      if (shownOf(a) !== shownOf(b)) return shownOf(a) > shownOf(b);
       return jitter(a, 2) < jitter(b, 2);
     });
     const prefix = kept.length > MAX_CARDS ? "the first of " : "";

@@ -105,7 +105,7 @@ function neighborButton({ row, distance }, { classOf, nameOf }, target, shade) {
 
 // Votes as a table, a line a probe; neighbours come a moment later.
 function votesOf(row, shade) {
-  const table = make("table", {}, make("caption", {}, "What the neighbours at each probe vote for"));
+  const table = make("table", { class: "votes" }, make("caption", {}, "What the neighbours at each probe vote for"));
   const body = make("tbody");
   const predicted = columns.get("prediction").values[row];
   const label = columns.get("label")?.values[row];
@@ -118,7 +118,7 @@ function votesOf(row, shade) {
     body.append(
       make("tr", {}, make("th", { scope: "row" }, probe),
         make("td", {}, isKnown(vote) ? make("i", { class: "swatch", style: `background:${shade(vote)}` }) : "", className(vote)),
-        make("td", {}, same.join(", ")), ...(near ? [cell] : [])),
+        make("td", { class: "same" }, same.join(", ")), ...(near ? [cell] : [])),
     );
     return cell;
   });
