@@ -44,6 +44,9 @@ def explain(
         str | None,
         typer.Option(metavar="DATA", help="Where the queries are now, likewise."),
     ] = None,
+    dark: Annotated[
+        bool, typer.Option("--dark", help="Pictures are light on a dark ground, for slides.")
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -85,6 +88,6 @@ def explain(
     if shown.note:
         typer.echo(shown.note, err=True)
     if out is not None:
-        written = write_explanation(explanation, out, shown)
+        written = write_explanation(explanation, out, shown, dark=dark)
         if not quiet:
             print_written(written)

@@ -123,7 +123,9 @@ def check_out(out: Path, rows: Sequence[int], *, overwrite: bool) -> None:
     require("pandas", "pdepth explain --out", "tables")
 
 
-def write_explanation(explanation: Explanation, out: Path, shown: Shown) -> list[Path]:
+def write_explanation(
+    explanation: Explanation, out: Path, shown: Shown, *, dark: bool = False
+) -> list[Path]:
     """Write the table and, where matplotlib is installed, a picture of each row, as PNG and PDF."""
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out / TABLE) as temporary:
@@ -138,7 +140,7 @@ def write_explanation(explanation: Explanation, out: Path, shown: Shown) -> list
             plot_explanation(
                 explanation, out / name.format(row), example,
                 query_input=shown.queries.get(row), support_inputs=shown.support,
-                class_names=shown.names,
+                class_names=shown.names, dark=dark,
             )  # fmt: skip
             written.append(out / name.format(row))
     return written

@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.colors import to_hex
 
 from pdepth.report.figures import explanation as figures
-from pdepth.report.style import RIGHT, WRONG
+from pdepth.report.style import DARK, LIGHT, RIGHT, WRONG, Theme
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 4, 40)
@@ -36,8 +36,8 @@ def explained(row: int, k: int = 5, **options: Any) -> Any:
     return pdepth.explain(result, row, k=k)
 
 
-def drawn(explanation: Any, query: Any = None, support: Any = None, names: Any = NAMES) -> Any:
-    return figures._draw(explanation, 0, query, support or {}, names)
+def drawn(explanation: Any, query: Any = None, support: Any = None, theme: Theme = LIGHT) -> Any:
+    return figures._draw(explanation, 0, (query, support or {}), NAMES, theme)
 
 
 def texts(figure: Any) -> list[str]:
@@ -103,6 +103,21 @@ def test_probes_that_were_not_searched_are_named() -> None:
     assert len(bars(figure)) == int(explanation.neighbors.searched.sum())
 
 
+def test_a_dark_picture_has_light_words_and_the_same_frames() -> None:
+    from matplotlib.text import Text
+
+    explanation = explained(3, early_exit=False)
+    figure, light = drawn(explanation, theme=DARK), drawn(explanation)
+    assert to_hex(figure.get_facecolor()).upper() == DARK.paper
+    words = [text for text in figure.findobj(Text) if text.get_text()]
+    assert {to_hex(text.get_color()).upper() for text in words} <= {
+        shade.upper() for shade in (DARK.ink, DARK.muted, DARK.right, DARK.wrong)
+    }
+    pairs = set(zip(frames(figure), frames(light), strict=True))
+    assert (DARK.right, LIGHT.right) in pairs
+    assert len(pairs) == len(set(frames(figure))) == len(set(frames(light))), "classes stay apart"
+
+
 def test_texts_and_numbers_in_place_of_pictures() -> None:
     explanation = explained(3, early_exit=False)
     near = int(explanation.neighbors.rows[0, 0, 0])
@@ -121,6 +136,6 @@ def test_files(k: int, suffix: str, tmp_path: Path) -> None:
     figures.plot_explanation(explanation, path, class_names=NAMES)
     assert path.stat().st_size > 5000
     many = replace(explanation.result, probes=tuple(f"encoder.block.{n}.output" for n in range(3)))
-    figures.plot_explanation(replace(explanation, result=many), path)
+    figures.plot_explanation(replace(explanation, result=many), path, dark=True)
     with pytest.raises(ValueError, match="path: expected a suffix"):
         figures.plot_explanation(explanation, tmp_path / "picture.gif")

@@ -15,12 +15,13 @@ from pdepth.report.explanation import Explanation
 from pdepth.report.figures.drawing import write_figure
 from pdepth.report.images import UNREADABLE, image_array, value_range
 from pdepth.report.names import ClassNames, class_name
-from pdepth.report.style import FAINT, INK, MUTED, RIGHT, WRONG
+from pdepth.report.style import DARK, LIGHT, Theme
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OTHERS = ("#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")  # of Okabe and Ito, after two
+# Of Okabe and Ito, after the two of a theme.
+OTHERS = ("#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#0072B2")
 REST = "#B4BAC2"  # classes beyond those
 # Inches: around all, of the example, a picture, and from one to the next, a line, a name, counts.
 MARGIN, QUERY, CELL, STEP, LINE, NAME, BAR = 0.2, 1.35, 0.86, 0.98, 1.24, 1.1, 2.5
@@ -36,6 +37,7 @@ def plot_explanation(
     query_input: Any = None,
     support_inputs: Mapping[int, Any] | None = None,
     class_names: ClassNames = None,
+    dark: bool = False,
 ) -> None:
     """Draw one example of an explanation into one file, whole or not at all.
 
@@ -49,37 +51,40 @@ def plot_explanation(
         query_input: an image (H, W), (H, W, C) or (C, H, W), a text, or None for its row number.
         support_inputs: such inputs by row number of the support; those that lack are numbers.
         class_names: names by class, as a sequence or a mapping.
+        dark: light on a dark ground, for slides.
 
     Raises:
         ImportError: matplotlib is missing (extra `plot`).
         ValueError: another suffix, or an image of another shape.
     """
-    draw = partial(_draw, explanation, example, query_input, support_inputs or {}, class_names)
+    inputs, theme = (query_input, support_inputs or {}), DARK if dark else LIGHT
+    draw = partial(_draw, explanation, example, inputs, class_names, theme)
     write_figure(draw, path, "plot_explanation")
 
 
 def _draw(
     explanation: Explanation,
     example: int,
-    query_input: Any,
-    support_inputs: Mapping[int, Any],
+    inputs: tuple[Any, Mapping[int, Any]],
     class_names: ClassNames,
+    theme: Theme,
 ) -> Figure:
+    query_input, support_inputs = inputs
     kept, rows = explanation.neighbors, explanation.neighbor_rows[:, example]
     searched = np.flatnonzero(kept.searched[:, example])
     nearest = rows.shape[1]
-    colors = _colors(explanation, example)
+    colors = _colors(explanation, example, theme)
     width = 2 * MARGIN + QUERY + NAME + STEP * nearest + BAR
     title, notes = _title(explanation, example, class_names, width), _notes(explanation, example)
     top = 0.62 + 0.24 * title.count("\n")
     height = top + LINE * max(1, len(searched)) + 0.2 * len(notes) + 0.05
     height = max(height, top + QUERY + 0.4)
-    canvas = _Canvas(width, height, title, (query_input, *support_inputs.values()))
+    canvas = _Canvas((width, height), title, (query_input, *support_inputs.values()), theme)
 
     own = None if explanation.result.labels is None else int(explanation.result.labels[example])
     number = f"row {explanation.rows[example]}"
     under = [number] if own is None else [class_name(own, class_names, 18), number]
-    color = INK if own is None else colors.get(own, REST)
+    color = theme.ink if own is None else colors.get(own, REST)
     canvas.cell((MARGIN, top), QUERY - 0.12, query_input, number, color, under)
     for line, probe in enumerate(searched):
         y = top + LINE * line
@@ -96,7 +101,7 @@ def _draw(
             canvas.write((x, y - 0.08), f"all {kept.k} {unit}", 9, va="bottom", weight="bold")
         _counts(canvas, (x, y), explanation, int(probe), example, colors, class_names)
     for place, note in enumerate(notes):
-        canvas.write((MARGIN, height - 0.2 * (len(notes) - place)), note, 8, color=MUTED)
+        canvas.write((MARGIN, height - 0.2 * (len(notes) - place)), note, 8, color=theme.muted)
     return canvas.figure
 
 
@@ -126,15 +131,15 @@ def _notes(explanation: Explanation, example: int) -> list[str]:
     return notes
 
 
-def _colors(explanation: Explanation, example: int) -> dict[int, str]:
+def _colors(explanation: Explanation, example: int, theme: Theme) -> dict[int, str]:
     """A colour for each class: the reference's, the label's, then those with most votes."""
     kept, result = explanation.neighbors, explanation.result
-    colors = {int(explanation.reference[example]): RIGHT}
+    colors = {int(explanation.reference[example]): theme.right}
     if result.labels is not None:
-        colors.setdefault(int(result.labels[example]), WRONG)
+        colors.setdefault(int(result.labels[example]), theme.wrong)
     totals = kept.class_counts([example])[:, 0].sum(axis=0)
     by_votes = kept.classes[np.argsort(-totals, kind="stable")]
-    free = list(OTHERS)
+    free = [color for color in OTHERS if color != theme.right]
     for label, total in zip(by_votes, np.sort(totals)[::-1], strict=True):
         if total and free and int(label) not in colors:
             colors[int(label)] = free.pop(0)
@@ -152,8 +157,9 @@ def _name(
     said = "settles here" if settled else ("agrees" if agrees else "disagrees")
     x, middle = at[0], at[1] + CELL / 2
     canvas.write((x, middle - 0.03), "\n".join(lines), 9, ha="right", va="bottom")
+    color = canvas.theme.right if agrees else canvas.theme.wrong
     canvas.write(
-        (x, middle + 0.03), said, 8, ha="right", color=RIGHT if agrees else WRONG,
+        (x, middle + 0.03), said, 8, ha="right", color=color,
         weight="bold" if settled else "normal",
     )  # fmt: skip
 
@@ -186,10 +192,13 @@ class _Canvas:
     """One pair of axes whose units are inches from the left upper corner: to lay out dozens of axes
     takes some times as long as to draw them."""
 
-    def __init__(self, width: float, height: float, title: str, inputs: Iterable[Any]) -> None:
+    def __init__(
+        self, size: tuple[float, float], title: str, inputs: Iterable[Any], theme: Theme
+    ) -> None:
         from matplotlib.figure import Figure
 
-        self.figure = Figure(figsize=(width, height))
+        (width, height), self.theme = size, theme
+        self.figure = Figure(figsize=size, facecolor=theme.paper)
         self.ax = self.figure.add_axes((0, 0, 1, 1), frameon=False)
         self.ax.set_axis_off()
         self.write((MARGIN, 0.14), title, 13, weight="bold")
@@ -204,15 +213,16 @@ class _Canvas:
         self.ax.set_aspect("auto")
 
     def write(
-        self, at: tuple[float, float], text: str, size: float, *, color: str = INK,
+        self, at: tuple[float, float], text: str, size: float, *, color: str | None = None,
         ha: str = "left", va: str = "top", weight: str = "normal",
     ) -> None:  # fmt: skip
-        self.ax.text(*at, text, fontsize=size, color=color, ha=ha, va=va, fontweight=weight)
+        shade = color or self.theme.ink
+        self.ax.text(*at, text, fontsize=size, color=shade, ha=ha, va=va, fontweight=weight)
 
     def bar(self, at: tuple[float, float], width: float, color: str) -> None:
         from matplotlib.patches import Rectangle
 
-        self.ax.add_patch(Rectangle(at, width, 0.3, facecolor=color, edgecolor="white"))
+        self.ax.add_patch(Rectangle(at, width, 0.3, facecolor=color, edgecolor=self.theme.paper))
 
     def cell(
         self,
@@ -229,7 +239,7 @@ class _Canvas:
         x, y = at
         self.write((x + size / 2, y + size + 0.04), "\n".join(under), 7.5, ha="center")
         written = content is None or isinstance(content, str)
-        box, face = (x, y, size, size), FAINT
+        box, face = (x, y, size, size), self.theme.faint
         if not written:
             values: NDArray[np.float64] = image_array(content).astype(np.float64)
             shown = np.clip((values - self._low) / (self._high - self._low), 0, 1)
