@@ -54,6 +54,7 @@ REFERENCE = {  # a result's `reference`, as the class that votes are compared wi
     "array": "the one that it was compared with",
 }
 CORRECT = ("wrong", "right")
+MAX_SCORED = 5_000_000  # examples x classes that labels are scored of on the way to a page
 
 
 def result_content(
@@ -81,7 +82,7 @@ def result_content(
     arrays += [] if kept is None else [kept.classes]
     classes = np.unique(np.concatenate([array.ravel() for array in arrays]))
     rivals = _find_rivals(result) if result.known.all() and layers else None
-    issues = issues_of_kept(result)
+    issues = issues_of_kept(result) if n * len(classes) <= MAX_SCORED else None
     kind = "support" if result.leave_one_out else "held-out"
     probes = (*result.probes, "undefined")
     selects = {"prediction": "Network's class"}
