@@ -17,7 +17,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ from pdepth.bench.studies import label_issues as planting
 NAME, STORED = "bench/studies/cleaning.py", HOME / RESULTS / "cleaning.json"
 PAGE = Path("docs", "cleaning.md")
 SHARE, SEEDS = 0.2, planting.SEEDS
-GIVEN, RIGHT = "labels as given", "labels all right"
+GIVEN = "labels as given"
 DROPPED, RELABELLED = "flagged rows dropped", "flagged rows relabelled as suggested"
 RANDOM, ORACLE = "as many dropped at random", "as many dropped by an oracle"
 
@@ -60,7 +60,6 @@ def cleanings(issues: LabelIssues, truth: Labels, rng: np.random.Generator) -> d
         RELABELLED: (every, np.where(issues.is_issue, issues.suggested, labels)),
         RANDOM: without(rng.permutation(every)[: len(flagged)]),
         ORACLE: without(known),
-        RIGHT: (every, truth),
     }
 
 
@@ -108,12 +107,6 @@ def measured(seed: int) -> dict[str, Any]:
     }
 
 
-def interval(values: list[float]) -> str:
-    """The mean in per cent, and half of its 95 % interval."""
-    half = planting.T95 * stdev(values) / len(values) ** 0.5
-    return f"{100 * mean(values):.1f} ± {100 * half:.1f}"
-
-
 def table(stored: dict[str, Any]) -> str:
     """A line a way: the accuracy, and its difference from that with the labels as given."""
     runs = stored["runs"]
@@ -121,8 +114,9 @@ def table(stored: dict[str, Any]) -> str:
         mean(run[key] for run in runs) for key in ("flagged", "wrong", "flagged_wrong")
     )
     lines = [
-        f"Mean of {len(runs)} seeds with its 95 % interval. Of {planting.IMAGES:,} labels "
-        f"{wrong:,.0f} are wrong; {flagged:,.0f} are flagged, of which {hit:,.0f} are wrong. "
+        f"Mean of {SEEDS} seeds with its 95 % interval, in brackets how many there are, if not "
+        f"{SEEDS}. Of {planting.IMAGES:,} labels {wrong:,.0f} are "
+        f"wrong; {flagged:,.0f} are flagged, of which {hit:,.0f} are wrong. "
         f"{describe(stored['machine'])}.",
         "",
         "| trained on | test accuracy, % | less that of labels as given |",
@@ -131,9 +125,8 @@ def table(stored: dict[str, Any]) -> str:
     for name in runs[0]["accuracy"]:
         reached = [run["accuracy"][name] for run in runs]
         gained = [run["accuracy"][name] - run["accuracy"][GIVEN] for run in runs]
-        lines.append(
-            f"| {name} | {interval(reached)} | {'' if name == GIVEN else interval(gained)} |"
-        )
+        more = "" if name == GIVEN else planting.entry(gained)
+        lines.append(f"| {name} | {planting.entry(reached)} | {more} |")
     return "\n".join(lines)
 
 

@@ -34,7 +34,6 @@ def test_each_way_leaves_what_its_name_says() -> None:
     assert found[study.RELABELLED] == (list(range(6)), [2, 2, 2, 0, 1, 0])
     assert len(found[study.RANDOM][0]) == 4
     assert found[study.ORACLE] == ([1, 2, 3, 4], [1, 2, 0, 1])
-    assert found[study.RIGHT] == (list(range(6)), [0, 1, 2, 0, 1, 2])
 
 
 def test_the_oracle_takes_as_many_rows_as_are_flagged() -> None:
@@ -57,6 +56,7 @@ def test_the_table_has_a_line_a_way() -> None:
         "level": "l",
         "date": "",
     }
-    text = study.table({"machine": machine, "runs": [run, run | {"accuracy": ways}]})
+    text = study.table({"machine": machine, "runs": [run] * 3})
     assert "| labels as given | 50.0 ± 0.0 |  |" in text
     assert "| flagged rows dropped | 60.0 ± 0.0 | 10.0 ± 0.0 |" in text
+    assert "| labels as given | 50.0 (1) |  |" in study.table({"machine": machine, "runs": [run]})
