@@ -17,12 +17,12 @@ function choose(rows, how) {
 const toggle = (row) => choose([row], chosen.rows[row] ? "remove" : "add");
 
 function showSet() {
+  redrawMap(); // first, while the page's layout is known
   byId("set-count").textContent = `${number(chosen.count)} ${chosen.count === 1 ? "example" : "examples"} in the set`;
   for (const button of document.querySelectorAll("[data-of-set]")) button.disabled = !chosen.count;
   byId("set-issues").disabled = !chosen.count || !columns.has("label_score");
   if (filter.onlySet) update();
   else drawRows();
-  redrawMap();
 }
 
 // Label issues of the set as cleanlab has them, the worst first.
