@@ -121,6 +121,27 @@ def test_probes_and_pairs_are_those_of_python(tab: Tab) -> None:
     np.testing.assert_allclose(actual[::-1], pairs.share)
 
 
+def test_every_example_lies_by_its_label_or_a_column_that_stays(tab: Tab) -> None:
+    result = example()
+    tab.show("scatter")
+    names = tab("[...document.getElementById('upward').options].map((each) => each.value)")
+    assert names == ["label", "prediction", "rival", "rival_votes"]
+    place = "document.querySelector('#scatter .plot')"
+    ticks = f"{place}.layout.yaxis.ticktext"
+
+    def heights() -> np.ndarray:
+        pairs = tab(f"{place}.data.flatMap((t) => Array.from(t.rows, (row, i) => [row, t.y[i]]))")
+        return np.array(sorted(pairs))[:, 1]
+
+    assert len(tab(ticks)) == len(NAMES)
+    np.testing.assert_array_equal(np.rint(heights()), result.labels)
+    tab.choose("upward", "rival")
+    tab.until(lambda: tab(f"{place}.layout.yaxis.title.text") == "Most other votes")
+    assert tab(ticks)[len(NAMES) :] == ["none"]
+    assert (np.rint(heights()) == len(NAMES)).any()
+    assert heights().max() < tab(f"{place}.layout.yaxis.range")[1]
+
+
 def test_pointing_at_a_dot_shows_its_picture(tab: Tab) -> None:
     tab.show("scatter")
     place = "document.querySelector('#scatter .plot')"

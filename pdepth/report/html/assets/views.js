@@ -80,13 +80,13 @@ function pairsOf(rows) {
   return confused.sort((x, y) => y.until - x.until || y.sum - x.sum || x.a - y.a || x.b - y.b).slice(0, 12);
 }
 
-// The column that the dots of `scatter` are placed by, upward.
+// The column that the dots of `scatter` are placed by, upward: of those that stay as they are.
 let upward = "";
 function chooseUpward(onChange) {
   const figure = byId("scatter");
   if (!figure) return;
   const choices = [...columns.values()].filter(
-    (c) => c.title && c.name !== "depth" && !["row", "right"].includes(c.name) && c.kind !== "text",
+    (c) => c.title && !["row", "depth", "right", "decision", "new_label"].includes(c.name) && c.kind !== "text",
   );
   upward = choices[0].name;
   const select = make("select", { id: "upward" }, ...choices.map((c) => option(c.name, c.title)));
@@ -241,6 +241,7 @@ const views = {
         ]
       : [dots(rows, x, y, { name: "examples", marker: good })];
     const names = isCoded(column) && header.classes.map(({ name }) => escapeHtml(name));
+    if (names && !column.values.every(isKnown)) names.push("none");
     const step = names ? Math.ceil(names.length / 30) : 1;
     const ticks = names ? [...names.keys()].filter((i) => i % step === 0) : undefined;
     return {
