@@ -240,6 +240,19 @@ def test_colours_have_a_legend(tab: Tab) -> None:
     assert "wrong" in tab(legend)
 
 
+def test_colours_follow_decisions(tab: Tab) -> None:
+    picture = "document.getElementById('map-dots').toDataURL()"
+    tab.choose("map-by", "decision")
+    assert tab("document.getElementById('map-legend').textContent").startswith("nonekeeprelabel")
+    before = tab(picture)
+    tab("document.getElementById('set-add').click()")
+    chosen = tab.until(lambda: (now := tab(picture)) != before and now)
+    tab("document.getElementById('decision-drop').click()")
+    tab.until(lambda: tab(picture) != chosen)
+    tab("document.getElementById('decision-undo').click()")
+    tab.until(lambda: tab(picture) == chosen)
+
+
 def test_a_served_map_is_asked_for_probe_by_probe(browser: Any, tmp_path: Path) -> None:
     result = map_example(early=True)
     assert result.map is not None

@@ -66,6 +66,7 @@ function showDecisions() {
   keepDecisions();
   if (filter.codes.has("decision")) update();
   else drawRows();
+  redrawMap();
   if (byId("detail").open) showCard(openedCard);
 }
 

@@ -57,7 +57,8 @@ function coloursOf(column, isDark) {
   if (column.name === "right") return [colour("bad"), colour("good")].map(rgbOf);
   if (!isCoded(column)) return Array.from({ length: STEPS }, (_, i) => rampAt((isDark ? 0.12 : 0) + (0.88 * i) / (STEPS - 1)));
   const names = column.kind === "choice" ? column.choices : header.classes;
-  const hues = names.map((_, i) => {
+  const hues = names.map((name, i) => {
+    if (!name) return rgbOf(colour("faint")); // nothing decided
     colourSample.style.color = `hsl(${(360 * i) / names.length} 70% ${(isDark ? 52 : 36) + 20 * (i % 2)}%)`;
     return rgbOf(getComputedStyle(colourSample).color);
   });
