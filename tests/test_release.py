@@ -98,6 +98,21 @@ def test_tags(script: Callable[[str], Namespace], checkout: Path) -> None:
         release.check_tree(checkout, version, allow_dirty=False)
 
 
+def test_only_an_earlier_release_is_replaced(
+    script: Callable[[str], Namespace], tmp_path: Path
+) -> None:
+    release, into = script("release"), tmp_path / "new" / "dist"
+    assert release.emptied(into).is_dir()
+    earlier = ("pdepth-0.1.0.tar.gz", "pdepth-0.1.0-cp311-cp311-linux_x86_64.whl", "SHA256SUMS")
+    for name in (*earlier, "thesis.txt"):
+        (into / name).touch()
+    with pytest.raises(release.Failed, match="a folder of releases alone, got thesis.txt in"):
+        release.emptied(into)
+    assert len(list(into.iterdir())) == 4
+    (into / "thesis.txt").unlink()
+    assert not list(release.emptied(into).iterdir())
+
+
 def test_an_interpreter_that_is_not_here(script: Callable[[str], Namespace]) -> None:
     shared = script("shared.py")
     with pytest.raises(shared.Failed, match=r"expected Python 2\.0 in PATH"):
