@@ -23,7 +23,7 @@ class KeptMap:
     Attributes:
         method: "pca": the two leading principal components of the probe's support; or "umap".
         probes: L names, in forward order.
-        queries: (N, L, 2) float32. nan where an example was not searched.
+        queries: (N, L, 2) float32. nan where an example was not searched; infinite beyond float32.
         explained: (L, 2) float64, the share of the variance of the rows that the components were
             fitted to which each axis has, the greater first. nan of UMAP, and of a probe where no
             example was searched.

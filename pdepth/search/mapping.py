@@ -33,6 +33,7 @@ SAMPLE_ELEMENTS = 1 << 26  # that these have, at most: 256 MiB of float32
 COLUMNS = 1 << 12  # of a wide sample that are widened at a time
 BLOCK_ELEMENTS = 1 << 16  # that are widened and projected at a time
 COPIED_BYTES = 1 << 26  # of some rows in memory, or of a device's, that are copied at a time
+LARGEST_EXPONENT = 400  # of values whose products are added up
 NEIGHBORS = 15  # of UMAP: its default
 MAP = "map-{:03}"  # in a journal: of a probe
 
@@ -83,11 +84,12 @@ def fit(support: Rows) -> Axes:
     rows = support[slice(None) if numbers is None else numbers].on_host()
     count, width = len(rows), rows.width
     blocks = [slice(begin, begin + COLUMNS) for begin in range(0, width, COLUMNS)]
-    mean = np.concatenate([_columns(rows, block).mean(axis=0) for block in blocks])
+    scale = _scale_of(rows)
+    mean = np.concatenate([_columns(rows, block, scale).mean(axis=0) for block in blocks])
     narrow = width <= count
     gram = np.zeros((width, width) if narrow else (count, count))
     for block in blocks:  # one, where the support is narrow
-        centred = _columns(rows, block) - mean[block]
+        centred = _columns(rows, block, scale) - mean[block]
         gram += centred.T @ centred if narrow else centred @ centred.T
     values, vectors = np.linalg.eigh(gram)
     values, vectors = values[::-1][:AXES].clip(0), vectors[:, ::-1][:, :AXES].T
@@ -99,7 +101,7 @@ def fit(support: Rows) -> Axes:
         components[:found] = vectors
     else:
         for block in blocks:
-            components[:found, block] = vectors @ (_columns(rows, block) - mean[block])
+            components[:found, block] = vectors @ (_columns(rows, block, scale) - mean[block])
     for component, value in zip(components, values, strict=False):
         if not value:
             component[:] = 0
@@ -107,11 +109,20 @@ def fit(support: Rows) -> Axes:
         component /= np.linalg.norm(component) * np.sign(component[np.abs(component).argmax()])
     explained = np.zeros(AXES)
     explained[:found] = values / total if total else 0.0
-    return Axes(mean, components, explained)
+    return Axes(mean / scale, components, explained)
 
 
-def _columns(rows: Rows, block: slice) -> NDArray[np.float64]:
-    return Rows(rows.array[:, block], rows.type, rows.norms).widened()
+def _scale_of(rows: Rows) -> float:
+    """A power of two for rows whose squares would overflow, which float64 alone has; else 1."""
+    if rows.type != "float64" or rows.norms is not None:
+        return 1.0
+    _, exponent = np.frexp(max(rows.array.max(), -rows.array.min()))
+    return 2.0 ** min(0, LARGEST_EXPONENT - int(exponent))
+
+
+def _columns(rows: Rows, block: slice, scale: float) -> NDArray[np.float64]:
+    wide = Rows(rows.array[:, block], rows.type, rows.norms).widened()
+    return wide if scale == 1 else wide * scale
 
 
 @default_arithmetic()

@@ -212,6 +212,26 @@ def test_decisions_are_kept_and_saved_for_pdepth(tab: Tab, pages: Path) -> None:
     assert counts(tab) == "0 keep, 0 relabel, 0 drop"
 
 
+def test_kept_decisions_that_do_not_fit_the_page_stay(tab: Tab, pages: Path) -> None:
+    """As those of another network's page of the same data, with more classes."""
+    focus_row(tab, 5)
+    press(tab, "k")
+    (key,) = tab("Object.keys(localStorage).filter((key) => key.startsWith('pdepth-decisions'))")
+    kept = json.loads(tab(f"localStorage.getItem({json.dumps(key)})"))
+    kept["decisions"][0] |= {"decision": "relabel", "label": 77}
+    text = json.dumps(kept)
+    tab(f"localStorage.setItem({json.dumps(key)}, {json.dumps(text)})")
+    tab.open(pages / "run.html")
+    assert counts(tab) == "0 keep, 0 relabel, 0 drop"
+    note = "document.getElementById('decision-note').textContent"
+    assert "do not fit this page" in tab(note)
+    focus_row(tab, 6)
+    press(tab, "d")
+    assert counts(tab) == "0 keep, 0 relabel, 1 drop"
+    assert tab(f"localStorage.getItem({json.dumps(key)})") == text
+    assert "do not fit this page" in tab(note)
+
+
 def test_files_of_other_data_are_refused(tab: Tab, tmp_path: Path) -> None:
     run = run_of(neighbors_example()).to_json()
     whole = {"format": "pdepth-decisions", "version": 1, "run": run, "decisions": []}

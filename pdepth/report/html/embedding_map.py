@@ -13,6 +13,7 @@ from pdepth.io.map_file import KeptMap
 from pdepth.report.html.packing import compress
 
 ABSENT = 2**16 - 1  # in place of an example that was not searched
+FAR = 1e38  # from 0: what lies beyond is drawn there
 PART = "map-{}"  # of a probe
 
 
@@ -32,8 +33,8 @@ class PageMap:
         """(L, 4) where x begins, a step of x, where y begins, a step of y."""
         boxes = np.zeros((len(self.kept.probes), 4))
         for probe in range(len(self.kept.probes)):
-            places = self.kept.queries[:, probe]
-            places = places[~np.isnan(places[:, 0])].astype(np.float64)
+            places = self._places(probe)
+            places = places[~np.isnan(places[:, 0])]
             if len(places):
                 least, most = places.min(axis=0), places.max(axis=0)
                 boxes[probe, 0::2], boxes[probe, 1::2] = least, (most - least) / (ABSENT - 1)
@@ -51,6 +52,9 @@ class PageMap:
         """One of `parts`: (N, 2) steps as u2, little-endian, gzip; `ABSENT` where not searched."""
         probe = self.parts.index(part)
         begin, step = self.boxes[probe, 0::2], self.boxes[probe, 1::2]
-        places = self.kept.queries[:, probe].astype(np.float64)
-        steps = np.round((places - begin) / np.where(step > 0, step, 1))
+        steps = np.round((self._places(probe) - begin) / np.where(step > 0, step, 1))
         return compress(np.where(np.isnan(steps), ABSENT, steps).astype("<u2").tobytes())
+
+    def _places(self, probe: int) -> NDArray[np.float64]:
+        """(N, 2) at a probe, finite or nan."""
+        return self.kept.queries[:, probe].astype(np.float64).clip(-FAR, FAR)

@@ -87,10 +87,11 @@ class PageNeighbors:
         return padded if numbers is None else padded + numbers.astype("<f8").tobytes()
 
     def describe(self, example: int) -> dict[str, Any]:
-        """The neighbours of one example for JSON: (L, K) rows, M where there is none, distances."""
+        """The neighbours of one example for JSON: (L, K) rows, M where there is none, and
+        distances, None where one is infinite, too."""
         rows = self.of_examples(np.array([example]))[0]
         distances = np.asarray(self.kept.distances[:, example], np.float64)
         known = [
-            [None if np.isnan(value) else float(value) for value in line] for line in distances
+            [float(value) if np.isfinite(value) else None for value in line] for line in distances
         ]
         return {"rows": rows.tolist(), "distances": known}

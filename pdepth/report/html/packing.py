@@ -81,5 +81,8 @@ def encode_base64(content: bytes) -> str:
 
 
 def json_for_script(content: Any) -> str:
-    """JSON that cannot end the script element that holds it."""
-    return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+    """JSON that cannot end the script element that holds it.
+
+    Raises ValueError for numbers that are not finite: a browser would read nothing of the page.
+    """
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

@@ -83,6 +83,13 @@ const percent = (count, total) => `${((100 * count) / total).toFixed(1)} %`;
 const idColumn = () => columns.get(header.columns[0].name);
 const exampleName = (row) => `${idColumn().title} ${displayText(idColumn(), row)}`;
 
+// Where values are not 0.
+function placesOf(values) {
+  const places = [];
+  for (let i = 0; i < values.length; i++) if (values[i]) places.push(i);
+  return places;
+}
+
 // A pseudo-random number in 0..1 for each example, always the same: to move dots apart.
 function jitter(row, salt) {
   let h = Math.imul(row + 1, 0x9e3779b1) ^ Math.imul(salt + 1, 0x85ebca6b);

@@ -70,7 +70,7 @@ function showDecisions() {
   if (byId("detail").open) showCard(openedCard);
 }
 
-const decided = () => Array.from(columns.get("decision").values.keys()).filter((row) => columns.get("decision").values[row]);
+const decided = () => placesOf(columns.get("decision").values);
 
 function decisionsFile() {
   const [kinds, labels, given] = ["decision", "new_label", "label"].map((name) => columns.get(name)?.values);
@@ -99,8 +99,11 @@ function readDecisions(content) {
   }));
 }
 
+let canKeep = true; // false where the browser has decisions that this page cannot show
+
 // In the browser, as the file would have them, until they are cleared.
 function keepDecisions() {
+  if (!canKeep) return;
   try {
     if (decided().length) localStorage.setItem(storageKey(), JSON.stringify(decisionsFile()));
     else localStorage.removeItem(storageKey());
@@ -110,11 +113,18 @@ function keepDecisions() {
   }
 }
 
+// Those of another page of the same data may be of classes that this one lacks: they stay as they are.
 function restoreDecisions() {
+  let kept = null;
   try {
-    const kept = localStorage.getItem(storageKey());
+    kept = localStorage.getItem(storageKey());
+  } catch { /* no storage: keepDecisions says so */ }
+  try {
     if (kept) readDecisions(JSON.parse(kept));
-  } catch { /* no storage, or another version's */ }
+  } catch (error) {
+    canKeep = false;
+    byId("decision-note").textContent = `This browser keeps decisions of these rows that do not fit this page (${error.message}), and leaves them as they are: download what you decide here.`;
+  }
   past.length = 0;
 }
 

@@ -2,7 +2,7 @@
 
 const chosen = { rows: new Uint8Array(header.count), count: 0 };
 
-const chosenRows = () => Array.from(chosen.rows.keys()).filter((row) => chosen.rows[row]);
+const chosenRows = () => placesOf(chosen.rows);
 const setName = () => byId("set-name").value.trim() || "selection";
 
 // how: "add", "remove" or "replace".
