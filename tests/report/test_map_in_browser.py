@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 import pdepth
 from pdepth.report.html import page
-from pdepth.report.html.embedding_map import ABSENT
+from pdepth.report.html.embedding_map import ABSENT, FAR
 from pdepth.report.view import View, serving
 from pdepth.result import DepthResult
 
@@ -32,6 +33,21 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     page.write(map_example(early=True), folder / "early.html", class_names=NAMES)
     page.write(map_example(), folder / "all.html", class_names=NAMES)
     return folder
+
+
+def test_places_beyond_float32_are_drawn_at_the_edge(tmp_path: Path) -> None:
+    result = map_example()
+    assert result.map is not None
+    places = result.map.queries.copy()
+    places[3, 0] = np.inf, -np.inf
+    page.write(replace(result, map=replace(result.map, queries=places)), tmp_path / "a.html")
+    text = (tmp_path / "a.html").read_text()
+    x, x_step, y, y_step = json.loads(read_script(text, "header"))["map"]["boxes"][0]
+    steps = np.frombuffer(gzip.decompress(base64.b64decode(read_script(text, "map-0"))), "<u2")
+    assert steps.reshape(N, 2)[3].tolist() == [ABSENT - 1, 0]
+    assert np.isclose(x + (ABSENT - 1) * x_step, FAR)
+    assert (steps.reshape(N, 2)[np.arange(N) != 3] == [0, ABSENT - 1]).all()
+    assert np.isfinite([y, y_step]).all()
 
 
 @pytest.fixture

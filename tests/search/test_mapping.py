@@ -13,6 +13,7 @@ import torch
 
 import pdepth
 from pdepth import DepthResult, definition
+from pdepth.arrays.rows import Rows
 from pdepth.io.map_file import METHODS
 from pdepth.search import mapping
 
@@ -86,6 +87,18 @@ def test_a_map_by_hand() -> None:
     assert found.support[:, 0].tolist() == [[4, 0], [-4, 0], [0, 1], [0, -1]]
     assert found.queries.tolist() == [[[2, 3]]]
     np.testing.assert_allclose(found.explained, [[32 / 34, 2 / 34]], rtol=1e-14)
+
+
+def test_rows_whose_squares_overflow_have_the_same_axes() -> None:
+    rows = np.random.default_rng(4).standard_normal((50, 6))
+    axes, of_large = (mapping.fit(Rows(rows * 2.0**p, "float64")) for p in (0, 900))
+    np.testing.assert_allclose(of_large.components, axes.components, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(of_large.explained, axes.explained, rtol=1e-12)
+    np.testing.assert_array_equal(of_large.mean, axes.mean * 2.0**900)
+    labels = np.arange(50) % 3
+    result = pdepth.depth_from_embeddings([rows * 2.0**900], labels, labels, k=3, return_map="pca")
+    assert result.map is not None
+    assert np.isinf(result.map.queries).all()
 
 
 def test_equal_rows_lie_on_one_point() -> None:
