@@ -247,11 +247,8 @@ def read_selection(path: str | os.PathLike[str]) -> Selection:
     if file.suffix.lower() == ".csv":
         return Selection(file.stem, _sorted_rows(_column(file), file, None, "rows"))
     content, file = _read(path, SELECTION)
-    run, name, rows = (
-        RunRows.of_json(content.get("run"), file),
-        content.get("name"),
-        content.get("rows"),
-    )
+    run = RunRows.of_json(content.get("run"), file)
+    name, rows = content.get("name"), content.get("rows")
     if not isinstance(name, str) or not isinstance(rows, list):
         raise _other(file, 'a "name" and a list of "rows"', rows if isinstance(name, str) else name)
     return Selection(name, _sorted_rows(rows, file, run.rows, "rows"), run)
@@ -261,9 +258,12 @@ def _column(file: Path) -> list[int]:
     """The column `row` of a CSV file."""
     with file.open(newline="", encoding="utf-8-sig") as lines:
         table = csv.DictReader(lines)
-        if "row" not in (table.fieldnames or ()):
-            raise _other(file, "a column row", ", ".join(table.fieldnames or ()))
-        texts = [line["row"] for line in table]
+        try:
+            names, texts = table.fieldnames or (), [line.get("row") for line in table]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{file}: expected CSV in UTF-8, got another file: {error}.") from None
+    if "row" not in names:
+        raise _other(file, "a column row", ", ".join(names))
     for text in texts:
         if not (text or "").isdecimal():
             raise _other(file, "row numbers in the column row", text)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdepth.arrays.arguments import check_choice, check_integers
+from pdepth.arrays.convert import to_numpy
 from pdepth.arrays.rows import is_array
 from pdepth.io.decisions import DROPPED, Decision, Decisions, RunRows
 from pdepth.io.embedding_store import EmbeddingStore
@@ -274,14 +275,18 @@ def _checked_labels(
 def known_labels(view: DecidedRows) -> NDArray[np.int64] | None:
     """The labels (N,) of all rows behind a view, as it has them, where no input is read for them.
 
-    They are those that `pdepth.inputs` opens, or `targets` or `labels`, as torchvision has them.
+    They are those that `pdepth.inputs` opens, or `targets` or `labels`, as torchvision has them,
+    unless its `target_transform` makes others of them.
     """
     from pdepth import inputs
 
     labels = inputs.known_labels(view.dataset)
-    if labels is None:
+    if labels is None and getattr(view.dataset, "target_transform", None) is None:
         for name in ("targets", "labels"):
-            values = np.asarray(getattr(view.dataset, name, None))
+            try:
+                values = np.asarray(to_numpy(getattr(view.dataset, name, None)))
+            except ValueError:  # lists of different lengths, as of boxes
+                continue
             if values.shape == (len(view.dataset),) and values.dtype.kind in "iu":
                 labels = values.astype(np.int64)
                 break
@@ -311,11 +316,11 @@ def _check_labels(decisions: Decisions, labels: NDArray[np.int64]) -> None:
     if decisions.run.labels in (None, _digest(labels)):
         return
     read = np.setdiff1d(np.arange(decisions.run.rows), decisions.run.skipped)
-    where = "some rows"
+    found, where = dict(zip(read.tolist(), labels.tolist(), strict=False)), "some rows"
     for entry in decisions.entries:
-        place = int(np.searchsorted(read, entry.row))
-        if entry.given is not None and place < len(read) and labels[place] != entry.given:
-            where = f"row {entry.row}, {labels[place]} in place of {entry.given}"
+        label = found.get(entry.row)
+        if None not in (label, entry.given) and label != entry.given:
+            where = f"row {entry.row}, {label} in place of {entry.given}"
             break
     raise ValueError(
         f"decisions: expected the labels of the run's rows, got others in {where}; pass the "

@@ -114,6 +114,7 @@ def test_selections_as_json_and_csv(tmp_path: Path) -> None:
         ("s.csv", "label\n1\n", "expected a column row, got 'label'"),
         ("s.csv", "", "expected a column row, got ''"),
         ("s.csv", "row\n-1\n", "expected row numbers in the column row, got '-1'"),
+        ("s.csv", f"row\n{'7' * 200_000}\n", "expected CSV in UTF-8, got another file: field"),
         ("s.csv", "label,row\n1\n", "expected row numbers in the column row, got None"),
         ("s.json", '{"format": "pdepth-selection"}', "expected version 1 of pdepth-selection, got"),
         ("s.json", '{"format": "pdepth-decisions"}', 'expected the format "pdepth-selection"'),
@@ -134,3 +135,9 @@ def test_wrong_selections_are_named(name: str, text: str, sentence: str, tmp_pat
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=re.escape(sentence)):
         pdepth.read_selection(tmp_path / name)
+
+
+def test_a_table_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_bytes(b"row\n\xff\xfe\n")
+    with pytest.raises(ValueError, match="s.csv: expected CSV in UTF-8, got another file: 'utf-8'"):
+        pdepth.read_selection(tmp_path / "s.csv")

@@ -176,6 +176,16 @@ def test_another_dataset_is_refused(decisions: Decisions) -> None:
         pdepth.apply_decisions(rows, decisions, check_inputs=False)
 
 
+def test_labels_that_a_dataset_transforms_are_read(decisions: Decisions) -> None:
+    """`targets` are not the labels that a run reads, or no labels at all."""
+    rows: Any = Listed([DATA[row] for row in range(60)])
+    rows.targets, rows.target_transform = [9] * 60, lambda label: label - 9
+    assert len(pdepth.apply_decisions(rows, decisions, check_inputs=False)) == 59
+    boxes: Any = Listed(rows.rows)
+    boxes.targets = [[0] * (row % 3) for row in range(60)]
+    assert len(pdepth.apply_decisions(boxes, decisions, check_inputs=False)) == 59
+
+
 class Stream(IterableDataset[Any]):
     def __iter__(self) -> Any:
         yield from ()
