@@ -152,10 +152,17 @@ def row_paths(data: Data) -> Sequence[str] | None:
     dataset = unwrap_loader(data)
     if isinstance(dataset, ImageDataset):
         return None if dataset.paths is None else [printable(path) for path in dataset.paths]
-    samples = getattr(dataset, "samples", None)  # (path, class) each
-    if isinstance(samples, list) and all(isinstance(sample, tuple) for sample in samples):
+    samples = getattr(dataset, "samples", None)  # (path, class) each; others name them so, too
+    if isinstance(samples, list) and len(samples) == len(dataset) and all(map(_is_file, samples)):
         return [printable(os.fspath(path)) for path, _ in samples]
     return None
+
+
+def _is_file(sample: Any) -> bool:
+    """Whether a sample is (path, class)."""
+    return (
+        isinstance(sample, tuple) and len(sample) == 2 and isinstance(sample[0], str | os.PathLike)
+    )
 
 
 def class_names(data: Data) -> Sequence[str] | None:

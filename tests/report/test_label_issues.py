@@ -6,7 +6,6 @@ import dataclasses
 import shutil
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -194,7 +193,24 @@ def test_paths_of_a_folder_that_has_moved(tmp_path: Path) -> None:
         pdepth.label_issues(result, store=store, data=new)
 
 
+class _Folder(list[Any]):
+    """A dataset with `samples`, as torchvision's ImageFolder has them."""
+
+    def __init__(self, *samples: Any, rows: int = 2) -> None:
+        super().__init__([(0.0, 0)] * rows)
+        self.samples = list(samples)
+
+
+def test_samples_that_are_no_files() -> None:
+    """A user's dataset may name anything so: tensors, more entries, and those of other rows."""
+    data: Any
+    for data in (
+        *(_Folder((np.zeros(3), 0), (np.ones(3), 1)), _Folder((0, 0), (1, 1))),
+        *(_Folder(("a", 0, 0), ("b", 0, 1)), _Folder(("a", 0), rows=2), _Folder(rows=2)),
+    ):
+        assert inputs.row_paths(data) is None
+
+
 def test_paths_of_a_users_own_image_folder() -> None:
-    data: Any = SimpleNamespace(samples=[("a/x.png", 0), (Path("b/y.png"), 1)])
-    assert inputs.row_paths(data) == ["a/x.png", "b/y.png"]
+    assert inputs.row_paths(_Folder(("a/x.png", 0), (Path("b/y.png"), 1))) == ["a/x.png", "b/y.png"]
     assert inputs.row_paths(tensors(3, 0)) is None
