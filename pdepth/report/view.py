@@ -33,10 +33,11 @@ from pdepth.report.shown import neighbors_images
 
 HOST = "127.0.0.1"
 TYPES = {"png": "image/png", "jpg": "image/jpeg"}
+ROW = r"(?P<row>\d{1,18})"  # of any number of digits int() refuses some
 OF_ROW = re.compile(
-    r"(?:(?P<of>support)/)?(?:thumbnails/(?P<folder>\d+)|images)/(?P<row>\d+)(?:\.(?:png|jpg))?"
+    rf"(?:(?P<of>support)/)?(?:thumbnails/(?P<folder>\d+)|images)/{ROW}(?:\.(?:png|jpg))?"
 )
-OF_EXAMPLE = re.compile(r"neighbors/(?P<row>\d+)")
+OF_EXAMPLE = re.compile(rf"neighbors/{ROW}")
 CHUNK = 1 << 16  # bytes of an answer at a time
 
 
@@ -166,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the terminal is the user's."""
 
     def _respond(self, with_content: bool) -> None:
-        _, token, name = [*self.path.partition("?")[0].split("/", 2), ""][:3]
+        token, name = [*self.path.partition("?")[0].split("/", 2), "", ""][1:3]
         found = None
         if self._is_for_us() and hmac.compare_digest(token.encode(), self.token.encode()):
             found = self.view.answer(name)

@@ -132,6 +132,21 @@ def test_only_whoever_knows_the_token_and_asks_this_server(address: str) -> None
     assert len(parts.path) > 30
 
 
+def test_broken_requests_are_answered(address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whoever sends them: nothing is printed in the terminal, where a traceback would stand."""
+    parts = urlsplit(address)
+    for target in (
+        "x",
+        "x?/",
+        f"{parts.path}images/{'9' * 5000}",
+        f"{parts.path}neighbors/{'9' * 5000}",
+    ):
+        with socket.create_connection((HOST, parts.port or 0)) as sent:
+            sent.sendall(f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+            assert sent.recv(12) == b"HTTP/1.0 404", target
+    assert capfd.readouterr().err == ""
+
+
 def test_each_server_has_a_token_of_its_own_and_ends(folder: Path) -> None:
     view = View(folder)
     with serving(view) as one, serving(view) as other:
