@@ -29,7 +29,7 @@ def demo(
     from pdepth.report import folder
 
     kept = folder.NEIGHBORS, folder.MAP
-    names = (*folder.run_names([30]), folder.SUPPORT_TABLE, *(f"support-{name}" for name in kept))
+    names = (*folder.run_names(), folder.SUPPORT_TABLE, *(f"support-{name}" for name in kept))
     folder.check_out(out, names, overwrite=overwrite)
     for module in ("torch", "matplotlib", "pyarrow", "sklearn"):
         require(module, "The demo", "demo")

@@ -161,7 +161,7 @@ def run(
     _check_choices(metric, vote_weights, reference)
     arguments.check_voting(list(ks), vote_weights, temperature, keep_neighbors)
     if not show_probes:
-        _check_folder(support, out, ks, overwrite, dry_run)
+        _check_folder(support, out, overwrite, dry_run)
     check_map(keep_map, metric, cluster=cluster, name="--keep-map")
     there = parse_cluster(cluster, workers, cpus, gpus, memory_per_worker)
     mean_std = parse_numbers("--mean", mean), parse_numbers("--std", std)
@@ -243,16 +243,14 @@ def _check_choices(metric: str, vote_weights: str, reference: str) -> None:
     arguments.check_choice(reference, "--reference", arguments.REFERENCES)
 
 
-def _check_folder(
-    support: str | None, out: Path | None, ks: tuple[int, ...], overwrite: bool, dry_run: bool
-) -> None:
+def _check_folder(support: str | None, out: Path | None, overwrite: bool, dry_run: bool) -> None:
     """Raise, before anything is loaded, where a run could not write its results."""
     if support is None or (out is None and not dry_run):
         raise ValueError("--support and --out: expected DATA and DIR, got none (or --show-probes).")
     if out is not None and not dry_run:
         from pdepth.report.folder import check_out, run_names
 
-        check_out(out, run_names(ks), overwrite=overwrite)
+        check_out(out, run_names(), overwrite=overwrite)
     require("pyarrow", "pdepth run", "tables")
 
 

@@ -37,9 +37,10 @@ def result_names(ks: Sequence[int]) -> tuple[str, ...]:
     return (*(TABLE_OF_K.format(k) for k in ks), PICTURE_BY_K)
 
 
-def run_names(ks: Sequence[int]) -> tuple[str, ...]:
-    """Return the names of all files that a run of these k may write or remove."""
-    return (*result_names(ks), NEIGHBORS, MAP)
+def run_names() -> tuple[str, ...]:
+    """Return the names of all files that a run may write, as patterns: those of other k, too, which
+    would be read in place of its own."""
+    return TABLE, TABLE_OF_K.format("[0-9]*"), PICTURE, PICTURE_BY_K, NEIGHBORS, MAP
 
 
 def check_out(out: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
@@ -47,14 +48,14 @@ def check_out(out: Path, names: Sequence[str], *, overwrite: bool = False) -> No
 
     Args:
         out: the folder, which need not exist.
-        names: of the files to be written there.
+        names: of the files to be written there, or patterns of them.
         overwrite: whether they may be there already.
 
     Raises:
         FileExistsError: one of them is there, and not of an unfinished run.
         NotADirectoryError, PermissionError: the folder cannot be made or written to.
     """
-    present = [name for name in names if (out / name).exists()]
+    present = [file.name for name in names for file in sorted(out.glob(name))]
     # Results beside an unfinished run are its own: it was cut short while it wrote them.
     if present and not overwrite and not (out / UNFINISHED).exists():
         raise FileExistsError(
@@ -118,6 +119,8 @@ def write_results(
     """Write a table for each k, neighbours and map that were kept, and one picture where matplotlib
     is installed.
 
+    What an older run has left there is removed first: none of it must stay beside new results.
+
     Args:
         results: by k; of one k or several.
         out: the folder, made where it is missing.
@@ -128,6 +131,8 @@ def write_results(
     """
     out.mkdir(parents=True, exist_ok=True)
     *written, picture = (out / name for name in result_names(list(results)))
+    for older in {file for name in run_names() for file in out.glob(name)}.difference(written):
+        older.unlink()
     for result, table in zip(results.values(), written, strict=True):
         result.save(table)
     written = [
@@ -137,7 +142,6 @@ def write_results(
         *_write_map(next(iter(results.values())), out),
     ]
     if not can_draw():
-        picture.unlink(missing_ok=True)  # one of older results must not stay beside new ones
         return written
     from pdepth.report.figures.depth import plot
 
@@ -152,7 +156,6 @@ def _write_neighbors(results: Mapping[int, DepthResult], out: Path) -> list[Path
     path = out / NEIGHBORS
     kept = {k: result.neighbors for k, result in results.items() if result.neighbors is not None}
     if not kept:
-        path.unlink(missing_ok=True)  # one of older results must not stay beside new ones
         return []
     save_neighbors(kept, path)
     return [path]
@@ -161,7 +164,6 @@ def _write_neighbors(results: Mapping[int, DepthResult], out: Path) -> list[Path
 def _write_map(result: DepthResult, out: Path) -> list[Path]:
     path = out / MAP
     if result.map is None:
-        path.unlink(missing_ok=True)  # one of older results must not stay beside new ones
         return []
     result.map.save(path)
     return [path]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from pdepth.cluster import Cluster
 from pdepth.depth import prediction_depth
 from pdepth.embeddings.placement import ProbeOptions
 from pdepth.report import folder
+from pdepth.report.explain import read_shown
 from pdepth.report.probes import describe_probes
 from pdepth.report.run import RunOptions, plan_run, run_to_folder
 from pdepth.result import DepthResult
@@ -126,6 +129,37 @@ def test_a_plan_counts_what_a_map_reads_again(model: nn.Module) -> None:
     assert mapped.forwarded == plain.forwarded + 3 * (2 * 4000 + 10)
     assert mapped.flop == plain.flop
     assert mapped.memory > plain.memory + mapped.map
+
+
+def test_nothing_of_an_older_run_is_read_in_place_of_new_results(
+    tmp_path: Path, model: nn.Module
+) -> None:
+    """One k and several have tables of other names: a folder holds those of the last run alone."""
+    data, out = rows(40, 0), tmp_path / "out"
+    several = RunOptions(k=(3, 5))
+    for options, older in (
+        (several, RunOptions(k=(7,), return_map="pca", return_neighbors=3)),
+        (RunOptions(k=(7,)), several),
+        (RunOptions(k=(3, 10)), several),
+    ):
+        run_to_folder(model, data, None, out, older, overwrite=True, progress=False)
+        with pytest.raises(FileExistsError, match="expected a folder without results, got"):
+            run_to_folder(model, data, None, out, options, progress=False)
+        run = run_to_folder(model, data, None, out, options, overwrite=True, progress=False)
+        assert {*os.listdir(out)} == {path.name for path in run.written}
+        found = folder.read_results(out)
+        assert {*(found if isinstance(found, dict) else {found.k: found})} == {*run.results}
+
+
+def test_a_map_of_another_run_is_refused(tmp_path: Path, model: nn.Module) -> None:
+    """One that lacks places where this run was searched."""
+    data, early = rows(40, 0), RunOptions(k=(5,), return_map="pca")
+    for name, options in (("early", early), ("all", replace(early, early_exit=False))):
+        run_to_folder(model, data, None, tmp_path / name, options, progress=False)
+    assert not open_map(tmp_path / "early" / folder.MAP).searched.all()
+    shutil.copy(tmp_path / "early" / folder.MAP, tmp_path / "all" / folder.MAP)
+    with pytest.raises(ValueError, match="expected the map of the results beside it, got that of"):
+        read_shown(tmp_path / "all")
 
 
 def test_a_wrong_argument_leaves_no_folder(tmp_path: Path, model: nn.Module) -> None:
