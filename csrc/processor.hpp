@@ -4,11 +4,11 @@
 namespace pdepth {
 
 struct Instructions {
-    bool avx2 = false;        // and FMA
+    bool avx2 = false;  // and FMA
     bool avx_vnni = false;
-    bool avx512 = false;      // F, BW, DQ, VL
+    bool avx512 = false;  // F, BW, DQ, VL
     bool avx512_vnni = false;
-    bool amx = false;         // tiles of bfloat16 and of bytes
+    bool amx = false;  // tiles of bfloat16 and of bytes
     bool dot_products = false;  // NEON's, of bytes
 };
 

@@ -55,8 +55,9 @@ def imported_later(package: str, modules: Mapping[str, str]) -> Callable[[str], 
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         try:
             value = getattr(importlib.import_module(modules[name]), name)
-        except ModuleNotFoundError:
-            require("torch", f"{package}.{name}", "torch")  # which says so, where it is missing
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == "torch":
+                require("torch", f"{package}.{name}", "torch")  # which says what brings it
             raise
         setattr(sys.modules[package], name, value)  # found without this function from now on
         return value

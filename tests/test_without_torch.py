@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 
 import pdepth
 from pdepth.arrays.convert import to_numpy
+from pdepth.optional import imported_later
 
 from helpers.commands import invoke
 
@@ -102,3 +103,17 @@ def test_an_import_brings_nothing_heavy(code: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", brought], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_another_module_that_is_missing_is_not_taken_for_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "takes_another.py").write_text("import nothing_of_this_name")
+    (tmp_path / "takes_torch.py").write_text("import torch")
+    get = imported_later("here", {"a": "takes_another", "b": "takes_torch"})
+    with pytest.raises(ModuleNotFoundError, match="No module named 'nothing_of_this_name'"):
+        get("a")
+    with pytest.raises(ImportError, match=r"here.b needs torch: pip install 'pdepth\[torch\]'"):
+        get("b")

@@ -67,11 +67,15 @@ def said(tab: Tab) -> str:
     return tab("document.getElementById('map-says')?.textContent ?? ''")
 
 
-def go_to(tab: Tab, probe: int) -> None:
+def move_to(tab: Tab, probe: int) -> None:
     tab(
         f"(() => {{ const s = document.getElementById('map-probe'); s.value = {probe}; "
         "s.dispatchEvent(new Event('input')); })()"
     )
+
+
+def go_to(tab: Tab, probe: int) -> None:
+    move_to(tab, probe)
     tab.until(lambda: said(tab).startswith(f"{probe + 1} of"))
 
 
@@ -281,3 +285,8 @@ def test_a_served_map_is_asked_for_probe_by_probe(browser: Any, tmp_path: Path) 
         go_to(tab, 0)
         assert [name for name in tab(asked) if name.startswith("map-")] == ["map-3", "map-0"]
         assert tab.errors() == []
+        tab("(window.real = fetch, window.fetch = () => Promise.reject(new Error('gone')))")
+        move_to(tab, 1)
+        tab.until(lambda: "block<1> cannot be read (gone)" in said(tab))
+        tab("(window.fetch = window.real)")
+        go_to(tab, 1)

@@ -57,12 +57,19 @@ function coloursOf(column, isDark) {
   if (column.name === "right") return [colour("bad"), colour("good")].map(rgbOf);
   if (!isCoded(column)) return Array.from({ length: STEPS }, (_, i) => rampAt((isDark ? 0.12 : 0) + (0.88 * i) / (STEPS - 1)));
   const names = column.kind === "choice" ? column.choices : header.classes;
-  const hues = names.map((name, i) => {
-    if (!name) return rgbOf(colour("faint")); // nothing decided
-    colourSample.style.color = `hsl(${(360 * i) / names.length} 70% ${(isDark ? 52 : 36) + 20 * (i % 2)}%)`;
-    return rgbOf(getComputedStyle(colourSample).color);
-  });
+  const hues = names.map((name, i) =>
+    // no name: nothing decided
+    name ? hslToRgb((360 * i) / names.length, 0.7, (isDark ? 0.52 : 0.36) + 0.2 * (i % 2)) : rgbOf(colour("faint")));
   return [...hues, rgbOf(colour("faint"))]; // the missing
+}
+
+// As CSS defines it: https://www.w3.org/TR/css-color-4/#hsl-to-rgb. To ask the browser, class by class, would be slow.
+function hslToRgb(hue, saturation, lightness) {
+  const spread = saturation * Math.min(lightness, 1 - lightness);
+  return [0, 8, 4].map((n) => {
+    const k = (n + hue / 30) % 12;
+    return Math.round(255 * (lightness - spread * Math.max(-1, Math.min(k - 3, 9 - k, 1))));
+  });
 }
 
 function rampAt(share) {

@@ -19,11 +19,19 @@ async function readPlaces(probe) {
 
 async function showProbe(probe) {
   map.probe = probe;
-  if (!map.places.has(probe)) map.places.set(probe, readPlaces(probe));
-  const { x, y } = await map.places.get(probe);
-  if (map.probe !== probe) return;
-  Object.assign(map, { x, y, view: null });
   const name = header.probes[probe];
+  if (!map.places.has(probe)) map.places.set(probe, readPlaces(probe));
+  let places;
+  try {
+    places = await map.places.get(probe);
+  } catch (error) {
+    map.places.delete(probe); // so that it is asked for again
+    byId("map-says").textContent = `${name} cannot be read (${error.message}); the dots are those of the probe before.`;
+    return;
+  }
+  if (map.probe !== probe) return;
+  const { x, y } = places;
+  Object.assign(map, { x, y, view: null });
   const slider = byId("map-probe");
   slider.value = probe;
   slider.setAttribute("aria-valuetext", name);

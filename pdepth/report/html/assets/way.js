@@ -72,7 +72,14 @@ async function readSupport() {
   };
 }
 
-const support = () => (supportPart ??= readSupport());
+// Once, unless it fails: then it is asked for again.
+function support() {
+  supportPart ??= readSupport().catch((error) => {
+    supportPart = undefined;
+    throw error;
+  });
+  return supportPart;
+}
 
 // By probe a list of support rows, the nearest first, with distances from a server; null: not in the page.
 async function neighborsOf(row) {
