@@ -259,13 +259,14 @@ def _column(file: Path) -> list[int]:
     with file.open(newline="", encoding="utf-8-sig") as lines:
         table = csv.DictReader(lines)
         try:
-            names, texts = table.fieldnames or (), [line.get("row") for line in table]
+            names = table.fieldnames or ()
+            texts: list[str] = [line.get("row") or "" for line in table]
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{file}: expected CSV in UTF-8, got another file: {error}.") from None
     if "row" not in names:
         raise _other(file, "a column row", ", ".join(names))
     for text in texts:
-        if not (text or "").isdecimal():
+        if not text.isdecimal():
             raise _other(file, "row numbers in the column row", text)
     return [int(text) for text in texts]
 

@@ -82,7 +82,7 @@ def apply_decisions(
         return _of_arrays(*dataset, decisions)
     view = _as_view(dataset, label_column)
     _check_rows(decisions.run, len(view.dataset))
-    _check_earlier(decisions.run, view.reasons)
+    _check_earlier(decisions.run, view.reasons, "apply the decisions of that run first")
     _check_names(decisions, view.dataset)
     labels = _checked_labels(view, decisions, processor, batch_size, check_inputs)
     _check_new_labels(decisions, view.dataset, labels)
@@ -145,7 +145,7 @@ def issue_decisions(issues: LabelIssues, run: RunRows, decision: str = "relabel"
 def _of_arrays(rows: Any, labels: Any, decisions: Decisions) -> tuple[Any, Any]:
     """Rows (N, ...) and labels (N,) after decisions, arrays of the same kinds."""
     _check_rows(decisions.run, len(rows))
-    _check_earlier(decisions.run, {})
+    _check_earlier(decisions.run, {}, "arrays keep no row numbers: pass the dataset")
     given = check_integers(labels, "labels", len(rows))
     _check_labels(decisions, _read_of(given, decisions.run))
     _check_new_labels(decisions, None, given)
@@ -199,13 +199,13 @@ def _check_rows(run: RunRows, rows: int) -> None:
         )
 
 
-def _check_earlier(run: RunRows, reasons: Mapping[int, str]) -> None:
+def _check_earlier(run: RunRows, reasons: Mapping[int, str], advice: str) -> None:
     """Raise ValueError where the run had dropped rows that are still there."""
     lacking = [row for row in run.dropped if reasons.get(row) != DROPPED]
     if lacking:
         raise ValueError(
             f"decisions: expected a dataset without the rows that the run had dropped, got row "
-            f"{lacking[0]} and {len(lacking) - 1:,} more; apply the decisions of that run first."
+            f"{lacking[0]} and {len(lacking) - 1:,} more; {advice}."
         )
 
 

@@ -87,23 +87,22 @@ def explain(
     return Explanation(searched_again(result, rows, k, (model, support, queries), say))
 
 
-def run_of(path: Path) -> tuple[DepthResult, Path]:
-    """A run's result, of several k the largest, and where its neighbours would be.
+def read_largest(path: Path) -> DepthResult:
+    """A run's result, of several k the largest, without what it kept beside its table.
 
     Raises ValueError for an ensemble, and what `read_results` raises.
     """
     results = read_runs(path)
-    return results[max(results)], beside(path, NEIGHBORS)
+    return results[max(results)]
 
 
 def read_run(path: Path) -> DepthResult:
     """A run's result, of several k the largest, with the neighbours and the map that it kept.
 
-    Raises ValueError for those of another run, and what `run_of`, `open_neighbors` and `open_map`
-    raise.
+    Raises ValueError for those of another run, and what `read_largest`, `open_neighbors` and
+    `open_map` raise.
     """
-    result, _ = run_of(path)
-    return _with_kept(result, path)
+    return _with_kept(read_largest(path), path)
 
 
 def read_shown(path: Path) -> Results:

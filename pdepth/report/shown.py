@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pdepth.io.atomic import replacing
 from pdepth.optional import require
-from pdepth.report.explain import run_of
+from pdepth.report.explain import read_largest
 from pdepth.report.explanation import Explanation, examples_of
 from pdepth.report.folder import Results, can_draw
 from pdepth.report.folder import check_out as check_folder
@@ -52,7 +52,7 @@ def shown_inputs(
 
     Raises ValueError for data of other rows or labels that the caller names.
     """
-    result, _ = run_of(run)
+    result = read_largest(run)
     support, queries = named
     if not wanted:
         return Shown(names=class_names_of(result))

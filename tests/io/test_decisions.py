@@ -115,7 +115,7 @@ def test_selections_as_json_and_csv(tmp_path: Path) -> None:
         ("s.csv", "", "expected a column row, got ''"),
         ("s.csv", "row\n-1\n", "expected row numbers in the column row, got '-1'"),
         ("s.csv", f"row\n{'7' * 200_000}\n", "expected CSV in UTF-8, got another file: field"),
-        ("s.csv", "label,row\n1\n", "expected row numbers in the column row, got None"),
+        ("s.csv", "label,row\n1\n", "expected row numbers in the column row, got ''"),
         ("s.json", '{"format": "pdepth-selection"}', "expected version 1 of pdepth-selection, got"),
         ("s.json", '{"format": "pdepth-decisions"}', 'expected the format "pdepth-selection"'),
         (

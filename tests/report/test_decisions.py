@@ -90,6 +90,8 @@ def test_decisions_after_decisions(tmp_path: Path) -> None:
     assert both.reasons == dict.fromkeys((7, 3), "dropped by decision")
     with pytest.raises(ValueError, match=r"without the rows that the run had dropped, got row 7"):
         pdepth.apply_decisions(DATA, second)
+    with pytest.raises(ValueError, match="arrays keep no row numbers: pass the dataset"):
+        pdepth.apply_decisions((DATA.tensors[0], DATA.tensors[1]), second)
 
 
 def test_arrays(tmp_path: Path) -> None:

@@ -317,7 +317,7 @@ def test_a_run_from_python_says_what_it_lacks(tmp_path: Path) -> None:
 
 def test_a_store_that_changed_since(nets: Path, tmp_path: Path) -> None:
     run(nets, tmp_path / "a", own=True, keep_embeddings=tmp_path / "store")
-    result, _ = explaining.run_of(tmp_path / "a")
+    result = explaining.read_largest(tmp_path / "a")
     other = replace(result, predictions=(result.predictions + 1) % 3)
     with pytest.raises(ValueError, match="row 4: expected the class of the network of the run"):
         explaining._of_runs_store(open_store(tmp_path / "store"), other, [4], 3)

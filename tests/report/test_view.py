@@ -108,7 +108,7 @@ def test_pictures_small_and_in_their_own_size(address: str, folder: Path) -> Non
     [
         *(f"images/{N}", "images/-1", "images/1e3", "images/../depth.parquet", "../etc/passwd"),
         *("images/7.gif", "thumbnails/7", "depth.parquet", "%2e%2e/", "images/", "data/"),
-        *("//etc/passwd", "images/٣"),
+        *("//etc/passwd", "images/٣", f"images/{'7' * 5000}", f"neighbors/{'7' * 5000}"),
     ],
 )
 def test_nothing_else_is_there(address: str, name: str) -> None:
