@@ -233,12 +233,14 @@ def _check_same(one: DepthResult, other: DepthResult, other_inputs: bool) -> Non
         if a is None or b is None or np.array_equal(a, b):
             continue
         at = int(np.flatnonzero(a != b)[0])
-        advice = (
-            "; where the same rows are only prepared otherwise, as for another image size, pass "
-            "other_inputs=True (--other-inputs)."
-            if what == "input"
-            else "."
-        )
+        advice = "."
+        if what == "input":
+            advice = (
+                "; where the same rows are only prepared otherwise, as for another image size, "
+                "pass other_inputs=True (--other-inputs)."
+            )
+        elif what == "label" and one.relabelled != other.relabelled:
+            advice = ", which decisions have changed; compare runs under the same --decisions."
         raise ValueError(
             f"results: expected runs of the same examples, got another {what} first at row "
             f"{int(one.row_numbers[at])}{advice}"

@@ -168,7 +168,7 @@ def run(
     start = time.monotonic()
     from pdepth import inputs
     from pdepth.report import pictures
-    from pdepth.report.decisions import decide
+    from pdepth.report.decisions import decide, describe_decisions
     from pdepth.report.record import RunRecord
     from pdepth.report.run import RunOptions, plan_run, run_to_folder
 
@@ -178,6 +178,8 @@ def run(
     network = inputs.load_model(model, weights, untrained=show_probes, ema=ema)
     opened = open_data(specs, model, network)
     opened = decide(opened, decisions or (), batch_size=batch_size)
+    for what in describe_decisions(opened):
+        typer.echo(what, err=True)
     options = RunOptions(
         layers=layers,
         pool=parse_pools(pool),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import PurePath
@@ -118,6 +118,16 @@ def decide(
                 raise refused[0][1]
             raise ValueError(" ".join(f"Of {what}: {error}" for what, error in refused))
     return opened
+
+
+def describe_decisions(opened: OpenedData) -> Iterator[str]:
+    """What decisions have changed, a sentence for the support and for the queries."""
+    from pdepth.inputs.decided import DecidedRows
+
+    for what, data in (("support", opened.support), ("queries", opened.queries)):
+        if isinstance(data, DecidedRows):
+            relabelled, dropped = len(data.relabelled), len(data.dataset) - len(data)
+            yield f"{what}: decisions relabel {relabelled:,} rows and drop {dropped:,}."
 
 
 def issue_decisions(issues: LabelIssues, run: RunRows, decision: str = "relabel") -> Decisions:
