@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from pdepth.analysis.label_errors import find_issues
 from pdepth.report.decisions import run_of
 from pdepth.report.html import page
 
-from helpers.pages import NAMES, N, Tab, comparison_example, ensemble_example, neighbors_example
+from helpers.pages import (
+    NAMES,
+    N,
+    Tab,
+    comparison_example,
+    ensemble_example,
+    example,
+    neighbors_example,
+)
 
 for module in ("plotly", "pyarrow"):
     pytest.importorskip(module)
@@ -275,3 +284,22 @@ def test_other_pages_have_sets_without_decisions(browser: Any, pages: Path) -> N
     assert tab("document.getElementById('set-issues').disabled"), "votes are missing"
     assert "--all-votes" in tab("document.getElementById('set-issues').title")
     assert tab.errors() == []
+
+
+def test_data_without_checksums_do_not_share_decisions(
+    tab: Tab, tmp_path: Path, pages: Path
+) -> None:
+    """Two pages of as many rows without labels: what was decided of one is not the other's."""
+    first = example(labels=False)
+    other = replace(first, predictions=(first.predictions + 1) % 3)
+    for name, result in (("first", first), ("same", first), ("other", other)):
+        page.write(result, tmp_path / f"{name}.html")
+    tab.open(tmp_path / "first.html")
+    click(tab, "set-add")
+    click(tab, "decision-drop")
+    assert counts(tab) == f"0 keep, 0 relabel, {N} drop"
+    tab.open(tmp_path / "same.html")
+    assert counts(tab) == f"0 keep, 0 relabel, {N} drop"
+    tab.open(tmp_path / "other.html")
+    assert counts(tab) == "0 keep, 0 relabel, 0 drop"
+    tab("localStorage.clear()")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from hashlib import blake2b
 from typing import Any
 
 from pdepth.report.html.content import Column, PageContent
@@ -54,7 +55,11 @@ def pack(content: PageContent) -> tuple[dict[str, Any], bytes]:
         )
         chunks.append(packed + bytes(-len(packed) % 8))
     header["columns"] = entries
-    return header, b"".join(chunks)
+    data = b"".join(chunks)
+    run = content.run or {}
+    if run.get("labels") is None and run.get("inputs") is None:  # which would tell data apart
+        header["of"] = blake2b(data, digest_size=8).hexdigest()
+    return header, data
 
 
 def _pack_column(column: Column) -> tuple[str, bytes]:

@@ -5,7 +5,8 @@ const KEYS = { k: "keep", r: "relabel", d: "drop" };
 const past = []; // by action, what its examples had before: [row, decision, label]
 
 const canDecide = () => columns.has("decision");
-const storageKey = () => `pdepth-decisions ${JSON.stringify(header.run)}`;
+// Of data without checksums, under those of this page: another's of as many rows may be of other data.
+const storageKey = () => `pdepth-decisions ${JSON.stringify(header.run)}${header.of ? ` ${header.of}` : ""}`;
 
 // Two columns more, behind the first: of the table, the filter and the CSV file.
 function addDecisionColumns() {
