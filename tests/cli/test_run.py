@@ -78,7 +78,7 @@ def test_several_k_write_a_table_each_and_one_picture(tmp_path, user_file):
         assert re.search(row, result.stdout, re.MULTILINE), (row, result.stdout)
     assert "Rank correlation with k = 9" in result.stdout
     assert "k = 3, against the last probe" in result.stdout
-    assert "with depth-k9.parquet, depth-k3.parquet, depth-by-k.png; pass --overwrite" in refusal(
+    assert "with depth-k3.parquet, depth-k9.parquet, depth-by-k.png; pass --overwrite" in refusal(
         *arguments
     )
 
