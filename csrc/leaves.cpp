@@ -341,7 +341,7 @@ std::vector<int64_t> near_together(const Leaves& leaves, Session& session,
     constexpr int64_t kAtATime = 1 << 14;  // queries, whose values take memory
     std::vector<int64_t> result;
     for (std::size_t begin = 0; begin < queries.size(); begin += kAtATime) {
-        const std::size_t end = std::min(queries.size(), begin + kAtATime);
+        const std::size_t end = std::min<std::size_t>(queries.size(), begin + kAtATime);
         std::vector<int64_t> rows(queries.begin() + begin, queries.begin() + end);
         for (int64_t& row : rows) row = session.source_row(row);
         const Values values =
