@@ -5,8 +5,8 @@
     python bench/studies/cluster.py network         images under a ResNet18, all votes
     python bench/studies/cluster.py --render        the table of docs/cluster.md, as stored
 
-`--rounds` is how often, in turn; `--queries` how many the arrays' job has, for slower machines. The
-gate: both ways have the same votes, or there is no number.
+`--rounds` is how often, in turn; `--queries` how many a job has, for slower machines. The gate:
+both ways have the same votes, or there is no number.
 Each way runs in a process of its own. Ray (extra `ray`, and psutil) runs already when the job
 begins, and workers start within it; the processor time is that of the process, of the workers and
 of Ray's own processes, as the operating system counts it.
@@ -267,8 +267,7 @@ def main() -> None:
         return
     stored = load(STORED) if STORED.exists() else {}
     for job in [] if options.render else options.jobs or list(JOBS):
-        given = options.queries if job == "arrays" else None
-        stored[job] = measure(job, given or ASKED[job], options.rounds)
+        stored[job] = measure(job, options.queries or ASKED[job], options.rounds)
         save(stored, STORED)
     render(NAME, table(stored), PAGE)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +95,7 @@ def test_label_issues_become_decisions_of_the_next_run(tmp_path, user_file):
     assert "--decisions: expected a new file, got" in refusal(*again)
     assert "--decide: expected one of relabel, drop, got 'x'" in refusal(*again, "--decide", "x")
     result = invoke("run", net, *own, "--out", tmp_path / "b", "--decisions", file)
-    assert re.search(
-        r"^support: decisions relabel 0 rows and drop [1-9]\d*\.$", result.output, re.M
-    )
+    assert f"support: decisions relabel 0 rows and drop {len(issues)}." in result.output
     assert result.exit_code == 0, result.output
     left = DepthResult.load(tmp_path / "b" / "depth.parquet").row_numbers
     assert left.tolist() == np.setdiff1d(np.arange(60), issues).tolist()
