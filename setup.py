@@ -51,6 +51,15 @@ SOURCES: dict[str, list[str]] = {name: [] for name in OTHERS.split()}
 # They throw nothing: the code that unwinds a stack would be shared with other sources.
 SOURCES |= {f"level_{name}": [*flags, "-fno-exceptions"] for name, flags in LEVELS.items()}
 
+MSVC = "msvc"  # the kind of compiler that setuptools takes on Windows, unless it is told MinGW's
+ELSEWHERE = ("-pthread", "-fvisibility=hidden", "-fno-exceptions")  # done there anyway, or unknown
+
+
+def as_clang_cl(flags: list[str]) -> list[str]:
+    """Flags of GCC's as clang-cl has them."""
+    return [f"/clang:{flag}" for flag in flags if flag not in ELSEWHERE]
+
+
 # A folder of objects: what was compiled from the same sources in the same way is taken from there.
 CACHE = os.environ.get("PDEPTH_BUILD_CACHE")
 
@@ -76,10 +85,40 @@ class BuildApart(build_ext):
     """Compiles each source by itself: no instruction of a level leaks into another, and all cores
     have work."""
 
+    def build_extensions(self) -> None:
+        """On Windows by clang-cl: Microsoft's own compiler lacks GCC's vectors."""
+        if self.compiler.compiler_type == MSVC:
+            if not self.compiler.initialized:
+                self.compiler.initialize(self.plat_name)
+            clang_cl = shutil.which("clang-cl")
+            if clang_cl is None:
+                raise SystemExit(
+                    "pdepth: expected clang-cl on the PATH, got none; install LLVM, or Visual "
+                    "Studio's C++ Clang tools, or build with --compiler=mingw32."
+                )
+            self.compiler.cc = clang_cl
+            self.compiler.compile_options.remove("/GL")  # cl's own form of objects
+            for ext in self.extensions:
+                ext.extra_link_args = []
+        super().build_extensions()
+
+    def flags_of(self, source: str) -> list[str]:
+        """A source's flags, as this compiler has them."""
+        flags = [*COMMON, *SOURCES.get(Path(source).stem, [])]
+        return as_clang_cl(flags) if self.compiler.compiler_type == MSVC else flags
+
+    @property
+    def compiler_command(self) -> list[str]:
+        """The compiler, and the options that it has for all sources."""
+        if self.compiler.compiler_type == MSVC:
+            return [self.compiler.cc, *self.compiler.compile_options]
+        command: list[str] = self.compiler.compiler_so_cxx
+        return command
+
     def key(self, source: str, flags: list[str]) -> str:
         """Of what an object is made from."""
         text = read_with_includes(source)
-        path, *options = self.compiler.compiler_so_cxx
+        path, *options = self.compiler_command
         compiler = [Path(path).name, *options, version_of((path, *options))]
         about: list[object] = [source, flags, compiler]
         if b"<pybind11/" in text:
@@ -88,7 +127,7 @@ class BuildApart(build_ext):
 
     def object_of(self, ext: Pybind11Extension, source: str) -> str:
         """The path of a source's object, compiled or kept."""
-        flags = [*COMMON, *SOURCES.get(Path(source).stem, [])]
+        flags = self.flags_of(source)
         kept = Path(CACHE, f"{self.key(source, flags)}.o") if CACHE else None
         if kept and kept.exists():
             return str(kept)

@@ -178,3 +178,54 @@ def test_a_build_is_for_its_target(
     assert " ".join(build["LEVELS"]) == levels
     sources = {f"csrc/{name}.cpp" for name in build["SOURCES"]}
     assert all((ROOT / source).exists() for source in sources)
+
+
+class Windows:
+    """setuptools' compiler there, as far as a build sees it: notes the commands."""
+
+    compiler_type, initialized = "msvc", False
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+
+    def initialize(self, platform: str) -> None:
+        assert not self.initialized
+        self.initialized, self.cc, self.compile_options = True, "cl.exe", ["/O2", "/GL", "/MD"]
+
+    def compile(self, sources: list[str], *, extra_postargs: list[str], **_: Any) -> list[str]:
+        self.commands.append([self.cc, *self.compile_options, *sources, *extra_postargs])
+        return ["made.obj"]
+
+
+def test_windows_is_built_by_clang_cl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As far as one sees elsewhere: the compiler, and each level's own flags."""
+    pytest.importorskip("pybind11")
+    setuptools = pytest.importorskip("setuptools")
+    build_ext = pytest.importorskip("setuptools.command.build_ext").build_ext
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("setuptools.setup", lambda **options: given.update(options))
+    monkeypatch.setattr("sysconfig.get_platform", lambda: "win-amd64")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("PDEPTH_BUILD_CACHE", raising=False)
+    runpy.run_path(str(ROOT / "setup.py"))
+    command = given["cmdclass"]["build_ext"](
+        setuptools.Distribution({"ext_modules": given["ext_modules"]})
+    )
+    command.build_temp, command.plat_name, command.parallel = str(tmp_path), "win-amd64", None
+    command.extensions, command.compiler = given["ext_modules"], Windows()
+    linked: list[Any] = []
+    monkeypatch.setattr(build_ext, "build_extension", lambda _, ext: linked.append(ext))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(SystemExit, match="expected clang-cl on the PATH, got none; install LLVM"):
+        command.build_extensions()
+    monkeypatch.setattr("shutil.which", lambda name: f"C:/{name}.exe")
+    command.build_extensions()
+    of = {Path(each[3]).stem: each for each in command.compiler.commands}
+    assert of["filter"][:3] == ["C:/clang-cl.exe", "/O2", "/MD"]
+    assert {"/clang:-std=c++17", "/clang:-ffp-contract=off"} <= set(of["filter"])
+    assert "/clang:-mavx2" in of["level_avx2"]
+    assert "/clang:-mavx2" not in of["filter"]
+    assert not any("pthread" in flag for each in of.values() for flag in each)
+    (extension,) = linked
+    assert extension.extra_link_args == []
+    assert set(extension.extra_objects) == {"made.obj"}
