@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pdepth.analysis.forward_pass import ForwardPass, capture
     from pdepth.depth import prediction_depth
     from pdepth.planning import Plan, plan
-    from pdepth.report.decisions import apply_decisions
+    from pdepth.report.decisions import apply_decisions, issue_decisions, run_of
     from pdepth.report.explain import explain
     from pdepth.report.explanation import Explanation
     from pdepth.report.figures.depth import plot
@@ -47,6 +47,7 @@ __all__ = [
     "depth_from_embeddings",
     "depth_from_votes",
     "explain",
+    "issue_decisions",
     "kneighbors",
     "label_issues",
     "open_map",
@@ -58,6 +59,7 @@ __all__ = [
     "prediction_depth",
     "probe_votes",
     "read_selection",
+    "run_of",
 ]
 
 _LATER = {
@@ -67,6 +69,8 @@ _LATER = {
     "Plan": "pdepth.planning",
     "plan": "pdepth.planning",
     "apply_decisions": "pdepth.report.decisions",
+    "issue_decisions": "pdepth.report.decisions",
+    "run_of": "pdepth.report.decisions",
     "plot": "pdepth.report.figures.depth",
     "Explanation": "pdepth.report.explanation",
     "explain": "pdepth.report.explain",

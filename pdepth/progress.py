@@ -75,7 +75,7 @@ def _bars(stream: TextIO) -> Iterator[Observer]:
     columns = (
         TextColumn("{task.description:<8}"),
         BarColumn(bar_width=30),
-        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.percentage:>3.0f} %"),
         TextColumn("{task.fields[detail]}", markup=False),
     )
     tasks: dict[str, TaskID] = {}
@@ -109,7 +109,7 @@ class _Lines:
             line = event.text
         elif event.finished or not recent:
             self.last[event.stage] = now
-            share = f" {event.done / event.total:.0%}" if event.total else ""
+            share = f" {100 * event.done / event.total:.0f} %" if event.total else ""
             place = "" if event.finished else f" {event.text}".rstrip()
             line = f"{event.stage}{share}{place}: {event.detail}"
         else:
@@ -244,7 +244,7 @@ class ProbeMeter:
         self.observer(Event("probes", self.probes[probe], done, total, detail))
 
     def _speed(self, rate: float) -> str:
-        share = f" ({rate / self.limit:.0%} of a float32 product's)" if self.limit else ""
+        share = f" ({100 * rate / self.limit:.0f} % of a float32 product's)" if self.limit else ""
         return f"{rate / 1e9:,.0f} GFLOP/s{share}"
 
     def finish(self, queries: Sequence[int]) -> None:

@@ -213,8 +213,9 @@ class DepthResult:
             [*self.probes, "undefined"], [*accuracy, np.nan], settled.tolist(), strict=True
         ):
             width = 100 * count / max(1, settled.max())
+            known = "" if np.isnan(share) else f"{100 * share:.1f} %"
             rows.append(
-                f"<tr><th>{escape(name)}</th><td>{'' if np.isnan(share) else f'{share:.1%}'}</td>"
+                f"<tr><th>{escape(name)}</th><td>{known}</td>"
                 f"<td>{count:,}</td><td><div style='width:{width:.0f}px;height:.8em;"
                 "background:#0072B2'></div></td></tr>"
             )

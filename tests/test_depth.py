@@ -296,8 +296,8 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
     lines = err.splitlines()
     assert len(lines) == 3
     assert re.match(r"embeddings: 4\.0 kB in memory for 40 rows x 4 probes \(.* free\)", lines[0])
-    assert re.match(r"support 100%: 40 rows, [\d,]+ rows/s, ", lines[1])
-    assert re.match(r"probes 100%: 4 of 4 probes searched, ", lines[2])
+    assert re.match(r"support 100 %: 40 rows, [\d,]+ rows/s, ", lines[1])
+    assert re.match(r"probes 100 %: 4 of 4 probes searched, ", lines[2])
 
 
 def test_silence(capsys):

@@ -251,7 +251,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
 def test_a_notebook_shows_where_examples_settle() -> None:
     html = example(probes=("<input>", "layer1.0", "softmax"))._repr_html_()
     assert "<th>&lt;input&gt;</th><td></td><td>3</td>" in html  # one vote there is unknown
-    assert "<th>softmax</th><td>60.0%</td><td>0</td>" in html
+    assert "<th>softmax</th><td>60.0 %</td><td>0</td>" in html
     assert "<th>undefined</th><td></td><td>1</td>" in html
     empty = example(
         **{name: value[..., :0] for name, value in vars(example()).items() if name in ARRAYS}

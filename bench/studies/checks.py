@@ -199,7 +199,9 @@ def table(stored: dict[str, Any]) -> str:
         lines.append(f"| {check} | {' | '.join(cells)} |")
     sums = [sum(case["seconds"].values()) for case in cases]
     totals = [case["processor_seconds"] for case in cases]
-    shares = [f"**{checks / total:.2%}**" for checks, total in zip(sums, totals, strict=True)]
+    shares = [
+        f"**{100 * checks / total:.2f} %**" for checks, total in zip(sums, totals, strict=True)
+    ]
     lines += [
         f"| all checks | {' | '.join(f'{checks:.2f}' for checks in sums)} |",
         f"| the run | {' | '.join(f'{total:.1f}' for total in totals)} |",

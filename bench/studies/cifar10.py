@@ -119,7 +119,7 @@ def table(stored: dict[str, Any]) -> str:
         "| --- | ---: | ---: | ---: |",
     ]
     for name, width, accuracy, settled in stored["probes"]:
-        lines.append(f"| {name} | {width:,} | {accuracy:.1%} | {settled} |")
+        lines.append(f"| {name} | {width:,} | {100 * accuracy:.1f} % | {settled} |")
     return "\n".join([*lines, f"| undefined | | | {stored['undefined']} |"])
 
 

@@ -209,7 +209,7 @@ def table(stored: dict[str, Any]) -> str:
 def _number(name: str, value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.1%}" if name in ("accuracy", "confidence") else f"{value:.3g}"
+    return f"{100 * value:.1f} %" if name in ("accuracy", "confidence") else f"{value:.3g}"
 
 
 def main() -> None:

@@ -115,7 +115,7 @@ def table(results: dict[str, Any]) -> str:
     ]
     for probe in sorted(results["probes"], key=lambda each: each["width"]):
         more = [probe[name] - probe["votes"] for name in ("neighbors", "map")]
-        best = "-" if probe["best"] is None else f"{probe['best']:.1%}"
+        best = "-" if probe["best"] is None else f"{100 * probe['best']:.1f} %"
         lines.append(
             f"| {probe['probe']} | {probe['width']:,} | {probe['votes']:.3f} | {more[0]:+.3f} | "
             f"{more[1]:+.3f} | {best} |"

@@ -41,7 +41,7 @@ def _cifar10(record: dict[str, Any]) -> str:
 def _run_row(run: dict[str, Any]) -> str:
     rest = run["seconds"] - run["forward"] - run["search"]
     shares = [run["forward"], run["search"] - run["settling"], run["settling"], rest]
-    cells = " | ".join(f"{share / run['seconds']:.0%}" for share in shares)
+    cells = " | ".join(f"{100 * share / run['seconds']:.0f} %" for share in shares)
     readings = re.findall(r"computed in (\d+)", "\n".join(run["notes"]))
     queries = f"{run['queries']:,}" if run["queries"] else "its own rows"
     return (
@@ -58,8 +58,9 @@ def _spill(record: dict[str, Any]) -> str:
         f"within {record['memory']}, the same depths: {record['again']:.0f} s of processor time "
         f"computed again, {record['spilled']:.0f} s with `spill`, a ratio of "
         f"{record['ratio']:.2f} (each {times}); the forward pass takes "
-        f"{record['again_forward']:.0%} of the time, and {record['spilled_forward']:.0%}; peaks "
-        f"{_size(record['again_peak'])} and {_size(record['peak'])}, of which "
+        f"{100 * record['again_forward']:.0f} % of the time, and "
+        f"{100 * record['spilled_forward']:.0f} %; peaks {_size(record['again_peak'])} and "
+        f"{_size(record['peak'])}, of which "
         f"{_size(record['before'])} before the start."
     )
 
@@ -81,7 +82,7 @@ def _mapped(record: dict[str, Any]) -> str:
         f"({_size(2 * MAPPED_ROWS * MAPPED_WIDTH)}), {MAPPED_QUERIES:,} queries, "
         f"the same votes: {record['held']:.1f} s in memory with a peak of "
         f"{_size(record['held_peak'])}; {record['read']:.1f} s within {record['memory']}, peak "
-        f"{_size(record['peak'])}: {record['speed']:.0%} of the speed."
+        f"{_size(record['peak'])}: {100 * record['speed']:.0f} % of the speed."
     )
 
 
@@ -105,8 +106,8 @@ def _resume(record: dict[str, Any]) -> str:
         f"**Kills**: {record['kills']} at random moments, {record['passing']} of them while a "
         f"support passed by, {record['ends']} ends, all with the bits of a run in one piece "
         f"({record['work']:.0f} s of work in {record['memory']}); a kill costs "
-        f"{record['twice']:.0%} of the work once more (median; the time of a start is taken off, "
-        "and no better known than to a few per cent)."
+        f"{100 * record['twice']:.0f} % of the work once more (median; the time of a start is "
+        "taken off, and no better known than to a few per cent)."
     )
 
 

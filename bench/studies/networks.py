@@ -215,7 +215,7 @@ def table(stored: dict[str, Any]) -> str:
         if record["seconds"] is not None:
             training = f"{record['seconds']:.0f} s, {record['seen']:,} images"
         right = " / ".join(
-            f"{accuracy[part]:.1%} of {rows[part]:,}" for part in ("support", "queries")
+            f"{100 * accuracy[part]:.1f} % of {rows[part]:,}" for part in ("support", "queries")
         )
         lines.append(
             f"| {record['network']} | {record['parameters'] / 1e6:.1f} M | "

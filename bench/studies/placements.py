@@ -198,7 +198,7 @@ def check(looked: Sequence[Mapping[str, Any]]) -> None:
     if bare := [r["network"] for r in ran if not set(r["probes"]) - {"input", "softmax"}]:
         raise SystemExit(f"{', '.join(bare)}: input and softmax only.")
     if sum(not record["faults"] for record in ran) < SHARE * len(looked):
-        raise SystemExit(f"fewer than {SHARE:.0%} are fine.")
+        raise SystemExit(f"fewer than {100 * SHARE:.0f} % are fine.")
 
 
 def shortened(names: Sequence[str]) -> str:
@@ -232,8 +232,8 @@ def table(stored: dict[str, Any]) -> str:
     lines = [
         f"{len(looked)} networks, each the smallest of its family, built without weights: "
         f"{sum('error' not in record for record in looked)} run, none falls to input and softmax "
-        f"only; in {len(fine)} ({len(fine) / len(looked):.1%}) every probe is a part that the "
-        f"network's own code names, and no stage lacks one. {describe(stored['machine'])}.",
+        f"only; in {len(fine)} ({100 * len(fine) / len(looked):.1f} %) every probe is a part that "
+        f"the network's own code names, and no stage lacks one. {describe(stored['machine'])}.",
     ]
     for library, group in groupby(looked, key=lambda record: record["library"]):
         lines += [

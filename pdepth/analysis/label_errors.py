@@ -13,7 +13,8 @@ by the mean share a_l of all rows' own labels, and a label y by how much better 
     w_l   = a_l (1 - a_l) / sum over probes of the same
     score = max over j != y of sum over l, c of w_l s_l(c) log (p_l(c | j) / p_l(c | y))
 
-From 0 on another label, which is the one suggested, fits a row's votes at least as well as its own.
+From 0 on another label fits a row's votes at least as well as its own. Labels whose score is at
+least the threshold are issues, and of these alone another one is suggested.
 
 Sums of votes are whole numbers and logarithms are rounded to 2^-30, so that sums over classes are
 exact: scores are the same in any order of the rows, and of any backend.
@@ -49,7 +50,8 @@ class LabelIssues:
     Attributes:
         score: (N,) float64, the greatest the likeliest error.
         label: (N,) int64, the given labels.
-        suggested: (N,) int64, the other label that fits best; where there is no other, the same.
+        suggested: (N,) int64, the other label that fits best; where there is no other, the same. It
+            is suggested in place of the given one where `is_issue`.
         threshold: the score from which on a label is an issue.
         rows: (N,) int64, the examples' row numbers in their data.
         paths: (N,) the examples' files, or None.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ class RunComparison:
             Wright (Psychometrika 65, 2000); NaN where one side's depths are all equal.
         transitions: (2, 2) int64, examples that are defined (0) or undefined (1), by side.
         by_class: of all classes, ascending; empty without labels.
-        notes: sentences on what differs beside the networks.
+        notes: sentences on what differs beside the networks, and on what is not known.
     """
 
     first: tuple[DepthResult, ...]
@@ -187,7 +187,7 @@ def compare(
     rng = np.random.default_rng(seed)
     labels = everything[0].labels
     classes = [] if labels is None else [(int(c), labels == c) for c in np.unique(labels)]
-    return RunComparison(
+    comparison = RunComparison(
         first=sides[0],
         second=sides[1],
         names=names,
@@ -199,6 +199,7 @@ def compare(
         by_class=tuple(_of_class(label, depths[:, members], rng) for label, members in classes),
         notes=tuple(_notes(everything)),
     )
+    return replace(comparison, notes=(*comparison.notes, *_unknown_accuracies(comparison)))
 
 
 def _results(side: Results, name: str) -> tuple[DepthResult, ...]:
@@ -298,4 +299,22 @@ def _notes(results: Sequence[DepthResult]) -> list[str]:
         for what, values in differing.items()
         if len(values) > 1
     ]
+    return notes
+
+
+def _unknown_accuracies(comparison: RunComparison) -> list[str]:
+    """Of which side's probes the accuracy is not known, and why."""
+    notes = []
+    for side, name in enumerate(comparison.names if comparison.labels is not None else ()):
+        found, known = comparison.accuracies(side), comparison.known_accuracies(side)
+        if found is None:
+            notes.append(
+                f"No accuracy of probes of {name}, whose runs have different numbers of probes."
+            )
+        elif np.isnan(found[1]).any():
+            few = "No accuracy of probes" if known is None else "Accuracy of a part of the probes"
+            notes.append(
+                f"{few} of {name}: early exit left votes unknown; pdepth run --all-votes computes "
+                "them."
+            )
     return notes

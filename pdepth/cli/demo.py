@@ -30,7 +30,7 @@ def demo(
 
     kept = folder.NEIGHBORS, folder.MAP
     names = (*folder.run_names(), folder.SUPPORT_TABLE, *(f"support-{name}" for name in kept))
-    folder.check_out(out, names, overwrite=overwrite)
+    folder.check_out(out, names, overwrite=overwrite, others=(folder.ENSEMBLE,))
     for module in ("torch", "matplotlib", "pyarrow", "sklearn"):
         require(module, "The demo", "demo")
     start = time.monotonic()

@@ -129,7 +129,7 @@ def ensemble(
 
     \b
     Examples:
-      pdepth ensemble --out digits
+      pdepth ensemble --out many-digits
       pdepth ensemble --data imagefolder:all --train nets.py:train --networks 250 --out depths
       pdepth ensemble --data nets.py:data --read nets.py:networks --out depths
       pdepth ensemble --data csv:all.csv --read runs.py:checkpoints --model hf:bert --out depths
@@ -155,7 +155,7 @@ def ensemble(
     if merge:
         result = _merge(merge, out, overwrite)
     else:
-        folder.check_out(out, ())
+        folder.check_out(out, (), others=folder.RUN_TABLES)
         settings = EnsembleSettings(
             data or demo.DATA, layers, k, train, held_out, seed, read, model, ema, label_column,
             parse_pools(pool), input, max_width, parse_output(output), image_size, as_imagefolder,
@@ -191,7 +191,8 @@ def _merge(files: list[Path], out: Path, overwrite: bool) -> Ensemble:
     from pdepth.analysis.ensemble_file import file_locked, merge_ensembles
     from pdepth.report import folder
 
-    folder.check_out(out, (folder.ENSEMBLE, folder.GROUPS_PICTURE), overwrite=overwrite)
+    names = folder.ENSEMBLE, folder.GROUPS_PICTURE
+    folder.check_out(out, names, overwrite=overwrite, others=folder.RUN_TABLES)
     result = merge_ensembles(files)
     out.mkdir(parents=True, exist_ok=True)
     with file_locked(out / folder.ENSEMBLE):

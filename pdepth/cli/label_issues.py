@@ -58,7 +58,8 @@ def label_issues(
         ),
     ] = None,
     decide: Annotated[
-        str, typer.Option(help="Of --decisions: relabel, as suggested, or drop.")
+        str,
+        typer.Option(help="Of --decisions: relabel the issues as suggested, or drop them."),
     ] = "relabel",
     top: Annotated[int, typer.Option(min=0, help="How many issues are printed.")] = 20,
     overwrite: Annotated[
@@ -71,7 +72,8 @@ def label_issues(
     Every row's label is compared with the votes of all probes, which are counted from the
     embeddings that the run kept (--keep-embeddings), without the network, or from all its
     neighbours (--keep-neighbors with --all-votes). The list has every row, with a flag for those
-    at or above the threshold.
+    at or above the threshold, the issues: of these alone another label is suggested, and decided
+    with --decisions.
 
     \b
     Examples:
@@ -81,7 +83,7 @@ def label_issues(
       pdepth label-issues depths --decisions decisions.json
     """
     from pdepth.analysis.export import check_new, write
-    from pdepth.report.decisions import issue_decisions, run_of
+    from pdepth.report.decisions import issue_decisions
     from pdepth.report.label_issues import label_issues as find
     from pdepth.report.label_issues import opened_run
     from pdepth.report.terminal import print_label_issues
@@ -96,7 +98,7 @@ def label_issues(
     write(issues.to_pandas(), path)
     written = [path]
     if decisions is not None:
-        issue_decisions(issues, run_of(opened_run(run)), decide).save(decisions)
+        issue_decisions(issues, opened_run(run), decide).save(decisions)
         written.append(decisions)
     if not quiet:
         from rich.console import Console

@@ -250,9 +250,9 @@ def _check_folder(support: str | None, out: Path | None, overwrite: bool, dry_ru
     if support is None or (out is None and not dry_run):
         raise ValueError("--support and --out: expected DATA and DIR, got none (or --show-probes).")
     if out is not None and not dry_run:
-        from pdepth.report.folder import check_out, run_names
+        from pdepth.report.folder import ENSEMBLE, check_out, run_names
 
-        check_out(out, run_names(), overwrite=overwrite)
+        check_out(out, run_names(), overwrite=overwrite, others=(ENSEMBLE,))
     require("pyarrow", "pdepth run", "tables")
 
 

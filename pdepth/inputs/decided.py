@@ -20,7 +20,8 @@ class DecidedRows:
         dataset: whose rows have numbers: rows (input, label, ...), mappings with their label under
             `label_column`, or graphs with `y`.
         rows: (n,) int64, the numbers of those that are left, ascending.
-        labels: the new labels, by the rows' numbers.
+        labels: the new labels, by the rows' numbers; also of rows that later decisions left out,
+            whose labels decisions in between may know.
         reasons: why the other rows are left out, by their numbers.
         label_column: the key of labels; None for `label` or `labels`.
     """
@@ -33,8 +34,14 @@ class DecidedRows:
         reasons: Mapping[int, str],
         label_column: str | None = None,
     ) -> None:
-        self.dataset, self.rows, self.relabelled = dataset, rows, dict(labels)
+        self.dataset, self.rows, self.labels = dataset, rows, dict(labels)
         self.reasons, self.label_column = dict(reasons), label_column
+
+    @property
+    def relabelled(self) -> dict[int, int]:
+        """The new labels of the rows that are left, by their numbers."""
+        left = set(self.rows[np.isin(self.rows, [*self.labels])].tolist())
+        return {row: label for row, label in self.labels.items() if row in left}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -42,9 +49,9 @@ class DecidedRows:
     def __getitem__(self, place: int) -> Any:
         row = int(self.rows[place])
         value = self.dataset[row]
-        if row not in self.relabelled:
+        if row not in self.labels:
             return value
-        return with_label(value, self.relabelled[row], self.label_column)
+        return with_label(value, self.labels[row], self.label_column)
 
     def __repr__(self) -> str:
         return (

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pdepth.io import tables
 from pdepth.io.atomic import check_path, disk, replacing
 
 DECISIONS, SELECTION, VERSION = "pdepth-decisions", "pdepth-selection", 1
@@ -208,7 +209,7 @@ class Selection:
     Attributes:
         name: of the set.
         rows: (n,) int64, their numbers in the data, ascending, each once.
-        run: which rows the data has; None of a CSV file, which does not say.
+        run: which rows the data has; None of a CSV or Parquet file, which does not say.
     """
 
     name: str
@@ -235,17 +236,24 @@ class Selection:
 
 
 def read_selection(path: str | os.PathLike[str]) -> Selection:
-    """Read a set of rows that the report's page exported: JSON, or CSV with a column `row`.
+    """Read a set of rows that the report's page exported: JSON, or CSV or Parquet (.csv, .parquet)
+    with a column `row`.
 
-    The name of a set in CSV is its file's.
+    The name of a set in CSV or Parquet is its file's.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: another file, one that was cut short, or numbers that the data does not have.
+        ImportError: of Parquet, pyarrow is missing (extra `tables`).
     """
     file = check_path(path)
-    if file.suffix.lower() == ".csv":
-        return Selection(file.stem, _sorted_rows(_column(file), file, None, "rows"))
+    kind = file.suffix.lower()
+    if kind in (".csv", ".parquet"):
+        if kind == ".csv":
+            rows = _column(file)
+        else:
+            rows = tables.row_numbers(file, "row", "read_selection of a .parquet file")
+        return Selection(file.stem, _sorted_rows(rows, file, None, "rows"))
     content, file = _read(path, SELECTION)
     run = RunRows.of_json(content.get("run"), file)
     name, rows = content.get("name"), content.get("rows")

@@ -23,10 +23,13 @@ class KeptMap:
     Attributes:
         method: "pca": the two leading principal components of the probe's support; or "umap".
         probes: L names, in forward order.
-        queries: (N, L, 2) float32. nan where an example was not searched; infinite beyond float32.
+        queries: (N, L, 2) float32, in the probe's unit. nan where an example was not searched;
+            infinite beyond float32.
         explained: (L, 2) float64, the share of the variance of the rows that the components were
             fitted to which each axis has, the greater first. nan of UMAP, and of a probe where no
             example was searched.
+        units: (L,) float64, powers of two, what a place is multiplied by for the probe's own
+            measure: 1, but for float64 rows that float32 has no room for. Of UMAP 1.
         support: (M, L, 2) float32; None where the examples are the support itself. nan at a probe
             where no example was searched.
         support_labels: (M,) int64, with `support`.
@@ -38,6 +41,7 @@ class KeptMap:
     probes: tuple[str, ...]
     queries: NDArray[np.float32]
     explained: NDArray[np.float64]
+    units: NDArray[np.float64]
     support: NDArray[np.float32] | None = None
     support_labels: NDArray[np.int64] | None = None
     support_rows: NDArray[np.int64] | None = None
@@ -76,6 +80,7 @@ class KeptMap:
         arrays: dict[str, NDArray[Any] | None] = {
             "queries": self.queries,
             "explained": self.explained,
+            "units": self.units,
             "support": self.support,
             "support labels": self.support_labels,
             "support rows": self.support_rows,
@@ -96,6 +101,7 @@ def open_map(path: str | os.PathLike[str]) -> KeptMap:
         probes=tuple(about["probes"]),
         queries=arrays["queries"],
         explained=arrays["explained"],
+        units=arrays["units"] if "units" in arrays else np.ones(len(about["probes"])),
         support=arrays.get("support"),
         support_labels=arrays.get("support labels"),
         support_rows=arrays.get("support rows"),

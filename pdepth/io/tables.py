@@ -80,6 +80,23 @@ def read(path: str | os.PathLike[str], kind: str, newest: int) -> tuple[Any, dic
     return table, about
 
 
+def row_numbers(path: str | os.PathLike[str], name: str, what: str) -> list[Any]:
+    """The column of this name of any Parquet file, as Python's numbers.
+
+    Raises FileNotFoundError; ValueError for another file, or one without such a column;
+    ImportError without pyarrow.
+    """
+    pq = require("pyarrow.parquet", what, "tables")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: expected a Parquet file, got none.")
+    with _readable(path):
+        names = pq.read_schema(path).names
+        values = None if name not in names else pq.read_table(path, columns=[name])[name]
+    if values is None:
+        raise ValueError(f"{path}: expected a column {name}, got {', '.join(names)!r:.60}.")
+    return list(values.to_pylist())
+
+
 def about_of(path: str | os.PathLike[str], expected: str = "result") -> tuple[str, dict[str, Any]]:
     """The kind of result in a file, and its metadata. Raises as `read`."""
     pq = require("pyarrow.parquet", f"{expected}.load", "tables")

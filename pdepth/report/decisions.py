@@ -21,12 +21,18 @@ from pdepth.result import DepthResult
 
 if TYPE_CHECKING:
     from pdepth.analysis.label_errors import LabelIssues
+    from pdepth.embeddings.dataset import Rows
     from pdepth.inputs.decided import DecidedRows
     from pdepth.report.opening import OpenedData
 
+LABELS_ALONE = "or check_inputs=False, which compares labels alone."
+
 
 def run_of(source: DepthResult | EmbeddingStore) -> RunRows:
-    """Which rows the examples of a result or a store are, as decisions about them keep it."""
+    """Which rows of which data the examples of a result or a store are.
+
+    Files of decisions and of selections keep it, so that they are not applied to other data.
+    """
     skipped: dict[int, str] = {}
     if isinstance(source, DepthResult):
         skipped = source.skipped.get("support" if source.leave_one_out else "queries", {})
@@ -73,7 +79,8 @@ def apply_decisions(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: what `pdepth.Decisions.read` raises; another number of rows, or other labels,
-            files or inputs than the run's; a label that the dataset has no class for.
+            files or inputs than the run's; rows that are no inputs; a label that the dataset has no
+            class for.
         TypeError: another kind of data.
     """
     if not isinstance(decisions, Decisions):
@@ -81,43 +88,47 @@ def apply_decisions(
     if isinstance(dataset, tuple) and len(dataset) == 2 and all(map(is_array, dataset)):
         return _of_arrays(*dataset, decisions)
     view = _as_view(dataset, label_column)
-    _check_rows(decisions.run, len(view.dataset))
-    _check_earlier(decisions.run, view.reasons, "apply the decisions of that run first")
-    _check_names(decisions, view.dataset)
-    labels = _checked_labels(view, decisions, processor, batch_size, check_inputs)
-    _check_new_labels(decisions, view.dataset, labels)
-    return _decided(view, decisions)
+    reading = _Reading(view, processor, batch_size) if check_inputs else None
+    return _of_view(view, decisions, reading)
 
 
 def decide(
-    opened: OpenedData, files: Sequence[str | os.PathLike[str]], **options: Any
+    opened: OpenedData,
+    files: Sequence[str | os.PathLike[str]],
+    *,
+    batch_size: int = 256,
+    check_inputs: bool = True,
 ) -> OpenedData:
     """The data of a run after decisions, one file after the other.
 
     Each is applied to the data that it is of: the queries, where there are some and it fits them,
-    else the support. options: of `apply_decisions`.
+    else the support. batch_size, check_inputs: as in `apply_decisions`; each row is read once,
+    however many files there are.
 
     Raises as `apply_decisions`; where it fits neither, with both sentences.
     """
-    options |= {"label_column": opened.label_column, "processor": opened.processor}
+    decided: dict[str, DecidedRows] = {}
+    readings: dict[str, _Reading] = {}
     for file in files:
         decisions, refused = Decisions.read(file), []
         for what in ("queries", "support"):
-            data = getattr(opened, what)
+            data = decided.get(what, getattr(opened, what))
             if data is None:
                 continue
+            view = _as_view(data, opened.label_column)
+            if check_inputs and what not in readings:
+                readings[what] = _Reading(view, opened.processor, batch_size)
             try:
-                decided = apply_decisions(data, decisions, **options)
+                decided[what] = _of_view(view, decisions, readings.get(what))
             except ValueError as error:
                 refused.append((what, error))
                 continue
-            opened = replace(opened, **{what: decided})
             break
         else:
             if len(refused) == 1:
                 raise refused[0][1]
             raise ValueError(" ".join(f"Of {what}: {error}" for what, error in refused))
-    return opened
+    return replace(opened, **decided)
 
 
 def describe_decisions(opened: OpenedData) -> Iterator[str]:
@@ -130,12 +141,28 @@ def describe_decisions(opened: OpenedData) -> Iterator[str]:
             yield f"{what}: decisions relabel {relabelled:,} rows and drop {dropped:,}."
 
 
-def issue_decisions(issues: LabelIssues, run: RunRows, decision: str = "relabel") -> Decisions:
-    """Decisions about the labels that are likely wrong: the suggested ones, or to drop the rows.
+def issue_decisions(
+    issues: LabelIssues,
+    run: RunRows | DepthResult | EmbeddingStore,
+    decision: str = "relabel",
+) -> Decisions:
+    """Decisions about the labels that are likely wrong, as `pdepth.label_issues` finds them.
 
-    run: which rows the issues are of.
+    Args:
+        issues: which labels are.
+        run: the result or the store that they are of, or its `pdepth.run_of`.
+        decision: of every issue, "relabel", as suggested, or "drop".
+
+    Raises:
+        ValueError: another decision; issues of more rows than the run has.
     """
     check_choice(decision, "decision", ("relabel", "drop"))
+    run = run if isinstance(run, RunRows) else run_of(run)
+    if len(issues) and int(issues.rows.max()) >= run.rows:
+        raise ValueError(
+            f"run: expected that of the issues, which are of row {int(issues.rows.max()):,}, too, "
+            f"got one of {run.rows:,} rows."
+        )
     entries = []
     for place in np.flatnonzero(issues.is_issue & (issues.suggested != issues.label)).tolist():
         new = int(issues.suggested[place]) if decision == "relabel" else None
@@ -150,6 +177,61 @@ def issue_decisions(issues: LabelIssues, run: RunRows, decision: str = "relabel"
             )
         )
     return Decisions(run, tuple(sorted(entries, key=lambda entry: entry.row)))
+
+
+class _Reading:
+    """Labels and checksums of inputs of a dataset's own rows, without decisions, as they are read.
+
+    A checksum may depend on the rows beside it, of padded texts and of graphs: what one reading
+    gives of some of its rows is tried first, then one of these rows alone, as the run read them.
+    """
+
+    def __init__(self, view: DecidedRows, processor: Any, batch_size: int) -> None:
+        self._view, self._processor, self._batch_size = view, processor, batch_size
+        rows = len(view.dataset)
+        self._labels, self._checksums = np.zeros(rows, np.int64), np.zeros(rows, np.uint64)
+        self._known = np.zeros(rows, bool)
+        self._whole: dict[bytes, Rows] = {}
+
+    def of(self, numbers: NDArray[np.int64]) -> Iterator[Rows]:
+        """Those of some rows, by their ascending numbers, each way that they may have been read.
+
+        Raises TypeError or ValueError for what is no input, or no integer label.
+        """
+        from pdepth.embeddings.dataset import Rows
+
+        key = numbers.tobytes()
+        if key not in self._whole:
+            if self._known[numbers].all():
+                yield Rows(self._labels[numbers], self._checksums[numbers])
+            self._whole[key] = self._read(numbers)
+        yield self._whole[key]
+
+    def _read(self, numbers: NDArray[np.int64]) -> Rows:
+        from pdepth.embeddings.dataset import Batches, DataOptions
+        from pdepth.inputs.decided import DecidedRows
+
+        view = self._view
+        rows = DecidedRows(view.dataset, numbers, {}, {}, view.label_column)
+        options = DataOptions(view.label_column, self._processor)
+        try:
+            found = Batches(rows, "dataset", self._batch_size, options).read_rows()
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{str(error).rstrip('.')}; {LABELS_ALONE}") from error
+        self._labels[numbers], self._checksums[numbers] = found.labels, found.checksums
+        self._known[numbers] = True
+        return found
+
+
+def _of_view(view: DecidedRows, decisions: Decisions, reading: _Reading | None) -> DecidedRows:
+    """A view after decisions; reading: of its dataset, with which inputs are compared."""
+    _check_rows(decisions.run, len(view.dataset))
+    _check_earlier(decisions.run, view.reasons, "apply the decisions of that run first")
+    _check_names(decisions, view.dataset)
+    labels = _checked_labels(view, decisions, reading)
+    _check_new_labels(decisions, view.dataset, labels)
+    return _decided(view, decisions)
 
 
 def _of_arrays(rows: Any, labels: Any, decisions: Decisions) -> tuple[Any, Any]:
@@ -195,7 +277,7 @@ def _decided(view: DecidedRows, decisions: Decisions) -> DecidedRows:
     return DecidedRows(
         view.dataset,
         np.setdiff1d(view.rows, decisions.dropped),
-        view.relabelled | decisions.relabelled,
+        view.labels | decisions.relabelled,
         view.reasons | reasons,
         view.label_column,
     )
@@ -239,7 +321,7 @@ def _name(path: str) -> str:
 
 
 def _checked_labels(
-    view: DecidedRows, decisions: Decisions, processor: Any, batch_size: int, check_inputs: bool
+    view: DecidedRows, decisions: Decisions, reading: _Reading | None
 ) -> NDArray[np.int64] | None:
     """All labels that the run has read, if they are known, after they were compared with the run's.
 
@@ -247,20 +329,8 @@ def _checked_labels(
     decisions are about are compared.
     """
     run = decisions.run
-    if check_inputs and run.inputs is not None:
-        from pdepth.embeddings.dataset import Batches, DataOptions
-
-        read = _without_skipped(view, run)
-        options = DataOptions(view.label_column, processor)
-        rows = Batches(read, "dataset", batch_size, options).read_rows()
-        _check_labels(decisions, rows.labels)
-        if _digest(rows.checksums) != run.inputs:
-            raise ValueError(
-                "decisions: expected the inputs of the run's rows, got others of the same labels; "
-                "pass the dataset as the run read it, or check_inputs=False where it only "
-                "transforms them in another way."
-            )
-        return rows.labels
+    if reading is not None and run.inputs is not None:
+        return _compared_inputs(view, decisions, reading)
     known = known_labels(view)
     if known is not None:
         labels = _read_of(known, run)
@@ -271,7 +341,7 @@ def _checked_labels(
     for entry in decisions.entries:
         if entry.given is None:
             continue
-        label = view.relabelled.get(entry.row)
+        label = view.labels.get(entry.row)
         if label is None:
             label = label_of(view.dataset[entry.row], view.label_column)
         if label != entry.given:
@@ -280,6 +350,33 @@ def _checked_labels(
                 f"{label}; pass the dataset whose rows the run measured."
             )
     return None
+
+
+def _compared_inputs(
+    view: DecidedRows, decisions: Decisions, reading: _Reading
+) -> NDArray[np.int64]:
+    """The labels of all rows that the run has read, after they and the inputs were compared."""
+    numbers = np.setdiff1d(np.arange(decisions.run.rows), decisions.run.skipped)
+    for rows in reading.of(numbers):
+        labels = _relabelled(rows.labels, numbers, view)
+        _check_labels(decisions, labels)
+        if _digest(rows.checksums) == decisions.run.inputs:
+            return labels
+    raise ValueError(
+        "decisions: expected the inputs of the run's rows, got others of the same labels; pass the "
+        f"dataset as the run read it, {LABELS_ALONE}"
+    )
+
+
+def _relabelled(
+    labels: NDArray[np.int64], numbers: NDArray[np.int64], view: DecidedRows
+) -> NDArray[np.int64]:
+    """The labels of rows, by their ascending numbers, after a view's decisions."""
+    changed = labels.copy()
+    rows = np.array([*view.labels], np.int64)
+    _, there, of_labels = np.intersect1d(numbers, rows, return_indices=True)
+    changed[there] = np.array([*view.labels.values()], np.int64)[of_labels]
+    return changed
 
 
 def known_labels(view: DecidedRows) -> NDArray[np.int64] | None:
@@ -302,18 +399,7 @@ def known_labels(view: DecidedRows) -> NDArray[np.int64] | None:
                 break
     if labels is None:
         return None
-    labels = np.array(labels, np.int64)
-    for row, label in view.relabelled.items():
-        labels[row] = label
-    return labels
-
-
-def _without_skipped(view: DecidedRows, run: RunRows) -> DecidedRows:
-    """The rows that the run read."""
-    from pdepth.inputs.decided import DecidedRows
-
-    rows = np.setdiff1d(np.arange(run.rows), run.skipped)
-    return DecidedRows(view.dataset, rows, view.relabelled, {}, view.label_column)
+    return _relabelled(np.array(labels, np.int64), np.arange(len(labels)), view)
 
 
 def _read_of(labels: NDArray[np.int64], run: RunRows) -> NDArray[np.int64]:

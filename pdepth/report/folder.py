@@ -23,6 +23,7 @@ from pdepth.result import DepthResult
 
 TABLE, PICTURE, SUPPORT_TABLE = "depth.parquet", "depth.png", "support.parquet"
 TABLE_OF_K, PICTURE_BY_K = "depth-k{}.parquet", "depth-by-k.png"
+RUN_TABLES = TABLE, TABLE_OF_K.format("[0-9]*")
 SKIPPED_ROWS, NEIGHBORS, MAP = "skipped.csv", "neighbors.pdepth", "map.pdepth"
 ENSEMBLE, GROUPS_PICTURE = "ensemble.parquet", "groups.png"
 UNFINISHED = ".unfinished"  # the journal of a run, until it has ended
@@ -40,22 +41,35 @@ def result_names(ks: Sequence[int]) -> tuple[str, ...]:
 def run_names() -> tuple[str, ...]:
     """Return the names of all files that a run may write, as patterns: those of other k, too, which
     would be read in place of its own."""
-    return TABLE, TABLE_OF_K.format("[0-9]*"), PICTURE, PICTURE_BY_K, NEIGHBORS, MAP
+    return *RUN_TABLES, PICTURE, PICTURE_BY_K, NEIGHBORS, MAP
 
 
-def check_out(out: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
+def check_out(
+    out: Path, names: Sequence[str], *, overwrite: bool = False, others: Sequence[str] = ()
+) -> None:
     """Raise, before any work, where results could not be written. Leaves nothing behind.
 
     Args:
         out: the folder, which need not exist.
         names: of the files to be written there, or patterns of them.
         overwrite: whether they may be there already.
+        others: names or patterns of results of another kind, beside which these would not be read,
+            or not those.
 
     Raises:
-        FileExistsError: one of them is there, and not of an unfinished run.
+        FileExistsError: one of them is there, and not of an unfinished run; or one of the others.
         NotADirectoryError, PermissionError: the folder cannot be made or written to.
     """
-    present = [file.name for name in names for file in sorted(out.glob(name))]
+
+    def found(wanted: Sequence[str]) -> list[str]:
+        return [file.name for name in wanted for file in sorted(out.glob(name))]
+
+    if beside := found(others):
+        raise FileExistsError(
+            f"out: expected a folder without results of another kind, got {out} with "
+            f"{', '.join(beside)}; pass another --out."
+        )
+    present = found(names)
     # Results beside an unfinished run are its own: it was cut short while it wrote them.
     if present and not overwrite and not (out / UNFINISHED).exists():
         raise FileExistsError(
@@ -219,7 +233,7 @@ def read_results(path: Path) -> Results:
     Raises:
         FileNotFoundError: no such path, or no results in it; of an unfinished run, the sentence
             says what is missing.
-        ValueError: a file that is not pdepth's.
+        ValueError: a file that is not pdepth's; results of a run beside those of an ensemble.
     """
     if path.is_file():
         return _read_table(path)
@@ -228,10 +242,18 @@ def read_results(path: Path) -> Results:
     for journal in (path / UNFINISHED, path):
         if (journal / ABOUT).is_file():
             raise FileNotFoundError(_describe_unfinished(path, journal))
-    for name in (TABLE, ENSEMBLE):
-        if (path / name).is_file():
-            return _read_table(path / name)
-    results = [DepthResult.load(file) for file in sorted(path.glob(TABLE_OF_K.format("*")))]
+    of_run = [path / TABLE] if (path / TABLE).is_file() else []
+    of_run += sorted(path.glob(TABLE_OF_K.format("*")))
+    if (path / ENSEMBLE).is_file():
+        if of_run:
+            raise ValueError(
+                f"RESULTS: expected those of a run or of an ensemble in {path}, got "
+                f"{of_run[0].name} and {ENSEMBLE}; name one of the files."
+            )
+        return _read_table(path / ENSEMBLE)
+    if of_run and of_run[0].name == TABLE:
+        return _read_table(of_run[0])
+    results = [DepthResult.load(file) for file in of_run]
     if not results:
         raise FileNotFoundError(
             f"RESULTS: expected {TABLE}, {TABLE_OF_K.format('*')} or {ENSEMBLE} in {path}, got "

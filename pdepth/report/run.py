@@ -143,7 +143,7 @@ def run_to_folder(
     from pdepth.depth import prediction_depth
 
     out, options = Path(out), options or RunOptions()
-    folder.check_out(out, folder.run_names(), overwrite=overwrite)
+    folder.check_out(out, folder.run_names(), overwrite=overwrite, others=(folder.ENSEMBLE,))
     with folder.resumable(out) as run_dir:
 
         def measure() -> Any:

@@ -35,9 +35,19 @@ def table_by_k(results: Mapping[int, DepthResult]) -> Table:
     return Table("Depth against the number of neighbours", head, rows)
 
 
+def percent(share: float) -> str:
+    """A share as a percentage."""
+    return f"{100 * share:.1f} %"
+
+
 def signed_percent(value: float) -> str:
     """A share as a percentage with its sign, which is no hyphen."""
     return f"{100 * value:+.1f} %".replace("-", "\u2212")
+
+
+def percent_interval(low: float, high: float) -> str:
+    """The ends of an interval of shares as percentages with their signs."""
+    return f"{100 * low:+.1f} to {100 * high:+.1f} %".replace("-", "\u2212")
 
 
 def format_number(value: float, format_spec: str) -> str:

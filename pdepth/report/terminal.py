@@ -10,7 +10,13 @@ import numpy as np
 from pdepth.analysis.groups import CORNERS
 from pdepth.analysis.ranks import correlate
 from pdepth.report.names import class_name
-from pdepth.report.tables import format_number, table_by_k
+from pdepth.report.tables import (
+    format_number,
+    percent,
+    percent_interval,
+    signed_percent,
+    table_by_k,
+)
 from pdepth.result import AGAINST, DepthResult
 
 if TYPE_CHECKING:
@@ -114,14 +120,14 @@ def print_ensemble(ensemble: Ensemble, groups: Groups | None, console: Console) 
     table = _new_table(f"{len(ensemble.labels):,} examples under {len(ensemble)} networks")
     for heading in ("mean over examples", "in the support", "held out"):
         table.add_column(heading, justify="left" if heading.startswith("mean") else "right")
-    for name, format_spec, support, held_out in (
-        ("depth", ".2f", "support_depth", "held_out_depth"),
-        ("networks that give the label", ".1%", "support_accuracy", "held_out_accuracy"),
-        ("networks that give the consensus", ".1%", "", "consistency"),
-        ("entropy, nats", ".3f", "", "entropy"),
+    for name, text_of, support, held_out in (
+        ("depth", "{:.2f}".format, "support_depth", "held_out_depth"),
+        ("networks that give the label", percent, "support_accuracy", "held_out_accuracy"),
+        ("networks that give the consensus", percent, "", "consistency"),
+        ("entropy, nats", "{:.3f}".format, "", "entropy"),
     ):
         means = [
-            f"{np.nanmean(columns[column]):{format_spec}}" if column else ""
+            text_of(float(np.nanmean(columns[column]))) if column else ""
             for column in (support, held_out)
         ]
         table.add_row(name, *means)
@@ -146,13 +152,14 @@ def print_comparison(comparison: RunComparison, console: Console) -> None:
     table = _new_table(f"{len(comparison):,} examples: {first} and {second}")
     for heading in ("", first, second):
         table.add_column(heading, justify="right" if heading else "left")
-    table.add_row("mean depth, of all probes", *(f"{d.mean():.1%}" for d in comparison.depths))
+    table.add_row("mean depth, of all probes", *(percent(d.mean()) for d in comparison.depths))
     table.add_row("undefined", *(f"{int(u.sum()):,}" for u in comparison.undefined))
     console.print(table)
     change, rank = comparison.difference, comparison.rank_correlation
     sentences = [
-        f"Mean change {change.value:+.1%}, 95 % interval {change.low:+.1%} to {change.high:+.1%}; "
-        f"{comparison.deeper:,} are deeper in {second}, {comparison.shallower:,} shallower."
+        f"Mean change {signed_percent(change.value)}, 95 % interval "
+        f"{percent_interval(change.low, change.high)}; {comparison.deeper:,} are deeper in "
+        f"{second}, {comparison.shallower:,} shallower."
     ]
     if not np.isnan(rank.low):
         sentences.append(
@@ -179,7 +186,7 @@ def _totals(result: DepthResult) -> str:
     if len(defined):
         subset = "" if len(defined) == len(result) else " of those that settle"
         mean = f"{defined.mean():.2f}"
-        totals.append(f"mean depth{subset} {mean}, of at most {len(result.probes) - 1}")
+        totals.append(f"mean depth{subset} {mean}, of 0 to {len(result.probes) - 1}")
     totals.append(f"{len(result) - len(defined):,} undefined")
     if result.labels is not None:
         right = 100 * np.mean(result.predictions == result.labels)

@@ -33,7 +33,7 @@ SAMPLE_ELEMENTS = 1 << 26  # that these have, at most: 256 MiB of float32
 COLUMNS = 1 << 12  # of a wide sample that are widened at a time
 BLOCK_ELEMENTS = 1 << 16  # that are widened and projected at a time
 COPIED_BYTES = 1 << 26  # of some rows in memory, or of a device's, that are copied at a time
-LARGEST_EXPONENT = 400  # of values whose products are added up
+LARGEST_EXPONENT = 64  # and least, of values whose products are added up and whose places are kept
 NEIGHBORS = 15  # of UMAP: its default
 MAP = "map-{:03}"  # in a journal: of a probe
 
@@ -44,21 +44,25 @@ OpenSession = Callable[[Problem], AbstractContextManager[Session]]
 class Axes:
     """mean (D,) and components (2, D), float64; a component without variance is 0.
 
-    explained: (2,) float64, the share of the sample's variance that each has.
+    explained: (2,) float64, the share of the sample's variance that each has. unit: of the mean and
+    of places, see `KeptMap`.
     """
 
     mean: NDArray[np.float64]
     components: NDArray[np.float64]
     explained: NDArray[np.float64]
+    unit: float
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeMap:
-    """queries (n, 2) and support (M, 2) float32, or None; explained (2,) float64, see `KeptMap`."""
+    """queries (n, 2) and support (M, 2) float32, or None; explained (2,) float64 and unit, see
+    `KeptMap`."""
 
     queries: NDArray[np.float32]
     support: NDArray[np.float32] | None
     explained: NDArray[np.float64]
+    unit: float = 1.0
 
 
 def sample(rows: int, width: int) -> NDArray[np.int64] | None:
@@ -109,15 +113,19 @@ def fit(support: Rows) -> Axes:
         component /= np.linalg.norm(component) * np.sign(component[np.abs(component).argmax()])
     explained = np.zeros(AXES)
     explained[:found] = values / total if total else 0.0
-    return Axes(mean / scale, components, explained)
+    return Axes(mean, components, explained, 1 / scale)
 
 
 def _scale_of(rows: Rows) -> float:
-    """A power of two for rows whose squares would overflow, which float64 alone has; else 1."""
+    """A power of two that brings rows near 1 whose squares or places would overflow or vanish,
+    which float64 alone has; else 1."""
     if rows.type != "float64" or rows.norms is not None:
         return 1.0
-    _, exponent = np.frexp(max(rows.array.max(), -rows.array.min()))
-    return 2.0 ** min(0, LARGEST_EXPONENT - int(exponent))
+    largest = max(rows.array.max(), -rows.array.min())
+    _, exponent = np.frexp(largest)
+    if not largest or abs(int(exponent)) <= LARGEST_EXPONENT:
+        return 1.0
+    return 2.0 ** -max(-1000, min(1000, int(exponent)))
 
 
 def _columns(rows: Rows, block: slice, scale: float) -> NDArray[np.float64]:
@@ -132,7 +140,7 @@ def project(rows: Rows, axes: Axes) -> NDArray[np.float32]:
     step = max(1, BLOCK_ELEMENTS // rows.width)
     for begin in range(0, len(rows), step):
         block = slice(begin, begin + step)
-        centred = rows[block].widened() - axes.mean
+        centred = _columns(rows[block], slice(None), 1 / axes.unit) - axes.mean
         # Not by a product of matrices, whose sums go by how many rows there are.
         np.einsum("nd,cd->nc", centred, axes.components, out=found[block])
     with np.errstate(over="ignore"):  # beyond float32: infinite
@@ -155,11 +163,11 @@ def map_probe(problem: Problem, probe: int, queries: NDArray[np.int64], beside: 
         chunks = _chunks(problem, probe, pair.support, np.arange(len(pair.support)))
         support = np.concatenate([project(chunk, axes) for chunk in chunks])
     if support is not None and pair.queries is None:
-        return ProbeMap(support[numbers], support, axes.explained)
+        return ProbeMap(support[numbers], support, axes.explained, axes.unit)
     distinct, back = np.unique(numbers, return_inverse=True)
     chunks = _chunks(problem, probe, asked, distinct)
     found = np.concatenate([project(chunk, axes) for chunk in chunks])
-    return ProbeMap(found[back], support, axes.explained)
+    return ProbeMap(found[back], support, axes.explained, axes.unit)
 
 
 def _chunks(problem: Problem, probe: int, rows: Rows, numbers: NDArray[np.int64]) -> Iterator[Rows]:
@@ -221,7 +229,7 @@ def umap_probe(
         n_neighbors=NEIGHBORS,
         precomputed_knn=(
             np.hstack([own, rows]).astype(np.int32),
-            np.hstack([np.zeros(own.shape), distances]).astype(np.float32),
+            np.hstack([np.zeros(own.shape), distances / start.unit]).astype(np.float32),
         ),
         init=points,
         random_state=0,
@@ -293,6 +301,7 @@ class MapTable:
                 "active": active,
                 "queries": found.queries,
                 "explained": found.explained,
+                "unit": np.array(found.unit),
             }
             if found.support is not None:
                 arrays["support"] = found.support
@@ -303,7 +312,9 @@ class MapTable:
         kept = None if self._journal is None else self._journal.read(MAP.format(number))
         if kept is None or not np.array_equal(kept["active"], active):
             return False
-        found = ProbeMap(kept["queries"], kept.get("support"), kept["explained"])
+        found = ProbeMap(
+            kept["queries"], kept.get("support"), kept["explained"], float(kept.get("unit", 1))
+        )
         self._found[number] = active, found
         return True
 
@@ -316,9 +327,11 @@ class MapTable:
         """All of them. labels: (M,) of the support. support_rows: see `KeptMap`."""
         queries = np.full((self._count, len(probes), AXES), np.nan, np.float32)
         explained = np.full((len(probes), AXES), np.nan)
+        units = np.ones(len(probes))
         support = None
         for number, (active, found) in self._found.items():
             queries[active, number], explained[number] = found.queries, found.explained
+            units[number] = found.unit
             if found.support is None:
                 continue
             if support is None:
@@ -326,8 +339,10 @@ class MapTable:
                 support = np.full(shape, np.nan, np.float32)
             support[:, number] = found.support
         if support is None:
-            return KeptMap(self._method, probes, queries, explained)
-        return KeptMap(self._method, probes, queries, explained, support, labels, support_rows)
+            return KeptMap(self._method, probes, queries, explained, units)
+        return KeptMap(
+            self._method, probes, queries, explained, units, support, labels, support_rows
+        )
 
 
 def fit_nbytes(support: int, width: int) -> int:

@@ -126,6 +126,30 @@ def test_what_differs_beside_the_networks_is_said() -> None:
     )
 
 
+def test_whose_probes_have_no_accuracy_is_said() -> None:
+    whole, other = result_of(0), result_of(1)
+    agree = other.votes == other.predictions
+    known = np.logical_and.accumulate(agree[::-1])[::-1]
+    early = replace(other, known=known, votes=np.where(known, other.votes, -1))
+    unknown = "early exit left votes unknown; pdepth run --all-votes computes them."
+    assert compare(whole, early, names=("a", "b")).notes == (
+        f"No accuracy of probes of b: {unknown}",
+    )
+    assert compare(early, early).notes == tuple(
+        f"No accuracy of probes of {name}: {unknown}" for name in ("first", "second")
+    )
+    known = np.repeat([[False], [True]], [2, 3], axis=0) | np.zeros((1, 300), bool)
+    partly = replace(other, known=known, votes=np.where(known, other.votes, -1))
+    assert compare(partly, whole).notes == (
+        f"Accuracy of a part of the probes of first: {unknown}",
+    )
+    assert "No accuracy of probes of first, whose runs have different numbers of probes." in (
+        compare([whole, result_of(1, probes=6)], whole).notes
+    )
+    without = [replace(result, labels=None) for result in (whole, early)]
+    assert compare(*without).notes == ()
+
+
 def test_other_numbers_and_kinds() -> None:
     with pytest.raises(ValueError, match="the same examples, got 300 and 200"):
         compare(result_of(0), result_of(1, n=200))

@@ -90,7 +90,7 @@ def test_the_widths_are_in_the_table() -> None:
     }  # fmt: skip
     assert networks.table({"networks": [record]}).splitlines()[2:] == [
         "| MLP | 27.3 M | 8 | 3,072, 2,048 x6, 10 | 60 s, 1,234 images | "
-        "50.0% of 40 / 25.0% of 20 |",
+        "50.0 % of 40 / 25.0 % of 20 |",
         "",
         "2 threads of P (level avx2), 2026-11-30, commit 1234567, torch 2.14.1.",
     ]

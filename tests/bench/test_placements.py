@@ -68,7 +68,7 @@ def test_probes_are_judged_by_the_networks_own_names():
 def test_the_gate():
     fine = {"network": "a", "probes": {"input": "", "x": "", "softmax": ""}, "faults": []}
     placements.check([fine] * 19 + [fine | {"faults": ["inner: ..."]}])
-    with pytest.raises(SystemExit, match="fewer than 95% are fine"):
+    with pytest.raises(SystemExit, match="fewer than 95 % are fine"):
         placements.check([fine] * 18 + [fine | {"faults": ["inner: ..."]}])
     with pytest.raises(SystemExit, match="b: input and softmax only"):
         placements.check([fine] * 20 + [fine | {"network": "b", "probes": {"input": ""}}])

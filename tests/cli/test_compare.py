@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from pdepth import cli
 
-from helpers.pages import comparison_example
+from helpers.pages import comparison_example, read_words
 
 for module in ("plotly", "pyarrow", "pandas", "matplotlib", "PIL"):
     pytest.importorskip(module)
@@ -49,6 +50,11 @@ def test_two_runs(runs: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "240 examples: small and large" in result.output
     assert "Inputs were not compared" in result.output
+    change, low, high = COMPARISON.difference
+    told = f"{100 * change:+.1f} %, 95 % interval {100 * low:+.1f} to {100 * high:+.1f} %;"
+    assert f"Mean change {told}".replace("-", "\u2212") in result.output
+    assert f"{100 * COMPARISON.depths[0].mean():.1f} %" in result.output
+    assert not re.search(r"\d%", result.output)
     with (runs / "out" / "comparison.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert np.allclose([float(row["difference"]) for row in rows], COMPARISON.change)
@@ -57,6 +63,21 @@ def test_two_runs(runs: Path) -> None:
     again = runs / "small", runs / "large", "--out", runs / "out"
     assert "expected a folder without results" in refused(*again)
     assert call(*again, "--overwrite", "--quiet").output == ""
+
+
+def test_a_run_with_early_exit(runs: Path) -> None:
+    (result,) = COMPARISON.second
+    known = np.logical_and.accumulate((result.votes == result.predictions)[::-1])[::-1]
+    known[-1] = True
+    votes = np.where(known, result.votes, -1)
+    replace(result, known=known, votes=votes).save(runs / "large" / "depth.parquet")
+    done = call(runs / "small", runs / "large", "--out", runs / "out")
+    assert done.exit_code == 0, done.output
+    unknown = "No accuracy of probes of large: early exit left votes unknown; pdepth run"
+    assert unknown in done.output
+    words = read_words(runs / "out" / "comparison.html")
+    assert unknown in words
+    assert "from the first probe to the last; of large it is not known." in words
 
 
 def test_several_k_of_one_run(runs: Path) -> None:

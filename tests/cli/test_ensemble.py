@@ -161,6 +161,33 @@ def test_an_ensemble_that_spills_is_the_same(tmp_path: Path, user_file: Path, dr
     assert list(disk.iterdir()) == []
 
 
+def test_results_of_another_kind_are_not_mixed(tmp_path: Path, user_file: Path, drawn: Any) -> None:
+    """The report would show those of the run, however old."""
+    read = ("--read", f"{user_file}:networks", "--networks", 2)
+    network = user_file.with_name("one.py")
+    network.write_text(USER_FILE + "\n\ndef one():\n    return train(range(45), 0)\n")
+    data = ("--support", f"{network}:data", "-k", 3, "--quiet")
+    run = invoke("run", f"{network}:one", *data, "--out", tmp_path / "run")
+    assert run.exit_code == 0, run.output
+    for more in ((), ("--overwrite",)):
+        refused = own(user_file, tmp_path / "run", *read, *more)
+        assert refused.exit_code == 2
+        assert "results of another kind, got" in refused.stderr
+        assert "run with depth.parquet; pass another --out." in refused.stderr
+    assert not (tmp_path / "run" / "ensemble.parquet").exists()
+    assert own(user_file, tmp_path / "many", *read).exit_code == 0
+    for more in ((), ("--overwrite",)):
+        refused = invoke("run", f"{network}:one", *data, "--out", tmp_path / "many", *more)
+        assert refused.exit_code == 2
+        assert "many with ensemble.parquet; pass another --out." in refused.stderr
+    both = tmp_path / "many" / "depth-k3.parquet"  # as older versions let them be
+    (tmp_path / "run" / "depth.parquet").rename(both)
+    refused = invoke("report", tmp_path / "many")
+    assert refused.exit_code == 2
+    assert "got depth-k3.parquet and ensemble.parquet; name one of the files." in refused.stderr
+    assert invoke("report", both).exit_code == 0
+
+
 def test_digits_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = demo.moved_digits()
     few.tensors = tuple(tensor[:120] for tensor in few.tensors)

@@ -132,7 +132,7 @@ def write_files(folder: Path, layers: list[np.ndarray[Any, Any]]) -> None:
     flat = pa.array(layers[-1].ravel())
     column = pa.FixedSizeListArray.from_arrays(flat, layers[-1].shape[1])
     pq.write_table(pa.table({"layer3": column}), folder / "embeddings.parquet")
-    _write_ensemble(folder / "digits" / "ensemble.parquet")
+    _write_ensemble(folder / "many-digits" / "ensemble.parquet")
 
 
 def _write_ensemble(path: Path) -> None:

@@ -84,6 +84,7 @@ def map_example(n: int = N, early: bool = False) -> DepthResult:
         probes=result.probes,
         queries=np.where(result.known.T[..., None], places, np.nan).astype(np.float32),
         explained=np.array([[0.5, 0.25], [0.4, 0.1], [0.3, 0.2], [np.nan, np.nan]]),
+        units=np.ones(LAYERS),
     )
     return replace(result, map=kept)
 

@@ -58,7 +58,7 @@ def same_map(got: KeptMap | None, expected: KeptMap | None) -> None:
     if got is None or expected is None:
         assert got is expected
         return
-    for name in ("queries", "explained", "support", "support_labels", "support_rows"):
+    for name in ("queries", "explained", "units", "support", "support_labels", "support_rows"):
         of_one, of_many = getattr(expected, name), getattr(got, name)
         assert (of_one is None) == (of_many is None), name
         if of_one is not None:

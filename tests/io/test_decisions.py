@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,34 @@ def test_selections_as_json_and_csv(tmp_path: Path) -> None:
     assert (of_csv.name, of_csv.rows.tolist(), len(of_csv)) == ("deep", [3, 7], 2)
     with pytest.raises(ValueError, match="run: expected the rows of the run"):
         of_csv.save(tmp_path / "other.json")
+
+
+def test_a_selection_as_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    file = tmp_path / "deep.Parquet"
+    pq.write_table(pa.table({"label": [1, 0, 0], "row": [7, 3, 3]}), file)
+    read = pdepth.read_selection(file)
+    assert (read.name, read.rows.tolist(), read.run) == ("deep", [3, 7], None)
+    assert read.rows.dtype == np.int64
+    for content, sentence in (
+        ({"label": [1]}, "expected a column row, got 'label'"),
+        ({"row": [1.5]}, "an integer from 0 on as rows, got 1.5"),
+        ({"row": [-1]}, "an integer from 0 on as rows, got -1"),
+        ({"row": [1, None]}, "an integer from 0 on as rows, got None"),
+    ):
+        pq.write_table(pa.table(content), file)
+        with pytest.raises(ValueError, match=f"^{re.escape(str(file))}: .*{re.escape(sentence)}"):
+            pdepth.read_selection(file)
+    file.write_text("row\n1\n")
+    with pytest.raises(ValueError, match="expected a Parquet file, got one that cannot be read"):
+        pdepth.read_selection(file)
+    with pytest.raises(FileNotFoundError):
+        pdepth.read_selection(tmp_path / "none.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ImportError, match=r"read_selection of a \.parquet file.*pdepth\[tables\]"):
+        pdepth.read_selection(file)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ RNG = np.random.default_rng(0)
 def kept(**changed: Any) -> KeptMap:
     queries = RNG.standard_normal((7, 3, 2)).astype(np.float32)
     queries[2, :2] = np.nan
-    whole = KeptMap("pca", ("a", "b", "c"), queries, RNG.random((3, 2)))
+    whole = KeptMap("pca", ("a", "b", "c"), queries, RNG.random((3, 2)), np.array([1, 2.0**-90, 1]))
     return replace(whole, **changed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from hashlib import blake2b
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +15,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 import pdepth
 from pdepth import DepthResult
+from pdepth.embeddings.dataset import Batches, DataOptions
 from pdepth.inputs.decided import DecidedRows, label_of, with_label
 from pdepth.io.decisions import Decision, Decisions, RunRows
-from pdepth.report.decisions import issue_decisions, run_of
+from pdepth.report.decisions import decide, issue_decisions, run_of
+from pdepth.report.opening import OpenedData
 
+from helpers.rows import LABELS, WORDS, tokenizer
 from helpers.same import same_votes
 from helpers.spans import blobs, network
 
@@ -86,8 +90,13 @@ def test_decisions_after_decisions(tmp_path: Path) -> None:
     second = Decisions(described, (Decision(3, "drop"), Decision(9, "relabel", 1)))
     both = pdepth.apply_decisions(view, second)
     assert both.rows.tolist() == np.delete(np.arange(60), [3, 7]).tolist()
-    assert both.relabelled == {3: 2, 9: 1}
+    assert both.relabelled == {9: 1}  # row 3 is not there
+    assert repr(both) == "DecidedRows(58 of 60 rows, 1 relabelled)"
     assert both.reasons == dict.fromkeys((7, 3), "dropped by decision")
+    third = Decisions(described, (Decision(11, "drop"),))  # of the run in between: row 3 had 2
+    assert pdepth.apply_decisions(both, third).rows.tolist() == (
+        np.delete(np.arange(60), [3, 7, 11]).tolist()
+    )
     with pytest.raises(ValueError, match=r"without the rows that the run had dropped, got row 7"):
         pdepth.apply_decisions(DATA, second)
     with pytest.raises(ValueError, match="arrays keep no row numbers: pass the dataset"):
@@ -278,6 +287,82 @@ def test_label_issues_as_decisions(decisions: Decisions) -> None:
     assert len(pdepth.apply_decisions(DATA, dropped)) == 60 - len(flagged)
     with pytest.raises(ValueError, match="decision: expected one of relabel, drop, got 'keep'"):
         issue_decisions(issues, decisions.run, "keep")
+
+
+def test_issues_of_a_result_or_its_store(tmp_path: Path) -> None:
+    result = run(tmp_path, keep_embeddings=tmp_path / "kept")
+    issues = pdepth.label_issues(result, store=tmp_path / "kept", k=5)
+    expected = issue_decisions(issues, run_of(result))
+    assert len(expected)
+    for source in (result, pdepth.open_store(tmp_path / "kept")):
+        assert issue_decisions(issues, source) == expected
+    with pytest.raises(ValueError, match="run: expected that of the issues, which are of row 59"):
+        issue_decisions(issues, RunRows(50))
+
+
+class Counted(Listed):
+    """How often each row was read."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        super().__init__(rows)
+        self.reads = np.zeros(len(rows), int)
+
+    def __getitem__(self, row: int) -> Any:
+        self.reads[row] += 1
+        return super().__getitem__(row)
+
+
+def opened(support: Any, queries: Any = None, processor: Any = None) -> OpenedData:
+    return OpenedData(support, queries, None, processor, None, None)  # type: ignore[arg-type]
+
+
+def test_several_files_take_one_reading_of_each_dataset(tmp_path: Path) -> None:
+    support, queries = (
+        Counted([DATA[row] for row in rows]) for rows in (range(60), range(60)[::-1])
+    )
+    first = run(tmp_path, support)
+    Decisions(run_of(first), ENTRIES).save(tmp_path / "1.json")
+    (tmp_path / "second").mkdir()
+    second = run(tmp_path / "second", pdepth.apply_decisions(support, tmp_path / "1.json"))
+    Decisions(run_of(second), (Decision(3, "drop"), Decision(9, "relabel", 1))).save(
+        tmp_path / "2.json"
+    )
+    files = [tmp_path / "1.json", tmp_path / "2.json"]
+    support.reads[:] = queries.reads[:] = 0
+    found = decide(opened(support, queries), files, batch_size=10)
+    assert found.support.rows.tolist() == np.delete(np.arange(60), [3, 7]).tolist()
+    assert found.support.relabelled == {9: 1}
+    assert found.queries is queries
+    for data in (support, queries):  # a first batch is read twice, to see whether it changes
+        assert data.reads.tolist() == [2] * 10 + [1] * 50
+
+
+def test_checksums_that_depend_on_the_rows_beside(tmp_path: Path) -> None:
+    """Padded texts, whose batches are others in a run without some of the rows."""
+    words = tokenizer()
+    rows = zip(WORDS, LABELS, strict=True)
+    texts = Listed([{"text": text, "label": label} for text, label in rows])
+
+    def described(data: Any, skipped: tuple[int, ...]) -> RunRows:
+        rows = Batches(data, "support", 2, DataOptions(processor=words)).read_rows()
+        checksum = blake2b(rows.checksums.tobytes(), digest_size=8).hexdigest()
+        return RunRows(6, skipped, None, checksum, skipped)
+
+    Decisions(described(texts, ()), (Decision(0, "drop"),)).save(tmp_path / "1.json")
+    view = pdepth.apply_decisions(texts, tmp_path / "1.json", processor=words, batch_size=2)
+    Decisions(described(view, (0,)), (Decision(4, "drop"),)).save(tmp_path / "2.json")
+    files = [tmp_path / "1.json", tmp_path / "2.json"]
+    found = decide(opened(texts, processor=words), files, batch_size=2)
+    assert found.support.rows.tolist() == [1, 2, 3, 5]
+
+
+def test_images_that_are_no_tensors_yet(decisions: Decisions) -> None:
+    """A folder of images without a transform: what its rows are cannot be compared."""
+    pil = pytest.importorskip("PIL.Image")
+    data = Listed([(pil.new("L", (4, 4), row), int(DATA[row][1])) for row in range(60)])
+    with pytest.raises(ValueError, match=r"images that are not decoded.*; or check_inputs=False, "):
+        pdepth.apply_decisions(data, decisions)
+    assert len(pdepth.apply_decisions(data, decisions, check_inputs=False)) == 59
 
 
 def test_a_store_has_the_rows_of_its_run(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pdepth
 from pdepth.analysis.label_errors import find_issues
 from pdepth.report.decisions import run_of
 from pdepth.report.html import page
+from pdepth.report.label_issues import issues_of_kept
 
 from helpers.pages import (
     NAMES,
@@ -24,6 +25,7 @@ from helpers.pages import (
     ensemble_example,
     example,
     neighbors_example,
+    read_columns,
 )
 
 for module in ("plotly", "pyarrow"):
@@ -262,15 +264,165 @@ def test_files_of_other_data_are_refused(tab: Tab, tmp_path: Path) -> None:
         assert counts(tab) == "0 keep, 0 relabel, 0 drop"
 
 
-def test_a_whole_set_is_decided_at_once(tab: Tab) -> None:
-    result = neighbors_example()
-    tab.choose("filter-right", 0)
+def said(tab: Tab) -> str | None:
+    return tab("document.getElementById('said')?.textContent")
+
+
+def suggested(tab: Tab) -> dict[int, int]:
+    """The new labels of all rows, relabelled as suggested, by row."""
     click(tab, "set-add")
     click(tab, "decision-relabel")
-    wrong = int((result.predictions != result.labels).sum())
-    assert counts(tab) == f"0 keep, {wrong} relabel, 0 drop"
+    assert counts(tab).startswith("0 keep, ")
+    return pdepth.Decisions.read(saved(tab, "decisions.json", "decision-save")).relabelled
+
+
+def test_issues_alone_are_relabelled_as_suggested(tab: Tab) -> None:
+    """As Python and `pdepth label-issues` do: of other rows the given label fits best."""
+    result = neighbors_example()
+    issues = issues_of_kept(result)
+    assert issues is not None
+    few = int(issues.is_issue.sum())
+    assert 0 < few < N
+    assert suggested(tab) == pdepth.issue_decisions(issues, result).relabelled
+    left = "a label score below 0 means that the given label fits best"
+    assert said(tab) == f"No label is suggested for {N - few} of these examples: {left}."
     click(tab, "decision-undo")
     assert counts(tab) == "0 keep, 0 relabel, 0 drop"
+    row = int(np.flatnonzero(~issues.is_issue)[0])
+    focus_row(tab, row)
+    assert said(tab) is not None
+    press(tab, "k")
+    assert said(tab) is None, "until the next key"
+    press(tab, "r")
+    assert said(tab) == f"No label is suggested for this example: {left}."
+    assert counts(tab) == "1 keep, 0 relabel, 0 drop"
+    tab("document.activeElement.click()")
+    tab.until(lambda: tab("document.getElementById('detail').open"))
+    select = "document.querySelector('#detail .decide select')"
+    assert tab(f"{select}.value") == ""
+    press(tab, "r")
+    assert tab("document.querySelector('#detail #said').textContent").startswith("No label is")
+    tab(f"({select}.value = 2, {select}.dispatchEvent(new Event('change')))")
+    assert counts(tab) == "0 keep, 1 relabel, 0 drop", "a label that somebody has chosen"
+    assert tab.errors() == []
+
+
+def test_without_scores_half_of_the_probes_or_the_network_suggest(
+    browser: Any, tmp_path: Path
+) -> None:
+    tab = Tab(browser)
+    for early in (False, True):
+        result = example(early=early)
+        assert result.labels is not None
+        page.write(result, tmp_path / f"{early}.html", class_names=NAMES)
+        columns = read_columns((tmp_path / f"{early}.html").read_text())
+        expected = {}
+        for row, (label, prediction) in enumerate(
+            zip(result.labels.tolist(), result.predictions.tolist(), strict=True)
+        ):
+            if not early and columns["rival_votes"][row] >= 2:
+                expected[row] = int(columns["rival"][row])
+            elif prediction != label:
+                expected[row] = prediction
+        tab.open(tmp_path / f"{early}.html")
+        tab("localStorage.clear()")
+        tab.open(tmp_path / f"{early}.html")
+        assert suggested(tab) == expected
+        assert f"for {N - len(expected)} of these examples: the network gives" in str(said(tab))
+        tab("localStorage.clear()")
+
+
+def test_two_pages_of_one_run_keep_what_both_decide(tab: Tab, pages: Path) -> None:
+    browser = tab.browser
+    one = browser.current_window_handle
+    focus_row(tab, 7)
+    press(tab, "d")
+    browser.switch_to.new_window("tab")
+    two = browser.current_window_handle
+    try:
+        tab.open(pages / "run.html")
+        assert counts(tab) == "0 keep, 0 relabel, 1 drop"
+        focus_row(tab, 3)
+        press(tab, "k")
+        browser.switch_to.window(one)
+        tab.until(lambda: counts(tab) == "1 keep, 0 relabel, 1 drop")
+        focus_row(tab, 14)
+        press(tab, "d")
+        browser.switch_to.window(two)
+        tab.until(lambda: counts(tab) == "1 keep, 0 relabel, 2 drop")
+        focus_row(tab, 14)
+        press(tab, "k")
+        browser.switch_to.window(one)
+        tab.until(lambda: counts(tab) == "2 keep, 0 relabel, 1 drop")
+        press(tab, "u")  # of row 14, of which the other page has decided since
+        assert counts(tab) == "2 keep, 0 relabel, 1 drop"
+        assert "nothing is undone" in str(said(tab))
+        press(tab, "u")
+        assert counts(tab) == "2 keep, 0 relabel, 0 drop"
+        click(tab, "decision-clear")
+        browser.switch_to.window(two)
+        tab.until(lambda: counts(tab) == "0 keep, 0 relabel, 0 drop")
+    finally:
+        browser.switch_to.window(two)
+        browser.close()
+        browser.switch_to.window(one)
+
+
+def test_what_another_page_has_kept_meanwhile_is_not_overwritten(tab: Tab) -> None:
+    """Also where this page has not heard of it yet, or the storage was emptied."""
+    focus_row(tab, 7)
+    press(tab, "d")
+    (key,) = tab("Object.keys(localStorage).filter((key) => key.startsWith('pdepth-decisions'))")
+    kept = json.loads(tab(f"localStorage.getItem({json.dumps(key)})"))
+    kept["decisions"].append({"row": 3, "decision": "keep"})
+    tab(f"localStorage.setItem({json.dumps(key)}, {json.dumps(json.dumps(kept))})")
+    focus_row(tab, 14)
+    press(tab, "d")
+    assert counts(tab) == "1 keep, 0 relabel, 2 drop"
+    tab("localStorage.clear()")
+    press(tab, "k")
+    assert counts(tab) == "2 keep, 0 relabel, 1 drop"
+    rows = f"JSON.parse(localStorage.getItem({json.dumps(key)})).decisions.map((d) => d.row)"
+    assert tab(rows) == [3, 7, 14]
+
+
+def test_a_decision_leaves_the_focus_where_it_is(tab: Tab) -> None:
+    tab.choose("filter-decision", 0)
+    tab("document.querySelector('#scroll tbody tr[data-place=\"5\"]').click()")
+    tab.until(lambda: tab("document.getElementById('detail').open"))
+    group, active = "document.querySelector('#detail .decide')", "document.activeElement"
+    tab(f"{group}.querySelector('button').focus()")
+    tab(f"{active}.click()")
+    assert tab(f"[{active}.textContent, {active}.ariaPressed]") == ["Keep K", "true"]
+    press(tab, "s")
+    assert tab(f"{active}.textContent") == "Keep K"
+    assert tab(f"{group}.lastChild.ariaPressed") == "true"
+    tab("document.querySelector('#detail .strip').focus()")
+    press(tab, "d")
+    assert tab(f"{active}.className") == "strip"
+    assert "Decisiondrop" in tab("document.querySelector('#detail .facts').textContent")
+    tab.press("Next", "#detail")  # of the row that has left the table
+    tab.until(lambda: tab("document.getElementById('detail-title').textContent") == "Row 6")
+    tab.press("Close", "#detail")
+    tab("document.querySelector('#scroll tbody tr[tabindex=\"0\"]').focus()")
+    for row in range(3):  # each is gone once it is decided
+        assert tab(f"{active}.cells[1].textContent") == str(row)
+        press(tab, "k")
+    assert tab.errors() == []
+
+
+def test_a_narrow_window_begins_with_what_is_known(tab: Tab) -> None:
+    size = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    tab.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        heads = "[...document.querySelectorAll('#scroll th')]"
+        inside = "(th) => th.getBoundingClientRect().right <= innerWidth"
+        seen = tab(f"{heads}.filter({inside}).map((th) => th.dataset.column ?? '')")
+        assert seen == ["", "row", "label"]
+    finally:
+        tab.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    names = tab(f"{heads}.map((th) => th.dataset.column)")
+    assert names.index("decision") == names.index("depth") + 1
 
 
 def test_other_pages_have_sets_without_decisions(browser: Any, pages: Path) -> None:

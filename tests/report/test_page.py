@@ -20,9 +20,11 @@ from helpers.pages import (
     NAMES,
     N,
     PageReader,
+    comparison_example,
     ensemble_example,
     example,
     grey_images,
+    map_example,
     read_columns,
     read_script,
     read_words,
@@ -101,7 +103,7 @@ def test_words_tell_what_the_numbers_are(tmp_path: Path) -> None:
     right = int((result.predictions == result.labels).sum())
     assert "Prediction depth of 240 held-out examples" in words
     assert f"right: {right:,} of 240" in words
-    assert "mean depth of those that settle, of at most 3" in words
+    assert "mean depth of those that settle, of 0 to 3" in words
     assert "48 of 240 examples (20.0 %) never settle" in words
     assert "Half of the examples have settled by block2, probe 2 of 0 to 3: 144 of 240." in words
     first = result.depth == 0
@@ -109,6 +111,47 @@ def test_words_tell_what_the_numbers_are(tmp_path: Path) -> None:
     low, high = wilson_interval(count, members)
     row = f"input {members} {100 * count / members:.1f} % {100 * low:.0f} to {100 * high:.0f} %"
     assert row in words
+
+
+def test_sheets_hold_what_their_names_say(tmp_path: Path) -> None:
+    """Shallow is up to half of the probes, deep beyond; what is undefined is neither."""
+    result = example()
+    page.write(result, tmp_path / "a.html", class_names=NAMES)
+    text = (tmp_path / "a.html").read_text()
+    columns = read_columns(text)
+    rows = {}
+    for sheet, title in zip(
+        json.loads(read_script(text, "header"))["sheets"],
+        re.findall(r'<h3 id="sheet-\d+">([^<]*) <span>', text),
+        strict=True,
+    ):
+        within = np.ones(N, bool)
+        for name, least, most in sheet["where"]:
+            within &= (columns[name] >= least) & (columns[name] <= most)
+        rows[title] = within
+    wrong = result.predictions != result.labels
+    np.testing.assert_array_equal(rows["Wrong and shallow"], wrong & (result.depth <= 1))
+    deep = wrong & (result.depth > 1) & ~result.undefined
+    np.testing.assert_array_equal(rows["Wrong and deep"], deep)
+    words = read_words(tmp_path / "a.html")
+    assert "agree by probe 1 at the latest on a class that is not the label" in words
+    assert "The network decides after probe 1, and wrongly" in words
+
+
+def test_pages_without_decisions_speak_of_none(tmp_path: Path) -> None:
+    for result, title in (
+        (example(), "Set and decisions"),
+        (ensemble_example(), "Set"),
+        (comparison_example(), "Set"),
+    ):
+        page.write(result, tmp_path / f"{title}.html")
+        text = (tmp_path / f"{title}.html").read_text()
+        assert f'<h2 id="set-title">{title}</h2>' in text
+        assert f'<a href="#set">{title}</a>' in text
+        assert "The filter's examples and ticks in the table (key S) make one set." in text
+    page.write(map_example(), tmp_path / "map.html")
+    text = (tmp_path / "map.html").read_text()
+    assert "The filter's examples, a lasso on the map and ticks in the table (key S)" in text
 
 
 def test_how_probes_were_placed_and_taken_is_said(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 from pdepth import cli
 from pdepth.report.view import HOST, View, serving
 
-from helpers.pages import N, example
+from helpers.pages import N, example, map_example
 
 for module in ("plotly", "pyarrow", "PIL"):
     pytest.importorskip(module)
@@ -72,6 +73,26 @@ def get(
     connection.endheaders()
     answer = connection.getresponse()
     return answer, answer.read()
+
+
+def test_a_map_is_packed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many requests ask for it, and at the same time."""
+    result, packed = map_example(), []
+    assert result.map is not None
+    result.save(tmp_path / "depth.parquet")
+    result.map.save(tmp_path / "map.pdepth")
+    view = View(tmp_path)
+
+    def compress(data: bytes) -> bytes:
+        packed.append(data)
+        return gzip.compress(data)
+
+    monkeypatch.setattr("pdepth.report.html.embedding_map.compress", compress)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [*pool.map(view.answer, ["map-1"] * 8)]
+    assert [gzip.decompress(answer[1]) for answer in answers if answer] == packed * 8
+    assert len(packed) == 1
+    assert view.answer("map-2") not in answers
 
 
 def test_the_page_and_what_is_beside_it(address: str) -> None:

@@ -89,16 +89,35 @@ def test_a_map_by_hand() -> None:
     np.testing.assert_allclose(found.explained, [[32 / 34, 2 / 34]], rtol=1e-14)
 
 
-def test_rows_whose_squares_overflow_have_the_same_axes() -> None:
+@pytest.mark.parametrize("power", [1005, 900, 70, -70, -600, -1005])
+def test_rows_that_float32_has_no_room_for_have_the_same_map(power: int) -> None:
+    """Their squares, or only their places, would overflow or vanish."""
     rows = np.random.default_rng(4).standard_normal((50, 6))
-    axes, of_large = (mapping.fit(Rows(rows * 2.0**p, "float64")) for p in (0, 900))
-    np.testing.assert_allclose(of_large.components, axes.components, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(of_large.explained, axes.explained, rtol=1e-12)
-    np.testing.assert_array_equal(of_large.mean, axes.mean * 2.0**900)
     labels = np.arange(50) % 3
-    result = pdepth.depth_from_embeddings([rows * 2.0**900], labels, labels, k=3, return_map="pca")
-    assert result.map is not None
-    assert np.isinf(result.map.queries).all()
+    axes, others = (mapping.fit(Rows(rows * 2.0**p, "float64")) for p in (0, power))
+    assert axes.unit == 1
+    np.testing.assert_allclose(others.components, axes.components, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(others.explained, axes.explained, rtol=1e-12)
+    np.testing.assert_array_equal(others.mean * (others.unit / 2.0**power), axes.mean)
+    expected, found = (
+        pdepth.depth_from_embeddings([rows * 2.0**p], labels, labels, k=3, return_map="pca").map
+        for p in (0, power)
+    )
+    assert expected is not None
+    assert found is not None
+    assert (expected.units.tolist(), found.units.tolist()) == ([1], [others.unit])
+    places = found.queries * (others.unit / 2.0**power)
+    size = np.abs(expected.queries).max()
+    np.testing.assert_allclose(places, expected.queries, rtol=0, atol=1e-6 * size)
+
+
+def test_a_row_far_from_a_support_is_infinitely_far() -> None:
+    rows = np.random.default_rng(4).standard_normal((50, 6))
+    found = pdepth.depth_from_embeddings(
+        [rows], [0] * 50, [0], [np.full((1, 6), 1e60)], k=3, return_map="pca"
+    ).map
+    assert found is not None
+    assert np.isinf(found.queries).all()
 
 
 def test_equal_rows_lie_on_one_point() -> None:

@@ -80,7 +80,7 @@ def _draw_by_k(results: Mapping[int, DepthResult]) -> Figure:
     title = f"Prediction depth of {len(largest):,} {_kind(largest)} examples against k"
     figure = new_figure(title, 12, 3.4)
     panels = {
-        f"Mean depth, of at most {len(largest.probes) - 1}": [s.mean_depth for s in summaries],
+        f"Mean depth, of 0 to {len(largest.probes) - 1}": [s.mean_depth for s in summaries],
         "Undefined, %": [100 * s.undefined for s in summaries],
         f"Rank correlation with k = {largest.k}": [s.rank_correlation for s in summaries],
     }

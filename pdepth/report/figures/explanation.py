@@ -111,7 +111,9 @@ def _title(explanation: Explanation, example: int, names: ClassNames, width: flo
     settles = "undefined, since the last probe disagrees"
     if not result.undefined[example]:
         depth = int(result.depth[example])
-        settles = f"settles at {result.probes[depth]}, depth {depth} of {len(result.probes)}"
+        settles = (
+            f"settles at {result.probes[depth]}, depth {depth} of 0 to {len(result.probes) - 1}"
+        )
     own = ""
     if result.labels is not None:
         own = f" ({class_name(int(result.labels[example]), names, 24)})"

@@ -48,7 +48,7 @@ def _draw(result: DepthResult, summaries: Sequence[StableDepth]) -> Figure:
              for s in summaries]  # fmt: skip
     left.plot(at, [s.mean_depth for s in summaries], "-o", color=PROBE, markersize=5)
     left.set_ylim(0, probes - 1 + 0.3)
-    left.set_title(f"Mean depth, of at most {probes - 1}")
+    left.set_title(f"Mean depth, of 0 to {probes - 1}")
     shares = (("in the first third", "early", RIGHT),
               ("after 70 %", "late", WRONG),
               ("never", "undefined", MUTED))  # fmt: skip

@@ -51,7 +51,7 @@ def _draw_over_training(over: OverTraining) -> Figure:
     kept.set_title("Votes that are those of the last step")
     depth.plot(at, over.mean_depth, "-o", color=INK, markersize=4, linewidth=1.6)
     depth.set_ylim(0, max(probes - 1, 1))
-    depth.set_title(f"Mean depth, of at most {probes - 1}")
+    depth.set_title(f"Mean depth, of 0 to {probes - 1}")
     undefined.plot(at, over.undefined, "-o", color=INK, markersize=4, linewidth=1.6)
     undefined.set_title("Undefined: the last probe disagrees with the network")
     for ax in (accuracy, kept, undefined):

@@ -16,7 +16,7 @@ from pdepth.report.html.content import (
     format_signed,
 )
 from pdepth.report.names import ClassNames, class_name
-from pdepth.report.tables import Table, signed_percent
+from pdepth.report.tables import Table, percent, percent_interval, signed_percent
 from pdepth.result import DepthResult
 
 LEAD = (
@@ -87,7 +87,7 @@ def _columns(comparison: RunComparison, classes: Int) -> dict[str, Column]:
 def _tiles(comparison: RunComparison) -> list[tuple[str, str]]:
     tiles = [(f"{len(comparison):,}", "examples")]
     tiles += [
-        (f"{100 * depths.mean():.1f} %", f"mean depth, {name}")
+        (percent(depths.mean()), f"mean depth, {name}")
         for depths, name in zip(comparison.depths, comparison.names, strict=True)
     ]
     if not np.isnan(comparison.rank_correlation.value):
@@ -159,12 +159,16 @@ def _views(comparison: RunComparison) -> list[View]:
             f"How many examples have which change; to the right of 0, deeper in {second}.",
         ),
     ]
-    if any(_accuracies(comparison, side) for side in (0, 1)):
+    known = [_accuracies(comparison, side) for side in (0, 1)]
+    unknown = [name for name, of_side in zip(comparison.names, known, strict=True) if not of_side]
+    if len(unknown) < len(known):
         views.append(
             View(
                 "alignment",
                 "Accuracy of the probes",
-                "How many of a probe's votes are the label, from the first probe to the last.",
+                "How many of a probe's votes are the label, from the first probe to the last"
+                + "".join(f"; of {name} it is not known" for name in unknown)
+                + ".",
             )
         )
     return views
@@ -230,16 +234,16 @@ def _class_row(change: ClassChange, names: ClassNames) -> list[str]:
     return [
         class_name(change.label, names),
         f"{change.examples:,}",
-        f"{100 * change.first:.1f} %",
-        f"{100 * change.second:.1f} %",
+        percent(change.first),
+        percent(change.second),
         signed_percent(change.difference.value),
         _ends(change.difference),
-        *(f"{100 * share:.1f} %" for share in shares),
+        *map(percent, shares),
     ]
 
 
 def _ends(interval: Interval) -> str:
-    return f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f} %".replace("-", "\u2212")
+    return percent_interval(interval.low, interval.high)
 
 
 def _accuracies(comparison: RunComparison, side: int) -> list[list[float]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +23,8 @@ class PageMap:
     """Where a page's N examples lie at L probes, to one of 65,535 steps of each axis."""
 
     kept: KeptMap
+    _packed: dict[str, bytes] = field(default_factory=dict, init=False, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @property
     def parts(self) -> list[str]:
@@ -49,8 +52,16 @@ class PageMap:
         return {"absent": ABSENT, "boxes": self.boxes.tolist(), "explained": explained}
 
     def pack(self, part: str) -> bytes:
-        """One of `parts`: (N, 2) steps as u2, little-endian, gzip; `ABSENT` where not searched."""
-        probe = self.parts.index(part)
+        """One of `parts`: (N, 2) steps as u2, little-endian, gzip; `ABSENT` where not searched.
+
+        A part is packed once, whoever asks for it, from whichever thread.
+        """
+        with self._lock:
+            if part not in self._packed:
+                self._packed[part] = self._pack(self.parts.index(part))
+            return self._packed[part]
+
+    def _pack(self, probe: int) -> bytes:
         begin, step = self.boxes[probe, 0::2], self.boxes[probe, 1::2]
         steps = np.round((self._places(probe) - begin) / np.where(step > 0, step, 1))
         return compress(np.where(np.isnan(steps), ABSENT, steps).astype("<u2").tobytes())

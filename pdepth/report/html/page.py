@@ -222,6 +222,7 @@ def _assemble(
         within = {}
         connect, network = "'self'", "It comes from this computer, while pdepth view runs there."
     notes = " ".join(filter(None, [note, _describe_thumbnails(thumbnails, content.count)]))
+    lasso = "" if content.map is None else ", a lasso on the map"
     return Template(read_asset("page.html")).substitute(
         title=escape(content.title),
         lead=escape(content.lead),
@@ -235,6 +236,8 @@ def _assemble(
         views="".join(map(_view_html, content.views)),
         sheets="".join(_sheet_html(i, sheet) for i, sheet in enumerate(content.sheets)),
         pictures=escape(notes),
+        set_title="Set" if content.run is None else "Set and decisions",
+        set_how=f"The filter's examples{lasso} and ticks in the table (key S) make one set.",
         tables="".join(map(_table_html, content.tables)),
         about="".join(
             f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>"

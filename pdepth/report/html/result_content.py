@@ -156,7 +156,7 @@ def _columns(
         columns["rival_votes"] = Column(times, "whole", "Probes for it")
     if issues is not None:
         suggested = encode_classes(issues.suggested, classes)
-        columns["suggested_label"] = Column(suggested, "class", "Suggested label")
+        columns["suggested_label"] = Column(suggested, "class", "Best other label")
         columns["label_score"] = Column(issues.score, "number", "Label score")
     of_probes = _columns_by_probe(result, classes)
     for name, values in measures.items():
@@ -206,7 +206,7 @@ def _tiles(result: DepthResult) -> list[tuple[str, str]]:
     if undefined < n:
         mean = result.depth[~result.undefined].mean()
         subset = "" if not undefined else " of those that settle"
-        tiles.append((f"{mean:.2f}", f"mean depth{subset}, of at most {len(result.probes) - 1}"))
+        tiles.append((f"{mean:.2f}", f"mean depth{subset}, of 0 to {len(result.probes) - 1}"))
     tiles.append((f"{100 * undefined / n:.1f} %", f"undefined: {undefined:,} of {n:,}"))
     return tiles
 
@@ -231,7 +231,7 @@ def _sentences(result: DepthResult, names: ClassNames) -> list[str]:
         sentences += _accuracy_sentences(result)
         sentences += _class_sentences(result, result.labels, names)
     if result.labels is not None and result.reference == "prediction":
-        half = (len(result.probes) - 1) // 2
+        half = _half(result)
         wrong = (result.predictions != result.labels) & ~result.undefined
         early = int((wrong & (result.depth <= half)).sum())
         if early:
@@ -354,6 +354,11 @@ def _map_view(kept: KeptMap) -> View:
     )
 
 
+def _half(result: DepthResult) -> int:
+    """Up to which depth an example is shallow."""
+    return (len(result.probes) - 1) // 2
+
+
 def _sheets(result: DepthResult, has_rivals: bool) -> list[Sheet]:
     defined = ("undefined", 0, 0)
     shallow, deep, other = ("depth", 1), ("depth", -1), ("rival_votes", -1)
@@ -367,21 +372,23 @@ def _sheets(result: DepthResult, has_rivals: bool) -> list[Sheet]:
             Sheet("Hardest", "The deepest that settle.", (defined,), (deep,)),
         ]
     else:
-        wrong, right = ("right", 0, 0), ("right", 1, 1)
+        wrong, right, half = ("right", 0, 0), ("right", 1, 1), _half(result)
+        first, second = ("depth", 0, half), ("depth", half + 1, len(result.probes))
+        until, after = f"by probe {half} at the latest", f"after probe {half}"
         early = (
-            "Neighbours and network agree early on a class that is not the label: they look like "
-            "another class, or the label is wrong."
+            f"Neighbours and network agree {until} on a class that is not the label: they look "
+            "like another class, or the label is wrong."
         )
-        late = "The network decides late, and wrongly: often truly ambiguous."
+        late = f"The network decides {after}, and wrongly: often truly ambiguous."
         if result.reference in ("label", "array"):
             against = AGAINST[result.reference]
-            early = f"The network is wrong, though the neighbours vote for {against} early."
-            late = f"The network is wrong, and the neighbours vote for {against} late."
+            early = f"The network is wrong, though the neighbours vote for {against} {until}."
+            late = f"The network is wrong, and the neighbours vote for {against} {after} only."
         sheets = [
             Sheet("Easiest", "Right, and settled first.", (right, defined), (shallow,)),
             Sheet("Hardest", "Right, and settled last.", (right, defined), (deep,)),
-            Sheet("Wrong and shallow", early, (wrong, defined), (shallow,)),
-            Sheet("Wrong and deep", late, (wrong, defined), (deep,)),
+            Sheet("Wrong and shallow", early, (wrong, defined, first), (shallow,)),
+            Sheet("Wrong and deep", late, (wrong, defined, second), (deep,)),
         ]
     if has_rivals:
         sheets.append(

@@ -2,6 +2,7 @@
 
 let openedCard = null; // what is open: its row, and whether that is of the support
 const trail = []; // what was open before, where a neighbour was followed
+let openedPlace = -1; // where it was in the table, from which a decision may have taken it
 
 const openExample = (row) => openCard({ row, ofSupport: false });
 
@@ -19,6 +20,7 @@ function back() {
 async function showCard(next) {
   const dialog = byId("detail");
   openedCard = next;
+  openedPlace = next.ofSupport ? -1 : tableOrder.indexOf(next.row);
   const content = next.ofSupport ? await supportCard(next.row) : exampleCard(next.row);
   if (openedCard !== next) return;
   dialog.replaceChildren(...content);
@@ -43,8 +45,9 @@ function dialogButton(text, onClick, enabled = true) {
 
 // The example before or after in the order of the table, or undefined.
 function beside(step) {
+  if (openedCard.ofSupport || openedPlace < 0) return undefined;
   const at = tableOrder.indexOf(openedCard.row);
-  return openedCard.ofSupport || at < 0 ? undefined : tableOrder[at + step];
+  return at < 0 ? tableOrder[step > 0 ? openedPlace : openedPlace - 1] : tableOrder[at + step];
 }
 
 function go(step) {
@@ -52,13 +55,32 @@ function go(step) {
   if (to !== undefined) openExample(to);
 }
 
-function exampleCard(row) {
+// What decisions and the set change of an open card, with the focus where it is.
+function refreshCard() {
+  const dialog = byId("detail");
+  const [facts, group] = [".facts", ".decide"].map((part) => dialog.querySelector(part));
+  if (!dialog.open || openedCard.ofSupport || !group) return;
+  const controls = (of) => [...of.querySelectorAll("button, select")];
+  const held = controls(group).indexOf(document.activeElement);
+  const { row } = openedCard;
+  const fresh = decisionOf(row);
+  facts.replaceWith(factsOf(row));
+  group.replaceWith(fresh);
+  controls(fresh)[held]?.focus();
+}
+
+function factsOf(row) {
   const facts = make("dl", { class: "facts" });
   for (const column of columns.values()) {
     if (!column.title) continue;
     facts.append(make("dt", {}, column.title), make("dd", {}, displayText(column, row) || "–"));
   }
   if (settlesAt(row)) facts.append(make("dt", {}, "Settles at"), make("dd", {}, settlesAt(row)));
+  return facts;
+}
+
+function exampleCard(row) {
+  const facts = factsOf(row);
   const body = make("div", { class: "body" });
   if (hasImages) body.append(imageOf(row, captionOf(row).join(", "), { original: true }));
   body.append(facts);

@@ -33,7 +33,9 @@ function probeAxis(view, names = header.probes) {
   });
 }
 
-const shareAxis = (title) => axis({ range: [-0.03, 1.04], tickformat: ".0%", fixedrange: true, title });
+const SHARES = [0, 0.2, 0.4, 0.6, 0.8, 1];
+const shareAxis = (title) =>
+  axis({ range: [-0.03, 1.04], tickvals: SHARES, ticktext: SHARES.map((share) => `${Math.round(100 * share)} %`), fixedrange: true, title });
 
 function layoutOf(more) {
   return {
