@@ -249,11 +249,10 @@ def read_selection(path: str | os.PathLike[str]) -> Selection:
     file = check_path(path)
     kind = file.suffix.lower()
     if kind in (".csv", ".parquet"):
-        if kind == ".csv":
-            rows = _column(file)
-        else:
-            rows = tables.row_numbers(file, "row", "read_selection of a .parquet file")
-        return Selection(file.stem, _sorted_rows(rows, file, None, "rows"))
+        of_parquet = kind == ".parquet"
+        what = "read_selection of a .parquet file"
+        numbers = tables.row_numbers(file, "row", what) if of_parquet else _column(file)
+        return Selection(file.stem, _sorted_rows(numbers, file, None, "rows"))
     content, file = _read(path, SELECTION)
     run = RunRows.of_json(content.get("run"), file)
     name, rows = content.get("name"), content.get("rows")

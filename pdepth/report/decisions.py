@@ -107,7 +107,7 @@ def decide(
 
     Raises as `apply_decisions`; where it fits neither, with both sentences.
     """
-    decided: dict[str, DecidedRows] = {}
+    decided: dict[str, Any] = {}
     readings: dict[str, _Reading] = {}
     for file in files:
         decisions, refused = Decisions.read(file), []
@@ -372,7 +372,7 @@ def _relabelled(
     labels: NDArray[np.int64], numbers: NDArray[np.int64], view: DecidedRows
 ) -> NDArray[np.int64]:
     """The labels of rows, by their ascending numbers, after a view's decisions."""
-    changed = labels.copy()
+    changed: NDArray[np.int64] = labels.copy()
     rows = np.array([*view.labels], np.int64)
     _, there, of_labels = np.intersect1d(numbers, rows, return_indices=True)
     changed[there] = np.array([*view.labels.values()], np.int64)[of_labels]

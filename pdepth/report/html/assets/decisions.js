@@ -40,7 +40,7 @@ function suggestedLabel(row) {
 function whyNone() {
   if (!columns.has("label")) return "there are no labels";
   if (columns.has("label_score")) return `a label score below ${header.facts.threshold} means that the given label fits best`;
-  return "the network gives the label, and no other class has the votes of half of the probes";
+  return `the network gives the label${columns.has("rival") ? ", and no other class has the votes of half of the probes" : ""}`;
 }
 
 const said = make("p", { id: "said", role: "status" });

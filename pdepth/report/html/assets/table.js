@@ -15,7 +15,8 @@ function buildTable(onChange) {
   for (const column of tableColumns()) {
     const mark = make("span", { "aria-hidden": "true" });
     const button = make("button", { type: "button" }, column.title, mark);
-    const width = isNumeric(column) || column.live ? 112 : column.choices.length > 3 ? 270 : 150;
+    const isWide = column.name === header.depth && header.probes.includes("undefined");
+    const width = isWide ? 132 : isNumeric(column) || column.live ? 112 : column.choices.length > 3 ? 270 : 150;
     const cell = make("th", { scope: "col", style: `width:${width}px`, "data-column": column.name }, button);
     if (isNumeric(column)) cell.className = "figure";
     button.addEventListener("click", () => {
