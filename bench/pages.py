@@ -66,3 +66,20 @@ def publish(
     if not arguments:
         save(measure(), stored)
     render(name, table(load(stored)), page)
+
+
+def publish_of_wheel(
+    arguments: Sequence[str],
+    name: str,
+    measure: Callable[[Path], dict[str, Any]],
+    table: Callable[[dict[str, Any]], str],
+    stored: Path,
+    page: Path,
+) -> None:
+    """The same of a study that is told which wheel to measure."""
+    if list(arguments) == ["--render"]:
+        publish(arguments, name, dict, table, stored, page)
+        return
+    if len(arguments) != 1 or Path(arguments[0]).suffix != ".whl":
+        raise SystemExit(f"{name}: expected NAME.whl or --render, got {' '.join(arguments)}.")
+    publish([], name, lambda: measure(Path(arguments[0])), table, stored, page)

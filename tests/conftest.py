@@ -6,20 +6,24 @@ import math
 import os
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-import torch
+
+from helpers.skips import TEST_EXTRA, with_remedy
+from helpers.torch_or_skip import HAS_TORCH, NEED_TORCH, torch
 
 # Before Triton is imported: without a GPU its kernels run one program at a time, on the CPU.
-if not torch.cuda.is_available():
+if HAS_TORCH and not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import pdepth
 from pdepth import native
 from pdepth.backends import triton
 
-from helpers.skips import with_remedy
+collect_ignore = [] if HAS_TORCH else NEED_TORCH
 
 # The same examples at each run; `--hypothesis-profile=long` looks for others, and takes minutes.
 hypothesis.settings.register_profile("fast", max_examples=40, derandomize=True, deadline=None)
@@ -32,6 +36,11 @@ TRITON_VOTES = {True: 13, False: 39}  # fewer: the kernels may be interpreted
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--installed",
+        action="store_true",
+        help="refuse the checkout's pdepth: an installed one is tested, from another folder",
+    )
     parser.addoption(
         "--votes",
         type=int,
@@ -64,6 +73,8 @@ def pytest_xdist_setupnodes(specs: list[Any]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.installed and Path(pdepth.__file__).is_relative_to(config.rootpath / "pdepth"):
+        raise pytest.UsageError(f"--installed: expected an installed pdepth, got {pdepth.__file__}")
     fast = in_fast_tier(config)
     config.option.votes = config.option.votes or VOTES[fast]
     config.option.stage_votes = config.option.stage_votes or STAGE_VOTES[fast]
@@ -99,6 +110,13 @@ def naming_remedy(report: Any) -> Any:
         path, line, reason = report.longrepr
         report.longrepr = path, line, with_remedy(reason)
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not HAS_TORCH:
+        terminalreporter.write_line(
+            f"{len(NEED_TORCH)} files need torch, which is not installed: {TEST_EXTRA}"
+        )
 
 
 @pytest.fixture(scope="session")
@@ -170,6 +188,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def large_supports(monkeypatch: pytest.MonkeyPatch) -> None:
     """No lists of the GPU engine hold all rows: small supports go the way of large ones."""
-    from pdepth.kernels import lists  # asked for where there is Triton alone
+    if triton.unavailable():
+        return  # and no test of these asks for it
+    from pdepth.kernels import lists
 
     monkeypatch.setattr(lists, "WHOLE", 0)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth import native
+
+from helpers.torch_or_skip import torch
 
 RNG = np.random.default_rng(0)
 SUPPORT = RNG.standard_normal((50, 6)).astype(np.float32)
@@ -33,7 +35,6 @@ def votes(support: Any = SUPPORT, labels: Any = LABELS, queries: Any = None, **o
         ({"support": spoiled(np.nan, 17)}, ValueError, "support (probe 0): expected finite values, got NaN or infinity in row 17."),
         ({"support": [SUPPORT, spoiled(np.inf, 4)]}, ValueError, "support (probe 1): expected finite values, got NaN or infinity in row 4."),
         ({"support": {"input": SUPPORT, "softmax": spoiled(-np.inf, 49).astype(np.float16)}}, ValueError, "support (softmax): expected finite values, got NaN or infinity in row 49."),
-        ({"support": torch.from_numpy(spoiled(np.nan, 0)).bfloat16()}, ValueError, "NaN or infinity in row 0"),
         ({"queries": spoiled(np.nan, 2)}, ValueError, "queries (probe 0): expected finite values, got NaN or infinity in row 2."),
         ({"queries": QUERIES[:, :5]}, ValueError, "queries (probe 0): expected width 6 as in support, got 5."),
         ({"support": [SUPPORT, SUPPORT[:40]]}, ValueError, "support (probe 1): expected 50 rows as at probe 0, got 40."),
@@ -48,8 +49,6 @@ def votes(support: Any = SUPPORT, labels: Any = LABELS, queries: Any = None, **o
         ({"support": iter([SUPPORT]), "queries": QUERIES}, TypeError, "queries: expected one array a probe as in support, got a ndarray."),
         ({"support": iter([SUPPORT]), "queries": {"a": QUERIES}}, TypeError, "queries: expected one array a probe as in support, got a dict."),
         ({"support": np.ma.masked_greater(SUPPORT, 0.5)}, TypeError, "support (probe 0): expected a NumPy array or torch tensor, got a MaskedArray."),
-        ({"support": torch.from_numpy(SUPPORT).to(torch.float8_e5m2)}, TypeError, "support (probe 0): expected integers or floats of 16 to 64 bits, got elements of type float8_e5m2."),
-        ({"support": torch.from_numpy(SUPPORT).to_sparse()}, TypeError, "support (probe 0): expected a dense tensor, got a sparse_coo one; pass its .to_dense()."),
         ({"support": [SUPPORT], "queries": QUERIES}, TypeError, "queries: expected one array a probe as in support, got a ndarray."),
         ({"queries": [QUERIES]}, TypeError, "queries: expected one array as in support, got a list."),
         ({"support": {"a": SUPPORT}, "queries": {"b": QUERIES}}, ValueError, "queries: expected the probes ['a'] as in support, got ['b']."),
@@ -81,7 +80,6 @@ def votes(support: Any = SUPPORT, labels: Any = LABELS, queries: Any = None, **o
         ({"query_rows": [1.5]}, TypeError, "query_rows: expected integers, got elements of type float64."),
         ({"query_rows": np.ones(50, dtype=bool)}, TypeError, "query_rows: expected integers, got elements of type bool."),
         ({"labels": np.full(50, 2**63, dtype=np.uint64)}, ValueError, "labels: expected integers below 2^63, got 9223372036854775808."),
-        ({"labels": torch.zeros(50, dtype=torch.bfloat16)}, TypeError, "labels: expected integers, got elements of type bfloat16."),
         ({"num_threads": 2**40}, ValueError, "num_threads: expected at most 1024, got 1099511627776."),
         ({"query_rows": [1], "queries": QUERIES}, ValueError, "query_rows: expected None beside queries, since it picks rows of the support."),
         ({"metric": "l1"}, ValueError, "metric: expected one of sqeuclidean, cosine, inner_product, got 'l1'."),
@@ -109,6 +107,21 @@ def test_votes(arguments: dict[str, Any], error: type[Exception], sentence: str)
         votes(**arguments)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "sentence"),
+    [
+        (lambda: {"support": torch.from_numpy(spoiled(np.nan, 0)).bfloat16()}, ValueError, "NaN or infinity in row 0"),
+        (lambda: {"support": torch.from_numpy(SUPPORT).to(torch.float8_e5m2)}, TypeError, "support (probe 0): expected integers or floats of 16 to 64 bits, got elements of type float8_e5m2."),
+        (lambda: {"support": torch.from_numpy(SUPPORT).to_sparse()}, TypeError, "support (probe 0): expected a dense tensor, got a sparse_coo one; pass its .to_dense()."),
+        (lambda: {"labels": torch.zeros(50, dtype=torch.bfloat16)}, TypeError, "labels: expected integers, got elements of type bfloat16."),
+    ],
+)  # fmt: skip
+def test_votes_of_tensors(
+    make: Callable[[], dict[str, Any]], error: type[Exception], sentence: str
+) -> None:
+    test_votes(make(), error, sentence)
 
 
 @pytest.mark.parametrize(

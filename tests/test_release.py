@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -117,6 +118,27 @@ def test_an_interpreter_that_is_not_here(script: Callable[[str], Namespace]) -> 
     shared = script("shared.py")
     with pytest.raises(shared.Failed, match=r"expected Python 2\.0 in PATH"):
         shared.interpreter("2.0")
+
+
+def test_the_newest_release_of_an_interpreter(
+    script: Callable[[str], Namespace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = script("shared.py")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    for name in ("9.8.2", "9.8.10", "9.8.9", "9.8.11rc1", "9.8.12t", "9.80.1"):
+        python = tmp_path / "versions" / name / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f"#!/bin/sh\necho Python {name}\n")
+        python.chmod(0o755)
+    (tmp_path / "versions" / "9.8.13").mkdir()  # half removed
+    assert shared.interpreter("9.8") == str(tmp_path / "versions" / "9.8.10" / "bin" / "python")
+
+
+def test_every_environment_has_its_job_at_night(script: Callable[[str], Namespace]) -> None:
+    nightly = script("nightly")
+    workflow = (ROOT / ".github" / "workflows" / "nightly.yml").read_text()
+    names = re.findall(r"^ {10}- (\S+)$", workflow.split("name:\n")[1], re.MULTILINE)
+    assert names == [*(each.name for each in nightly.ENVIRONMENTS), nightly.LIBRARIES]
 
 
 def test_a_command_that_fails_says_what_it_said(script: Callable[[str], Namespace]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 import pdepth
@@ -17,6 +16,7 @@ from pdepth.backends import triton
 from pdepth.search import voting
 
 from helpers.cases import Case, activations, case, duplicates, first_difference, grid
+from helpers.torch_or_skip import torch
 
 WAYS: list[dict[str, Any]] = [
     {},

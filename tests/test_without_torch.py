@@ -11,15 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
-from torch.utils.data import TensorDataset
 
 import pdepth
 from pdepth.arrays.convert import to_numpy
 from pdepth.optional import imported_later
 
 from helpers.commands import invoke
+from helpers.torch_or_skip import torch
 
 HELPERS = Path(__file__).parent / "helpers"
 NETWORK = """
@@ -41,8 +39,9 @@ HEAVY = {
 def kept_by_a_network(folder: Path, kind: torch.dtype) -> None:
     """A store of embeddings, the depths that they have, and one layer as NumPy sees it."""
     torch.manual_seed(1)
+    nn = torch.nn
     network = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).to(kind)
-    data = TensorDataset(torch.randn(40, 8).to(kind), torch.arange(40) % 3)
+    data = torch.utils.data.TensorDataset(torch.randn(40, 8).to(kind), torch.arange(40) % 3)
     name = str(kind).removeprefix("torch.")
     result = pdepth.prediction_depth(
         network, data, k=5, early_exit=False, keep_embeddings=folder / name, progress=False
@@ -80,6 +79,7 @@ def test_without_torch_all_that_needs_no_network_works(
 
 def weights() -> str:
     torch.manual_seed(0)
+    nn = torch.nn
     torch.save(
         nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 3)).state_dict(),
         "net.pt",

@@ -29,7 +29,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pdepth import definition
@@ -97,16 +96,22 @@ def graph_cleanlab(library: Any, support: Rows, labels: Labels, queries: Rows) -
 
 
 def knn_predict(library: Any, support: Rows, labels: Labels, queries: Rows) -> Any:
+    import torch
+
     bank = torch.from_numpy(unit(support).T.copy())
     rows = torch.from_numpy(unit(queries))
     return library.knn_predict(rows, bank, torch.from_numpy(labels), CLASSES).numpy()
 
 
 def knn_func(library: Any, support: Rows, labels: Labels, queries: Rows) -> Any:
+    import torch
+
     return library.FaissKNN()(torch.from_numpy(queries), K, torch.from_numpy(support))[1].numpy()
 
 
 def pairwise(library: Any, support: Rows, labels: Labels, queries: Rows) -> Any:
+    import torch
+
     rows = map(torch.from_numpy, (queries, support))
     return library.pairwise_distances(*rows, k=K, return_indices=True)[1].numpy()
 
@@ -119,6 +124,8 @@ def unit(rows: Rows) -> Rows:
 
 
 def predict_parallel(library: Any, support: Rows, labels: Labels, queries: Rows) -> Any:
+    import torch
+
     knn = library.ParallelKNN(K, 1024, torch.device("cpu"), False)
     knn.fit(torch.from_numpy(support), torch.from_numpy(labels))
     return knn.predict(torch.from_numpy(queries)).numpy()

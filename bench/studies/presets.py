@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Subset
 
 import pdepth
 from pdepth import DepthResult
@@ -42,6 +41,8 @@ SUPPORT, QUERIES, CHECKED, MEMORY = 2_000, 400, 10, "2GB"
 def embeddings(path: Path) -> EmbeddingStore:
     """The store in a directory, made if there is none."""
     if not is_store(path):
+        from torch.utils.data import Subset
+
         data = real_data()
         pdepth.prediction_depth(
             data.resnet18(),

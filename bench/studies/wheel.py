@@ -22,7 +22,7 @@ from typing import Any
 
 from pdepth import native
 from pdepth.bench.common import HOME, RESULTS, describe, machine
-from pdepth.bench.pages import publish
+from pdepth.bench.pages import publish_of_wheel
 from pdepth.bench.suite.shapes import pick
 
 NAME, STORED, PAGE = (
@@ -134,8 +134,4 @@ def table(stored: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    given: list[str] = sys.argv[1:]
-    if given != ["--render"] and not (len(given) == 1 and Path(given[0]).suffix == ".whl"):
-        raise SystemExit(f"{NAME}: expected NAME.whl or --render, got {' '.join(given)}.")
-    render_only: list[str] = given if given == ["--render"] else []
-    publish(render_only, NAME, lambda: measure(Path(given[0])), table, STORED, PAGE)
+    publish_of_wheel(sys.argv[1:], NAME, measure, table, STORED, PAGE)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
@@ -16,6 +15,8 @@ import pdepth
 from pdepth import definition
 from pdepth.analysis import deep_knn
 from pdepth.analysis.deep_knn import Conformity, DeepKNN, conformity, nonconformity, p_values
+
+from helpers.torch_or_skip import tensor_of, torch
 
 RNG = np.random.default_rng(0)
 SIZES = (300, 80, 60)  # support, held out, queries
@@ -87,7 +88,7 @@ def by_rule(
 def test_as_the_paper_says(data: Any, trim: bool) -> None:
     probes, labels = data()
     expected = by_rule(probes, labels, 9, trim)
-    for kind in (np.asarray, torch.from_numpy):
+    for kind in (np.asarray, tensor_of):
         own, held_rows, query_rows = ([kind(chunks(item)[i]) for item in probes] for i in range(3))
         own_labels, held_labels, _ = map(kind, chunks(labels))
         deep = DeepKNN(k=9, trim_zeros=trim).fit(own, own_labels).calibrate(held_rows, held_labels)

@@ -11,10 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from sklearn.datasets import load_digits
-from torch import nn
-from torch.utils.data import TensorDataset
 
 import pdepth
 from pdepth.analysis import networks
@@ -23,6 +20,8 @@ from pdepth.analysis.ensemble import Ensemble, Member, entropy
 from pdepth.analysis.groups import CORNERS, groups, groups_or_reason
 from pdepth.analysis.ranks import correlate
 from pdepth.result import DepthResult
+
+from helpers.torch_or_skip import torch
 
 N, L, K = 23, 4, 9
 LABELS = np.arange(N) % 3 * 5 - 2
@@ -161,17 +160,17 @@ def test_entropy() -> None:
     assert math.copysign(1, actual[1]) == 1
 
 
-def digits(subset: int = 240) -> TensorDataset:
+def digits(subset: int = 240) -> torch.utils.data.TensorDataset:
     data = load_digits()
-    return TensorDataset(
+    return torch.utils.data.TensorDataset(
         torch.from_numpy(data.data[:subset]).float() / 16, torch.from_numpy(data.target[:subset])
     )
 
 
-def random_network(support: Any, seed: int) -> nn.Module:
+def random_network(support: Any, seed: int) -> torch.nn.Module:
     """Untrained, but for its seed; whom it was held out from shows in the votes."""
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    return torch.nn.Sequential(torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10))
 
 
 def test_networks_on_splits_of_digits() -> None:

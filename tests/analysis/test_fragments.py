@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from pdepth.analysis.fragments import fragment_labels, neighbourhood_agreement
+
+from helpers.torch_or_skip import torch
 
 
 def plainly(embeddings, labels, fragments, k):

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 import pdepth
 from pdepth.analysis.label_errors import THRESHOLD, LabelIssues, find_issues
 from pdepth.result import Votes
+
+from helpers.torch_or_skip import torch
 
 K, CLASSES, ROWS = 7, 4, 240
 RNG = np.random.default_rng(3)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from sklearn import metrics
 from sklearn.datasets import load_digits
@@ -18,6 +17,8 @@ import pdepth
 from pdepth import definition
 from pdepth.analysis import middle, neighbourhood
 from pdepth.analysis.middle import MiddleProbeClassifier, mislabelled, precision_recall
+
+from helpers.torch_or_skip import tensor_of, torch
 
 SIZES = (400, 90, 80)  # support, held out, queries
 
@@ -61,7 +62,7 @@ def winner(ballot: Counter[int]) -> int:
 
 
 @pytest.mark.parametrize("mode", ["best", "mix"])
-@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("kind", [np.asarray, tensor_of])
 def test_the_probes_that_held_out_votes_choose(mode: str, kind: Any) -> None:
     held_labels = chunks(LABELS)[1]
     runs = [range(i, j + 1) for i in range(4) for j in range(i, 4)]
@@ -99,7 +100,7 @@ def test_of_equals_the_fewest_probes_then_the_first() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:mislabelled is deprecated")
-@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("kind", [np.asarray, tensor_of])
 def test_what_speaks_against_a_label(kind: Any) -> None:
     own = chunks(LABELS)[0]
     votes = pdepth.probe_votes([kind(e) for e in OWN], kind(own), k=K, return_counts=True)
@@ -134,7 +135,7 @@ def test_precision_and_recall() -> None:
     assert precision_recall(torch.tensor([3.0, 1.0]), torch.tensor([True, False])).average == 1
 
 
-@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("kind", [np.asarray, tensor_of])
 def test_purity(kind: Any) -> None:
     own = chunks(LABELS)[0]
     votes = pdepth.probe_votes([kind(e) for e in OWN], kind(own), k=K, return_counts=True)
@@ -157,7 +158,7 @@ def test_purity(kind: Any) -> None:
     assert few[0] == (own[near] == -20).mean()
 
 
-@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("kind", [np.asarray, tensor_of])
 def test_hubs(kind: Any) -> None:
     stats = pytest.importorskip("scipy.stats")
     own = chunks(LABELS)[0]

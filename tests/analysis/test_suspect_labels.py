@@ -6,11 +6,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth.analysis import export, middle, suspect_labels
 from pdepth.result import DepthResult, Votes
+
+from helpers.torch_or_skip import torch
 
 pytest.importorskip("pandas")
 pytestmark = pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning")

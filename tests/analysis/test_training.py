@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth.analysis import export, training
 from pdepth.analysis.training import Training
 from pdepth.result import DepthResult
+
+from helpers.torch_or_skip import torch
 
 STEPS = np.array([0, 3, 10, 40, 41, 100])
 

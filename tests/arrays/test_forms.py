@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth import definition
 
 from helpers.cases import first_difference
 from helpers.sources import GRID, LABELS, ROWS, K, check, check_neighbours, force, refused
+from helpers.torch_or_skip import torch
 
 TRUTH = np.random.default_rng(3).random((ROWS, 16)) < 0.5
 SEEN_AS_BOOLEANS = np.where(  # as masks of OpenCV, seen as booleans

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from pdepth.arrays.growing import GrowingRows
 from pdepth.arrays.rows import Rows, rows_of
+
+from helpers.torch_or_skip import torch
 
 VALUES = np.arange(60.0, dtype=np.float32).reshape(20, 3)
 

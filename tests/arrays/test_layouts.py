@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -21,9 +20,12 @@ from pdepth import definition, native
 from pdepth.arrays.rows import TYPES
 
 from helpers.cases import DTYPES, KINDS, cast, first_difference
+from helpers.torch_or_skip import HAS_TORCH, torch
 
 LEVELS = [name for name, runs in native.simd_levels().items() if runs]
 PAGE = mmap.PAGESIZE
+MADE_BY = ["numpy", "swapped", *["torch"] * HAS_TORCH]
+ELEMENTS = [*(kind for kind in TYPES if HAS_TORCH or kind != "bfloat16"), "bool"]
 Bytes = NDArray[np.uint8]
 
 
@@ -150,7 +152,7 @@ def plain_of(array: Any) -> Any:
 @st.composite
 def placed(draw: st.DrawFn, values: NDArray[Any], bfloat16: bool = False) -> Given:
     """`values` (n, D) as NumPy's or torch's, in some layout."""
-    kind = "torch" if bfloat16 else draw(st.sampled_from(["numpy", "swapped", "torch"]))
+    kind = "torch" if bfloat16 else draw(st.sampled_from(MADE_BY))
     if kind == "swapped":
         values = values.astype(values.dtype.newbyteorder())
     layout = draw(layouts(values.itemsize, kind == "torch"))
@@ -163,7 +165,7 @@ def placed(draw: st.DrawFn, values: NDArray[Any], bfloat16: bool = False) -> Giv
 
 @st.composite
 def embeddings(draw: st.DrawFn, rows: int, width: int) -> Given:
-    dtype = draw(st.sampled_from([*TYPES, "bool"]))
+    dtype = draw(st.sampled_from(ELEMENTS))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     values = draw(st.sampled_from(KINDS))(rng, rows, width)
     if dtype not in DTYPES:  # other integers: whatever bits come
@@ -255,7 +257,7 @@ def wrong_calls(data: st.DataObject, rows: int, width: int) -> Iterator[dict[str
         yield {"support": values, "queries": data.draw(placed(spoiled)).array, "labels": labels}
     for shape in ((0, width), (rows, 0), (0, 0), (rows, 0, 3), (rows,), ()):
         empty = np.ones(shape, data.draw(st.sampled_from(["f4", "f8", "i8", ">f4", "bool"])))
-        for array in (empty, torch.from_numpy(empty.astype("f4"))):
+        for array in (empty, torch.from_numpy(empty.astype("f4")) if HAS_TORCH else empty):
             yield {"support": array, "labels": labels[: shape[0] if shape else 0], "k": 1}
             yield {"support": values, "queries": array, "labels": labels}
     for dtype in ("c8", "U3", "S2", "O", "M8[s]", "m8[s]", "V5", [("a", "f4"), ("b", "f4")], "g"):

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth import _native
 from pdepth.arrays.mapped import may_be_mapped, watched
 
 from helpers.cases import first_difference
+from helpers.torch_or_skip import torch
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows cuts no file that is mapped")
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth.arrays.sources import opened
@@ -28,9 +27,10 @@ from helpers.sources import (
     parquet,
     parquet_file,
     refused,
-    safetensors,
+    save_tensors,
     zarr,
 )
+from helpers.torch_or_skip import torch
 
 
 @pytest.mark.parametrize(("chunk", "block"), [(37, 50), (9, 31), (150, 29), (150, 150)])
@@ -72,7 +72,7 @@ def test_shards_that_do_not_fit_together(tmp_path: Path) -> None:
     refused(ValueError, "b.npy: expected rows of shape (6,) as in", tmp_path)
     files(tmp_path, b=GRID.astype(np.float64))
     refused(ValueError, "b.npy: expected elements of type float32 as in", tmp_path)
-    safetensors.save_file({"x": torch.zeros(3, 6)}, tmp_path / "c.safetensors")
+    save_tensors(tmp_path / "c.safetensors", x=np.zeros((3, 6), "f4"))
     refused(ValueError, "expected shards, .npy or .safetensors, got both", tmp_path)
 
 
@@ -130,7 +130,7 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
 
 def test_broken_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    safetensors.save_file({"x": torch.zeros(9, 6), "y": torch.zeros(9, 6)}, path)
+    save_tensors(path, x=np.zeros((9, 6), "f4"), y=np.zeros((9, 6), "f4"))
     refused(
         ValueError, "a.safetensors: expected one tensor, got 2; name it: pdepth.open_source(", path
     )
@@ -146,7 +146,7 @@ def test_broken_safetensors(tmp_path: Path) -> None:
         refused(
             ValueError, "a.safetensors: expected a .safetensors file, got one that cannot be", path
         )
-    safetensors.save_file({"x": torch.zeros(9, 6).to(torch.float8_e4m3fn)}, path)
+    save_tensors(path, x=torch.zeros(9, 6).to(torch.float8_e4m3fn))
     refused(TypeError, "a.safetensors: expected elements of type BF16, ", path)
     refused(TypeError, ", got F8_E4M3.", path)
 

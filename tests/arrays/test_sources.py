@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth import definition
@@ -31,6 +30,7 @@ from helpers.sources import (
     parquet_file,
     tensor_shards,
 )
+from helpers.torch_or_skip import torch
 
 
 @pytest.mark.slow_if(sizes=[(1, 150), (64, 13), (150, 40)])

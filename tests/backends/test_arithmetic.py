@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth import _native, definition, native
@@ -20,6 +19,7 @@ from pdepth.result import margins
 
 from helpers.cases import DTYPES, KINDS, cast, first_difference
 from helpers.sources import Slices, force
+from helpers.torch_or_skip import torch
 
 SCALES = (-1060, -1022, -700, -540, -1, 0, 3, 500, 700, 1000)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth import Index, _native, definition, native
@@ -30,6 +29,7 @@ from helpers.cases import (
     oracle_of,
 )
 from helpers.sources import Slices
+from helpers.torch_or_skip import torch
 
 LEVELS = [name for name, runs in native.simd_levels().items() if runs]
 BLOCKS = 6

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth import _native, certify, definition, native
@@ -17,6 +16,7 @@ from pdepth.backends import cpu
 
 from helpers.adversaries import attacks, true_scores
 from helpers.cases import cast, first_difference
+from helpers.torch_or_skip import torch
 
 NAMES = ("avx2", "portable", "avxvnni", "avx512vnni")
 LEVELS = [name for name in NAMES if native.simd_levels().get(name)]
@@ -211,7 +211,10 @@ def test_rows_that_are_hard_to_tell_apart(level: str, kind: Callable[[Any], Any]
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "uint8", "int64"])
 def test_rows_of_any_type(level: str, dtype: str) -> None:
     support, queries = (cast(layer(seed, n) * 20, dtype) for seed, n in ((4, ROWS), (5, 11)))
-    wide = [np.asarray(torch.as_tensor(rows).double()) for rows in (support, queries)]
+    wide = [
+        rows.double().numpy() if isinstance(rows, torch.Tensor) else rows.astype(np.float64)
+        for rows in (support, queries)
+    ]
     expected = definition.kneighbors(*wide, k=9)
     found = pdepth.kneighbors(support, queries, k=9)
     assert first_difference(np.asarray(found[1]), expected[1]) is None

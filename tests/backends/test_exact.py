@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import Engine
 
 import pdepth
@@ -31,6 +30,7 @@ from helpers.cases import (
     neighbors_of,
     oracle_of,
 )
+from helpers.torch_or_skip import torch
 
 BLOCKS = 24
 LEVELS = [name for name, runs in native.simd_levels().items() if runs]

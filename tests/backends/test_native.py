@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,20 +46,31 @@ def test_supports_that_nobody_searches_make_no_chain() -> None:
 def test_a_level_shares_no_code_with_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A weak symbol in a level's object could become the copy that every machine runs."""
-    monkeypatch.setattr("setuptools.setup", lambda **_: None)
+    """A weak symbol in a level's object could become the copy that every machine runs.
+
+    Objects as a build compiles them, or as PDEPTH_BUILD_CACHE keeps them.
+    """
+    setuptools = pytest.importorskip("setuptools")
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("setuptools.setup", given.update)
     monkeypatch.chdir(ROOT)
     build = runpy.run_path(str(ROOT / "setup.py"))
-    levels = {n[6:]: flags for n, flags in build["SOURCES"].items() if n.startswith("level_")}
+    levels = [name[6:] for name in build["SOURCES"] if name.startswith("level_")]
     assert set(native.simd_levels()) == set(levels)
-    for level, flags in levels.items():
-        source = f"csrc/level_{level}.cpp"
-        made = tmp_path / "level.o"
-        subprocess.run(
-            ["g++", *build["COMMON"], *flags, "-fPIC", "-c", source, "-o", str(made)], check=True
-        )
+    objects: dict[str, str] = {}
+
+    class Levels(given["cmdclass"]["build_ext"]):  # type: ignore[misc]
+        def build_extension(self, ext: Any) -> None:
+            for level in levels:
+                objects[level] = self.object_of(ext, f"csrc/level_{level}.cpp")
+
+    command = Levels(setuptools.Distribution({"ext_modules": given["ext_modules"]}))
+    command.build_temp = str(tmp_path)
+    command.ensure_finalized()
+    command.run()
+    for level in levels:
         listed = subprocess.run(
-            ["nm", "-C", "--defined-only", "--extern-only", str(made)],
+            ["nm", "-C", "--defined-only", "--extern-only", objects[level]],
             capture_output=True,
             text=True,
             check=True,

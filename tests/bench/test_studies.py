@@ -19,6 +19,7 @@ from pdepth.bench.studies import (
     cluster,
     compat,
     findings,
+    install,
     keeping,
     label_issues,
     libraries,
@@ -27,12 +28,13 @@ from pdepth.bench.studies import (
     noise,
     placements,
     presets,
+    wheel,
 )
 
 STUDIES = (
-    *(checks, cifar10, cleaning, cluster, compat, findings, keeping, label_issues),
+    *(checks, cifar10, cleaning, cluster, compat, findings, install, keeping, label_issues),
     *(libraries, memory, networks, noise),
-    *(placements, presets),
+    *(placements, presets, wheel),
 )
 
 
@@ -65,6 +67,24 @@ def test_a_study_measures_or_renders(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert calls == ["measured"]
     with pytest.raises(SystemExit, match="x: expected no argument or --render, got --rendr"):
         publish("--rendr")
+
+
+def test_a_study_of_a_wheel_is_told_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def publish(*arguments: str) -> str:
+        stored = tmp_path / "x.json"
+        pages.publish_of_wheel(arguments, "x", measure, json.dumps, stored, Path("x.md"))
+        return (tmp_path / "x.md").read_text()
+
+    def measure(wheel: Path) -> dict[str, Any]:
+        return {"wheel": wheel.name}
+
+    monkeypatch.setattr(common, "HOME", tmp_path)
+    expected = '<!-- x -->\n{"wheel": "a.whl"}\n<!-- end of x -->\n'
+    assert publish("dist/a.whl") == expected
+    assert publish("--render") == expected
+    for wrong in ((), ("a.tar.gz",), ("a.whl", "--render")):
+        with pytest.raises(SystemExit, match="x: expected NAME.whl or --render, got"):
+            publish(*wrong)
 
 
 def test_calls_that_are_measured_on_another_machine_have_theirs() -> None:

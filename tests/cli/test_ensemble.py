@@ -45,6 +45,7 @@ def bug(support, seed):
 
 @pytest.fixture
 def user_file(tmp_path: Path) -> Path:
+    pytest.importorskip("torch")
     file = tmp_path / "user_file.py"
     file.write_text(USER_FILE)
     return file

@@ -25,6 +25,7 @@ def test_the_cost_of_a_run(tmp_path, user_file):
 
 def test_what_max_width_would_make_of_it(tmp_path):
     """A plan beyond the memory names it; one with it, and a dry run, say what is averaged."""
+    pytest.importorskip("torch")
     images = tmp_path / "images.py"
     images.write_text(
         "import torch\n"

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth.cluster import Cluster, traffic, voter, worker
@@ -16,6 +15,7 @@ from pdepth.cluster.workers import connected
 from helpers import inline_ray
 from helpers.cases import KINDS, case, cast
 from helpers.same import same_depths, same_votes
+from helpers.torch_or_skip import torch
 
 SHARDINGS = (1, 2, 3, 4, 7)
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
-import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn import datasets, neighbors
@@ -20,6 +19,8 @@ import pdepth
 from pdepth import definition
 from pdepth.compat import cleanlab as compat
 from pdepth.compat.shared.fitted import FittedRows
+
+from helpers.torch_or_skip import torch
 
 RNG = np.random.default_rng(0)
 ROWS, QUERIES = RNG.standard_normal((300, 20)), RNG.standard_normal((40, 20))

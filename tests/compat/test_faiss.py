@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from sklearn.datasets import load_digits
 
 from pdepth import definition
@@ -19,6 +18,7 @@ from pdepth.bench.studies import compat as bench
 from pdepth.compat import faiss as compat
 
 from helpers.cases import KINDS, cast, largest_by_definition
+from helpers.torch_or_skip import tensor_of, torch
 
 faiss = pytest.importorskip("faiss")
 RNG = np.random.default_rng(0)
@@ -259,7 +259,7 @@ def test_faissknn(metric: str) -> None:
     support = SUPPORT.copy()
     support[3] = 0
     several = RNG.integers(0, 2, (400, 3))
-    for kind in (np.asarray, torch.from_numpy):
+    for kind in (np.asarray, tensor_of):
         for name, labels in (
             ("FaissKNNClassifier", LABELS),
             ("FaissKNNMultilabelClassifier", several),

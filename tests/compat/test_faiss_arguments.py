@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from pdepth import definition
 from pdepth.compat import faiss as compat
 from pdepth.compat.faiss.flat import _largest_below
 
 from helpers.cases import largest_by_definition
+from helpers.torch_or_skip import tensor_of, torch
 
 faiss = pytest.importorskip("faiss")
 RNG = np.random.default_rng(3)
@@ -103,7 +103,7 @@ def test_what_are_no_bytes_is_said(data: Any, got: str) -> None:
         compat.deserialize_index(data)
 
 
-@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
+@pytest.mark.parametrize("kind", [np.asarray, tensor_of], ids=["array", "tensor"])
 def test_numbers_beyond_float32_are_named(kind: Any) -> None:
     rows, queries = ROWS.astype(np.float64), QUERIES.astype(np.float64)
     rows[7, 3] = queries[4, 2] = -1e39

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth import definition
 from pdepth.compat import faiss as compat
+
+from helpers.torch_or_skip import torch
 
 faiss = pytest.importorskip("faiss")
 RNG = np.random.default_rng(3)
@@ -180,15 +181,16 @@ def test_rows_found_come_along(kind: str) -> None:
 def test_answers_are_written_where_they_are_wanted() -> None:
     _, ours = pair("IndexFlatL2")
     expected = ours.search_and_reconstruct(QUERIES, 5)
-    for kind in (np.empty, torch.empty):
-        integer, single = ("int64", "float32") if kind is np.empty else (torch.int64, torch.float32)
-        D, rows = kind((30, 5), dtype=single), kind((30, 5), dtype=integer)
-        R = kind((30, 5, 24), dtype=single)
+    library: Any
+    for library in (np, torch):
+        D = library.empty((30, 5), dtype=library.float32)
+        rows = library.empty((30, 5), dtype=library.int64)
+        R = library.empty((30, 5, 24), dtype=library.float32)
         result = ours.search_and_reconstruct(QUERIES, 5, D=D, I=rows, R=R)
         for out, given, same in zip(result, (D, rows, R), expected, strict=True):
             assert out is given
             assert (np.asarray(out) == same).all()
-        out = kind(24, dtype=single)
+        out = library.empty(24, dtype=library.float32)
         assert ours.reconstruct(7, out) is out
         assert (np.asarray(out) == ROWS[7]).all()
     with pytest.raises(AssertionError, match=r"D: expected shape \(30, 5\), got \(30, 4\)"):
@@ -373,13 +375,13 @@ def test_narrow_rows_are_searched_as_they_are(dtype: str, monkeypatch: pytest.Mo
     assert (np.asarray(products[0]) == faiss.knn(queries, rows, 6, 0)[0]).all()
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, torch.float32])
-def test_normalised_rows(dtype: Any) -> None:
+@pytest.mark.parametrize("kind", ["float32", "float64", "tensor"])
+def test_normalised_rows(kind: str) -> None:
     rows = RNG.standard_normal((50, 9)).astype(np.float32)
     rows[4] = 0
     expected = rows.copy()
     faiss.normalize_L2(expected)
-    given = torch.from_numpy(rows.copy()) if dtype is torch.float32 else rows.astype(dtype)
+    given = torch.from_numpy(rows.copy()) if kind == "tensor" else rows.astype(kind)
     compat.normalize_L2(given)
     np.testing.assert_allclose(np.asarray(given), expected, rtol=3e-7)
     exact = rows.astype(np.float64)
@@ -421,8 +423,9 @@ def test_a_gpu_is_named_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> 
     assert moved == [(ours, "cuda:0")]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU engine here")
 def test_an_index_on_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU engine here")
     _, ours = mapped("IndexIDMap", "IndexFlatL2")
     there = compat.index_cpu_to_all_gpus(ours)
     assert there.index.rows.is_cuda

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from sklearn import neighbors
 
 import pdepth
@@ -18,6 +17,7 @@ from pdepth.compat.shared import narrow
 from pdepth.compat.shared.narrow import ExactTree, NarrowRows
 
 from helpers.cases import KINDS, cast
+from helpers.torch_or_skip import torch
 
 RNG = np.random.default_rng(11)
 

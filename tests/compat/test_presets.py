@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
@@ -23,6 +22,7 @@ from pdepth.compat import presets
 from pdepth.compat.shared import manhattan
 
 from helpers.cases import KINDS, cast
+from helpers.torch_or_skip import torch
 
 RNG = np.random.default_rng(0)
 WIDTHS = (30, 1, 17, 64, 5)

@@ -12,7 +12,6 @@ import numpy as np
 import pandas
 import pytest
 import sklearn
-import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn import datasets, neighbors
@@ -26,6 +25,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import pdepth
 from pdepth import definition, optional
 from pdepth.compat import sklearn as compat
+
+from helpers.torch_or_skip import torch
 
 RNG = np.random.default_rng(0)
 SUPPORT, QUERIES = RNG.standard_normal((300, 20)), RNG.standard_normal((70, 20))
@@ -325,9 +326,10 @@ def test_clones_pickles_pipelines_and_searches(digits: Any) -> None:
     assert (scores == cross_val_score(neighbors.KNeighborsClassifier(), SUPPORT, NAMES)).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_tensors_in_tensors_out(dtype: torch.dtype) -> None:
-    support, queries = (torch.from_numpy(rows).to(dtype) for rows in (SUPPORT, QUERIES))
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_tensors_in_tensors_out(dtype: str) -> None:
+    kind = getattr(torch, dtype)
+    support, queries = (torch.from_numpy(rows).to(kind) for rows in (SUPPORT, QUERIES))
     labels = torch.from_numpy(LABELS)
     ours = compat.KNeighborsClassifier(7).fit(support, labels)
     plain = compat.KNeighborsClassifier(7).fit(support.double().numpy(), LABELS)

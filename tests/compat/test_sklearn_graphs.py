@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from sklearn import cluster, manifold, neighbors
 from sklearn.pipeline import make_pipeline
@@ -16,6 +15,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import pdepth
 from pdepth import definition
 from pdepth.compat import sklearn as compat
+
+from helpers.torch_or_skip import torch
 
 RNG = np.random.default_rng(2)
 SUPPORT, QUERIES = RNG.standard_normal((300, 20)), RNG.standard_normal((70, 20))

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
-import torch
 from sklearn.datasets import load_digits
 
 from pdepth import definition
+
+from helpers.torch_or_skip import torch
 
 ROWS = load_digits().data.astype(np.float32)
 SUPPORT, QUERIES = ROWS[:500], ROWS[500:540]

@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth import definition
 from pdepth.search import chunks
 
 from helpers.cases import first_difference
+from helpers.torch_or_skip import torch
 
 arrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
-safetensors = pytest.importorskip("safetensors.torch")
 zarr = pytest.importorskip("zarr")
 
 K, ROWS, WIDTH = 7, 150, 6
@@ -56,18 +55,23 @@ def one_npy(array: Any, folder: Path) -> Any:
     return str(folder / "all.npy")
 
 
+def save_tensors(path: Path, metadata: dict[str, str] | None = None, **arrays: Any) -> None:
+    """A .safetensors file of arrays, or of tensors."""
+    tensors = any(isinstance(each, torch.Tensor) for each in arrays.values())
+    library = "safetensors.torch" if tensors else "safetensors.numpy"
+    pytest.importorskip(library).save_file(arrays, path, metadata)
+
+
 def tensor_shards(array: Any, folder: Path) -> Any:
     for number, (a, b) in enumerate(pairwise(BOUNDS)):
-        part = torch.as_tensor(array[a:b]).contiguous()
-        safetensors.save_file({"rows": part}, folder / f"{number:03}.safetensors", {"by": "test"})
+        save_tensors(folder / f"{number:03}.safetensors", {"by": "test"}, rows=array[a:b])
     return folder
 
 
 def named_tensors(array: Any, folder: Path) -> Any:
     for number, (a, b) in enumerate(pairwise(BOUNDS)):
-        part = torch.as_tensor(array[a:b]).contiguous()
-        others = {"a": torch.zeros(3), "z": torch.ones(5, 2)}
-        safetensors.save_file({"rows": part, **others}, folder / f"{number:03}.safetensors")
+        path = folder / f"{number:03}.safetensors"
+        save_tensors(path, a=np.zeros(3, "f4"), rows=array[a:b], z=np.ones((5, 2), "f4"))
     return pdepth.open_source(folder, "rows")
 
 

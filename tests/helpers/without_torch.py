@@ -15,6 +15,7 @@ from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.request import urlopen
 
@@ -223,6 +224,30 @@ def networks() -> None:
     says("torch", lambda: Recorder([(1, 0)]).record(object(), 0))
 
 
+def files_of_tests() -> None:
+    """Exactly those files of tests that are said to need torch cannot be imported."""
+    tests = Path(__file__).parents[1]
+    sys.path.insert(0, str(tests))
+    package = ModuleType("tests")  # not another's of this name, which lies beside pdepth
+    package.__path__ = [str(tests)]
+    sys.modules["tests"] = package
+    from helpers.torch_or_skip import NEED_TORCH
+
+    found = []
+    for path in tests.rglob("test_*.py"):
+        name = path.relative_to(tests)
+        try:
+            importlib.import_module(".".join(["tests", *name.with_suffix("").parts]))
+        except ImportError as error:
+            if (error.name or "").partition(".")[0] not in REFUSED:
+                raise
+            found.append(str(name))
+        except pytest.skip.Exception:
+            pass  # for want of another library, as everywhere
+    listed = sorted(str(Path(name)) for name in NEED_TORCH)
+    assert sorted(found) == listed, set(found) ^ set(listed)
+
+
 def main(folder: Path) -> None:
     refuse()
     public_names()
@@ -232,6 +257,7 @@ def main(folder: Path) -> None:
     networks()
     datasets(folder)
     commands(folder)
+    files_of_tests()
     assert not [name for name in REFUSED if name in sys.modules]
 
 

@@ -30,6 +30,7 @@ text = "no function"
 
 @pytest.fixture
 def user_file(tmp_path: Path) -> Path:
+    pytest.importorskip("torch")
     (tmp_path / "helper.py").write_text("WIDTH = 4\n")
     file = tmp_path / "mine.py"
     file.write_text(USER_FILE)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from pdepth import inputs
 from pdepth.inputs import ImageOptions, load_data
 from pdepth.inputs.parquet import BATCH_ROWS, ParquetTable
 
 from helpers.image_files import encoded, parquet
+from helpers.torch_or_skip import torch
 
 pa = pytest.importorskip("pyarrow")
 pytest.importorskip("PIL")

@@ -7,12 +7,12 @@ import json
 import warnings
 
 import pytest
-import torch
 
 from pdepth import inputs
 from pdepth.inputs import ImageOptions, load_data
 
 from helpers.image_files import encoded, parquet, pixels
+from helpers.torch_or_skip import torch
 
 RAW = ImageOptions(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ if not backend.interpreted():
     pytest.skip("launches are seen where they are interpreted", allow_module_level=True)
 
 from pdepth.backends import packed, transfer
-from pdepth.kernels import lists, search
+from pdepth.kernels import filter, lists, search
 
 from helpers.captured import operations
 
@@ -88,10 +89,11 @@ def test_a_call_takes_twenty_operations(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.slow_if(scratch=[0])
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("scratch", [search.SCRATCH, 0])
-def test_a_second_launch_can_be_captured(scratch: int) -> None:
+def test_a_second_launch_can_be_captured(scratch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other values in the same memory; what was given up is read after it. With little scratch the
-    queries come in chunks."""
-    job = Job(layers_of(20, 70, rows=40), 3 if scratch else 130, scratch=scratch)
+    queries come in chunks, of a tile each."""
+    monkeypatch.setattr(filter, "WHOLE", replace(filter.WHOLE, queries=16))
+    job = Job(layers_of(20, 70, rows=40), 3 if scratch else 18, scratch=scratch)
     job.search.answer(job.answers)
     job.check()
     for layer in job.layers:

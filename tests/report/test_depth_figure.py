@@ -8,11 +8,9 @@ import os
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from pdepth.result import DepthResult
 
@@ -21,6 +19,8 @@ pytest.importorskip("matplotlib")
 from pdepth.analysis.intervals import wilson_interval
 from pdepth.report.figures import depth
 from pdepth.report.names import class_name
+
+from helpers.torch_or_skip import torch
 
 
 def example(n: int = 40, labels: bool = True, early: bool = False) -> DepthResult:
@@ -202,19 +202,19 @@ def test_bytes_that_are_no_text_are_written_out():
     assert class_name(0, ["caf\udce9"]) == "caf\\udce9"
 
 
-@pytest.mark.parametrize(
-    "images",
-    [
-        np.zeros((40, 6, 5), np.uint8),
-        np.zeros((40, 6, 5, 3), np.float32),
-        np.random.default_rng(0).normal(size=(40, 3, 6, 5)),
-        torch.zeros(40, 1, 6, 5, dtype=torch.bfloat16),
-        [np.zeros((6, 5, 4), np.uint8)] * 40,
-    ],
-    ids=["grey", "last", "first", "tensor", "list"],
-)
-def test_images_of_each_layout(images):
-    shown = [ax.images[0].get_array() for ax in figure(example(), images).axes if ax.images]
+IMAGES = {
+    "grey": lambda: np.zeros((40, 6, 5), np.uint8),
+    "last": lambda: np.zeros((40, 6, 5, 3), np.float32),
+    "first": lambda: np.random.default_rng(0).normal(size=(40, 3, 6, 5)),
+    "tensor": lambda: torch.zeros(40, 1, 6, 5, dtype=torch.bfloat16),
+    "list": lambda: [np.zeros((6, 5, 4), np.uint8)] * 40,
+}
+
+
+@pytest.mark.parametrize("layout", IMAGES)
+def test_images_of_each_layout(layout):
+    drawn = figure(example(), IMAGES[layout]())
+    shown = [ax.images[0].get_array() for ax in drawn.axes if ax.images]
     assert {array.shape[:2] for array in shown} == {(6, 5)}
     assert all(array.min() >= 0 and array.max() <= 1 for array in shown)
 
@@ -265,5 +265,4 @@ plot(result, {str(tmp_path / "a.png")!r})
 assert settings() == before
 assert "matplotlib.pyplot" not in sys.modules
 """
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from pdepth import cli, demo, inputs
@@ -29,6 +28,7 @@ from helpers.pages import (
     grey_images,
     read_script,
 )
+from helpers.torch_or_skip import torch
 
 for module in ("plotly", "pyarrow", "matplotlib", "PIL"):
     pytest.importorskip(module)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from pdepth.report.html import page, thumbnails
 from pdepth.report.html.result_content import result_content
 
 from helpers.pages import NAMES, N, PartlyReadable, example, read_script
+from helpers.torch_or_skip import torch
 
 for module in ("plotly", "PIL"):
     pytest.importorskip(module)

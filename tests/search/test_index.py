@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
-import torch
 from conftest import Engine
 from scipy.sparse import csr_matrix
 
@@ -28,6 +27,7 @@ from pdepth.search import index_state
 from pdepth.search.index import ChangedRowsError
 
 from helpers.cases import Case, case, first_difference, oracle_of
+from helpers.torch_or_skip import torch
 
 LEVELS = [name for name, runs in native.simd_levels().items() if runs]
 RNG = np.random.default_rng(7)

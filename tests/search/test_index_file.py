@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from pdepth import Index, definition, native
 from pdepth.io.array_bundle import read_bundle, write_bundle
 
 from helpers.cases import first_difference
+from helpers.torch_or_skip import torch
 
 LEVELS = [name for name, runs in native.simd_levels().items() if runs]
 RNG = np.random.default_rng(8)

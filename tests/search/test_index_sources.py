@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
 import pdepth
 from pdepth import Index, definition
 from pdepth.search.index import ChangedRowsError
+
+from helpers.torch_or_skip import torch
 
 RNG = np.random.default_rng(11)
 ROWS = RNG.integers(-3, 4, (200, 20)).astype(np.float32) + np.float32(0.5)
@@ -48,7 +48,8 @@ def stored(kind: str, rows: Any, folder: Path) -> Any:
         return path
     if kind == "bfloat16":
         path = path.with_suffix(".safetensors")
-        save_file({"rows": torch.from_numpy(rows).bfloat16()}, path)
+        tensors = {"rows": torch.from_numpy(rows).bfloat16()}
+        pytest.importorskip("safetensors.torch").save_file(tensors, path)
         return pdepth.open_source(path, "rows")
     return OneBuffer(rows)
 

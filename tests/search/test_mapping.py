@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth import DepthResult, definition
@@ -18,6 +17,7 @@ from pdepth.io.map_file import METHODS
 from pdepth.search import mapping
 
 from helpers.same import same_map
+from helpers.torch_or_skip import torch
 
 RNG = np.random.default_rng(0)
 WIDTHS = {"wide": 150, "narrow": 9, "one": 1}

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import pdepth
 from pdepth import DepthResult, KeptNeighbors, definition
@@ -18,6 +17,7 @@ from pdepth.search.nearest import NearestTable, ranked
 
 from helpers import inline_ray
 from helpers.cases import DTYPES, cast, first_difference
+from helpers.torch_or_skip import torch
 
 ROWS, ASKED, PROBES = 120, 70, 3
 CLASSES = np.array([-2, 0, 5])
