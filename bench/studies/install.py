@@ -4,7 +4,8 @@
     python bench/studies/install.py --render        the page's table, as stored
 
 A new environment of this interpreter, for which the wheel has to be; no compiler or other program
-is in PATH, and pip has kept nothing from before. Answers are compared with the definition's.
+is in PATH, and pip has kept nothing from before. Answers are compared with the definition's. Of a
+wheel that another commit made, PDEPTH_COMMIT names that.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def size(folder: Path) -> int:
 
 def measure(wheel: Path) -> dict[str, Any]:
     """The steps in turn, each with nothing in PATH."""
+    about = machine()  # of the commit that is here now
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder, "environment")
         subprocess.run([sys.executable, "-m", "venv", made], check=True)
@@ -84,7 +86,7 @@ def measure(wheel: Path) -> dict[str, Any]:
             seconds = round(time.perf_counter() - begin, 2)
             rows.append({"step": name, "seconds": seconds, "bytes": size(made) - before})
         assert Path(folder, "demo", "depth.parquet").exists()
-    return {"machine": machine(), "wheel": wheel.name, "rows": rows}
+    return {"machine": about, "wheel": wheel.name, "rows": rows}
 
 
 def table(stored: dict[str, Any]) -> str:

@@ -40,8 +40,8 @@ def ordered(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("setting", ["elsewhere", "ordered"])
 def test_every_answer_of_the_triton_backend(setting: str, request: pytest.FixtureRequest) -> None:
     rng = np.random.default_rng(0)
-    support = [rng.standard_normal((70, width)).astype("f4") for width in (5, 40)]
-    labels, predictions = rng.integers(0, 3, 70), rng.integers(0, 3, 70)
+    support = [rng.standard_normal((12, width)).astype("f4") for width in (5, 40)]
+    labels, predictions = rng.integers(0, 3, 12), rng.integers(0, 3, 12)
     expected = [definition.probe_votes(rows, labels, k=7) for rows in support]
     depth = pdepth.depth_from_embeddings(support, labels, predictions, k=7, backend="cpu").depth
     near = definition.kneighbors(support[1], k=7)

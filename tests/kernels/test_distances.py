@@ -20,24 +20,43 @@ from pdepth.kernels import complete, exact
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 
+def agree(width: int, dtype: str = "float32") -> None:
+    """Check that the kernel's distances of rows so wide are its twin's and the definition's."""
+    rng = np.random.default_rng(width)
+    x, y = (on_device(cast(30 * rng.standard_normal((n, width)), dtype)) for n in (1, 3))
+    result = complete.distances(
+        x, numbers(1), y, torch.zeros(3, dtype=torch.bool, device=DEVICE),
+        torch.full((1,), -1, device=DEVICE), 0, 3,
+    )  # fmt: skip
+    assert torch.equal(result, complete.distances_reference(x, y))
+    expected = [
+        definition.squared_distances(y.double().cpu().numpy(), query)
+        for query in x.double().cpu().numpy()
+    ]
+    assert first_difference(result.cpu(), np.stack(expected)) is None, (width, dtype)
+
+
 @pytest.mark.slow
 def test_exact_ways_agree_with_one_another() -> None:
-    rng = np.random.default_rng(5)
-    for width in (1, 2, 127, 128, 129, 1000, 1025, 2049, 20011, 140_001):
+    for width in (1, 2, 127, 128, 129, 1000, 1025):
         for dtype in ("float32", "bfloat16", "float16", "float64", "uint8", "int64"):
-            if width > 2000 and dtype != "float32":
-                continue
-            x, y = (on_device(cast(30 * rng.standard_normal((n, width)), dtype)) for n in (1, 3))
-            result = complete.distances(
-                x, numbers(1), y, torch.zeros(3, dtype=torch.bool, device=DEVICE),
-                torch.full((1,), -1, device=DEVICE), 0, 3,
-            )  # fmt: skip
-            assert torch.equal(result, complete.distances_reference(x, y))
-            expected = [
-                definition.squared_distances(y.double().cpu().numpy(), query)
-                for query in x.double().cpu().numpy()
-            ]
-            assert first_difference(result.cpu(), np.stack(expected)) is None, (width, dtype)
+            agree(width, dtype)
+    agree(2049)
+    agree(20_011)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", exact.SHAPES[2:], ids=str)
+def test_the_folds_of_the_widest_rows(shape: exact.Fold, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of narrower ones: what they have beyond the others is halvings that a row may lack."""
+    monkeypatch.setattr(exact, "SHAPES", (shape,))
+    for width in (1, 33, 129, 2049, 20_011):
+        agree(width)
+
+
+@pytest.mark.slow
+def test_a_row_that_needs_such_a_fold() -> None:
+    agree(140_001)
 
 
 @pytest.mark.slow_if(width=[300])
