@@ -90,7 +90,7 @@ def test_rows_at_the_border_are_rescored_and_few_computed(
     if kind != "uint8":  # whose distances are equal by the dozen
         assert computed["settle"] <= 4
     pdepth.kneighbors(rows, queries, k=15, backend="triton")
-    assert computed["settle"] > 15 * len(queries)
+    assert computed["settle"] >= 15 * len(queries)
 
 
 @pytest.mark.slow
