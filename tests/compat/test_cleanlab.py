@@ -165,14 +165,13 @@ def test_digits_have_cleanlabs_graph(digits: Any, theirs: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["tensor", "bfloat16", "frame", "list"])
 def test_kinds_of_features(kind: str) -> None:
-    single = ROWS.astype(np.float32)
-    tensor = torch.from_numpy(single)
-    given, held = {
-        "tensor": (tensor, single),
-        "bfloat16": (tensor.bfloat16(), tensor.bfloat16().double().numpy()),
-        "frame": (pandas.DataFrame(ROWS), ROWS),
-        "list": (ROWS.tolist(), ROWS),
-    }[kind]
+    forms: dict[str, Callable[[], Any]] = {
+        "tensor": lambda: (torch.from_numpy(ROWS.astype("f4")), ROWS.astype("f4")),
+        "bfloat16": lambda: (half := torch.from_numpy(ROWS).bfloat16(), half.double().numpy()),
+        "frame": lambda: (pandas.DataFrame(ROWS), ROWS),
+        "list": lambda: (ROWS.tolist(), ROWS),
+    }
+    given, held = forms[kind]()
     assert (compat.knn_graph(given, 5) != compat.knn_graph(held, 5)).nnz == 0
     scores = compat.outlier_scores(given, queries=given[:5])
     assert isinstance(scores, np.ndarray)
