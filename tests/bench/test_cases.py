@@ -344,6 +344,7 @@ def test_the_stored_results_and_the_page_agree() -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")  # of the networks whose layers are cases
     into = ["--into", str(tmp_path)]
     assert command.main(["small*1 query*", "--list", *into]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -362,6 +363,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_refused_case_has_no_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("torch")
+
     def wrong(fitted: Any, queries: Any, task: Task) -> Any:
         return definition.probe_votes(task.support, task.labels, queries, k=task.k).votes + 1
 

@@ -60,6 +60,7 @@ def test_a_run_without_neighbours_is_searched_again(tmp_path: Path, user_file: P
 
 def test_pictures_of_a_folder_and_texts(tmp_path: Path) -> None:
     """Both sides of held-out data are found again."""
+    pytest.importorskip("torch")
     from PIL import Image
 
     rng = np.random.default_rng(0)

@@ -106,6 +106,7 @@ def test_pictures_for_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_run_is_reported_with_its_pictures_and_names(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     from PIL import Image
 
     for row, picture in enumerate(grey_images(40)):
