@@ -245,6 +245,7 @@ def test_what_is_stored(stored, tmp_path):
 
 
 def test_rendering_is_deterministic_and_stays_between_the_marks(stored, tmp_path, monkeypatch):
+    pytest.importorskip("torch")  # of the float32 product
     monkeypatch.setattr(common, "HOME", tmp_path)
     page = tmp_path / common.PAGE
     page.parent.mkdir()
@@ -352,6 +353,7 @@ def test_a_selection_prints_and_stores_nothing_but_its_json(tmp_path, monkeypatc
 
 
 def test_a_whole_run_stores_and_renders(tmp_path, monkeypatch):
+    pytest.importorskip("torch")  # of the float32 product
     mine = [engines.Pdepth(), AlmostPeer(), engines.FLOAT32]
     monkeypatch.setattr(shapes, "SHAPES", (TINY,))
     monkeypatch.setattr(engines, "registry", lambda: mine)
@@ -394,6 +396,7 @@ def test_a_refused_run_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_list_and_mistakes(tmp_path):
+    pytest.importorskip("torch")  # of the float32 product
     listed = call("--list").stdout.splitlines()
     assert {"10,000 x 10,000 x 512", "float32 product"} <= set(listed)
     assert "5,000 x 1,000 x 64" in call("--list", "--quick").stdout.splitlines()

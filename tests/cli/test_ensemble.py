@@ -190,6 +190,7 @@ def test_results_of_another_kind_are_not_mixed(tmp_path: Path, user_file: Path, 
 
 
 def test_digits_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
     few = demo.moved_digits()
     few.tensors = tuple(tensor[:120] for tensor in few.tensors)
     monkeypatch.setattr(demo, "moved_digits", lambda: few)

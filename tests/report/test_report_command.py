@@ -148,6 +148,7 @@ def test_what_lies_beside_an_earlier_page_goes_with_it(tmp_path: Path) -> None:
 
 
 def test_report_knows_data_that_is_another(tmp_path: Path, run_dir: Path) -> None:
+    pytest.importorskip("torch")
     x, labels = grey_images(), DepthResult.load(run_dir / "depth.parquet").labels
     np.savez(tmp_path / "few.npz", x=x[:9], y=labels[:9])
     np.savez(tmp_path / "other.npz", x=x, y=labels[::-1])
@@ -232,6 +233,7 @@ def test_report_of_an_unfinished_run(tmp_path: Path) -> None:
 
 
 def test_the_demo_and_runs_say_where_their_pictures_are(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     from pdepth.report import pictures
 
     digits = demo.moved_digits().tensors[1].numpy()
