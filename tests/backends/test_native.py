@@ -166,7 +166,7 @@ def test_threads_that_the_system_refuses_are_done_without() -> None:
         "    print('no thread was made')\n"
     )
     done = subprocess.run(
-        ["bash", "-c", f"ulimit -s {2**37} && exec {sys.executable} -"],
+        ["/bin/sh", "-c", f"ulimit -s {2**37} && exec {sys.executable} -"],
         input=code,
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,

@@ -123,6 +123,7 @@ def test_shapes_are_filled_as_they_say_and_always_alike(kind):
 
 
 def test_the_trained_network_needs_no_data(monkeypatch):
+    pytest.importorskip("torch")
     monkeypatch.setattr(shapes, "DATA", Path("nowhere"))
     shape = shapes.Shape("trained network", 400, 60, (48, 32, 16, 10), shapes.trained)
     problem = shape.fill(shape)

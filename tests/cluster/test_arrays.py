@@ -289,6 +289,7 @@ def test_shards_at_urls(scheme: str, tmp_path: Path) -> None:
 
 
 def test_a_url_that_nothing_opens() -> None:
+    pytest.importorskip("fsspec")
     with pytest.raises(ValueError, match="nowhere://rows: expected a URL that fsspec can open"):
         pdepth.open_source("nowhere://rows")
 

@@ -331,6 +331,8 @@ def test_mistakes_are_named() -> None:
 
 
 def test_the_page_has_every_preset_and_what_was_counted() -> None:
+    if not common.CHECKOUT:
+        pytest.skip("needs a checkout: an installed copy has no pages")
     page = (common.HOME / bench.PAGE).read_text()
     stored = json.loads(bench.STORED.read_text())
     assert bench.table(stored) in page

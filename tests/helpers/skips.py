@@ -37,6 +37,7 @@ REMEDIES = {
     r"has no mkfifo": "Linux or macOS",
     r"reads /proc": "Linux",
     r"no g\+\+ and nm": "apt install g++ binutils",
+    r"no git here": "apt install git",
     r"no qemu-x86_64": "apt install qemu-user",
     r"no zig|no auditwheel": "pip install -r .ci/release-requirements.txt",
     r"SCIPY_ARRAY_API": "SCIPY_ARRAY_API=1",

@@ -75,6 +75,7 @@ def test_only_what_is_read_is_in_memory(tmp_path, monkeypatch):
 
 
 def test_workers_read_the_same_rows(tmp_path):
+    pytest.importorskip("torch")
     pq.write_table(table_of(range(60)), tmp_path / "a.parquet", row_group_size=20)
     data = load_data(f"parquet:{tmp_path / 'a.parquet'}", RAW)
     data[30]  # the parent has a file open when the workers are forked
