@@ -30,10 +30,11 @@ from pdepth.embeddings.collect import Embeddings, HeldEmbeddings, Job, Reading
 from pdepth.embeddings.dataset import DataOptions
 from pdepth.embeddings.placement import VERSION, Layers, Pools, ProbeOptions, check_layers
 from pdepth.embeddings.resuming import Start
+from pdepth.embeddings.spans import SpanPlanner, product_rate
 from pdepth.embeddings.spilling import Spill, check_spill, choose_spill, spill_folder
 from pdepth.io.embedding_store import Origin, claimed, fingerprint_of, holds_store, is_store
 from pdepth.io.journal import PROBES, Journal
-from pdepth.progress import Observer, ProbeMeter, fastest, watch
+from pdepth.progress import Observer, ProbeMeter, watch
 from pdepth.result import RELABELLED, SKIPPED, DepthResult
 from pdepth.search.backward import ProbeSearch, Targets, open_here
 from pdepth.search.mapping import MapTable, check_map
@@ -296,7 +297,8 @@ def plan_embeddings(
 
     for reader in job.readers:
         reader.remembers = True
-    again = RecomputedEmbeddings(job, search_rate, None if run_dir is None else Path(run_dir))
+    planner = SpanPlanner(job, job.rows or [], search_rate=search_rate)
+    again = RecomputedEmbeddings(planner, None if run_dir is None else Path(run_dir))
     return again if spill is None else SpilledEmbeddings(job, spill, origin, again)
 
 
@@ -339,16 +341,6 @@ def check_least(job: Job) -> None:
     for number, (name, width) in enumerate(zip(layout.names, layout.widths, strict=True)):
         row_bytes = footprint(layout, 1, job.metric, [number])
         check_memory(memory, name, width, row_bytes, job.k)
-
-
-def product_rate(device: torch.device | None) -> float:
-    """Measure the operations a second of a float32 matrix product, which a search without selection
-    would reach; it takes a few hundredths of a second."""
-    import torch
-
-    size = 768 if device is None else 8192
-    rows = torch.ones(size, size, device=device or "cpu")
-    return 2.0 * size**3 / fastest(lambda: (rows @ rows)[0, 0].item())
 
 
 def check_device(device: str | torch.device | None, cluster: object = None) -> torch.device | None:

@@ -18,14 +18,14 @@ from pdepth.backends import backend_named, cpu, triton
 from pdepth.cluster.calibration import measured_rates, row_seconds
 from pdepth.cluster.options import Cluster
 from pdepth.cluster.pricing import ClusterPlan, Measured, Room, Sizes, parse_bandwidth, price
-from pdepth.depth import check_device, check_least, product_rate
+from pdepth.depth import check_device, check_least
 from pdepth.embeddings.calling import Output, at_rest
 from pdepth.embeddings.capture import footprint
 from pdepth.embeddings.collect import Job
 from pdepth.embeddings.dataset import DataOptions
 from pdepth.embeddings.inspection import narrowed
 from pdepth.embeddings.placement import Layers, Pools, ProbeOptions, check_layers
-from pdepth.embeddings.spans import Span, SpanPlanner
+from pdepth.embeddings.spans import Span, SpanPlanner, product_rate
 from pdepth.embeddings.spilling import (
     Spill,
     check_spill,
@@ -255,8 +255,13 @@ def plan(
         if cluster is not None:
             there = replace(options, num_threads=cluster.cpus_per_worker)
             fast = _measured_worker(job, there, backend, rates)
-            room = Room(cluster.memory, spills=spill is not None)
-            on_workers = _on_cluster(job, cluster, voting, room, fast, speed)
+            assert cluster.workers is not None
+            room = Room(job, cluster.memory, spills=spill is not None)
+            if rates is not None:
+                forward, search = 1 / rates.forward[-1], rates.product
+                room = replace(room, forward_rate=forward, search_rate=search)
+            sizes, in_flight = Sizes.of(job, voting), cluster.chunks_in_flight
+            on_workers = price(sizes, cluster.workers, fast, speed, in_flight, room)
             bill = replace(bill, cluster=on_workers)
     return bill
 
@@ -309,30 +314,6 @@ def _check_cluster(cluster: Cluster | None, bandwidth: str | None) -> float | No
             "Cluster(workers=64), or --workers 64."
         )
     return None if bandwidth is None else parse_bandwidth(bandwidth)
-
-
-def _on_cluster(
-    job: Job,
-    cluster: Cluster,
-    voting: Voting,
-    room: Room,
-    measured: Measured | None,
-    bandwidth: float | None,
-) -> ClusterPlan:
-    """The bill of the same job on workers like this machine, each with its share of the rows."""
-    layout, rows = job.layout, job.rows or []
-    sizes = Sizes(
-        support=rows[0],
-        queries=rows[-1],
-        widths=layout.widths,
-        row_bytes=[footprint(layout, 1, job.metric, [n]) for n in range(len(layout.probes))],
-        batch=job.readers[0].batch_rows or 1,
-        voting=voting,
-        own_rows=job.own_rows,
-        metric=job.metric,
-    )
-    assert cluster.workers is not None
-    return price(sizes, cluster.workers, measured, bandwidth, cluster.chunks_in_flight, room)
 
 
 def _measured_worker(

@@ -17,6 +17,7 @@ MERGE_BYTES = 80  # of a neighbour while a chunk's lists are merged into them
 FREE_SHARE = 0.5  # of the free memory, for a search whose caller sets no limit
 UNKNOWN_FREE = 1 << 31  # where the system does not tell what is free
 WORK_SHARE = 0.25  # of a search's memory, for what a kernel takes whatever the sizes
+PACKED_BYTES = 4  # an element of the support takes in a kernel, at most
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -100,11 +101,18 @@ def free_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup"
     return max(min(amounts), 0) if amounts else None
 
 
+def beside(memory: int, row_bytes: int, k: int) -> tuple[int, int]:
+    """Of a support that does not fit, and is read once for each query chunk: the queries of one,
+    which take half of a search's memory, and the bytes that they leave."""
+    usable = int((1 - WORK_SHARE) * memory)
+    query = row_bytes + MERGE_BYTES * (k + 1)
+    queries = max(1, usable // 2 // query)
+    return queries, usable - queries * query
+
+
 def readings(memory: int, queries: int, row_bytes: int, k: int) -> int:
     """How often a support that does not fit is read: once for each query chunk."""
-    usable = int((1 - WORK_SHARE) * memory)
-    query_chunk = max(1, usable // 2 // (row_bytes + MERGE_BYTES * (k + 1)))
-    return -(-queries // query_chunk)
+    return -(-queries // beside(memory, row_bytes, k)[0])
 
 
 def free_on(device: torch.device) -> int:

@@ -230,6 +230,11 @@ class Stored(Rows):
         return rows
 
 
+def reading_of(rows: Rows) -> SharedReading | None:
+    """The reading that serves rows and others together, if there is one."""
+    return rows.shared if isinstance(rows, Stored) else None
+
+
 class _Part:
     """Rows of a source that follow each other, as a `Source`."""
 

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from pdepth.arrays.memory import Budget
 from pdepth.cluster.keeping import SharedKeeping
-from pdepth.cluster.network import Checksums, NetworkTask, Part, ShardReading, SpanShard
+from pdepth.cluster.network import (
+    Checksums,
+    Embedded,
+    NetworkTask,
+    Part,
+    ShardReading,
+    SpanShard,
+)
 from pdepth.cluster.options import Cluster
 from pdepth.cluster.sending import Kept, Makers, Sent, pickled, pickled_network
 from pdepth.cluster.shards import RemoteRows, RemoteSpan
@@ -193,14 +200,17 @@ class ClusterEmbeddings:
         """The probes before `end` that all workers have at once; searched where they are."""
         job, workers, layout = self._job, self.workers, self._job.layout
         before = self._shards(end, active)
-        answers: list[tuple[int, Checksums]] = workers.get(
+        answers: list[Embedded] = workers.get(
             [workers[worker].embed.remote(shard) for worker, shard in enumerate(before)]
         )
-        first = max(begin for begin, _ in answers)
-        for known, (_, checksums) in zip(self._checksums, answers, strict=True):
-            known |= checksums
-        shards = self._shards(end, active)
-        there = RemoteSpan(shards, self._bounds)
+        first = max(answer.first for answer in answers)
+        at_a_time = min(
+            (answer.at_a_time for answer in answers if answer.at_a_time is not None), default=None
+        )
+        for known, answer in zip(self._checksums, answers, strict=True):
+            known |= answer.checksums
+        shards = self._shards(end, active, None if at_a_time is None else first)
+        there = RemoteSpan(first, shards, self._bounds, active, at_a_time)
 
         def rows_of(number: int, side: int) -> RemoteRows:
             shape = self._bounds[side][-1], layout.widths[number]
@@ -212,8 +222,8 @@ class ClusterEmbeddings:
         ]
         return SpanRows(first, probes, np.arange(self._bounds[-1][-1]), None)
 
-    def _shards(self, end: int, active: NDArray[np.int64]) -> list[Ref]:
-        """What each worker is told of a span."""
+    def _shards(self, end: int, active: NDArray[np.int64], begin: int | None = None) -> list[Ref]:
+        """What each worker is told of a span; begin: of one that passes by, its first probe."""
         workers, bounds = self.workers, self._bounds
         given = workers.cluster.memory
         budget = Budget(given, given=True) if given is not None else Budget(workers.free)
@@ -224,12 +234,12 @@ class ClusterEmbeddings:
             checks = None
             if self._checks:
                 checks = [
-                    DataRows(rows.labels[begin:end_], rows.checksums[begin:end_])
-                    for rows, begin, end_ in self._of_worker(worker)
+                    DataRows(rows.labels[first:end_], rows.checksums[first:end_])
+                    for rows, first, end_ in self._of_worker(worker)
                 ]
             shard = SpanShard(
-                self._sent[worker], end, own, budget, checks, self._checksums[worker],
-                self._first[worker], None if self._keeping is None else self._keeping.store,
+                self._sent[worker], end, own, len(active), budget, checks, self._checksums[worker],
+                self._first[worker], None if self._keeping is None else self._keeping.store, begin,
             )  # fmt: skip
             shards.append(workers.put(shard, "queries"))
         return shards

@@ -21,13 +21,13 @@ from torch import nn
 from pdepth.arrays.memory import Budget
 from pdepth.arrays.problem import checked_rows
 from pdepth.arrays.rows import Rows, raw_bytes
-from pdepth.arrays.sources import Stored
+from pdepth.arrays.sources import Stored, reading_of
 from pdepth.cluster.keeping import KeptShard, Written
 from pdepth.cluster.sending import Kept, Made, Sent
 from pdepth.cluster.shards import ShardRows
 from pdepth.cluster.spilling import WorkersSpill
 from pdepth.embeddings.batch import Batch
-from pdepth.embeddings.calling import at_rest
+from pdepth.embeddings.calling import at_rest, device_of
 from pdepth.embeddings.collect import Embeddings, HeldEmbeddings, Job, Reading, SpanRows
 from pdepth.embeddings.dataset import Batches, Changed, DataOptions
 from pdepth.embeddings.dataset import Rows as DataRows
@@ -35,6 +35,7 @@ from pdepth.embeddings.layout import Layout
 from pdepth.embeddings.loaders import Source, source_of
 from pdepth.embeddings.readable import Readable
 from pdepth.embeddings.recompute import RecomputedEmbeddings, RecomputedRows, checksums_of
+from pdepth.embeddings.spans import SpanPlanner, product_rate
 from pdepth.io.shared_store import SharedStore
 from pdepth.progress import Event
 from pdepth.search.chunks import check_memory
@@ -108,17 +109,33 @@ class SpanShard:
     sent: what it makes them of. active: (n,) its own active queries, by their numbers there.
     checks: of each of its parts, what the first reading gave; None before that. checksums: of the
     values that it had of its parts so far. first: rows, and the checksums of what this worker made
-    of them when the call began. kept: the store that keeps embeddings; None without.
+    of them when the call began. kept: the store that keeps embeddings; None without. asked: how
+    many queries of all workers are active. begin: of a span that passes by, its first probe.
     """
 
     sent: Sent
     end: int
     active: NDArray[np.int64]
+    asked: int
     budget: Budget
     checks: list[DataRows] | None = None
     checksums: Checksums = field(default_factory=dict)
     first: tuple[Kept, dict[int, int]] | None = None
     kept: SharedStore | None = None
+    begin: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """What a worker has of a span: its first probe, and checksums of the values.
+
+    at_a_time: for how many queries its support passes by at a time; None where it is held, or on a
+    disk.
+    """
+
+    first: int
+    checksums: Checksums
+    at_a_time: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +169,7 @@ class NetworkShard:
         self._layout = replace(task.layout, caller=caller)
         self._readers = [_reader(part) for part in parts]
         self._embeddings: Embeddings | None = None
+        self._planner: SpanPlanner | None = None  # of what does not fit
         self._has_read = False
         self._is_alike = False  # its values of the first rows were compared
         self._spans_last = True  # are what they were for a worker that died
@@ -193,17 +211,34 @@ class NetworkShard:
         span = self._span_of(shard, shard.end - 1)
         return ShardReading(parts, predictions, dict(self._checksums(span)), self._notes)
 
-    def embed(self, shard: SpanShard) -> tuple[int, Checksums]:
-        """Have the last probes before `shard.end`: the first of them, and checksums of all."""
+    def embed(self, shard: SpanShard) -> Embedded:
+        """Have the last probes before `shard.end`."""
         if not self._readers:
-            return 0, {}
-        span = self._span_of(shard, shard.end - 1)
-        return span.first, dict(self._checksums(span))
+            return Embedded(0, {})
+        span, at_a_time = self._span_of(shard, shard.end - 1), None
+        if SUPPORT in self._parts:
+            rows = self._values(span, span.first, SUPPORT)
+            shared = rows.shared if isinstance(rows, RecomputedRows) else None
+            at_a_time = None if shared is None else shared.queries
+        return Embedded(span.first, dict(self._checksums(span)), at_a_time)
 
     def support(self, shard: SpanShard, probe: int) -> ShardRows:
         """The rows of the support at a probe."""
         name, part = self._layout.names[probe], self._parts[SUPPORT]
         return ShardRows(name, self._checked(shard, probe, SUPPORT), part.first)
+
+    def passing(self, shard: SpanShard, probes: Sequence[int]) -> Iterator[dict[int, ShardRows]]:
+        """The rows of the support at some probes: together of those that share a forward pass."""
+        left = list(probes)
+        while left:
+            probe = left.pop()
+            rows = {probe: self.support(shard, probe)}
+            if reading_of(rows[probe].rows) is not None:
+                assert self._span is not None
+                for other in [other for other in left if other >= self._span.first]:
+                    left.remove(other)
+                    rows[other] = self.support(shard, other)
+            yield rows
 
     def queries(self, shard: SpanShard, probe: int, numbers: NDArray[np.int64]) -> Rows:
         """Some queries at a probe, by their numbers among all."""
@@ -272,8 +307,8 @@ class NetworkShard:
             embeddings = self._opened(shard)
             if not self._has_read:
                 self._resume(embeddings, shard)
-            end = shard.end if self._spans_last else probe + 1
-            span = embeddings.span(end, shard.active)
+            end, begin = (shard.end, shard.begin) if self._spans_last else (probe + 1, None)
+            span = embeddings.span(end, shard.active, begin)
             if probe < span.first:
                 self._spans_last = False
                 span = embeddings.span(probe + 1, shard.active)
@@ -291,22 +326,29 @@ class NetworkShard:
             ).at_home(task.backend)  # fmt: skip
             for reader in self._readers:
                 reader.remembers = True
-            self._embeddings = self._entered(job, shard.kept)
+            self._embeddings = self._entered(job, shard.kept, shard.asked)
+        if self._planner is not None:
+            self._planner.asked = shard.asked
         if isinstance(self._embeddings, KeptShard) and shard.kept is not None:
             self._embeddings.store = shard.kept  # which is finished meanwhile
         return self._embeddings
 
-    def _entered(self, job: Job, kept: SharedStore | None) -> Embeddings:
+    def _entered(self, job: Job, kept: SharedStore | None, asked: int) -> Embeddings:
         """Where the embeddings of a job are."""
         if kept is not None:
             rows = {what: slice(part.first, part.end) for what, part in self._parts.items()}
             return self._stack.enter_context(KeptShard(job, self._number, rows, kept))
         if job.fits:
             return self._stack.enter_context(HeldEmbeddings(job))
-        again, spill = RecomputedEmbeddings(job, passes_by=False), self._task.spill
+        rows, task = [len(part.numbers) for part in self._parts.values()], self._task
+        if SUPPORT in self._parts and not task.own_rows and QUERIES not in self._parts:
+            rows.append(0)
+        rate = product_rate(device_of(self._model) if task.on_gpu else None)
+        self._planner = SpanPlanner(job, rows, search_rate=rate, asked=asked)
+        again, spill = RecomputedEmbeddings(self._planner), task.spill
         if spill is not None:
             try:
-                return self._stack.enter_context(spill.embeddings(job, self._number, again))
+                return self._stack.enter_context(spill.embeddings(self._number, again))
             except BlockingIOError as error:  # by one that has lost its cluster, and is still there
                 job.note(f"{error} They are computed again")
         return self._stack.enter_context(again)

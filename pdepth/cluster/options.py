@@ -32,7 +32,9 @@ class Cluster:
         resources: custom resources of Ray that each worker takes, by name.
         runtime_env: of Ray's workers, as `ray.init` takes it.
         chunks_in_flight: query chunks, of 64 MB or 256 queries, that are in Ray's object
-            store at a time, 2 or more; with fewer than 4 workers stand still at times.
+            store at a time, 2 or more; with fewer than 4 workers stand still at times. Where
+            `memory_per_worker` does not hold a worker's rows, all queries that these pass by for
+            are there, as `pdepth.plan` says.
     """
 
     address: str = AUTO

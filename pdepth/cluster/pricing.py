@@ -7,12 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from pdepth.arrays.arguments import Voting
-from pdepth.arrays.memory import human, readings
+from pdepth.arrays.memory import Budget, human
 from pdepth.cluster.calibration import WorkerRates
 from pdepth.cluster.options import IN_FLIGHT
-from pdepth.cluster.traffic import Asked, Traffic, foreseen, list_bytes
+from pdepth.cluster.traffic import (
+    DISTANCE_BYTES,
+    ROW_BYTES,
+    Asked,
+    Traffic,
+    foreseen,
+    list_bytes,
+)
 from pdepth.cluster.voter import CHUNK_BYTES, MERGED_BYTES
-from pdepth.embeddings.collect import room_for
+from pdepth.embeddings.capture import footprint
+from pdepth.embeddings.collect import Job
+from pdepth.embeddings.spans import Span, SpanPlanner
 from pdepth.progress import format_seconds
 from pdepth.search.voting import CHUNK_QUERIES
 
@@ -56,7 +65,8 @@ class ClusterPlan:
             where `memory_per_worker` does not hold all. spilled: bytes that it puts on its disk
             instead.
         driver: bytes of the process that makes the call, beside the model and the data.
-        store: bytes of Ray's object store: the chunks that are in flight, and their lists.
+        store: bytes of Ray's object store: the chunks that are in flight, and their lists; where a
+            support passes by, all queries that it does so for, and their lists at those probes.
         forward_seconds, search_seconds: of one worker; None where nothing was measured.
         travel_seconds: of the queries through the link of one worker, which the search overlaps
             with; None without a bandwidth.
@@ -119,6 +129,21 @@ class Sizes:
     metric: str = "sqeuclidean"
     active: Sequence[int] = field(default=())
 
+    @classmethod
+    def of(cls, job: Job, voting: Voting) -> Sizes:
+        """Of a job whose rows are known."""
+        layout, rows = job.layout, job.rows or []
+        return cls(
+            support=rows[0],
+            queries=rows[-1],
+            widths=layout.widths,
+            row_bytes=[footprint(layout, 1, job.metric, [n]) for n in range(len(layout.probes))],
+            batch=job.readers[0].batch_rows or 1,
+            voting=voting,
+            own_rows=job.own_rows,
+            metric=job.metric,
+        )
+
     @property
     def asked(self) -> Asked:
         active = self.active or [self.queries] * len(self.row_bytes)
@@ -133,11 +158,63 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Room:
-    """What a worker has for embeddings. memory: bytes, or None for as much as it takes. spills:
-    whether a disk takes what does not fit."""
+    """What a worker has for the embeddings of a job.
 
+    memory: bytes, or None for as much as they take. spills: whether a disk takes what does not fit.
+    forward_rate, search_rate: see `SpanPlanner`.
+    """
+
+    job: Job
     memory: int | None = None
     spills: bool = False
+    forward_rate: float | None = None
+    search_rate: float | None = None
+
+    def planner(self, rows: Sequence[int], asked: int) -> SpanPlanner:
+        """Of a worker with so many rows of support and queries. asked: queries of all."""
+        job = replace(self.job, budget=Budget(self.memory, given=True), home=None)
+        return SpanPlanner(job, rows, self.forward_rate, self.search_rate, asked)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a worker comes to its embeddings while all queries are active.
+
+    spans: of probes, from the last to the first. at_a_time: of each, for how many queries the
+    support passes by. passes: of the network over the support. spilled: bytes.
+    """
+
+    spans: Sequence[Span]
+    at_a_time: Sequence[int]
+    passes: int = 1
+    spilled: int = 0
+
+    @classmethod
+    def of(cls, sizes: Sizes, rows: Sequence[int], room: Room | None) -> Way:
+        """rows: of support and queries, of one worker."""
+        end = len(sizes.row_bytes)
+        held = cls([Span(0, end, "held")], [sizes.queries])
+        if room is None or room.memory is None:
+            return held
+        planner = room.planner(rows, sizes.queries)
+        if room.spills:
+            first = planner.held_first(end, rows[-1])
+            return replace(held, spilled=sum(rows) * sum(sizes.row_bytes[:first]))
+        spans, at_a_time, passes = planner.all(), [], 0
+        for span in spans:
+            streamed = span.way == "streamed"
+            passes += planner.readings(span)
+            if sizes.own_rows and streamed:  # the queries' own, and at first their predictions
+                passes += 2 if span.end == end else 1
+            most = planner.streamed(span.first)[0] if streamed else sizes.queries
+            at_a_time.append(min(most, sizes.queries))
+        return cls(spans, at_a_time, passes)
+
+    @property
+    def passing(self) -> set[int]:
+        """The probes whose support passes by."""
+        spans = [span for span in self.spans if span.way != "held"]
+        return {probe for span in spans for probe in range(span.first, span.end)}
 
 
 def price(
@@ -152,26 +229,18 @@ def price(
 
     Shards are whole batches: the largest of them decides.
     """
-    batches = -(-sizes.support // sizes.batch)
-    largest = min(sizes.support, -(-batches // workers) * sizes.batch)
-    having = min(workers, batches)
-    share = largest / sizes.support
-    traffic = foreseen(sizes.asked, having)
-    own_queries = 0 if sizes.own_rows else -(-sizes.queries // workers)
-    k, chunks, counts = sizes.voting.k, [], []
-    for row_bytes in sizes.row_bytes:
-        step = max(CHUNK_QUERIES, CHUNK_BYTES // (row_bytes + MERGED_BYTES * k))
-        lists = list_bytes(row_bytes, sizes.voting, sizes.metric) * having
-        chunks.append(min(sizes.queries, step) * (row_bytes + lists))
-        counts.append((having * -(-sizes.queries // (having * step)), min(step, sizes.queries)))
-    passes, spilled = _passes(sizes, largest + own_queries, counts, room or Room())
+    largest, having = _largest(sizes.support, sizes.batch, workers)
+    own_queries, _ = _largest(sizes.queries, sizes.batch, workers)
+    rows = [largest] if sizes.own_rows else [largest, own_queries]
+    share, way = largest / sizes.support, Way.of(sizes, rows, room)
+    traffic = foreseen(replace(sizes.asked, passing=way.passing), having)
     plan = ClusterPlan(
         workers=workers,
         traffic=traffic,
-        memory=(largest + own_queries) * sum(sizes.row_bytes),
-        store=in_flight * max(chunks),
-        passes=passes,
-        spilled=spilled,
+        memory=sum(rows) * sum(sizes.row_bytes),
+        store=_store(sizes, way, having, in_flight),
+        passes=way.passes,
+        spilled=way.spilled,
         driver=sizes.driver,
         travel_seconds=None if bandwidth is None else traffic.queries / having / bandwidth,
     )
@@ -179,36 +248,33 @@ def price(
         return plan
     return replace(
         plan,
-        forward_seconds=passes * share * measured.forward,
+        forward_seconds=way.passes * share * measured.forward,
         search_seconds=_search(sizes, largest, having, measured.rates),
     )
 
 
-def _passes(
-    sizes: Sizes, rows: int, chunks: Sequence[tuple[int, int]], room: Room
-) -> tuple[int, int]:
-    """How often a worker's network runs over its rows, and bytes that it spills.
+def _largest(rows: int, batch: int, workers: int) -> tuple[int, int]:
+    """The rows of the largest shard, and how many workers have some."""
+    batches = -(-rows // batch)
+    return min(rows, -(-batches // workers) * batch), min(workers, batches)
 
-    chunks: of queries, at each probe, and the rows of one; a probe that does not fit is computed
-    for each, and as often as memory asks for.
-    """
-    if room.memory is None:
-        return 1, 0
-    end = first = len(sizes.row_bytes)
-    passes = 0
-    while end:
-        while first and rows * sum(sizes.row_bytes[first - 1 : end]) <= room_for(room.memory):
-            first -= 1
-        if room.spills:
-            return 1, rows * sum(sizes.row_bytes[:first])
-        if first < end:
-            passes += 1
+
+def _store(sizes: Sizes, way: Way, workers: int, in_flight: int) -> int:
+    """Bytes of Ray's object store, at most: chunks in flight and their lists; or all queries of a
+    pass, their lists as they merge, and those of all that have passed."""
+    most = 0
+    for span, at_a_time in zip(way.spans, way.at_a_time, strict=True):
+        rows, k = sizes.row_bytes[span.first : span.end], sizes.voting.k
+        if span.way == "held":
+            for row_bytes in rows:
+                step = max(CHUNK_QUERIES, CHUNK_BYTES // (row_bytes + MERGED_BYTES * k))
+                lists = list_bytes(row_bytes, sizes.voting, sizes.metric) * workers
+                most = max(most, in_flight * min(sizes.queries, step) * (row_bytes + lists))
         else:
-            count, queries = chunks[end - 1]
-            once = readings(room.memory, queries, sizes.row_bytes[end - 1], sizes.voting.k)
-            passes += count * once + sizes.own_rows  # the queries' own
-        end = first = min(first, end - 1)
-    return passes, 0
+            lists = len(rows) * k * (DISTANCE_BYTES + ROW_BYTES)
+            merging = at_a_time * (sum(rows) + (2 * workers - 1) * lists)
+            most = max(most, merging + sizes.queries * lists)
+    return most
 
 
 def _search(sizes: Sizes, rows: int, workers: int, rates: WorkerRates) -> float:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pdepth.arrays.rows import Rows
 
 
@@ -24,12 +27,18 @@ class ShardRows:
 class RemoteSpan:
     """Probes whose rows workers have.
 
-    shards: by worker, its `network.SpanShard` in the object store. bounds: of the support and, if
-    they are not its own rows, of the queries: where those of each worker begin, and the last end.
+    first: the first one's number at the workers. shards: by worker, its `network.SpanShard` in the
+    object store. bounds: of the support and, if they are not its own rows, of the queries: where
+    those of each worker begin, and the last end. active: (n,) the queries that are active, by their
+    numbers. at_a_time: for how many of them the support passes by at a time; None where it is
+    searched where it is.
     """
 
+    first: int
     shards: list[Any]
     bounds: list[list[int]]
+    active: NDArray[np.int64]
+    at_a_time: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

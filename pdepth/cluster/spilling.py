@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdepth.embeddings.collect import Embeddings, Job
+from pdepth.embeddings.collect import Embeddings
 from pdepth.embeddings.recompute import RecomputedEmbeddings
 from pdepth.embeddings.spilled import SpilledEmbeddings
 from pdepth.embeddings.spilling import AUTO, check_spill, choose_spill
@@ -53,10 +53,11 @@ class WorkersSpill:
         shared = self.run_dir is not None and Path(self.run_dir).is_dir()
         return SpillFolder(Path(self.run_dir or "" if shared else tempfile.gettempdir()), self.name)
 
-    def embeddings(self, job: Job, worker: int, again: RecomputedEmbeddings) -> Embeddings:
+    def embeddings(self, worker: int, again: RecomputedEmbeddings) -> Embeddings:
         """Of a worker's rows, which do not fit: on disk what memory does not hold, or, of "auto",
         computed again where that is faster."""
         check_spill(self.spill, None)
-        folder = self.folder.of_worker(worker)
-        taken = choose_spill(job, self.spill, folder, None, passes_by=False)
+        planner, folder = again.planner, self.folder.of_worker(worker)
+        job = planner.job
+        taken = choose_spill(job, self.spill, folder, planner.search_rate, planner.asked)
         return again if taken is None else SpilledEmbeddings(job, taken, self.origin, again)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 
 from pdepth.arrays.arguments import Voting
+from pdepth.arrays.encoded import EncodedVotes
 from pdepth.arrays.memory import human
 
 DISTANCE_BYTES, ROW_BYTES = 8, 8  # of a neighbour in a list
@@ -48,6 +49,18 @@ class Traffic:
     votes: int = 0
     support: int = 0
 
+    def add(self, work: Sequence[Work], holder: int | None) -> None:
+        """What came to workers for a query chunk. holder: the one that had it, if one did."""
+        for each in work:
+            if each.operations and each.worker != holder:
+                self.queries += each.received
+            elif not each.operations:
+                self.lists += each.received
+
+    def add_votes(self, votes: Sequence[EncodedVotes]) -> None:
+        """What came to the process that made the call."""
+        self.votes += sum(array.nbytes for of_k in votes for _, array in of_k.arrays())
+
     @property
     def total(self) -> int:
         return sum(getattr(self, field.name) for field in fields(self))
@@ -65,7 +78,7 @@ class Asked:
 
     active: how many are searched at each probe. row_bytes: of one there. own_rows: whether they are
     the support's, left out of their own lists. held: whether workers have them, and not the process
-    that made the call.
+    that made the call. passing: the probes whose support passes by, for lists of the nearest rows.
     """
 
     active: Sequence[int]
@@ -74,6 +87,7 @@ class Asked:
     own_rows: bool
     held: bool = True
     metric: str = "sqeuclidean"
+    passing: Collection[int] = ()
 
 
 def foreseen(asked: Asked, workers: int) -> Traffic:
@@ -84,10 +98,13 @@ def foreseen(asked: Asked, workers: int) -> Traffic:
     """
     traffic = Traffic()
     receivers = workers - asked.held
-    for active, row_bytes in zip(asked.active, asked.row_bytes, strict=True):
+    for probe, (active, row_bytes) in enumerate(zip(asked.active, asked.row_bytes, strict=True)):
         each = row_bytes + (NUMBER_BYTES if asked.own_rows else 0)
         traffic.queries += active * each * receivers
-        traffic.lists += active * list_bytes(row_bytes, asked.voting, asked.metric) * (workers - 1)
+        lists = asked.voting.k * (DISTANCE_BYTES + ROW_BYTES)
+        if probe not in asked.passing:
+            lists = list_bytes(row_bytes, asked.voting, asked.metric)
+        traffic.lists += active * lists * (workers - 1)
         nearest = asked.voting.nearest * (DISTANCE_BYTES + ROW_BYTES)
         traffic.votes += active * (VOTE_BYTES * len(asked.voting.ks) + nearest)
     return traffic

@@ -26,8 +26,10 @@ from pdepth.arrays.memory import FREE_SHARE
 from pdepth.arrays.problem import ProbeRows, Problem
 from pdepth.arrays.rows import Rows
 from pdepth.arrays.sources import Stored
+from pdepth.cluster.merging import met
 from pdepth.cluster.options import Cluster
-from pdepth.cluster.shards import RemoteRows, ShardRows
+from pdepth.cluster.passing import Passes, chunks_of_workers
+from pdepth.cluster.shards import RemoteRows, RemoteSpan, ShardRows
 from pdepth.cluster.traffic import candidates_for
 from pdepth.cluster.worker import Answer
 from pdepth.cluster.workers import Ref, Workers, connected
@@ -109,6 +111,7 @@ class ClusterVoter:
         self._workers, self._problem, self._voting = workers, problem, voting
         self._asked = 0  # chunks so far
         self._probe: tuple[int, Probe] | None = None
+        self._passes: Passes | None = None  # of a span that passes by
         cluster = workers.cluster
         memory = cluster.memory
         if memory is None and workers.free is not None:
@@ -122,6 +125,10 @@ class ClusterVoter:
             num_threads=cluster.cpus_per_worker,
         )
         self._sent = workers.put(sent, "labels")
+        span = span_of(problem)
+        if span is not None and span.at_a_time is not None:
+            chunk = CHUNK_BYTES, MERGED_BYTES * problem.k
+            self._passes = Passes(workers, self._sent, problem, voting, span, chunk)
 
     def votes(
         self,
@@ -139,11 +146,14 @@ class ClusterVoter:
         rows, back = np.unique(numbers, return_inverse=True)
         of_probes = []
         for probe in probes:
-            parts = []
-            for done, votes in self._answers(probe, rows, counts):
-                parts.append(votes)
-                if progress is not None:
-                    progress(probe, done / len(rows), len(queries))
+            if self._passes is not None:
+                parts = [*self._passes.votes(probe, rows, counts, progress)]
+            else:
+                parts = []
+                for done, votes in self._answers(probe, rows, counts):
+                    parts.append(votes)
+                    if progress is not None:
+                        progress(probe, done / len(rows), len(queries))
             of_probes.append(
                 [EncodedVotes.concatenated(of_k, 1) for of_k in zip(*parts, strict=True)]
             )
@@ -191,13 +201,9 @@ class ClusterVoter:
     def _received(self, chunk: Chunk, answer: Ref) -> list[EncodedVotes]:
         """A chunk's votes; what came of them and for them is counted."""
         found: Answer = self._workers.get(answer)
-        votes, traffic = found.votes, self._workers.traffic
-        for each in found.work:
-            if each.operations and each.worker != chunk.holder:
-                traffic.queries += each.received
-            elif not each.operations:
-                traffic.lists += each.received
-        traffic.votes += sum(array.nbytes for of_k in votes for _, array in of_k.arrays())
+        votes = found.votes
+        self._workers.traffic.add(found.work, chunk.holder)
+        self._workers.traffic.add_votes(votes)
         self._workers.rates.add(found.work)
         if not len(found.open):
             return votes
@@ -252,13 +258,9 @@ class ClusterVoter:
                 queries = of_queries[numbers].on_host()
                 yield self._workers.put(queries, f"queries ({probe.rows.name})"), numbers, None
             return
-        places = np.searchsorted(rows, probe.asked_bounds)
-        for worker, shard in enumerate(probe.shards):
-            own = rows[places[worker] : places[worker + 1]]
-            for chunk in query_chunks(len(own), each, CHUNK_BYTES):
-                numbers = own[chunk]
-                asked = self._workers[worker].queries.remote(shard, probe.number, numbers)
-                yield asked, numbers, worker
+        for numbers, worker in chunks_of_workers(rows, probe.asked_bounds, each, CHUNK_BYTES):
+            there = self._workers[worker]
+            yield there.queries.remote(probe.shards[worker], probe.number, numbers), numbers, worker
 
     def _ask(
         self,
@@ -293,24 +295,17 @@ class ClusterVoter:
         return Chunk(len(numbers), holder, lists, asked, width)
 
     def _count(self, asked: Chunk, counts: bool) -> tuple[Chunk, Ref]:
-        """Have the lists merged, and the votes counted where the last two meet.
-
-        Of each two workers one merges, of the next chunk the other.
-        """
-        lists, width, workers, sent = asked.lists, asked.width, self._workers, self._sent
+        """Have the lists merged, and the votes counted where the last two meet."""
+        width, workers, sent = asked.width, self._workers, self._sent
         self._asked += 1
-        while len(lists) > 1:
-            met = []
-            for (left, earlier), (right, later) in zip(lists[::2], lists[1::2], strict=False):
-                worker = (left, right)[self._asked % 2]
-                one = (
-                    workers[worker].merged_bounds.remote(sent, earlier, later, width)
-                    if width
-                    else workers[worker].merged.remote(earlier, later)
-                )
-                met.append((worker, one))
-            lists = met + (lists[-1:] if len(lists) % 2 else [])
-        ((worker, last),) = lists
+
+        def merge(worker: int, earlier: Ref, later: Ref) -> Ref:
+            at = workers[worker]
+            if width:
+                return at.merged_bounds.remote(sent, earlier, later, width)
+            return at.merged.remote(earlier, later)
+
+        worker, last = met(asked.lists, self._asked, merge)
         if width:
             answer = self._proven(asked, worker, last)
         else:
@@ -329,6 +324,13 @@ class ClusterVoter:
             ]
             proven = at.proof_by_distances.remote(self._sent, proven, following, *found)
         return at.proven_votes.remote(proven)
+
+
+def span_of(problem: Problem) -> RemoteSpan | None:
+    """The span of a problem whose rows workers have; None where they are here."""
+    rows = problem.probes[0].support
+    there = isinstance(rows, Stored) and isinstance(rows.array, RemoteRows)
+    return rows.array.span if there else None
 
 
 def _part(rows: Rows, begin: int, end: int) -> Rows:

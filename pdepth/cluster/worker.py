@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from pdepth.arrays.encoded import EncodedVotes, Neighbors
 from pdepth.arrays.memory import free_bytes
 from pdepth.arrays.problem import Problem
 from pdepth.arrays.rows import Rows
-from pdepth.arrays.sources import Stored
+from pdepth.arrays.sources import Stored, reading_of
 from pdepth.backends import Backend, Session, backend_named, cpu
 from pdepth.cluster.sending import Kept, Sent, opened
 from pdepth.cluster.shards import ShardRows
@@ -32,11 +33,12 @@ from pdepth.cluster.traffic import Work
 from pdepth.progress import ProbeProgress
 from pdepth.search.backward import open_session
 from pdepth.search.bounds import Proof, Settled, Wanted, bounds_of, merged
+from pdepth.search.chunks import together
 from pdepth.search.topk import Part, RunningTopK, merge
 from pdepth.search.voting import votes_of_neighbors
 
 if TYPE_CHECKING:
-    from pdepth.cluster.network import Checksums, NetworkShard, ShardReading, SpanShard
+    from pdepth.cluster.network import Embedded, NetworkShard, ShardReading, SpanShard
     from pdepth.cluster.spilling import WorkersSpill
     from pdepth.embeddings.batch import Batch
     from pdepth.embeddings.dataset import Rows as DataRows
@@ -156,7 +158,7 @@ class Worker:
         with self._named():
             return self.network(shard.sent).read(shard)
 
-    def embed(self, shard: SpanShard) -> tuple[int, Checksums]:
+    def embed(self, shard: SpanShard) -> Embedded:
         """See `NetworkShard`."""
         self._last = None  # before there are others beside it
         with self._named():
@@ -188,6 +190,41 @@ class Worker:
             running = RunningTopK(problem, AnyRows(self._backend), len(queries), left_out)
             running.take(part, queries)
         return Lists(running.lists, (self._searched(begin, part, queries, left_out),))
+
+    def passed(
+        self,
+        problem: Problem,
+        shard: SpanShard,
+        probes: Sequence[int],
+        left_out: Sequence[NDArray[np.int64]] | None,
+        *queries: Rows,
+    ) -> list[Lists] | Lists:
+        """The `lists` of query chunks at some probes of a network, whose support is computed once
+        for all of them; one alone is not in a list, as Ray has it.
+
+        left_out: of each chunk. queries: of the first probe each chunk, then of the next.
+        """
+        with self._named():
+            network, backend = self.network(shard.sent), AnyRows(self._backend)
+            chunks, found = len(queries) // len(probes), dict[int, list[ChunkLists]]()
+            for rows in network.passing(shard, probes):
+                for probe in rows:
+                    of_probe = replace(problem, memory=network.memory(shard, probe))
+                    begin = chunks * probes.index(probe)
+                    found[probe] = [
+                        ChunkLists(of_probe, backend, queries[begin + chunk], out)
+                        for chunk, out in zip(range(chunks), left_out or repeat(None), strict=False)
+                    ]
+                for probe, part in self._parts(problem, rows):
+                    for lists in found[probe]:
+                        lists.take(part)
+                    del part
+        done = [
+            lists.done(self._number, counted=probe == probes[0])
+            for probe in probes
+            for lists in found[probe]
+        ]
+        return done if len(done) > 1 else done[0]
 
     def bounds(
         self,
@@ -276,6 +313,20 @@ class Worker:
         rows, packed = self._held(shard.rows, problem)
         return Part(shard.name, rows, shard.first, packed), problem
 
+    def _parts(self, problem: Problem, rows: dict[int, ShardRows]) -> Iterator[tuple[int, Part]]:
+        """The rows of a shard at probes that are read together, or at one, as they are searched."""
+        (probe, first), *_ = rows.items()
+        reading = reading_of(first.rows)
+        if reading is None:
+            held, packed = self._held(first.rows, problem)
+            yield probe, Part(first.name, held, first.first, packed)
+            return
+        stored = [each.rows for each in rows.values() if isinstance(each.rows, Stored)]
+        for which, chunks in together(reading, stored):
+            for chunk, (number, each) in zip(chunks, rows.items(), strict=True):
+                yield number, Part(each.name, chunk, each.first + which.start)
+                del chunk
+
     def _searched(
         self, begin: float, part: Part, queries: Rows, left_out: NDArray[np.int64] | None
     ) -> Work:
@@ -293,10 +344,24 @@ class Worker:
         work = (*lists.work, *later.work, Work(self._number, 0.0, 0.0, received))
         return Lists(running, work)
 
-    def votes(self, problem: Problem, lists: Lists, voting: Voting, counts: bool) -> Answer:
-        """The votes by lists of the whole support."""
-        votes = votes_of_neighbors(lists.found, problem, voting, counts=counts)
+    def votes(
+        self,
+        problem: Problem,
+        lists: Lists,
+        voting: Voting,
+        counts: bool,
+        places: NDArray[np.intp] | None = None,
+    ) -> Answer:
+        """The votes by lists of the whole support. places: of those queries that are asked for."""
+        distances, rows = lists.found
+        if places is not None:
+            distances, rows = distances[places], rows[places]
+        votes = votes_of_neighbors((distances, rows), problem, voting, counts=counts)
         return Answer(votes, np.empty(0, np.int64), lists.work)
+
+    def work(self, lists: Lists) -> tuple[Work, ...]:
+        """What lists took, once they have met; and nothing else that would travel."""
+        return lists.work
 
     @property
     def _backend(self) -> Backend:
@@ -327,6 +392,32 @@ class Worker:
             raise type(error)(where) from None
         except ImportError as error:
             raise ImportError(f"worker {self._number} on {platform.node()}: {error}") from None
+
+
+class ChunkLists:
+    """The lists of a query chunk at a probe, as a support passes by."""
+
+    def __init__(
+        self, problem: Problem, backend: AnyRows, queries: Rows, left_out: NDArray[np.int64] | None
+    ) -> None:
+        self._queries, self._left_out = queries, left_out
+        self._running = RunningTopK(problem, backend, len(queries), left_out)
+        self._seconds = self._operations = 0.0
+
+    def take(self, part: Part) -> None:
+        """Search some more rows."""
+        begin = time.perf_counter()
+        self._running.take(part, self._queries)
+        self._seconds += time.perf_counter() - begin
+        self._operations += 2.0 * len(self._queries) * len(part.rows) * part.rows.width
+
+    def done(self, worker: int, counted: bool) -> Lists:
+        """Of a worker; counted: whether the numbers in `left_out` came for this probe."""
+        received = self._queries.nbytes
+        if counted and self._left_out is not None:
+            received += self._left_out.nbytes
+        work = Work(worker, self._seconds, self._operations, received)
+        return Lists(self._running.lists, (work,))
 
 
 class AnyRows:

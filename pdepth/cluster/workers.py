@@ -166,17 +166,25 @@ class Workers:
         ]
         self.free = min(shares) if shares else None
 
+    def arrivals(self, refs: Sequence[Ref]) -> Iterator[Ref]:
+        """References as their values are there; these stay where they are."""
+        waiting = list(refs)
+        while waiting:
+            ready, waiting = self._wait(waiting, 1, fetch=False)
+            yield from ready
+
     def as_they_come(self, refs: Sequence[Ref]) -> Iterator[tuple[int, Any]]:
         """The values of references, each with its place among them, in the order of arrival."""
-        places, waiting = {ref: place for place, ref in enumerate(refs)}, list(refs)
-        while waiting:
-            ready, waiting = self._wait(waiting, 1)
-            for ref in ready:
-                yield places[ref], self.get(ref)
+        places = {ref: place for place, ref in enumerate(refs)}
+        for ref in self.arrivals(refs):
+            yield places[ref], self.get(ref)
 
-    def _wait(self, refs: list[Ref], count: int) -> tuple[list[Ref], list[Ref]]:
-        """The references whose values are there, of so many if it takes no time, and the others."""
-        ready, waiting = self._ray.wait(refs, num_returns=count, timeout=PATIENCE)
+    def _wait(self, refs: list[Ref], count: int, fetch: bool = True) -> tuple[list[Ref], list[Ref]]:
+        """The references whose values are there, of so many if it takes no time, and the others.
+        fetch: whether the values are to come to this machine."""
+        ready, waiting = self._ray.wait(
+            refs, num_returns=count, timeout=PATIENCE, fetch_local=fetch
+        )
         if len(ready) < count:
             self._tell_what_is_missing()
         return ready, waiting

@@ -49,18 +49,11 @@ class RecomputedEmbeddings:
     network does not give twice with the same bits is written to disk instead.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        search_rate: float | None = None,
-        scratch: Path | None = None,
-        passes_by: bool = True,
-    ) -> None:
-        """search_rate: operations a second. scratch: a folder for what must go to disk. passes_by:
-        whether the support may be computed in chunks that several probes share."""
-        assert job.rows is not None
-        self._job, self._scratch = job, scratch
-        self._planner = SpanPlanner(job, job.rows, search_rate=search_rate, passes_by=passes_by)
+    planner: SpanPlanner
+
+    def __init__(self, planner: SpanPlanner, scratch: Path | None = None) -> None:
+        """planner: of the job. scratch: a folder for what must go to disk."""
+        self.planner, self._job, self._scratch = planner, planner.job, scratch
         self._stack = ExitStack()
         self._on_disk: KeptEmbeddings | None = None
         self._checksums: dict[int, int] = {}  # of the first rows, by the probe's number
@@ -80,20 +73,23 @@ class RecomputedEmbeddings:
             return self._to_disk().read()
         job.note(self._outlook())
         end = len(job.layout.probes)
-        span = self._planner.before(end)
-        probes, every_query = range(span.first, end), np.arange(self._planner.rows[-1])
-        if span.way == "streamed":
-            return reading_of(capture_all(job, [], job.readers))
+        span = self.planner.before(end)
+        probes, every_query = range(span.first, end), np.arange(self.planner.rows[-1])
         if span.way == "held":
             captured = capture_all(job, probes, job.readers)
             values = [side.embeddings for side in captured]
             self._first = span_rows(job, probes, values, every_query, self._search_memory)
             return reading_of(captured)
+        if job.own_rows and len(every_query):
+            return reading_of(capture_all(job, [], job.readers))
         # Of the support only labels, since its values come by once the queries' are there.
-        support, queries = job.readers
-        labels = self._labels(support)
-        captured = capture_all(job, probes, [queries])
-        self._first = self._shared(probes, captured[0].embeddings, every_query)
+        labels = self._labels(job.readers[0])
+        if job.own_rows:  # of a worker without queries
+            return Reading([labels], every_query)
+        shared = span.way == "shared"
+        captured = capture_all(job, probes if shared else [], job.readers[1:])
+        if shared:
+            self._first = self._shared(probes, captured[0].embeddings, every_query)
         reading = reading_of(captured)
         return Reading([labels, *reading.labels], reading.predictions)
 
@@ -120,14 +116,14 @@ class RecomputedEmbeddings:
         first, self._first = self._first, None
         if first is not None:
             return first
-        span = self._planner.before(end, active, resumed_first)
+        span = self.planner.before(end, active, resumed_first)
         probes, readers = range(span.first, end), self._job.readers
         if span.way == "streamed":
             return self._streamed(span.first, active)
         if span.way == "shared":
             values = self._capture_again(readers[-1], probes, active)
             return self._shared(probes, values, active)
-        which = [np.arange(self._planner.rows[0]), active][: len(readers)]
+        which = [np.arange(self.planner.rows[0]), active][: len(readers)]
         sides = [self._capture_again(r, probes, w) for r, w in zip(readers, which, strict=True)]
         queries = which[-1]
         return span_rows(self._job, probes, sides, queries, self._search_memory)
@@ -136,13 +132,13 @@ class RecomputedEmbeddings:
         """Whether the network gives the same again; and how fast it runs."""
         begin, rows = time.perf_counter(), len(first_rows(self._job).labels)
         self._checksums, again = first_rows_checksums(self._job)
-        self._planner.forward_rate = 2 * rows / (time.perf_counter() - begin)
+        self.planner.forward_rate = 2 * rows / (time.perf_counter() - begin)
         return self._checksums == again
 
     def _to_disk(self) -> KeptEmbeddings:
         """Write all embeddings to a folder of this run."""
         job = self._job
-        needed = footprint(job.layout, sum(self._planner.rows), job.metric)
+        needed = footprint(job.layout, sum(self.planner.rows), job.metric)
         temporary = tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=self._scratch)
         folder = Path(self._stack.enter_context(temporary))
         if (free := shutil.disk_usage(folder).free) < needed:
@@ -157,8 +153,8 @@ class RecomputedEmbeddings:
 
     def _outlook(self) -> str:
         """What will be computed, in words."""
-        job, rows = self._job, sum(self._planner.rows)
-        needed, spans = footprint(job.layout, rows, job.metric), len(self._planner.all())
+        job, rows = self._job, sum(self.planner.rows)
+        needed, spans = footprint(job.layout, rows, job.metric), len(self.planner.all())
         return (
             f"{human(needed)} for {rows:,} rows x {len(job.layout.probes)} probes, more than the "
             f"{job.budget}: computed in {'one pass' if spans == 1 else f'{spans} passes'}"
@@ -174,10 +170,11 @@ class RecomputedEmbeddings:
 
     def _shared(self, probes: range, values: Sequence[Any], queries: NDArray[np.int64]) -> SpanRows:
         """Probes whose support is computed chunk by chunk, in one forward pass."""
-        job, every = self._job, np.arange(self._planner.rows[0])
+        job, every = self._job, np.arange(self.planner.rows[0])
         names = job.layout.names[probes.start : probes.stop]
-        checksums = np.array([self._checksums[number] for number in probes])
-        shared = SharedForward(job, self._planner.chunk_rows(probes, len(queries)), checksums)
+        at_a_time = len(queries) if self.planner.asked is None else self.planner.asked
+        chunk_rows = self.planner.chunk_rows(probes, len(queries))
+        shared = SharedForward(job, chunk_rows, at_a_time, self._fingerprint(probes))
         rows: list[tuple[str, Any, Any]] = []
         for number, name, side in zip(probes, names, values, strict=True):
             known = (queries, side) if job.own_rows else None
@@ -186,15 +183,18 @@ class RecomputedEmbeddings:
         return SpanRows(probes[0], rows, queries, self._search_memory)
 
     def _streamed(self, number: int, active: NDArray[np.int64]) -> SpanRows:
-        """A probe that does not fit: read, and so computed, as it is searched."""
-        job = self._job
-        which = [np.arange(self._planner.rows[0]), active][: len(job.readers)]
-        sides = [
-            RecomputedRows(job, reader, number, rows)
-            for reader, rows in zip(job.readers, which, strict=True)
-        ]
-        row = (job.layout.names[number], sides[0], None if job.own_rows else sides[1])
-        return SpanRows(number, [row], which[-1], job.budget.size)
+        """A probe that does not fit: read, and so computed, as it is searched; at a worker, for
+        as many queries of all as memory allows."""
+        job, every, shared = self._job, np.arange(self.planner.rows[0]), None
+        if self.planner.asked is not None and self.planner.passes_by:
+            at_a_time, chunk_rows = self.planner.streamed(number)
+            shared = SharedForward(job, chunk_rows, at_a_time, self._fingerprint([number]))
+        support = RecomputedRows(job, job.readers[0], number, every, shared)
+        queries = None
+        if not job.own_rows:
+            queries = RecomputedRows(job, job.readers[1], number, active)
+        row = (job.layout.names[number], support, queries)
+        return SpanRows(number, [row], every if job.own_rows else active, job.budget.size)
 
     def _capture_again(
         self, reader: Batches, probes: Sequence[int], rows: NDArray[np.int64]
@@ -204,6 +204,10 @@ class RecomputedEmbeddings:
         values = capture_again(job.layout, reader, probes, rows, on_rows=meter)
         meter(len(rows), finished=True)
         return values
+
+    def _fingerprint(self, probes: Sequence[int]) -> NDArray[np.int64]:
+        """Of the support's values at some probes."""
+        return np.array([self._checksums[number] for number in probes])
 
     @property
     def _search_memory(self) -> int | None:
@@ -247,19 +251,28 @@ class RecomputedRows:
             known, values = self._known
             if np.array_equal(rows, known):
                 return values
+            if np.isin(rows, known, assume_unique=True).all():
+                return values[np.searchsorted(known, rows)]
         job = self._job
         (values,) = capture_again(job.layout, self._reader, [self.number], rows)
         return values
 
 
 class SharedForward:
-    """A `SharedReading`: the support's values at several probes, from one forward pass."""
+    """A `SharedReading`: the support's values at several probes, from one forward pass.
+
+    queries: for how many it leaves room.
+    """
 
     chunk_rows: int
+    queries: int
     fingerprint: NDArray[np.int64]
 
-    def __init__(self, job: Job, chunk_rows: int, fingerprint: NDArray[np.int64]) -> None:
+    def __init__(
+        self, job: Job, chunk_rows: int, queries: int, fingerprint: NDArray[np.int64]
+    ) -> None:
         self._job, self.chunk_rows, self.fingerprint = job, chunk_rows, fingerprint
+        self.queries = queries
         self._meter = job.meter(job.readers[0], job.readers[0].rows)
 
     def read(self, sources: Sequence[RecomputedRows], rows: slice) -> list[torch.Tensor]:

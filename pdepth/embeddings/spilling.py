@@ -123,17 +123,17 @@ def choose_spill(
     spill: str | os.PathLike[str] | None,
     folder: SpillFolder,
     search_rate: float | None,
-    passes_by: bool = True,
+    asked: int | None = None,
 ) -> Spill | None:
     """How what does not fit goes to disk, if `spill` asks for it and, of "auto", it is cheaper; a
-    note says why, or why not. passes_by: as of `RecomputedEmbeddings`.
+    note says why, or why not. asked: as of `SpanPlanner`.
 
     Raises OSError for a folder that lacks room.
     """
     if spill is None or job.fits:
         return None
     seconds = row_seconds_of(job, runs=1) if spill == AUTO else None
-    cost = priced(job, spill, folder, seconds, search_rate, passes_by)
+    cost = priced(job, spill, folder, seconds, search_rate, asked)
     job.note(f"spill: {cost}")
     return cost if cost.taken else None
 
@@ -144,14 +144,14 @@ def priced(
     folder: SpillFolder,
     row_seconds: Sequence[float] | None,
     search_rate: float | None,
-    passes_by: bool = True,
+    asked: int | None = None,
 ) -> Spill:
     """What spilling costs a job whose embeddings do not fit, and whether `spill` asks for it.
 
     row_seconds: of a row's forward pass until each probe, see `row_seconds_of`; None: not measured.
     Raises OSError for a folder, not for "auto", that lacks room.
     """
-    planner = SpanPlanner(job, job.rows or [], search_rate=search_rate, passes_by=passes_by)
+    planner = SpanPlanner(job, job.rows or [], search_rate=search_rate, asked=asked)
     cost = _cost(job, planner, folder, row_seconds)
     if spill not in (None, AUTO):
         if cost.written > cost.free:

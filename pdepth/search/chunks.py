@@ -22,18 +22,16 @@ from numpy.typing import NDArray
 from pdepth.arrays.arguments import Voting
 from pdepth.arrays.bounds import Bounds
 from pdepth.arrays.encoded import EncodedVotes, Neighbors
-from pdepth.arrays.memory import MERGE_BYTES, WORK_SHARE, human, search_bytes
+from pdepth.arrays.memory import MERGE_BYTES, PACKED_BYTES, WORK_SHARE, human, search_bytes
 from pdepth.arrays.problem import ProbeRows, Problem
 from pdepth.arrays.rows import Rows, numpy_type
-from pdepth.arrays.sources import SharedReading, Stored
+from pdepth.arrays.sources import SharedReading, Stored, reading_of
 from pdepth.backends.base import Backend, Session
 from pdepth.io.journal import Journal
 from pdepth.progress import ProbeProgress
 from pdepth.search.reader import Reader
 from pdepth.search.topk import Part, RunningTopK
 from pdepth.search.voting import only_target, votes_of_neighbors
-
-PACKED_BYTES = 4  # an element of the support takes in a kernel, at most
 
 
 class ChunkedSession:
@@ -168,7 +166,7 @@ class ChunkedSession:
         pairs = {
             probe: pair
             for probe, pair in enumerate(self._problem.probes)
-            if isinstance(pair.support, Stored) and pair.support.shared is reading
+            if reading_of(pair.support) is reading
         }
         stored = [pair.support for pair in pairs.values() if isinstance(pair.support, Stored)]
         which = _slice_if_whole(work.rows)
@@ -183,22 +181,34 @@ class ChunkedSession:
         lists = [top_k.lists for top_k in running]
         total = len(work.pair.support)
         start = 0 if self._kept is None else self._kept.resume(reading, lists)
-        for begin in range(start, total, reading.chunk_rows):
-            end = min(begin + reading.chunk_rows, total)
-            values = reading.read([rows.array for rows in stored], slice(begin, end))
-            for number, (probe, pair) in enumerate(pairs.items()):
-                chunk = stored[number].prepared(values[number], begin)
-                running[number].take(Part(pair.name, chunk, begin), queries[number])
-                del chunk
-                self._report(probe, end / total, len(work.numbers))
-            del values  # before the next are computed
-            if self._kept is not None and end < total:
-                self._kept.keep(reading, lists, end)
+        for rows, chunks in together(reading, stored, start):
+            for number, (chunk, probe) in enumerate(zip(chunks, pairs, strict=True)):
+                part = Part(pairs[probe].name, chunk, rows.start)
+                running[number].take(part, queries[number])
+                del chunk, part
+                self._report(probe, rows.stop / total, len(work.numbers))
+            if self._kept is not None and rows.stop < total:
+                self._kept.keep(reading, lists, rows.stop)
         return dict(zip(pairs, lists, strict=True))
 
     def _report(self, probe: int, fraction: float, queries: int) -> None:
         if self._progress is not None:
             self._progress(probe, fraction, queries)
+
+
+def together(
+    reading: SharedReading, stored: Sequence[Stored], start: int = 0
+) -> Iterator[tuple[slice, Iterator[Rows]]]:
+    """The rows from `start` on of sources that a reading serves together, chunk by chunk: which
+    they are, and those of each source in turn.
+
+    All of a chunk are to be taken before the next is read: nothing here holds them then.
+    """
+    total = len(stored[0])
+    for begin in range(start, total, reading.chunk_rows):
+        rows = slice(begin, min(begin + reading.chunk_rows, total))
+        values = reading.read([each.array for each in stored], rows)
+        yield rows, (each.prepared(values.pop(0), rows.start) for each in stored)
 
 
 class ProbeQueries:
@@ -216,6 +226,7 @@ class ProbeQueries:
     back: NDArray[np.intp]
     chunk: int
     query_chunk: int
+    shared: SharedReading | None
 
     def __init__(self, problem: Problem, probe: int, queries: NDArray[np.int64]) -> None:
         self.probe, self.pair = probe, problem.probes[probe]
@@ -223,8 +234,7 @@ class ProbeQueries:
         self.numbers: NDArray[np.int64] = queries if numbers is None else numbers
         self.rows, self.back = np.unique(self.numbers, return_inverse=True)
         self._exclude_self = problem.exclude_self
-        support = self.pair.support
-        self.shared: SharedReading | None = support.shared if isinstance(support, Stored) else None
+        self.shared = reading_of(self.pair.support)
         if self.shared is not None:
             self.chunk, self.query_chunk = self.shared.chunk_rows, len(self.rows)
         else:

@@ -28,7 +28,7 @@ MOMENTS = range(10)
 RNG = np.random.default_rng(0)
 LAYERS = [RNG.integers(-2, 3, (4000, width)).astype(np.float32) for width in (16, 32, 48)]
 LABELS, PREDICTIONS = RNG.integers(0, 4, 4000), RNG.integers(0, 4, 4000)
-SUPPORT = blobs(600)
+SUPPORT, FEW = blobs(600), blobs(20, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,17 @@ def of_arrays(**options: Any) -> Any:
     return pdepth.depth_from_embeddings(*arguments, k=[9, 3], early_exit=False, **options)
 
 
-def of_network(**options: Any) -> Any:
-    return depth(SUPPORT, QUERIES, k=[3, 5], **options)
+def of_network(queries: Any = QUERIES, **options: Any) -> Any:
+    return depth(SUPPORT, queries, k=[3, 5], **options)
 
 
 def disturbed_run(kind: str, folder: Path, disturb: Callable[[], object], moment: int) -> None:
     """A run whose workers lose something at a random moment has the bits of one process, and
     leaves on the disk what it is to leave."""
     workers, after = Cluster(workers=2), random.Random(moment).uniform(0, 2)
+    queries = QUERIES
+    if kind == "passing":  # by few queries, of most probes
+        workers, queries = replace(workers, memory_per_worker=100 * ROW), FEW
     if kind == "arrays":
         with disturbed(disturb, after):
             got = of_arrays(cluster=workers)
@@ -63,15 +66,15 @@ def disturbed_run(kind: str, folder: Path, disturb: Callable[[], object], moment
     if kind == "kept":
         options = {"keep_embeddings": folder / "kept"}
     with disturbed(disturb, after):
-        got = of_network(cluster=workers, **options)
-    same(got, of_network())
+        got = of_network(queries, cluster=workers, **options)
+    same(got, of_network(queries))
     if kind == "kept":
         pdepth.open_store(folder / "kept").verify()
     else:
         assert os.listdir(folder) == []
 
 
-KINDS = ("arrays", "network", "spilled", "kept")
+KINDS = ("arrays", "network", "spilled", "kept", "passing")
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -94,7 +97,7 @@ def test_a_node_that_is_killed(
         nodes.remove_node(random.Random(moment).choice([*nodes.worker_nodes]), False)
 
     try:
-        disturbed_run(KINDS[moment % 4], tmp_path, kill, moment)
+        disturbed_run(KINDS[moment % len(KINDS)], tmp_path, kill, moment)
     finally:
         nodes.add_node(num_cpus=2, **NODE)
 

@@ -78,7 +78,7 @@ def test_plan_of_a_network(queries: Any) -> None:
     there = plan.cluster
     assert there is not None
     assert plan.support == 16 * BATCH
-    assert there.memory == (8 * BATCH + (0 if queries is None else 35)) * ROW
+    assert there.memory == (8 * BATCH + (0 if queries is None else 3 * BATCH)) * ROW
     assert there.seconds is not None
     assert (there.forward_seconds or 0) > 0
     assert "on a cluster\nworkers     2, " in str(plan)

@@ -22,7 +22,7 @@ from pdepth.progress import Event
 from helpers.ray_clusters import worker_processes
 from helpers.same import same_depths, same_votes
 from helpers.spans import QUERIES as IMAGES
-from helpers.spans import WIDTHS, blobs, depth, same
+from helpers.spans import ROW, WIDTHS, blobs, depth, same
 
 RNG = np.random.default_rng(0)
 SUPPORT = [RNG.integers(-2, 3, (400, width)).astype(np.float32) for width in (6, 12)]
@@ -132,6 +132,18 @@ def test_depths_of_a_network(ray: Any) -> None:
     same(
         depth(blobs(300), IMAGES, **options, cluster=Cluster(workers=3)),
         depth(blobs(300), IMAGES, **options),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [25, 100])
+def test_a_support_that_passes_by(rows: int, ray: Any) -> None:
+    """For a few queries at a time at one probe, and for all at several; one list or many."""
+    queries, options = blobs(20, seed=1), {"k": [3, 5], "early_exit": False}
+    cluster = Cluster(workers=3, memory_per_worker=rows * ROW)
+    same(
+        depth(blobs(600), queries, **options, cluster=cluster),
+        depth(blobs(600), queries, **options),
     )
 
 

@@ -43,7 +43,17 @@ class Actor:
         def remote(*arguments: Any) -> Ref:
             return Ref(method(*map(received, arguments)))
 
-        return SimpleNamespace(remote=remote)
+        def options(num_returns: int) -> Any:
+            """Whose answers are so many values, each with a reference."""
+
+            def several(*arguments: Any) -> list[Ref]:
+                values = method(*map(received, arguments))
+                assert len(values) == num_returns
+                return [Ref(value) for value in values]
+
+            return SimpleNamespace(remote=remote if num_returns == 1 else several)
+
+        return SimpleNamespace(remote=remote, options=options)
 
 
 class InlineRay:
