@@ -326,25 +326,25 @@ class NetworkShard:
             ).at_home(task.backend)  # fmt: skip
             for reader in self._readers:
                 reader.remembers = True
-            self._embeddings = self._entered(job, shard.kept, shard.asked)
+            self._embeddings = self._entered(job, shard)
         if self._planner is not None:
             self._planner.asked = shard.asked
         if isinstance(self._embeddings, KeptShard) and shard.kept is not None:
             self._embeddings.store = shard.kept  # which is finished meanwhile
         return self._embeddings
 
-    def _entered(self, job: Job, kept: SharedStore | None, asked: int) -> Embeddings:
+    def _entered(self, job: Job, shard: SpanShard) -> Embeddings:
         """Where the embeddings of a job are."""
-        if kept is not None:
-            rows = {what: slice(part.first, part.end) for what, part in self._parts.items()}
-            return self._stack.enter_context(KeptShard(job, self._number, rows, kept))
+        if shard.kept is not None:
+            stored = {what: slice(part.first, part.end) for what, part in self._parts.items()}
+            return self._stack.enter_context(KeptShard(job, self._number, stored, shard.kept))
         if job.fits:
             return self._stack.enter_context(HeldEmbeddings(job))
         rows, task = [len(part.numbers) for part in self._parts.values()], self._task
-        if SUPPORT in self._parts and not task.own_rows and QUERIES not in self._parts:
-            rows.append(0)
+        if not task.own_rows and [*self._parts] == [SUPPORT]:
+            rows.append(0)  # of queries
         rate = product_rate(device_of(self._model) if task.on_gpu else None)
-        self._planner = SpanPlanner(job, rows, search_rate=rate, asked=asked)
+        self._planner = SpanPlanner(job, rows, search_rate=rate, asked=shard.asked)
         again, spill = RecomputedEmbeddings(self._planner), task.spill
         if spill is not None:
             try:

@@ -184,14 +184,23 @@ def test_shards_with_fewer_rows_than_k_and_without(
 
 
 def test_a_worker_that_holds_its_rows_beside_one_that_does_not(
-    passes: list[Pass], forwarded: Forwarded
+    forwarded: Forwarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of three batches one has a single one: it runs once, however many passes the other makes."""
-    support, cluster = blobs(48), Cluster(workers=2, memory_per_worker=18_700)
-    options: dict[str, Any] = {"layers": ["2"], "input": False, "early_exit": False}
-    got = depth(support, MANY, **options, cluster=cluster)
-    same(got, depth(support, MANY, **options))
-    print("CASE", passes, forwarded)
+    """Of three batches one has one and the other two, which it computes for a few queries at a
+    time."""
+    passed, ran = Worker.passed, set[tuple[int, int]]()
+
+    def counted(worker: Worker, *arguments: Any) -> Any:
+        before = sum(forwarded)
+        answer = passed(worker, *arguments)
+        ran.add((worker._number, sum(forwarded) - before))
+        return answer
+
+    monkeypatch.setattr(Worker, "passed", counted)
+    cluster = Cluster(workers=2, memory_per_worker="10kB")
+    got = depth(blobs(48), MANY, early_exit=False, cluster=cluster)
+    same(got, depth(blobs(48), MANY, early_exit=False))
+    assert ran == {(0, 0), (1, 32)}
 
 
 @pytest.mark.slow_if(count=[1], rows=[80])
