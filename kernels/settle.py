@@ -442,8 +442,11 @@ def settle_kernel(
 
 
 def registers_for(warps: int, by: exact.Fold) -> int:
-    """Of a thread, at most: few enough for sixteen warps, where the assembler spills none so."""
-    return 128 if warps == 1 and by.pairs > 1 else 168
+    """Of a thread, at most: few enough for sixteen warps, or fifteen, where the assembler of each
+    promised Triton spills none so."""
+    if warps > 1 or by.pairs == 1:
+        return 168
+    return 128 if by.pairs > 2 else 136
 
 
 def settle(
