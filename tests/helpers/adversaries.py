@@ -284,7 +284,7 @@ def rescored(seeds: int = 20) -> str:
 
 def tables_of(text: str) -> dict[str, str]:
     """The tables of a page, by what stands first in them."""
-    found = [block for block in text.split("\n\n") if block.startswith("| ")]
+    found = [block.strip() for block in text.split("\n\n") if block.lstrip().startswith("| ")]
     return {block.split("|", 2)[1].strip(): block for block in found}
 
 
