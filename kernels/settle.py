@@ -442,11 +442,8 @@ def settle_kernel(
 
 
 def registers_for(warps: int, by: exact.Fold) -> int:
-    """Of a thread, at most: few enough for sixteen warps, or fifteen, where the assembler of each
-    promised Triton spills none so."""
-    if warps > 1 or by.pairs == 1:
-        return 168
-    return 128 if by.pairs > 2 else 136
+    """Of a thread, at most: few enough for fifteen warps, and no promised Triton spills."""
+    return 168 if warps > 1 else {8: 128, 2: 136, 1: 168}[by.pairs]
 
 
 def settle(

@@ -20,7 +20,7 @@ NEED_TORCH = [
         "backends": "launches processes torch_settings triton",
         "bench": "checks cleaning findings gpu gpu_bound label_issues networks placements studies",
         "cli": "demo pretrained run",
-        "cluster": "disk ensemble faults network pricing ray traffic",
+        "cluster": "disk ensemble faults network passing pricing ray traffic",
         "compat": "aucurriculum dino lightly metric_learning oodeel torchdr",
         "docs": "code_blocks",
         "embeddings": """at_rest capture copies dataset families heads loaders networks_equal

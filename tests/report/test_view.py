@@ -189,12 +189,20 @@ def test_a_port_in_use(folder: Path) -> None:
 
 def test_the_command_serves_until_it_is_interrupted(folder: Path) -> None:
     command = [sys.executable, "-m", "pdepth", "view", str(folder), "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().split()[0]
-        assert get(address)[0].status == 200
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's & ignores it
+    ) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().split()[0]
+            assert get(address)[0].status == 200
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 130
+        finally:
+            process.kill()  # of one that goes on, which would be waited for
 
 
 def test_results_without_pictures(tmp_path: Path) -> None:
