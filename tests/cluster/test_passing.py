@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import pdepth
-from pdepth.cluster import Cluster, pricing, voter, workers
+from pdepth.cluster import Cluster, pricing, voter
 from pdepth.cluster.network import NetworkShard
 from pdepth.cluster.pricing import ClusterPlan
 from pdepth.cluster.traffic import Traffic
@@ -91,15 +91,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[Pass]:
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Traffic]:
     """The traffic of each call, once it has ended."""
-    found: list[Traffic] = []
-    close = workers.Workers.close
-
-    def closed(self: workers.Workers) -> None:
-        found.append(self.traffic)
-        close(self)
-
-    monkeypatch.setattr(workers.Workers, "close", closed)
-    return found
+    return inline_ray.traffic_of_calls(monkeypatch)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 import pdepth
 from pdepth.arrays.arguments import Voting, check_voting
-from pdepth.cluster import Cluster, traffic, voter, workers
+from pdepth.cluster import Cluster, traffic, voter
 from pdepth.cluster.traffic import Asked, Rates, Traffic, Work
 from pdepth.cluster.worker import Worker
 from pdepth.depth import _searched
@@ -24,15 +24,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Traffic]:
     inline_ray.install(monkeypatch)
     monkeypatch.setattr(voter, "CHUNK_BYTES", 1 << 12)
     monkeypatch.setattr("pdepth.search.voting.CHUNK_QUERIES", 7)
-    found: list[Traffic] = []
-    close = workers.Workers.close
-
-    def closed(self: workers.Workers) -> None:
-        found.append(self.traffic)
-        close(self)
-
-    monkeypatch.setattr(workers.Workers, "close", closed)
-    return found
+    return inline_ray.traffic_of_calls(monkeypatch)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

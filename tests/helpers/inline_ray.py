@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pdepth.cluster import options, sending, workers
+from pdepth.cluster.traffic import Traffic
 
 MEMORY = 1e12  # bytes of each node
 
@@ -117,3 +118,16 @@ def install(monkeypatch: Any, *cpus: int) -> None:
     """In place of Ray, while a test lasts. cpus: of each node; one of 8 where it is not said."""
     for module in (options, sending, workers):
         monkeypatch.setattr(module, "require", lambda *_: InlineRay(*(cpus or (8,))))
+
+
+def traffic_of_calls(monkeypatch: Any) -> list[Traffic]:
+    """The traffic of each call, once it has ended."""
+    found: list[Traffic] = []
+    close = workers.Workers.close
+
+    def closed(self: workers.Workers) -> None:
+        found.append(self.traffic)
+        close(self)
+
+    monkeypatch.setattr(workers.Workers, "close", closed)
+    return found
