@@ -26,7 +26,8 @@ BOUNDED = {
     "measure": {"computed * constant"},
     "filter": {"computed * constant", "computed * range"},
     "differences": {"computed * constant", "constant * program"},
-    "settle": {"constant * program"},
+    # "computed * computed": in exact.py half of a width, or none of it, by a halving's bit.
+    "settle": {"constant * program", "computed * computed"},
     "distances": {"constant * program"},
 }
 
