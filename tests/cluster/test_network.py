@@ -21,16 +21,19 @@ from pdepth.progress import Event
 
 from helpers import inline_ray
 from helpers.networks import Stream
-from helpers.spans import QUERIES, ROW, SUPPORT, CountingNetwork, Noisy, depth, network, same
-
-OPTIONS: tuple[dict[str, Any], ...] = (
-    {},
-    {"early_exit": False},
-    {"k": [3, 5, 31], "return_counts": True},
-    {"metric": "cosine", "weights": "exp"},
-    {"metric": "inner_product", "reference": "label"},
-    {"return_neighbors": 3},
+from helpers.spans import (
+    QUERIES,
+    ROW,
+    SUPPORT,
+    CountingNetwork,
+    Noisy,
+    depth,
+    network,
+    option_sets,
+    same,
 )
+
+OPTIONS = option_sets(31)
 
 
 @pytest.fixture(autouse=True)

@@ -25,17 +25,10 @@ from pdepth.progress import Event
 from pdepth.search import voting
 
 from helpers import inline_ray
-from helpers.spans import BATCH, ROW, K, blobs, depth, network, same
+from helpers.spans import BATCH, ROW, K, blobs, depth, network, option_sets, same
 
 SUPPORT, FEW, MANY = blobs(320), blobs(12, seed=1), blobs(40, seed=1)
-OPTIONS: tuple[dict[str, Any], ...] = (
-    {},
-    {"early_exit": False},
-    {"k": [3, 5, 17], "return_counts": True},
-    {"metric": "cosine", "weights": "exp"},
-    {"metric": "inner_product", "reference": "label"},
-    {"return_neighbors": 3},
-)
+OPTIONS = option_sets(17)
 
 
 @pytest.fixture(autouse=True)

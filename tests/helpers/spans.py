@@ -90,3 +90,15 @@ class Noisy(Dataset[Any]):
         self.read += 1
         x, y = self.data[row]
         return x + 0.01 * self.read, y
+
+
+def option_sets(most: int) -> tuple[dict[str, Any], ...]:
+    """Of a call, one of each kind that votes are asked for by; most: neighbours."""
+    return (
+        {},
+        {"early_exit": False},
+        {"k": [3, 5, most], "return_counts": True},
+        {"metric": "cosine", "weights": "exp"},
+        {"metric": "inner_product", "reference": "label"},
+        {"return_neighbors": 3},
+    )
