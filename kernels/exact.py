@@ -102,11 +102,18 @@ def _sums(x, y, there, lane, width, halvings, number, HALVINGS: tl.constexpr, IN
             first += half * added
         sums = _leaves(x, y, there, lane, width, first, limit, HALVINGS, INNER)
     else:
-        # Twice, or once where a row has fewer halvings.
-        sums = tl.zeros(y.shape, tl.float64)
+        # Two halvings a loop: LLVM's time grows without bound with loops deep within each other.
+        AT_ONCE: tl.constexpr = 1 if HALVINGS == UNROLLED + 1 else 2
+        LEFT: tl.constexpr = HALVINGS - AT_ONCE
         end = tl.minimum(number + (1 << HALVINGS), 1 << halvings)
-        for half in range(number, end, 1 << (HALVINGS - 1)):
-            sums += _sums(x, y, there, lane, width, halvings, half, HALVINGS - 1, INNER)
+        sums = tl.zeros(y.shape, tl.float64)
+        before = tl.zeros(y.shape, tl.float64)
+        for part in range(number, end, 1 << LEFT):
+            own = _sums(x, y, there, lane, width, halvings, part, LEFT, INNER)
+            second = (part >> LEFT) & 1
+            sums += tl.where(second > 0, before + own, 0.0)
+            before = own
+        sums = tl.where(end - number > 1 << LEFT, sums, before)  # of one part: it waits for none
     return sums
 
 

@@ -65,22 +65,6 @@ def _not_interpreted() -> str | None:
     )
 
 
-def check_widths(problem: Problem) -> None:
-    """Raise ValueError for rows that Triton 3.9 does not compile kernels for in twenty minutes."""
-    import triton
-
-    from pdepth.kernels import exact
-
-    widest = exact.SHAPES[1].lanes << exact.SHAPES[1].halvings
-    for probe in problem.probes:
-        if probe.support.width > widest and triton.__version__.startswith("3.9."):
-            raise ValueError(
-                f"{probe.name}: expected at most {widest:,} columns with Triton "
-                f"{triton.__version__}, which does not compile the sums of wider rows, got "
-                f"{probe.support.width:,}; pip install 'triton<3.9', or pass backend='cpu'."
-            )
-
-
 def interpreted() -> bool:
     """Whether Triton runs its kernels on the CPU, one program after the other, for tests."""
     return os.environ.get(INTERPRET, "0") not in ("", "0")
@@ -105,8 +89,6 @@ def session(problem: Problem, progress: ProbeProgress | None = None) -> Iterator
     """Open a problem on its device, whose memory and kernels are the current ones."""
     import torch
 
-    if not interpreted():
-        check_widths(problem)
     device = _device(problem)
     opened = None
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():

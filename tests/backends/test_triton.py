@@ -427,20 +427,3 @@ def test_versions_that_do_not_interpret_together_are_named(
         f"Triton {versions[0]} does not interpret kernels with NumPy {versions[1]}; "
         "pip install 'triton>=3.7', or 'numpy<2.4'."
     )
-
-
-@pytest.mark.parametrize(
-    ("version", "width", "refused"),
-    [("3.9.0", 131_073, True), ("3.9.0", 131_072, False), ("3.8.0", 150_528, False)],
-)
-def test_rows_that_a_version_does_not_compile_kernels_for_are_named(
-    version: str, width: int, refused: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("triton.__version__", version)
-    probe = SimpleNamespace(name="input", support=SimpleNamespace(width=width))
-    problem: Any = SimpleNamespace(probes=[probe])
-    if not refused:
-        backend.check_widths(problem)
-        return
-    with pytest.raises(ValueError, match=r"^input: expected at most 131,072 columns with Triton"):
-        backend.check_widths(problem)

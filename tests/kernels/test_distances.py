@@ -54,6 +54,16 @@ def test_the_folds_of_the_widest_rows(shape: exact.Fold, monkeypatch: pytest.Mon
         agree(width)
 
 
+@pytest.mark.parametrize("halvings", [7, 8])
+def test_rows_of_any_number_of_halvings(halvings: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fold whose loops make two halvings each, and one of which one makes a single one."""
+    shape = exact.Fold(2, 2, halvings)
+    monkeypatch.setattr(exact, "SHAPES", (shape,))
+    for made in range(1, halvings + 1):
+        agree((shape.lanes << made) - 1)
+        agree((shape.lanes << (made - 1)) + 1)
+
+
 @pytest.mark.slow
 def test_a_row_that_needs_such_a_fold() -> None:
     agree(140_001)
