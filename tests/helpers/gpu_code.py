@@ -137,13 +137,14 @@ def configurations() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]
 
 
 def representative() -> Iterator[tuple[Any, dict[str, Any], dict[str, Any], str]]:
-    """One configuration of each of the largest kernels."""
+    """One configuration of each of the largest kernels; of settlement one for the widest rows."""
+    most = exact.SHAPES[-2].halvings  # of those that the filter serves
     chosen: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {}
     for configuration in configurations():
         kernel, constants, _, kind = configuration
         name = kernel.__name__.removesuffix("_kernel")
         wide = constants.get("SECTION", 1) > 0 and not constants.get("DESCRIPTORS")
-        wide = wide and constants.get("HALVINGS", 99) > exact.UNROLLED.value
+        wide = wide and constants.get("HALVINGS", most) == most
         wide = wide and not constants.get("DIFFERENCES")
         if name in ("filter", "settle", "prepare") and kind == "fp32" and wide:
             chosen.setdefault(name, configuration)
