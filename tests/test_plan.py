@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -209,24 +210,34 @@ print(bill.memory, status("VmHWM") - before)
 """
 
 
+def peak(*arguments: object) -> tuple[int, int, str]:
+    """Bytes that the plan says, bytes that the run takes, and what the run says of it.
+
+    Large blocks that are freed go back to the system: glibc by itself keeps up to 32 MB each.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *map(str, arguments)], check=True, capture_output=True,
+        text=True, env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"},
+    )  # fmt: skip
+    said, taken = map(int, done.stdout.split())
+    return said, taken, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("memory", "queries"), [("50MB", "own"), ("50MB", "others"), ("1GB", "own")]
 )
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 def test_the_peak_is_no_higher_than_was_said(memory, queries):
-    """74 MB of embeddings; a batch of the forward pass and the allocator's slack come on top.
+    """74 MB of embeddings; batches of the forward pass, 1 MB each, come on top.
 
     The queries of others fit into 50 MB, and the support passes by.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, memory, queries], check=True, capture_output=True, text=True
-    )
+    said, taken, text = peak(memory, queries)
     if queries == "others":
-        assert "computed in one pass" in done.stderr
-    said, taken = map(int, done.stdout.split())
+        assert "computed in one pass" in text
     assert said <= pdepth.arrays.memory.parse_bytes(memory)
-    assert taken <= said + 32_000_000
+    assert taken <= said + 8_000_000
     if memory == "1GB":
         assert taken > 74_000_000
 
@@ -239,11 +250,7 @@ def test_the_peak_is_no_higher_than_was_said(memory, queries):
 def test_the_peak_is_no_higher_where_embeddings_are_on_disk(tmp_path, option, queries):
     """What was read goes, where pages of a map would stay: 74 MB are searched in 50 MB."""
     folder = tmp_path if option == "spill" else tmp_path / "kept"
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, "50MB", queries, option, folder],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    said, taken = map(int, done.stdout.split())
+    said, taken, text = peak("50MB", queries, option, folder)
     assert said <= 50_000_000
-    assert taken <= said + 32_000_000
-    assert ("spilled to" if option == "spill" else "kept in") in done.stderr
+    assert taken <= said + 8_000_000
+    assert ("spilled to" if option == "spill" else "kept in") in text
