@@ -30,10 +30,10 @@ def locked(
 
     try:
         lock = _lock_of(path)
-        lock.acquire(timeout=wait)
+        _acquire(lock, wait)
         while not _is_current(lock, path):  # but a file that its last holder has removed
             lock.release()
-            lock.acquire(timeout=wait)
+            _acquire(lock, wait)
     except Timeout:
         raise BlockingIOError(f"{what} is in use by another process; {then}.") from None
     except (OSError, NotImplementedError) as error:
@@ -62,15 +62,23 @@ def _is_current(lock: BaseFileLock, path: Path) -> bool:
 
 
 def _lock_of(path: Path) -> BaseFileLock:
-    """A lock of the system's own: a mark in its place would stay when a process is killed."""
-    from filelock import FileLock, SoftFileLock
+    """A lock of the system's own, where there is one."""
+    from filelock import FileLock
 
-    if issubclass(FileLock, SoftFileLock):
-        raise NotImplementedError("this system has no locks")
     try:
         return FileLock(path, thread_local=False, fallback_to_soft=False)
-    except TypeError:  # of versions that have no marks in place of locks
+    except TypeError:  # of versions that do not ask; they may place a mark instead
         return FileLock(path, thread_local=False)
+
+
+def _acquire(lock: BaseFileLock, seconds: float) -> None:
+    """Acquire it; refuses a mark in its place, which would stay when a process is killed."""
+    from filelock import SoftFileLock
+
+    lock.acquire(timeout=seconds)
+    if isinstance(lock, SoftFileLock):  # as filelock makes of it where there is no flock
+        lock.release()
+        raise NotImplementedError("this system has no locks")
 
 
 def _cannot_lock(what: str, reason: Exception) -> OSError:
