@@ -41,7 +41,7 @@ class Refused(ValueError):
     """pdepth's votes are not the definition's: no number."""
 
 
-@dataclass
+@dataclass(eq=False)  # pytest keeps its plugins in a set
 class Suite:
     """A run: what to measure and how; and pytest's plugin for the shape being measured.
 

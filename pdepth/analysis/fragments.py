@@ -73,7 +73,7 @@ class Fragments:
         distance = np.abs(self.labels[:, None] - self.middle)
         weights = softmax(np.ptp(self.labels) / (distance + OFFSET))
         probability: NDArray[np.float64] = np.where(agreeing & adjacent, weights, 0).sum(axis=1)
-        return probability
+        return np.minimum(probability, 1)  # a sum of weights may round to more
 
 
 def fragment_labels(labels: Any, fragments: int = 4) -> Fragments:
