@@ -33,12 +33,12 @@ def test_label_issues_are_printed_and_written(out: Path) -> None:
     result = invoke("label-issues", out, "--top", 1)
     assert result.exit_code == 0, result.output
     expected = pdepth.label_issues(out)
-    table = pandas.read_csv(out / "label-issues.csv")
+    table = pandas.read_csv(out / "label-issues.csv", dtype={"score": str})
     assert list(table)[:6] == [
         "row", "path", "label", "suggested_label", "score", "is_label_issue",
     ]  # fmt: skip
     assert table["row"].tolist() == expected.ranked.tolist()
-    np.testing.assert_allclose(table["score"], expected.score[expected.ranked], rtol=1e-15)
+    np.testing.assert_array_equal(table["score"].astype(float), expected.score[expected.ranked])
     assert table["path"].isna().all()
     assert f"{expected.is_issue.sum()} of 60 labels have a score of at least 0." in result.stdout
     assert expected.is_issue.sum() > 1

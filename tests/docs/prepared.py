@@ -105,7 +105,7 @@ def names_of_transformers() -> dict[str, Any]:
         ],
         "text_classifier": pretrained.classifier("bert"),
         "decoder": pretrained.classifier("gpt2"),
-        "image_classifier": pretrained.classifier("vit"),
+        "image_classifier": pretrained.classifier("swin"),
         "tokenizer": pretrained.tokenizer(),
         "image_processor": pretrained.image_processor(),
     }

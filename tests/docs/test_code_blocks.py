@@ -86,6 +86,7 @@ def run(block: Block, page: Path, namespace: dict[str, object]) -> str:
     output = io.StringIO()
     with contextlib.redirect_stdout(output), warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
+        warnings.filterwarnings("default", category=DeprecationWarning, module="matplotlib")
         exec(compile(text, name, "exec"), namespace)
     return output.getvalue()
 

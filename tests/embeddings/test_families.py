@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.networks import inspected, placed
+from helpers.networks import inspected, of_timm, placed
 
 models = pytest.importorskip("torchvision").models
-timm = pytest.importorskip("timm")
+pytest.importorskip("timm")
 
 
 def numbered(name, *counts):
@@ -135,10 +135,13 @@ SLOW = [
 )
 def test_families(name, size, expected):
     library, _, own = name.partition(":")
-    with torch.device("meta"):  # structure only: no time for weights
+    if library == "timm":
+        network, device = of_timm(own)
+    else:
         kept = {"init_weights": False} if own == "googlenet" else {}  # without its warning
-        network = timm.create_model(own) if library == "timm" else models.get_model(own, **kept)
-        placement = placed(network.eval(), torch.zeros(2, 3, size, size))
+        with torch.device("meta"):  # structure only: no time for weights
+            network, device = models.get_model(own, **kept).eval(), "meta"
+    placement = placed(network, torch.zeros(2, 3, size, size, device=device))
     assert list(placement.names) == expected
     assert placement.dropped == ()
 

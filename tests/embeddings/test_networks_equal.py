@@ -5,6 +5,8 @@ Where a network's tokens are pooled, its case says how its own code reads them.
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -185,16 +187,22 @@ SMALL = {
 }  # fmt: skip
 
 
+def layers_of(model):
+    """The names of its layers, which differ by the library's version."""
+    named = [(name, type(module).__name__) for name, module in model.named_modules()]
+    return [name for name, kind in named if re.fullmatch("(ViT|Beit|Segformer)Layer", kind)]
+
+
 def transformers_vit():
     """`sequence_output[:, 0, :]`, the class token."""
     model = of_transformers("ViT", **SMALL)
-    return Case(model, rows(), hooks((f"vit.layers.{n}" for n in range(3)), token(0)))
+    return Case(model, rows(), hooks(layers_of(model), token(0)))
 
 
 def transformers_beit():
     """`use_mean_pooling`: `hidden_states[:, 1:, :].mean(1)`, without the class token."""
     model = of_transformers("Beit", **SMALL, use_mean_pooling=True)
-    return Case(model, rows(), hooks((f"beit.layers.{n}" for n in range(3)), mean_from(1)))
+    return Case(model, rows(), hooks(layers_of(model), mean_from(1)))
 
 
 def transformers_resnet():
@@ -211,8 +219,7 @@ def transformers_segformer():
         "Segformer", num_encoder_blocks=2, depths=[2, 2], sr_ratios=[2, 1], hidden_sizes=[12, 16],
         patch_sizes=[7, 3], strides=[4, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2],
     )  # fmt: skip
-    names = [f"segformer.stages.{stage}.blocks.{n}" for stage in (0, 1) for n in (0, 1)]
-    return Case(model, rows(), hooks(names, mean_from(0)))
+    return Case(model, rows(), hooks(layers_of(model), mean_from(0)))
 
 
 def transformers_swin():

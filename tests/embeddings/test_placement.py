@@ -11,7 +11,7 @@ from torch import nn
 import pdepth
 from pdepth.embeddings.placement import Probe, unwrap
 
-from helpers.networks import inspected, placed
+from helpers.networks import inspected, of_timm, placed
 
 torchvision = pytest.importorskip("torchvision")
 models = torchvision.models
@@ -260,9 +260,8 @@ def test_wrappers_of_torch_are_seen_through():
     ],
 )
 def test_timm(name, count, first):
-    timm = pytest.importorskip("timm")
-    with torch.device("meta"):
-        placement = placed(timm.create_model(name), pixels(224))
+    network, device = of_timm(name)
+    placement = placed(network, pixels(224, device))
     assert len(placement.probes) == count
     assert placement.names[0] == first
 

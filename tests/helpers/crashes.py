@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import io
 import os
+import pathlib
 import shutil
 import sys
 import traceback
@@ -60,15 +61,18 @@ class Crash:
                 crash.count(lambda: super(Raw, self).write(half[: len(half) // 2]))
                 return super().write(content)
 
-        def open_counted(path: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+        def open_counted(
+            path: Any, mode: str = "r", buffering: int = -1, encoding: Any = None,
+            errors: Any = None, newline: str | None = None, **options: Any,
+        ) -> Any:  # fmt: skip
             if not set(mode) & set("wax+") or isinstance(path, int):
-                return opened(path, mode, *args, **options)
+                return opened(path, mode, buffering, encoding, errors, newline, **options)
             crash.count()
             raw = Raw(path, mode.replace("b", "").replace("t", ""))
             buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
             if "b" in mode:
                 return buffered
-            return io.TextIOWrapper(buffered, "utf-8", newline=options.get("newline"))
+            return io.TextIOWrapper(buffered, "utf-8", newline=newline)
 
         def open_number(path: Any, flags: int, *args: Any, **options: Any) -> int:
             if flags & os.O_CREAT:
@@ -82,10 +86,15 @@ class Crash:
 
             return call
 
-        for name in PATCHED:
-            setattr(os, name, counted(getattr(os, name)))
+        patches: dict[str, Any] = {name: counted(getattr(os, name)) for name in PATCHED}
+        for name, function in patches.items():
+            setattr(os, name, function)
         builtins.open = io.open = open_counted  # type: ignore[assignment]
         os.open = open_number  # type: ignore[assignment]
+        accessor = getattr(pathlib, "_NormalAccessor", None)  # Python 3.10's paths hold their own
+        for name, function in {**patches, "open": open_counted}.items():
+            if hasattr(accessor, name):
+                setattr(accessor, name, staticmethod(function))
 
 
 # ---- the work, and what has to be there after a crash and the same work once more ----

@@ -67,6 +67,19 @@ def assert_same(got, wanted):
     assert torch.equal(got, wanted), f"first difference at {(got != wanted).nonzero()[0].tolist()}"
 
 
+def of_timm(name):
+    """A network of timm in evaluation mode by its structure alone, and the device of that.
+
+    Versions before 1.0.21 read values while they build some networks, which then have weights.
+    """
+    timm = pytest.importorskip("timm")
+    try:
+        with torch.device("meta"):
+            return timm.create_model(name).eval(), "meta"
+    except (NotImplementedError, RuntimeError):
+        return timm.create_model(name).eval(), "cpu"
+
+
 def small_resnet():
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(1)

@@ -13,7 +13,7 @@ WORDS = ["good", "bad", "so", "film", "the", "a", "was", "never"]
 
 
 def classifier(kind: str) -> Any:
-    """A network of one of the kinds vit, resnet, bert, gpt2 and wav2vec2, in evaluation mode."""
+    """One of the kinds vit, swin, resnet, bert, gpt2 and wav2vec2, in evaluation mode."""
     transformers = pytest.importorskip("transformers")
     small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     labels = {"id2label": CLASSES, "label2id": {name: n for n, name in CLASSES.items()}}
@@ -23,6 +23,12 @@ def classifier(kind: str) -> Any:
             **small, **labels, intermediate_size=24, image_size=8, patch_size=4
         )
         return transformers.ViTForImageClassification(config).eval()
+    if kind == "swin":
+        config = transformers.SwinConfig(
+            **labels, image_size=8, patch_size=2, window_size=2, embed_dim=8, depths=[1, 1],
+            num_heads=[2, 2],
+        )  # fmt: skip
+        return transformers.SwinForImageClassification(config).eval()
     if kind == "resnet":
         config = transformers.ResNetConfig(
             embedding_size=8, hidden_sizes=[8, 12], depths=[1, 2], layer_type="basic", **labels
@@ -74,8 +80,9 @@ def tokenizer() -> Any:
         [WORDS], tokenizers.trainers.WordLevelTrainer(special_tokens=special, show_progress=False)
     )
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]"
-    )
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
 
 
 def image_processor(size: int = 8) -> Any:

@@ -47,8 +47,9 @@ def tokenizer(pad="[PAD]"):
     trainer = tokenizers.trainers.WordLevelTrainer(special_tokens=["[UNK]", "[PAD]"])
     raw.train_from_iterator(WORDS, trainer)
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="[UNK]", pad_token=pad, model_max_length=6
-    )
+        tokenizer_object=raw, unk_token="[UNK]", pad_token=pad, model_max_length=6,
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
 
 
 def image_processor():
