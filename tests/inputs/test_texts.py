@@ -146,7 +146,7 @@ def test_saved_datasets_of_texts(tmp_path):
     table = datasets.Dataset.from_dict(
         {"sentence": ["a", "b", "c"], "label": [1, 0, -1]}, features=features
     )
-    table.select([2, 0, 1]).save_to_disk(tmp_path / "a")
+    table.select([2, 0, 1]).save_to_disk(str(tmp_path / "a"))
     data = load_data(f"dataset:{tmp_path / 'a'}")
     assert [data[row] for row in range(3)] == [
         {"text": "c", "label": -1}, {"text": "a", "label": 1}, {"text": "b", "label": 0}
@@ -154,7 +154,7 @@ def test_saved_datasets_of_texts(tmp_path):
     assert inputs.class_names(data) == ["neg", "pos"]
     turned = load_data(f"dataset:{tmp_path / 'a'}", class_names=["pos", "neg"])
     assert turned.labels.tolist() == [-1, 0, 1]
-    datasets.DatasetDict({"train": table, "test": table}).save_to_disk(tmp_path / "b")
+    datasets.DatasetDict({"train": table, "test": table}).save_to_disk(str(tmp_path / "b"))
     with pytest.raises(
         ValueError, match=r"expected one split in .*, got train, test; pass dataset"
     ):
@@ -172,7 +172,7 @@ def test_saved_datasets_of_images(tmp_path):
     table = datasets.Dataset.from_dict(
         {"img": [{"bytes": encoded(image)} for image in images], "kind": ["b", "a"]}
     ).cast_column("img", datasets.Image())
-    table.save_to_disk(tmp_path / "a")
+    table.save_to_disk(str(tmp_path / "a"))
     with pytest.warns(UserWarning, match="labels are names"):
         data = load_data(f"dataset:{tmp_path / 'a'}", RAW, label_column="kind")
     assert [label for _, label in data] == [1, 0]
