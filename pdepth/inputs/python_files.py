@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,7 +39,8 @@ def split_spec(spec: str, argument: str, forms: Mapping[str, str]) -> tuple[str,
 def load_function(spec: str, argument: str) -> Callable[..., Any]:
     """Import a user's file and return the function that `path/to/file.py:function` names.
 
-    A file is imported once; its folder is on `sys.path` then, as `python file.py` would have it.
+    A file is imported once, and anew where its text has changed; what it imports itself stays as
+    Python has it. Its folder is on `sys.path` then, as `python file.py` would have it.
 
     Args:
         spec: path/to/file.py:function.
@@ -78,18 +81,20 @@ def imported_files() -> list[ModuleType]:
 
 
 def _import(path: Path) -> ModuleType:
-    name = f"{PREFIX}{path.stem}_{abs(hash(path)):x}"
+    source = path.read_bytes()
+    digest = hashlib.sha256(b"\0".join([os.fsencode(path), source])).hexdigest()
+    name = f"{PREFIX}{path.stem}_{digest[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     try:
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
-        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         if str(path.parent) not in sys.path:
             sys.path.insert(0, str(path.parent))
         sys.modules[name] = module  # for pickles and dataclasses of that file
-        spec.loader.exec_module(module)
+        # Not by the loader: it takes stored byte code for that of any file as old and as long.
+        exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         sys.modules.pop(name, None)
         raise RuntimeError(f"{path} failed while it was imported.") from error
