@@ -174,11 +174,12 @@ class Units:
             return [Unit(call, call, block=inner[0].block)]
         if inner and self._opens(call, inner):
             return self._row(call)
-        return [Unit(call, call, block=bool(trace.branches(call.begin, call.end)))]
+        branches = bool(trace.branches(call.begin, call.end))
+        return [Unit(call, call, block=branches and not _looks_up(call))]
 
     def _is_block(self, call: Call) -> bool:
         """Whether values branch within a call, and not only within units of it."""
-        if not call.children or call.parent is None:
+        if not call.children or call.parent is None or _looks_up(call):
             return False
         trace = self._trace
         if not trace.is_cut(ends_of(trace, call)):
@@ -257,6 +258,15 @@ def _member(trace: Trace, call: Call, child: Call) -> tuple[str, str] | None:
 def _has_matrix(module: nn.Module) -> bool:
     """Whether a module has a matrix of weights."""
     return any(weight.ndim > 1 for weight in (*module.parameters(), *module.buffers()))
+
+
+def _looks_up(call: Call) -> bool:
+    """Whether all matrices within a call are tables of embeddings.
+
+    Those of words and of token types are added up where both are inputs: that is no block.
+    """
+    matrices = [c.module for c in call.walk() if not c.children and _has_matrix(c.module)]
+    return bool(matrices) and all(isinstance(module, nn.Embedding) for module in matrices)
 
 
 def has_tokens(calls: Iterable[Call], shape: tuple[int, ...]) -> bool:

@@ -6,6 +6,7 @@ network's own code reads.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -59,6 +60,16 @@ def text(model, hooked, side="right"):
 def bert():
     """BertPooler: `hidden_states[:, 0]`."""
     return text(of_transformers("Bert", **SMALL), hooks(layers("bert.encoder.layer"), token(0)))
+
+
+def bert_of_pairs():
+    """Token types come with the ids: 1 from the third token on, as of a second sentence."""
+
+    def collate(rows):
+        batch = padded()(rows)
+        return batch | {"token_type_ids": (batch["attention_mask"].cumsum(dim=1) > 2).long()}
+
+    return dataclasses.replace(bert(), collate=collate)
 
 
 def roberta():
@@ -228,7 +239,7 @@ def one_logit():
 
 
 FAST = [
-    bert, gpt2, albert, llama, transformer_encoder, lstm_of_packed_rows, gru_sequence_first,
+    bert, bert_of_pairs, gpt2, albert, llama, transformer_encoder, lstm_of_packed_rows, gru_sequence_first,
     functional_cnn, mlp, one_logit,
 ]  # fmt: skip
 SLOW = [roberta, distilbert, xlnet]
