@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <iterator>
+#include <cerrno>
 #include <thread>
 
 #include "fork_mutex.hpp"
@@ -19,69 +19,127 @@ namespace pdepth {
 #ifdef PDEPTH_WATCHES
 namespace {
 
-// What the signal's handler reads: nothing of it is allocated or freed while the handler runs.
-struct Slot {
-    std::atomic<const std::vector<Range>*> ranges{nullptr};
-    std::atomic<int64_t> cut{-1};
-};
-struct Lost {  // memory in a file's place, from the first page that could not be read
-    enum State { zeros, unreadable };
-    std::atomic<uintptr_t> begin{0}, end{0};
-    std::atomic<int> state{zeros};
-};
-constexpr int kMostLost = 256;
-
-Slot slots[Watch::kMost];
-Lost lost[kMostLost];
-std::atomic<int> lost_count{0};
-std::atomic<int> handlers{0};  // that run
-ForkMutex mutex;               // of watches as they begin and end
-int watches = 0;
 uintptr_t page_size = 0;
-struct sigaction before;
 
-int lost_entries() { return std::min(kMostLost, lost_count.load()); }
+uintptr_t page_of(uintptr_t address) { return address / page_size * page_size; }
 
 bool overlaps(const Range& range, uintptr_t begin, uintptr_t end) {
     return range.first < end && begin < range.second;
 }
 
-void mark(Slot& slot, const std::vector<Range>& ranges, uintptr_t begin, uintptr_t end) {
-    for (std::size_t i = 0; i < ranges.size(); i++)
-        if (overlaps(ranges[i], begin, end)) {
-            int64_t none = -1;
-            slot.cut.compare_exchange_strong(none, static_cast<int64_t>(i));
-            return;
-        }
-}
+// Asks whether pages can be read by writing from them to a pipe, where a read would end the process.
+class Reader {
+public:
+    Reader() : open_(pipe(ends_) == 0) {}
+    ~Reader() {
+        if (!open_) return;
+        close(ends_[0]);
+        close(ends_[1]);
+    }
+    Reader(const Reader&) = delete;
+    Reader& operator=(const Reader&) = delete;
 
-// Zeros from the page of `address` to the end of the range that holds it. False where none does.
+    bool can_read(uintptr_t address) const {
+        return open_ && write(ends_[1], reinterpret_cast<const void*>(address), 1) == 1;
+    }
+
+    // The first of the pages up to `lost` that cannot be read, as are all from there to `lost`.
+    // `lost` itself where the process may open no pipe.
+    uintptr_t first_lost(uintptr_t first, uintptr_t lost) const {
+        if (!open_) return lost;
+        while (first < lost) {
+            const uintptr_t middle = page_of(first + (lost - first) / 2);
+            if (can_read(middle))
+                first = middle + page_size;
+            else
+                lost = middle;
+        }
+        return lost;
+    }
+
+private:
+    int ends_[2];
+    bool open_;
+};
+
+}  // namespace
+
+// What a watch reads. The signal's handler allocates and frees nothing of it.
+struct Watched {
+    struct Loss {  // pages of a range in which zeros stand in a file's place; none where end is 0
+        std::atomic<uintptr_t> begin{UINTPTR_MAX}, end{0};
+    };
+
+    explicit Watched(std::vector<Range> given) : ranges(std::move(given)), losses(ranges.size()) {}
+
+    bool overlaps(uintptr_t begin, uintptr_t end) const {
+        return std::any_of(ranges.begin(), ranges.end(), [=](const Range& range) {
+            return pdepth::overlaps(range, begin, end);
+        });
+    }
+
+    // Notes lost pages in the ranges that have some of them.
+    void lose(uintptr_t begin, uintptr_t end) {
+        for (std::size_t i = 0; i < ranges.size(); i++) {
+            if (!pdepth::overlaps(ranges[i], begin, end)) continue;
+            int64_t none = -1;
+            cut.compare_exchange_strong(none, static_cast<int64_t>(i));
+            const uintptr_t from = std::max(begin, page_of(ranges[i].first));
+            const uintptr_t to = std::min(end, page_of(ranges[i].second + page_size - 1));
+            uintptr_t before = losses[i].begin;
+            while (from < before && !losses[i].begin.compare_exchange_weak(before, from)) {
+            }
+            before = losses[i].end;
+            while (to > before && !losses[i].end.compare_exchange_weak(before, to)) {
+            }
+        }
+    }
+
+    const std::vector<Range> ranges;
+    std::vector<Loss> losses;  // one a range
+    std::atomic<int64_t> cut{-1};
+};
+
+namespace {
+
+std::atomic<Watched*> slots[Watch::kMost];
+std::atomic<int> handlers{0};  // that run
+ForkMutex mutex;               // of watches as they begin and end, and of what follows
+int watches = 0;
+struct sigaction before;
+constexpr int kMostClosed = 1024;
+Range closed[kMostClosed];  // memory that can no longer be read
+int closed_count = 0;
+int replaced = 0;  // the entry that made way last, since all are taken
+
+// Zeros in the place of all that cannot be read of the range that holds an address. False where no
+// range does. All at once: a copy may read from the last page to the first.
 bool replace(uintptr_t address) {
-    uintptr_t end = 0;
-    for (Slot& slot : slots)
-        if (const std::vector<Range>* ranges = slot.ranges)
-            for (const Range& range : *ranges)
-                if (overlaps(range, address, address + 1)) end = std::max(end, range.second);
+    uintptr_t begin = address, end = 0;
+    for (const auto& slot : slots)
+        if (const Watched* watched = slot)
+            for (const Range& range : watched->ranges)
+                if (overlaps(range, address, address + 1)) {
+                    begin = std::min(begin, range.first);
+                    end = std::max(end, range.second);
+                }
     if (!end) return false;
-    const uintptr_t begin = address / page_size * page_size;
-    end = (end + page_size - 1) / page_size * page_size;
-    const int number = lost_count.fetch_add(1);
-    if (number >= kMostLost) return false;
-    for (Slot& slot : slots)
-        if (const std::vector<Range>* ranges = slot.ranges) mark(slot, *ranges, begin, end);
-    lost[number].state = Lost::zeros;
-    lost[number].begin = begin;
-    lost[number].end = end;
+    begin = Reader().first_lost(page_of(begin), page_of(address));
+    end = page_of(end + page_size - 1);
+    for (const auto& slot : slots)
+        if (Watched* watched = slot) watched->lose(begin, end);
     void* const place = reinterpret_cast<void*>(begin);
     return mmap(place, end - begin, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_FIXED, -1,
                 0) == place;
 }
 
 void handle(int signal, siginfo_t* info, void* context) {
+    const int error = errno;  // of the code that was interrupted
     handlers++;
     const bool mine = info->si_code == BUS_ADRERR &&
                       replace(reinterpret_cast<uintptr_t>(info->si_addr));
     handlers--;
+    errno = error;
     if (mine) return;
     if (before.sa_flags & SA_SIGINFO)
         before.sa_sigaction(signal, info, context);
@@ -91,69 +149,48 @@ void handle(int signal, siginfo_t* info, void* context) {
         before.sa_handler(signal);
 }
 
-// Whether memory can be read: a pipe's write says so, where a read would end the process.
-bool readable(uintptr_t address) {
-    int ends[2];
-    if (pipe(ends) != 0) return false;
-    const bool written = write(ends[1], reinterpret_cast<const void*>(address), 1) == 1;
-    close(ends[0]);
-    close(ends[1]);
-    return written;
-}
-
-bool overlaps(const std::vector<Range>& ranges, uintptr_t begin, uintptr_t end) {
-    return std::any_of(ranges.begin(), ranges.end(), [=](const Range& range) {
-        return overlaps(range, begin, end);
-    });
-}
-
-// Marks a new watch of memory that an earlier one lost; forgets what has been mapped anew since.
-void mark_lost(Slot& slot, const std::vector<Range>& ranges) {
-    for (int i = 0; i < lost_entries(); i++) {
-        const uintptr_t begin = lost[i].begin, end = lost[i].end;
-        for (const Range& range : ranges) {
-            if (!overlaps(range, begin, end)) continue;
-            if (lost[i].state == Lost::zeros || !readable(std::max(range.first, begin)))
-                mark(slot, ranges, begin, end);
-            else
-                lost[i].end = begin;
+// Notes in a new watch what others have lost; forgets what has been mapped anew since.
+void find_lost(Watched& watched) {
+    for (const auto& slot : slots)
+        if (const Watched* other = slot)
+            for (const Watched::Loss& loss : other->losses)
+                if (loss.end) watched.lose(loss.begin, loss.end);
+    for (int i = closed_count - 1; i >= 0; i--) {
+        const Range old = closed[i];
+        for (const Range& range : watched.ranges) {
+            if (!overlaps(range, old.first, old.second)) continue;
+            if (Reader().can_read(std::max(range.first, old.first))) {
+                closed[i] = closed[--closed_count];
+                break;
+            }
+            watched.lose(old.first, old.second);
         }
     }
 }
 
-// What a watch that ends has lost cannot be read from now on, unless another watch reads it still.
+// What a watch that has ended lost cannot be read from now on, unless another watch reads it still.
 // Nobody else can have mapped anything there: the array that was watched lives.
-void close_lost(const std::vector<Range>& ranges) {
-    for (int i = 0; i < lost_entries(); i++) {
-        const uintptr_t begin = lost[i].begin, end = lost[i].end;
-        if (lost[i].state != Lost::zeros || !overlaps(ranges, begin, end)) continue;
-        const bool read = std::any_of(std::begin(slots), std::end(slots), [=](const Slot& slot) {
-            return slot.ranges && overlaps(*slot.ranges, begin, end);
-        });
-        if (read) continue;
-        mprotect(reinterpret_cast<void*>(begin), end - begin, PROT_NONE);
-        lost[i].state = Lost::unreadable;
-    }
-}
-
-// Room for more, while no handler can run: the latest half is kept.
-void forget() {
-    int kept = 0;
-    for (int i = std::max(0, lost_entries() - kMostLost / 2); i < lost_entries(); i++) {
-        if (lost[i].begin == lost[i].end) continue;
-        lost[kept].begin = lost[i].begin.load();
-        lost[kept].end = lost[i].end.load();
-        lost[kept++].state = lost[i].state.load();
-    }
-    lost_count = kept;
+void close_lost(uintptr_t begin, uintptr_t end) {
+    const bool read = std::any_of(std::begin(slots), std::end(slots), [=](const auto& slot) {
+        const Watched* watched = slot;
+        return watched && watched->overlaps(begin, end);
+    });
+    if (read) return;
+    mprotect(reinterpret_cast<void*>(begin), end - begin, PROT_NONE);
+    for (int i = 0; i < closed_count; i++)
+        if (closed[i].first <= begin && end <= closed[i].second) return;
+    if (closed_count < kMostClosed)
+        closed[closed_count++] = {begin, end};
+    else
+        closed[replaced = (replaced + 1) % kMostClosed] = {begin, end};
 }
 
 }  // namespace
 
-Watch::Watch(std::vector<Range> ranges) : ranges_(std::move(ranges)) {
+Watch::Watch(std::vector<Range> ranges) : watched_(new Watched(std::move(ranges))) {
     const std::lock_guard<ForkMutex> lock(mutex);
     for (int i = 0; i < kMost && slot_ < 0; i++)
-        if (!slots[i].ranges) slot_ = i;
+        if (!slots[i]) slot_ = i;
     if (slot_ < 0) return;
     if (watches++ == 0) {
         page_size = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
@@ -162,31 +199,34 @@ Watch::Watch(std::vector<Range> ranges) : ranges_(std::move(ranges)) {
         action.sa_flags = SA_SIGINFO | SA_ONSTACK;
         sigaction(SIGBUS, &action, &before);
     }
-    slots[slot_].cut = -1;
-    slots[slot_].ranges = &ranges_;
-    mark_lost(slots[slot_], ranges_);
+    slots[slot_] = watched_.get();
+    find_lost(*watched_);
 }
+
+Watch::~Watch() { close(); }
 
 void Watch::close() {
     if (slot_ < 0) return;
     const std::lock_guard<ForkMutex> lock(mutex);
-    slots[slot_].ranges = nullptr;
+    slots[slot_] = nullptr;
     while (handlers) std::this_thread::yield();  // one may still read the ranges
-    cut_ = slots[slot_].cut;
+    cut_ = watched_->cut;
     slot_ = -1;
-    close_lost(ranges_);
+    for (const Watched::Loss& loss : watched_->losses)
+        if (loss.end) close_lost(loss.begin, loss.end);
     if (--watches > 0) return;
-    forget();
     struct sigaction present;
     sigaction(SIGBUS, nullptr, &present);
     if ((present.sa_flags & SA_SIGINFO) && present.sa_sigaction == handle)
         sigaction(SIGBUS, &before, nullptr);
 }
 
-int64_t Watch::cut() const { return slot_ < 0 ? cut_ : slots[slot_].cut.load(); }
+int64_t Watch::cut() const { return slot_ < 0 ? cut_ : watched_->cut.load(); }
 
 #else
-Watch::Watch(std::vector<Range> ranges) : ranges_(std::move(ranges)) {}
+struct Watched {};
+Watch::Watch(std::vector<Range>) {}
+Watch::~Watch() = default;
 void Watch::close() {}
 int64_t Watch::cut() const { return -1; }
 #endif

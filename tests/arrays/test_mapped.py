@@ -198,6 +198,43 @@ def test_an_error_within_a_watch_is_its_own(tmp_path: Path) -> None:
         raise KeyError(float(rows.sum()))
 
 
+def test_a_copy_may_read_from_the_end(tmp_path: Path) -> None:
+    """As memcpy does for some pairs of addresses: every page before is one more that is lost."""
+    rows = mapped(tmp_path / "rows.npy", np.ones((1000, 1024), np.float32))
+    os.truncate(tmp_path / "rows.npy", 5 * 4096)
+    with pytest.raises(ValueError, match="became shorter"), watched([("rows", rows)]):
+        sums = [int(row.sum()) for row in rows[::-1]][::-1]
+    assert set(sums[5:]) == {0}
+    assert set(sums[:4]) == {1024}
+
+
+def test_many_arrays_are_lost_in_one_watch(tmp_path: Path) -> None:
+    arrays = [mapped(tmp_path / f"{n}.npy", np.ones(4096)) for n in range(400)]
+    for n in range(0, 400, 2):
+        os.truncate(tmp_path / f"{n}.npy", 4096)
+    for _ in range(2):  # also of what can no longer be read
+        with (
+            pytest.raises(ValueError, match="^0: .*0.npy became shorter"),
+            watched([(str(n), array) for n, array in enumerate(arrays)]),
+        ):
+            assert [int(array[-1]) for array in arrays] == [0, 1] * 200
+    with watched([("whole", array) for array in arrays[1::2]]):
+        assert {int(array[-1]) for array in arrays[1::2]} == {1}
+
+
+def test_a_part_of_what_was_lost(tmp_path: Path) -> None:
+    """A watch of some rows leaves it known that the others are lost, too."""
+    rows = mapped(tmp_path / "rows.npy", np.ones((1000, 1024), np.float32))
+    os.truncate(tmp_path / "rows.npy", 5 * 4096)
+    with pytest.raises(ValueError, match="became shorter"), watched([("rows", rows)]):
+        rows.sum()
+    for part in (rows[500:600], rows[700:], rows[10:20], rows):
+        with pytest.raises(ValueError, match="became shorter"), watched([("part", part)]):
+            part.sum()
+    with watched([("part", rows[:4])]):
+        assert rows[:4].sum() == 4096
+
+
 def test_more_watches_than_there_is_room_for(tmp_path: Path) -> None:
     rows = mapped(tmp_path / "rows.npy")
     address = rows.__array_interface__["data"][0]
