@@ -239,8 +239,8 @@ def one_logit():
 
 
 FAST = [
-    bert, bert_of_pairs, gpt2, albert, llama, transformer_encoder, lstm_of_packed_rows, gru_sequence_first,
-    functional_cnn, mlp, one_logit,
+    bert, bert_of_pairs, gpt2, albert, llama, transformer_encoder, lstm_of_packed_rows,
+    gru_sequence_first, functional_cnn, mlp, one_logit,
 ]  # fmt: skip
 SLOW = [roberta, distilbert, xlnet]
 
