@@ -108,9 +108,10 @@ ForkMutex mutex;               // of watches as they begin and end, and of what 
 int watches = 0;
 struct sigaction before;
 constexpr int kMostClosed = 1024;
-Range closed[kMostClosed];  // memory that can no longer be read
+Range closed[kMostClosed];  // memory that can no longer be read, the latest last
 int closed_count = 0;
-int replaced = 0;  // the entry that made way last, since all are taken
+
+void forget(int i) { std::move(closed + i + 1, closed + closed_count--, closed + i); }
 
 // Zeros in the place of all that cannot be read of the range that holds an address. False where no
 // range does. All at once: a copy may read from the last page to the first.
@@ -160,7 +161,7 @@ void find_lost(Watched& watched) {
         for (const Range& range : watched.ranges) {
             if (!overlaps(range, old.first, old.second)) continue;
             if (Reader().can_read(std::max(range.first, old.first))) {
-                closed[i] = closed[--closed_count];
+                forget(i);
                 break;
             }
             watched.lose(old.first, old.second);
@@ -179,10 +180,8 @@ void close_lost(uintptr_t begin, uintptr_t end) {
     mprotect(reinterpret_cast<void*>(begin), end - begin, PROT_NONE);
     for (int i = 0; i < closed_count; i++)
         if (closed[i].first <= begin && end <= closed[i].second) return;
-    if (closed_count < kMostClosed)
-        closed[closed_count++] = {begin, end};
-    else
-        closed[replaced = (replaced + 1) % kMostClosed] = {begin, end};
+    if (closed_count == kMostClosed) forget(0);
+    closed[closed_count++] = {begin, end};
 }
 
 }  // namespace
