@@ -125,6 +125,14 @@ def run(
             "than once, in their order.",
         ),
     ] = None,
+    check_inputs: Annotated[
+        bool,
+        typer.Option(
+            "--check-inputs/--no-check-inputs",
+            help="Compare all inputs with those that decisions are about, or labels alone: of data "
+            "that is transformed in another way now.",
+        ),
+    ] = True,
     cluster: OnCluster = None,
     workers: Workers = None,
     cpus: CpusPerWorker = 1,
@@ -160,6 +168,7 @@ def run(
     ks = tuple(k or [30])
     _check_choices(metric, vote_weights, reference)
     arguments.check_voting(list(ks), vote_weights, temperature, keep_neighbors)
+    _check_decisions(decisions, check_inputs)
     if not show_probes:
         _check_folder(support, out, overwrite, dry_run)
     check_map(keep_map, metric, cluster=cluster, name="--keep-map")
@@ -177,7 +186,7 @@ def run(
     )
     network = inputs.load_model(model, weights, untrained=show_probes, ema=ema)
     opened = open_data(specs, model, network)
-    opened = decide(opened, decisions or (), batch_size=batch_size)
+    opened = decide(opened, decisions or (), batch_size=batch_size, check_inputs=check_inputs)
     for what in describe_decisions(opened):
         typer.echo(what, err=True)
     options = RunOptions(
@@ -243,6 +252,11 @@ def _check_choices(metric: str, vote_weights: str, reference: str) -> None:
     arguments.check_choice(metric, "--metric", arguments.METRICS)
     arguments.check_choice(vote_weights, "--vote-weights", arguments.WEIGHTS)
     arguments.check_choice(reference, "--reference", arguments.REFERENCES)
+
+
+def _check_decisions(files: list[Path] | None, check_inputs: bool) -> None:
+    if not (check_inputs or files):
+        raise ValueError("--no-check-inputs: expected --decisions with it, got none.")
 
 
 def _check_folder(support: str | None, out: Path | None, overwrite: bool, dry_run: bool) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pdepth.inputs.decided import DecidedRows
     from pdepth.report.opening import OpenedData
 
-LABELS_ALONE = "or check_inputs=False, which compares labels alone."
+LABELS_ALONE = "or check_inputs=False (--no-check-inputs), which compares labels alone."
 
 
 def run_of(source: DepthResult | EmbeddingStore) -> RunRows:

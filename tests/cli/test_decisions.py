@@ -99,3 +99,22 @@ def test_label_issues_become_decisions_of_the_next_run(tmp_path, user_file):
     assert result.exit_code == 0, result.output
     left = DepthResult.load(tmp_path / "b" / "depth.parquet").row_numbers
     assert left.tolist() == np.setdiff1d(np.arange(60), issues).tolist()
+
+
+def test_labels_are_compared_alone_where_inputs_are_others(tmp_path, user_file):
+    scaled = "    x, labels = support().tensors\n    return TensorDataset(2 * x, labels)\n"
+    user_file.write_text(user_file.read_text() + f"\ndef scaled():\n{scaled}")
+    command = ("run", f"{user_file}:net", "-k", 3, "--quiet", "--support")
+    first = invoke(*command, f"{user_file}:support", "--out", tmp_path / "a")
+    assert first.exit_code == 0, first.output
+    file = decided(tmp_path, tmp_path / "a", [{"row": 2, "decision": "drop"}])
+    command = (*command, f"{user_file}:scaled", "--out", tmp_path / "b")
+    sentence = refusal(*command, "--decisions", file)
+    assert "expected the inputs of the run's rows, got others of the same labels" in sentence
+    assert "or check_inputs=False (--no-check-inputs), which compares labels alone" in sentence
+    alone = refusal(*command, "--no-check-inputs")
+    assert alone == "Error: --no-check-inputs: expected --decisions with it, got none.\n"
+    result = invoke(*command, "--decisions", file, "--no-check-inputs")
+    assert result.exit_code == 0, result.output
+    left = DepthResult.load(tmp_path / "b" / "depth.parquet").row_numbers
+    assert left.tolist() == [0, 1, *range(3, 60)]
