@@ -17,6 +17,7 @@ CHILDREN = """
     from pathlib import Path
 
     import numpy as np
+    import psutil  # CPython 3.12 may make SystemError of memory that ends in an import
 
     import pdepth
 
