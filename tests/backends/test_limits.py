@@ -17,7 +17,9 @@ CHILDREN = """
     from pathlib import Path
 
     import numpy as np
-    import psutil  # CPython 3.12 may make SystemError of memory that ends in an import
+    # What a first call imports: CPython 3.12 makes SystemError of memory that ends meanwhile.
+    import numpy.ma  # by np.unique
+    import psutil
 
     import pdepth
 
