@@ -5,7 +5,8 @@
 
 The quick shapes of `pdepth bench` at the levels that most machines have, one thread each: two
 processes, one with the wheel in a folder of its own and one with the checkout, take turns. A number
-is the median of ROUNDS processor times, each of as many calls as take LEAST seconds.
+is the least of ROUNDS processor times, each of as many calls as take LEAST seconds, and of two new
+processes: where memory happens to lie, and what else the machine does, only add to a time.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from pdepth import native
@@ -83,36 +83,48 @@ class Worker:
         self._process.communicate()
 
 
-def compare(wheel: Worker, local: Worker, shape: str, level: str) -> dict[str, Any]:
-    """Medians of both, after their votes were equal."""
-    seconds, votes = local.time(shape, level, 1)
-    assert wheel.time(shape, level, 1)[1] == votes, f"{shape}, {level}: votes differ"
-    calls = max(1, round(LEAST / max(seconds, 1e-6)))
-    times: dict[str, list[float]] = {"wheel": [], "local": []}
-    for number in range(ROUNDS):
-        order = [("wheel", wheel), ("local", local)]
-        for name, worker in order[:: 1 if number % 2 else -1]:
-            times[name].append(worker.time(shape, level, calls)[0])
-    row = {name: median(taken) for name, taken in times.items()}
-    return {"shape": shape, "level": level, "calls": calls, **row}
+Cell = tuple[str, str]  # the names of a level and of a shape
+
+
+def time_round(workers: dict[str, Worker], cells: dict[Cell, int]) -> dict[Cell, dict[str, float]]:
+    """The time of a call of each worker, whose votes were equal.
+
+    cells: how many calls a time is of; set in the first round, where it is 0.
+    """
+    times: dict[Cell, dict[str, float]] = {}
+    for cell, calls in cells.items():
+        level, shape = cell
+        first = {name: worker.time(shape, level, 1) for name, worker in workers.items()}
+        assert first["wheel"][1] == first["local"][1], f"{shape}, {level}: votes differ"
+        cells[cell] = calls or max(1, round(LEAST / max(first["local"][0], 1e-6)))
+        times[cell] = {
+            name: worker.time(shape, level, cells[cell])[0] for name, worker in workers.items()
+        }
+    return times
 
 
 def measure(path: Path) -> dict[str, Any]:
     """All shapes at all levels that run here."""
     levels = [level for level in LEVELS if native.simd_levels()[level]]
+    cells = {(level, shape.name): 0 for level in levels for shape in pick(None, quick=True)}
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(path) as archive:
             archive.extractall(folder)
         (module,) = Path(folder, "pdepth").glob("_native*.so")
-        wheel, local = Worker(Path(folder)), Worker(HOME)
-        rows = [
-            compare(wheel, local, shape.name, level)
-            for level in levels
-            for shape in pick(None, quick=True)
-        ]
-        wheel.end()
-        local.end()
+        folders = [("wheel", Path(folder)), ("local", HOME)]
+        rounds = []
+        for number in range(ROUNDS):
+            order = folders[:: 1 if number % 2 else -1]
+            workers = {name: Worker(where) for name, where in order}
+            rounds.append(time_round(workers, cells))
+            for worker in workers.values():
+                worker.end()
         sizes = {"wheel": path.stat().st_size, "module": module.stat().st_size}
+    rows = [
+        {"shape": cell[1], "level": cell[0], "calls": calls}
+        | {name: min(times[cell][name] for times in rounds) for name, _ in folders}
+        for cell, calls in cells.items()
+    ]
     return {"machine": machine("numpy"), "name": path.name, "bytes": sizes, "rows": rows}
 
 

@@ -101,3 +101,23 @@ def test_calls_that_are_measured_on_another_machine_have_theirs() -> None:
     both = compat.merged(both, {"machine": "c", "calls": [{"call": names[0]}]}, partly=False)
     assert both["machine"] == "c"
     assert [call.get("machine") for call in both["calls"]] == [None, "b", "b"]
+
+
+def test_a_wheel_of_other_votes_has_no_times() -> None:
+    class Worker:
+        def __init__(self, votes: int) -> None:
+            self.votes = votes
+            self.calls: list[int] = []
+
+        def time(self, shape: str, level: str, calls: int) -> tuple[float, int]:
+            self.calls.append(calls)
+            return wheel.LEAST / 4, self.votes
+
+    cells = {("avx2", "one"): 0, ("avx2", "other"): 0}
+    workers: dict[str, Any] = {"wheel": Worker(1), "local": Worker(1)}
+    times = wheel.time_round(workers, cells)
+    assert times == dict.fromkeys(cells, dict.fromkeys(workers, wheel.LEAST / 4))
+    assert set(cells.values()) == {4}
+    assert workers["wheel"].calls == [1, 4, 1, 4]
+    with pytest.raises(AssertionError, match="one, avx2: votes differ"):
+        wheel.time_round(workers | {"wheel": Worker(2)}, cells)
