@@ -179,17 +179,18 @@ class Units:
 
     def _is_block(self, call: Call) -> bool:
         """Whether values branch within a call, and not only within units of it."""
-        if not call.children or call.parent is None or _looks_up(call):
+        if not call.children or call.parent is None:
             return False
         trace = self._trace
         if not trace.is_cut(ends_of(trace, call)):
             return False
         whole = [u for u in self._inside(call) if not u.layer and u.at == "output"]
         ranges = [(u.first.begin, u.last.end) for u in whole]
-        return any(
+        branches = any(
             not any(begin <= node < end for begin, end in ranges)
             for node in trace.branches(call.begin, call.end)
         )
+        return branches and not _looks_up(call)
 
     def _opens(self, call: Call, inner: list[Unit]) -> bool:
         """Whether a call is a mere row of units: a Sequential, a stage, a backbone."""

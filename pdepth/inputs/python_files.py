@@ -81,21 +81,27 @@ def imported_files() -> list[ModuleType]:
 
 
 def _import(path: Path) -> ModuleType:
-    source = path.read_bytes()
+    try:
+        return _module_of(path, path.read_bytes())
+    except Exception as error:
+        raise RuntimeError(f"{path} failed while it was imported.") from error
+
+
+def _module_of(path: Path, source: bytes) -> ModuleType:
     digest = hashlib.sha256(b"\0".join([os.fsencode(path), source])).hexdigest()
     name = f"{PREFIX}{path.stem}_{digest[:16]}"
     if name in sys.modules:
         return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    sys.modules[name] = module  # for pickles and dataclasses of that file
     try:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        module = importlib.util.module_from_spec(spec)
-        if str(path.parent) not in sys.path:
-            sys.path.insert(0, str(path.parent))
-        sys.modules[name] = module  # for pickles and dataclasses of that file
         # Not by the loader: it takes stored byte code for that of any file as old and as long.
         exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
-    except Exception as error:
-        sys.modules.pop(name, None)
-        raise RuntimeError(f"{path} failed while it was imported.") from error
+    except BaseException:  # an interrupt, too: half a module is none
+        del sys.modules[name]
+        raise
     return module

@@ -50,3 +50,28 @@ def test_files_of_one_text_are_two_modules(tmp_path: Path) -> None:
     for name in ("one", "other"):
         file = tmp_path / name / "user_file.py"
         assert call_function(f"{file}:where", "DATA") == str(file.resolve())
+
+
+def test_a_file_that_failed_is_tried_again(tmp_path: Path) -> None:
+    """A file that cannot be read, or whose own code fails or is interrupted, leaves no module."""
+    file = tmp_path / "user_file.py"
+    file.write_text(
+        "import os\nif 'PDEPTH_TEST' in os.environ:\n    {}\ndef net():\n    return 1\n"
+    )
+    text = file.read_text()
+    failures = {"raise KeyError": RuntimeError, "raise KeyboardInterrupt": KeyboardInterrupt}
+    for code, error in failures.items():
+        file.write_text(text.format(code))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PDEPTH_TEST", "")
+            with pytest.raises(error):
+                load_function(f"{file}:net", "MODEL")
+        assert call_function(f"{file}:net", "MODEL") == 1
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(RuntimeError, match=r"user_file.py failed while it was imported"):
+            load_function(f"{file}:net", "MODEL")

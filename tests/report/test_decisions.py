@@ -356,11 +356,14 @@ def test_checksums_that_depend_on_the_rows_beside(tmp_path: Path) -> None:
     assert found.support.rows.tolist() == [1, 2, 3, 5]
 
 
+NOT_DECODED = r"images that are not decoded.*; or check_inputs=False \(--no-check-inputs\), which "
+
+
 def test_images_that_are_no_tensors_yet(decisions: Decisions) -> None:
     """A folder of images without a transform: what its rows are cannot be compared."""
     pil = pytest.importorskip("PIL.Image")
     data = Listed([(pil.new("L", (4, 4), row), int(DATA[row][1])) for row in range(60)])
-    with pytest.raises(ValueError, match=r"images that are not decoded.*; or check_inputs=False "):
+    with pytest.raises(ValueError, match=NOT_DECODED):
         pdepth.apply_decisions(data, decisions)
     assert len(pdepth.apply_decisions(data, decisions, check_inputs=False)) == 59
 
